@@ -1,0 +1,83 @@
+"""Every error and warning of this library.
+
+    TorchvizError
+    ├── LayerError        (ValueError)    a layer's name, the place it runs, the shape it gives
+    ├── TargetError       (ValueError)    a class index that the network does not have, a shape that does not fit
+    ├── InputError        (ValueError)    a tensor or option that a method cannot work with
+    ├── ImageError        (ValueError)    a photo that cannot be read or drawn
+    ├── ModelError        (ValueError)    a network that cannot be built, or not explained by this method
+    ├── CheckpointError   (ValueError)    weights that cannot be read or do not fit
+    ├── OutputError       (OSError)       a result that cannot be written
+    └── HookError         (RuntimeError)  a hook manager used after it was closed
+
+    TorchvizWarning       (UserWarning)
+    ├── EmptyMapWarning   a heatmap without any positive evidence
+    └── GeometryWarning   a heatmap drawn on a photo whose preprocessing is not known
+
+Messages say what was asked, what was there, and the nearest match.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TorchvizError(Exception):
+    """Base of all errors raised on purpose by this library."""
+
+
+class LayerError(TorchvizError, ValueError):
+    """A layer that does not exist, is never reached, or has no spatial map."""
+
+
+class TargetError(TorchvizError, ValueError):
+    """A target class out of range, or of a shape that does not fit the batch."""
+
+
+class InputError(TorchvizError, ValueError):
+    """A tensor or an option that a method cannot work with."""
+
+
+class ImageError(TorchvizError, ValueError):
+    """A photo that cannot be read or drawn."""
+
+
+class ModelError(TorchvizError, ValueError):
+    """A network that cannot be built, or that this method cannot explain."""
+
+
+class CheckpointError(TorchvizError, ValueError):
+    """Weights that cannot be read, are not safe to read, or do not fit the network."""
+
+
+class OutputError(TorchvizError, OSError):
+    """A result that cannot be written where it was asked."""
+
+
+class HookError(TorchvizError, RuntimeError):
+    """A hook manager used after it was closed."""
+
+
+class TorchvizWarning(UserWarning):
+    """Base of all warnings of this library."""
+
+
+class EmptyMapWarning(TorchvizWarning):
+    """A heatmap has no positive value: nothing in the map speaks for the class."""
+
+
+class GeometryWarning(TorchvizWarning):
+    """The region of the photo that the network saw is not known, so the whole photo is assumed."""
+
+
+def did_you_mean(asked: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'features.29'?"` for the nearest of the known names, or `""` where none is near.
+
+    >>> did_you_mean("featurs.29", ["features.29", "classifier.6"])
+    "; did you mean 'features.29'?"
+    """
+    names = list(known)
+    folded = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(asked.casefold(), folded, n=1, cutoff=0.6)
+    return f"; did you mean {folded[near[0]]!r}?" if near else ""

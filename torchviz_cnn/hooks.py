@@ -1,0 +1,211 @@
+"""`HookManager`: the one place where hooks are put on modules, and taken off again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchviz_cnn.errors import HookError, LayerError
+from torchviz_cnn.names import Call, call_name, is_compiled, named_layers, resolve, unwrap
+
+ForwardHook = Callable[[str, Any], Any]
+BackwardHook = Callable[[str, Tensor], Any]
+
+
+class _StopForward(BaseException):
+    """Ends a forward pass early. Not an Exception, so that no `except Exception` in a model swallows it."""
+
+    def __init__(self, manager: HookManager) -> None:
+        super().__init__()
+        self.manager = manager
+
+
+@dataclass
+class _Tap:
+    """All that is asked of one module: its hooks, each with the call it is for (None: every call)."""
+
+    name: str
+    forward: list[tuple[int | None, ForwardHook]] = field(default_factory=list)
+    backward: list[tuple[int | None, BackwardHook]] = field(default_factory=list)
+
+
+class HookManager:
+    """Forward and backward hooks on named modules, all removed on exit.
+
+    A layer is a dotted name from `model.named_modules()`. Where a module runs several times in one forward,
+    `"relu"` is its first call, `"relu#1"` its second and `"relu#*"` every one. Hooks get the name of the call
+    they are called for. Wrappers (`DataParallel`, `DistributedDataParallel`, `torch.compile`) are looked through.
+
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(inplace=True))
+    >>> shapes = {}
+    >>> with HookManager(model) as hooks:
+    ...     hooks.on_forward("0", lambda name, output: shapes.update({name: tuple(output.shape)}))
+    ...     hooks.run(torch.zeros(1, 3, 8, 8))
+    >>> shapes
+    {'0': (1, 4, 6, 6)}
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = unwrap(model)
+        self._layers = named_layers(self.model)
+        self._taps: dict[nn.Module, _Tap] = {}
+        self._handles: list[Any] = []
+        self._closed = False
+        self._awaited: set[Call] = set()
+        self._stopping = False
+        self._calls: Counter[nn.Module] = Counter()
+        self._replayed: Counter[nn.Module] = Counter()
+        self._replay = -1
+
+    def on_forward(self, layers: str | Iterable[str], hook: ForwardHook) -> None:
+        """Call `hook(name, output)` after each of these layers; what it returns, unless None, replaces the output.
+
+        Several hooks on one layer run in the order they were added, each on what the one before it left.
+        Raises LayerError for a name that does not exist, and then adds nothing.
+        """
+        for call in self._resolve(layers):
+            self._tap(call).forward.append((call.index, hook))
+
+    def on_backward(self, layers: str | Iterable[str], hook: BackwardHook) -> None:
+        """Call `hook(name, gradient)` with the gradient of each layer's output, of the output's shape.
+
+        What it returns, unless None, replaces the gradient. It is the gradient of what the layer itself
+        gave, also where the next module overwrites that in place. Raises LayerError for a name that does not
+        exist, and then adds nothing; and during the forward pass where the output is not a tensor.
+        """
+        for call in self._resolve(layers):
+            self._tap(call).backward.append((call.index, hook))
+
+    def run(self, *args: Any, stop_early: bool = True, **kwargs: Any) -> Any:
+        """Run the model; once every layer asked for has fired, stop and give None.
+
+        With `stop_early=False`, or where some layer is never reached, the pass runs to the end and its output
+        is returned. Layers asked for as `"name#*"` are not waited for.
+        """
+        self._stopping = stop_early
+        try:
+            with _eagerly(self.model):
+                return self.model(*args, **kwargs)
+        except _StopForward as stop:
+            if stop.manager is not self:
+                raise
+            return None
+        finally:
+            self._stopping = False
+
+    def unreached(self) -> list[str]:
+        """The calls asked for by name that did not happen in the last forward pass."""
+        return [str(call) for call in self._order(self._awaited) if not self._fired(call)]
+
+    def require_reached(self, layers: Iterable[str] | None = None) -> None:
+        """Raise LayerError where one of these layers (all asked for by name) did not run in the last forward pass."""
+        missing = [name for name in self.unreached() if layers is None or name in set(layers)]
+        if missing:
+            calls = self._calls[self._layers[resolve(self.model, self._layers, missing[0]).name]]
+            ran = f"it ran {calls} time{'s' * (calls != 1)}" if calls else "it did not run"
+            others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            raise LayerError(
+                f"layer {missing[0]!r}{others} of {type(self.model).__name__} was never reached by the "
+                f"forward pass: {ran} on this input"
+            )
+
+    def close(self) -> None:
+        """Remove every hook of this manager and no other. Calling it again does nothing."""
+        self._closed = True
+        while self._handles:
+            self._handles.pop().remove()
+        self._taps.clear()
+        self._awaited.clear()
+
+    def __enter__(self) -> HookManager:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{len(self._taps)} hooked layers"
+        return f"HookManager({type(self.model).__name__}, {state})"
+
+    def _resolve(self, layers: str | Iterable[str]) -> list[Call]:
+        if self._closed:
+            raise HookError("this HookManager is closed; make a new one")
+        names = [layers] if isinstance(layers, str) else list(layers)
+        return [resolve(self.model, self._layers, name) for name in names]
+
+    def _tap(self, call: Call) -> _Tap:
+        module = self._layers[call.name]
+        if not self._handles:
+            self._handles.append(self.model.register_forward_pre_hook(self._begin))
+        if module not in self._taps:
+            self._taps[module] = _Tap(call.name)
+            self._handles.append(module.register_forward_hook(self._fire))
+        if call.index is not None:
+            self._awaited.add(call)
+        return self._taps[module]
+
+    def _begin(self, model: nn.Module, args: Any) -> None:
+        if not _in_backward():
+            self._calls.clear()
+
+    def _fire(self, module: nn.Module, args: Any, output: Any) -> Any:
+        tap = self._taps[module]
+        index = self._count(module)
+        name = call_name(tap.name, index)
+        for wanted, hook in tap.forward:
+            if wanted in (None, index):
+                replacement = hook(name, output)
+                output = output if replacement is None else replacement
+        for wanted, hook in tap.backward:
+            if wanted in (None, index):
+                if not isinstance(output, Tensor):
+                    raise LayerError(
+                        f"layer {name!r} gives a {type(output).__name__}, not a tensor: it has no gradient"
+                    )
+                if output.requires_grad:
+                    self._handles.append(output.register_hook(partial(hook, name)))  # type: ignore[no-untyped-call]
+        if self._stopping and not _in_backward() and self._awaited and all(map(self._fired, self._awaited)):
+            raise _StopForward(self)
+        return output
+
+    def _count(self, module: nn.Module) -> int:
+        """The index of this call of a module. Activation checkpointing runs a part of the model once more during
+        the backward pass: those calls are numbered anew, so that each hook meets the call it met before."""
+        counter = self._calls
+        if _in_backward():
+            counter = self._replayed
+            if self._replay != torch._C._current_graph_task_id():
+                self._replay = torch._C._current_graph_task_id()
+                counter.clear()
+        counter[module] += 1
+        return counter[module] - 1
+
+    def _fired(self, call: Call) -> bool:
+        return call.index is not None and self._calls[self._layers[call.name]] > call.index
+
+    def _order(self, calls: set[Call]) -> list[Call]:
+        place = {name: place for place, name in enumerate(self._layers)}
+        return sorted(calls, key=lambda call: (place[call.name], call.index or 0))
+
+
+def _in_backward() -> bool:
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+def _eagerly(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
+    """Hooks need the modules to run one by one: hold off compiled code inside the model, where there is any."""
+    compiled = any(is_compiled(m) or getattr(m, "_compiled_call_impl", None) for m in model.modules())
+    if compiled and hasattr(torch.compiler, "set_stance"):
+        return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return, no-untyped-call]
+    return contextlib.nullcontext()

@@ -1,0 +1,125 @@
+"""Names of layers: unwrapping a model, its dotted names, `name#k` for the k-th call, patterns, did-you-mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from torchviz_cnn.errors import LayerError, did_you_mean
+
+EVERY_CALL = "*"
+LayerPattern = str | type[nn.Module]
+
+_COMPILED = "_orig_mod"
+_CALL = re.compile(r"^(?P<name>.*)#(?P<call>\d+|\*)$")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a layer within one forward pass: its `index`-th, or every call where `index` is None."""
+
+    name: str
+    index: int | None
+
+    def __str__(self) -> str:
+        return call_name(self.name, self.index)
+
+
+def call_name(name: str, index: int | None) -> str:
+    """The name of a layer's `index`-th call: the first is the bare name.
+
+    >>> call_name("relu", 0), call_name("relu", 1)
+    ('relu', 'relu#1')
+    """
+    if index is None:
+        return f"{name}#{EVERY_CALL}"
+    return name if index == 0 else f"{name}#{index}"
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network inside `DataParallel`, `DistributedDataParallel` and `torch.compile` wrappers."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif is_compiled(model):
+            model = model.get_submodule(_COMPILED)
+        else:
+            return model
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module is the wrapper that `torch.compile` puts around another."""
+    return list(dict(module.named_children())) == [_COMPILED]
+
+
+def named_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module below the model's root by dotted name, in the order of definition, wrappers left out."""
+    layers: dict[str, nn.Module] = {}
+    for name, module in unwrap(model).named_modules():
+        parts = [part for part in name.split(".") if part != _COMPILED]
+        if name and parts and not is_compiled(module):
+            layers[".".join(parts)] = module
+    return layers
+
+
+def resolve(model: nn.Module, layers: dict[str, nn.Module], name: str) -> Call:
+    """The call that a layer's name means: `"relu"` its first, `"relu#1"` its second, `"relu#*"` every one.
+
+    Raises LayerError for a name that the model does not have, with the nearest one that it has.
+    """
+    if not isinstance(name, str):
+        raise LayerError(f"a layer is asked for by its dotted name, not by a {type(name).__name__}")
+    if name in layers:
+        return Call(name, 0)
+    found = _CALL.match(name)
+    if found and found["name"] in layers:
+        return Call(found["name"], None if found["call"] == EVERY_CALL else int(found["call"]))
+    raise LayerError(_unknown(model, layers, found["name"] if found else name))
+
+
+def expand(model: nn.Module, layers: dict[str, nn.Module], patterns: Sequence[LayerPattern]) -> list[Call]:
+    """The calls that names, globs and module types ask for; a glob or a type asks for every call.
+
+    Raises LayerError for a name that does not exist and for a pattern that matches nothing.
+    """
+    calls: list[Call] = []
+    for pattern in patterns:
+        if isinstance(pattern, str) and (pattern in layers or not re.search(r"[*?\[]", pattern)):
+            calls.append(resolve(model, layers, pattern))
+            continue
+        if isinstance(pattern, str):
+            glob = pattern.removesuffix(f"#{EVERY_CALL}")
+            matches = [name for name in layers if fnmatchcase(name, glob)]
+        elif isinstance(pattern, type) and issubclass(pattern, nn.Module):
+            matches = [name for name, module in layers.items() if isinstance(module, pattern)]
+        else:
+            raise LayerError(f"layers are names, glob patterns or module types, not {pattern!r}")
+        if not matches:
+            asked = repr(pattern) if isinstance(pattern, str) else pattern.__name__
+            raise LayerError(f"no layer of {type(unwrap(model)).__name__} matches {asked}; {_all(layers)}")
+        calls.extend(Call(name, None) for name in matches)
+    return list(dict.fromkeys(calls))
+
+
+def _unknown(model: nn.Module, layers: dict[str, nn.Module], name: str) -> str:
+    root = unwrap(model)
+    try:
+        twin = root.get_submodule(name) if name else None
+    except AttributeError:
+        twin = None
+    for known, module in layers.items():
+        if module is twin:
+            return (
+                f"{name!r} in {type(root).__name__} is the same module as {known!r}; "
+                f"its calls are {known!r}, '{known}#1', ..."
+            )
+    near = did_you_mean(name, layers)
+    return f"no layer {name!r} in {type(root).__name__}{near or ';'} {_all(layers)}"
+
+
+def _all(layers: Iterable[str]) -> str:
+    return f"layer_names(model, types=torch.nn.Module) lists all {len(list(layers))}."

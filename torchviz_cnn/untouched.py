@@ -1,0 +1,160 @@
+"""Lend a model to a method, and give it back exactly as it was."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from torchviz_cnn.errors import InputError, ModelError
+from torchviz_cnn.names import unwrap
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[nn.Module]:
+    """Lend a model: in evaluation mode, parameters frozen, gradients enabled, wrappers taken off.
+
+    However the block ends (an exception, Ctrl-C), every module's `training` flag, every parameter's identity,
+    `.grad` and `requires_grad`, every buffer's identity and values, the global random states and the caller's
+    grad and inference modes are what they were. Works inside `torch.no_grad()` and `torch.inference_mode()`.
+    Raises ModelError for a model that is no module or has uninitialised lazy parameters.
+
+    >>> model = nn.Linear(2, 1)
+    >>> with untouched(model) as lent:
+    ...     lent.training, lent.weight.requires_grad
+    (False, False)
+    >>> model.training, model.weight.requires_grad
+    (True, True)
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"a model is a torch.nn.Module, not a {type(model).__name__}{_hint(model)}")
+    model = unwrap(model)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(tensor):
+            raise ModelError(f"parameter {name!r} is lazy and has no shape yet: run the model once first")
+    with torch.inference_mode(False), torch.enable_grad():
+        restore_random = _random_states(model)
+        loans = [_Loan(module) for module in model.modules()]
+        try:
+            for loan in loans:
+                loan.lend()
+            yield model
+        finally:
+            for loan in loans:
+                loan.give_back()
+            restore_random()
+
+
+def lend_input(model: nn.Module, x: Tensor) -> Tensor:
+    """A copy of the input on the model's device and in its dtype, so that nothing can write into the caller's.
+
+    Shape in, shape out. Raises InputError for what is no tensor, or has no images in it.
+    """
+    if not isinstance(x, Tensor):
+        raise InputError(f"the input is a tensor of shape (B, C, H, W), not a {type(x).__name__}")
+    if x.ndim == 0 or x.numel() == 0:
+        raise InputError(f"the input of shape {tuple(x.shape)} has nothing in it")
+    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if like is None:
+        return x.detach().clone()
+    return x.detach().to(like.device, like.dtype if x.is_floating_point() else x.dtype, copy=True)
+
+
+@dataclass
+class _Lent:
+    """A parameter or buffer as it was found."""
+
+    tensor: Tensor
+    grad: Tensor | None
+    requires_grad: bool
+    values: Tensor | None
+    version: int
+
+
+class _Loan:
+    """What one module looked like, not counting its children."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.training = module.training
+        self.parameters = {n: None if p is None else _remember(p, values=False) for n, p in module._parameters.items()}
+        self.buffers = {n: None if b is None else _remember(b, values=True) for n, b in module._buffers.items()}
+
+    def lend(self) -> None:
+        # The flag itself, not eval(): models override train() to keep parts of themselves frozen.
+        self.module.training = False
+        for name, lent in self.parameters.items():
+            if lent is None:
+                continue
+            if lent.tensor.is_inference():  # cannot take part in a graph
+                self.module._parameters[name] = nn.Parameter(lent.tensor.clone(), requires_grad=False)
+            elif lent.tensor.is_leaf:
+                lent.tensor.requires_grad_(False)
+        for name, lent in self.buffers.items():
+            if lent is not None and lent.tensor.is_inference():
+                self.module._buffers[name] = lent.tensor.clone()
+
+    def give_back(self) -> None:
+        self.module.training = self.training
+        _put_back(self.module._parameters, self.parameters)
+        _put_back(self.module._buffers, self.buffers)
+
+
+def _remember(tensor: Tensor, values: bool) -> _Lent:
+    inference = tensor.is_inference()
+    return _Lent(
+        tensor,
+        None if inference or not tensor.is_leaf else tensor.grad,
+        tensor.requires_grad,
+        tensor.detach().clone() if values and not inference else None,
+        -1 if inference else tensor._version,
+    )
+
+
+def _put_back(
+    tensors: dict[str, Tensor | None] | dict[str, nn.Parameter | None], lent: dict[str, _Lent | None]
+) -> None:
+    found: dict[str, Tensor | None] = {name: None if was is None else was.tensor for name, was in lent.items()}
+    if list(tensors) != list(found) or any(tensors[name] is not tensor for name, tensor in found.items()):
+        tensors.clear()
+        tensors.update(found)  # type: ignore[arg-type]
+    for was in lent.values():
+        if was is None or was.tensor.is_inference():
+            continue
+        if was.tensor.is_leaf:
+            if was.tensor.requires_grad != was.requires_grad:
+                was.tensor.requires_grad_(was.requires_grad)
+            if was.tensor.grad is not was.grad:
+                was.tensor.grad = was.grad
+        if was.values is not None and was.tensor._version != was.version:
+            with torch.no_grad():
+                was.tensor.copy_(was.values)
+
+
+def _random_states(model: nn.Module) -> Callable[[], None]:
+    """Remember the global random states that a forward pass may draw from; calling the result restores them."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    devices = {tensor.device for tensor in [*model.parameters(), *model.buffers()]}
+    cuda = {device: torch.cuda.get_rng_state(device) for device in devices if device.type == "cuda"}
+    mps = torch.mps.get_rng_state() if any(device.type == "mps" for device in devices) else None
+
+    def restore() -> None:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        for device, state in cuda.items():
+            torch.cuda.set_rng_state(state, device)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
+
+    return restore
+
+
+def _hint(model: object) -> str:
+    return "; pass its .model" if isinstance(getattr(model, "model", None), nn.Module) else ""
