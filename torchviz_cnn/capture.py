@@ -1,0 +1,198 @@
+"""`capture`: what layers give for an input, each as it was before any later module wrote over it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from torchviz_cnn import render, results
+from torchviz_cnn.errors import InputError, LayerError, did_you_mean
+from torchviz_cnn.hooks import HookManager
+from torchviz_cnn.layers import CONVOLUTIONS, POOLINGS
+from torchviz_cnn.names import LayerPattern, expand, named_layers
+from torchviz_cnn.untouched import lend_input, untouched
+
+
+@dataclass(frozen=True, eq=False)
+class Activations(Mapping[str, Tensor]):
+    """What layers gave, by name, in execution order: a read-only mapping to tensors (B, C, h, w).
+
+    The tensors are on the model's device, and are the layers' own outputs: unscaled.
+    """
+
+    tensors: Mapping[str, Tensor]
+
+    def __getitem__(self, layer: str) -> Tensor:
+        try:
+            return self.tensors[layer]
+        except KeyError:
+            near = did_you_mean(str(layer), self.tensors)
+            raise _MissingLayer(f"no layer {layer!r} was captured{near or ''} There are: {', '.join(self)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def sparsity(self, layer: str) -> Tensor:
+        """Share of a layer's channels that are zero everywhere, for each image: (B,) in 0..1. It grows with depth."""
+        maps = self._maps(layer)
+        return maps.eq(0).flatten(2).all(2).float().mean(1)
+
+    def tiles(self, layer: str, image: int = 0, channels: Sequence[int] | None = None) -> np.ndarray[Any, Any]:
+        """Each channel of one image as a grey tile: (n, h, w) uint8, standardised to 128 +- 64 (a constant stays 0)."""
+        maps = self._maps(layer)
+        if not -len(maps) <= image < len(maps):
+            raise InputError(f"image {image} is out of range: {len(maps)} images were captured")
+        one = maps[image]
+        if channels is not None:
+            wrong = [c for c in channels if not 0 <= c < len(one)]
+            if wrong or not len(channels):
+                raise InputError(f"channels {wrong} are out of range: layer {layer!r} has {len(one)} channels")
+            one = one[list(channels)]
+        return render.standardised_tiles(one.float().cpu().numpy())
+
+    def grid(
+        self, layer: str, image: int = 0, channels: Sequence[int] | None = None, *, columns: int = 16,
+        margin: int = 1, colormap: str = "viridis",
+    ) -> Image.Image:  # fmt: skip
+        """All channels of one layer for one image as a grid of tiles, as in the textbook, at one pixel per value.
+
+        16 tiles a row with 1 px between, drawn to the last one; see `tiles` for the scale. Raises InputError for
+        an image or channel that is not there, LayerError for a layer without maps.
+        """
+        tiles = self.tiles(layer, image, channels)
+        grid = render.tile_grid(tiles, columns=min(columns, len(tiles)), margin=margin)
+        return Image.fromarray(render.colormap(grid, colormap))
+
+    def plot(
+        self, layer: str, image: int = 0, channels: Sequence[int] | None = None, *, columns: int = 16,
+        colormap: str = "viridis",
+    ) -> Image.Image:  # fmt: skip
+        """The grid as a figure: titled with the layer's name, in proportion to the number of tiles, without axes."""
+        tiles = self.tiles(layer, image, channels)
+        grid = render.tile_grid(tiles, columns=min(columns, len(tiles)), margin=1)
+        return render.titled(render.colormap(grid, colormap), layer, scale=1 / max(tiles.shape[1:]))
+
+    def save(self, path: str | Path) -> Path:
+        """Write all tensors to a `.safetensors` file, their order in its metadata. Raises OutputError."""
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.tensors.items()}
+        return results.save_tensors(path, tensors, {"layers": json.dumps(list(self))})
+
+    def _maps(self, layer: str) -> Tensor:
+        maps = self[layer]
+        if maps.ndim != 4:
+            raise LayerError(f"layer {layer!r} gives {tuple(maps.shape)}: no maps (B, C, h, w) to draw")
+        return maps
+
+    def _repr_png_(self) -> bytes | None:
+        spatial = [name for name, tensor in self.tensors.items() if tensor.ndim == 4]
+        return results.png(self.plot(spatial[-1])) if spatial else None
+
+    def __repr__(self) -> str:
+        rows = [f"  {name}: {' x '.join(map(str, tensor.shape))}" for name, tensor in self.tensors.items()]
+        return "\n".join([f"Activations of {len(self)} layers", *rows])
+
+
+class _MissingLayer(LayerError, KeyError):
+    """A mapping's missing key that is also this library's error, and prints as one line."""
+
+    __str__ = Exception.__str__
+
+
+def capture(
+    model: nn.Module, x: Tensor, layers: str | type[nn.Module] | Sequence[LayerPattern] | None = None
+) -> Activations:
+    """What the layers of a model give for a batch `x` (B, C, H, W).
+
+    `layers`: names (`"features.0"`, or `"relu#1"` for the second call of `relu`), glob patterns (`"features.*"`),
+    module types, or several of these; by default all convolution and pooling layers. A pattern or type gives every
+    call of what it matches, up to where the modules around the matches have finished for the first time
+    (`"encoder.*#*"`: every call to the end). The forward pass, without gradients, stops once all layers asked for
+    have run. Nothing is copied but what a later module overwrites in place.
+
+    Raises LayerError for a name or pattern without a match (with the nearest name), a layer that the forward pass
+    does not reach, and one that gives no tensor; InputError for an input that is no batch.
+
+    >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(72, 5))
+    >>> capture(model, torch.zeros(1, 1, 8, 8), ["0", nn.ReLU])
+    Activations of 2 layers
+      0: 1 x 2 x 6 x 6
+      1: 1 x 2 x 6 x 6
+    """
+    with untouched(model) as lent, torch.no_grad(), HookManager(lent) as hooks:
+        if layers is None:
+            kinds = [kind for kind in (*CONVOLUTIONS, *POOLINGS) if any(isinstance(m, kind) for m in lent.modules())]
+            patterns: Sequence[LayerPattern] = kinds
+        else:
+            patterns = [layers] if isinstance(layers, (str, type)) else list(layers)
+        calls = expand(lent, named_layers(lent), patterns)
+        if not calls:
+            none = "has no convolution or pooling layer" if layers is None else "was asked for no layer at all"
+            raise LayerError(
+                f"{type(lent).__name__} {none}; layer_names(model, types=torch.nn.Module) lists its layers"
+            )
+        asked = {str(call) for call in calls if call.index is not None}
+        keep = KeptValues()
+
+        def take(name: str, output: Any) -> None:
+            if isinstance(output, Tensor):
+                keep.take(name, output)
+            elif name in asked:
+                raise LayerError(f"layer {name!r} gives a {type(output).__name__}, not a tensor")
+
+        hooks.on_forward([str(call) for call in calls], take)
+        # A module is called by the one around it: once that has finished, no further call is to come.
+        around = {call.name.rpartition(".")[0] for call in calls if call.index is None}
+        to_the_end = "" in around or any(isinstance(p, str) and p.endswith("#*") for p in patterns)
+        hooks.on_forward(() if to_the_end else around, lambda name, output: None)
+        with keep:
+            hooks.run(lend_input(lent, x), stop_early=not to_the_end)
+        hooks.require_reached(asked)
+        if not keep.values:
+            raise LayerError(f"no layer of {type(lent).__name__} that was asked for gave a tensor on this input")
+        return Activations(keep.values)
+
+
+class KeptValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Keeps tensors as they are when taken: one is copied at the moment something is about to be written into it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.values: dict[str, Tensor] = {}
+        self._names: dict[int, list[str]] = {}
+
+    def take(self, name: str, tensor: Tensor) -> None:
+        self.values[name] = tensor
+        self._names.setdefault(_storage(tensor), []).append(name)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        schema = getattr(func, "_schema", None)
+        if self._names and schema is not None and schema.is_mutable:
+            given = {**dict(zip((a.name for a in schema.arguments), args, strict=False)), **(kwargs or {})}
+            for argument in schema.arguments:
+                if argument.alias_info is not None and argument.alias_info.is_write:
+                    self._save(given.get(argument.name))
+        return func(*args, **(kwargs or {}))
+
+    def _save(self, written: Any) -> None:
+        for tensor in written if isinstance(written, (tuple, list)) else [written]:
+            if isinstance(tensor, Tensor):
+                for name in self._names.pop(_storage(tensor), []):
+                    self.values[name] = self.values[name].clone()
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)

@@ -1,0 +1,194 @@
+"""From numbers to pictures: normalisation, colour, tiles, and maps laid over the part of a photo they belong to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from torchviz_cnn.errors import InputError, did_you_mean
+
+Array = NDArray[Any]
+Box = tuple[float, float, float, float]
+Blend = Literal["add", "mix"]
+Interpolation = Literal["nearest", "bilinear", "quadratic"]
+Order = Literal["rows", "columns"]
+
+
+def standardised_tiles(maps: Array) -> Array:
+    """Each map (n, h, w) minus its mean, divided by its deviation, x 64 + 128, clipped: uint8. Constant maps are 0."""
+    maps = np.nan_to_num(maps.astype(np.float32))
+    mean, deviation = maps.mean((1, 2), keepdims=True), maps.std((1, 2), keepdims=True)
+    flat = (maps.max((1, 2), keepdims=True) == maps.min((1, 2), keepdims=True)) | (deviation == 0)
+    scaled = (maps - mean) / np.where(flat, 1, deviation) * 64 + 128
+    return np.where(flat, 0, np.clip(scaled, 0, 255)).astype(np.uint8)
+
+
+def tile_grid(tiles: Array, columns: int, margin: int = 1, order: Order = "rows", fill: int = 0) -> Array:
+    """Tiles (n, h, w) or (n, h, w, 3) side by side with a margin in pixels; the last row may stay partly empty.
+
+    `order="columns"` fills column by column: with r rows, tile i + r j stands in row i, column j.
+    """
+    if columns < 1 or margin < 0 or not len(tiles):
+        raise InputError(f"a grid has at least 1 tile and 1 column, not {len(tiles)} and {columns}, margin {margin}")
+    count, height, width = tiles.shape[:3]
+    rows = math.ceil(count / columns)
+    shape = (rows * (height + margin) - margin, columns * (width + margin) - margin, *tiles.shape[3:])
+    grid = np.full(shape, fill, tiles.dtype)
+    for i, tile in enumerate(tiles):
+        row, column = divmod(i, columns) if order == "rows" else divmod(i, rows)[::-1]
+        top, left = row * (height + margin), column * (width + margin)
+        grid[top : top + height, left : left + width] = tile
+    return grid
+
+
+def unit_range(values: Array) -> Array:
+    """Positive values divided by their maximum: 0..1. A map without any positive value is zeros."""
+    positive = np.nan_to_num(np.maximum(values.astype(np.float64), 0))
+    peak = positive.max(initial=0)
+    return positive / peak if peak > 0 else positive
+
+
+def colormap(values: Array, name: str) -> Array:
+    """Colours (..., 3) uint8 for values in 0..1, or for uint8 in 0..255. Names as in matplotlib: `jet`, `viridis`, ..."""
+    index: Any = values if values.dtype == np.uint8 else np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    palette = _palette(name)
+    return np.asarray(palette[index])
+
+
+@lru_cache(maxsize=16)
+def _palette(name: str) -> Array:
+    from matplotlib import colormaps
+
+    if name not in colormaps:
+        raise InputError(f"no colormap {name!r}{did_you_mean(name, colormaps) or '; matplotlib lists them'}")
+    colours: Array = colormaps[name](np.arange(256), bytes=True)[:, :3]
+    return colours
+
+
+def resample(values: Array, box: Box, width: int, height: int, interpolation: Interpolation = "bilinear") -> Array:
+    """A map (h, w) that covers `box` (left, top, right, bottom in pixels) sampled on a picture's pixels: (height, width).
+
+    Beyond the box, the nearest value continues. `quadratic` is the spline of order 2.
+    """
+    left, top, right, bottom = box
+    rows = _weights(values.shape[0], (np.arange(height) + 0.5 - top) / (bottom - top), interpolation)
+    columns = _weights(values.shape[1], (np.arange(width) + 0.5 - left) / (right - left), interpolation)
+    sampled: Array = rows @ values.astype(np.float64) @ columns.T
+    return sampled
+
+
+def _weights(count: int, places: Array, interpolation: Interpolation) -> Array:
+    """The share of each of `count` samples, each in the middle of its cell of 0..1, in the value at each place."""
+    at = np.clip(places * count - 0.5, 0, count - 1)
+    if interpolation == "nearest":
+        return np.asarray(np.rint(at)[:, None] == np.arange(count), dtype=np.float64)
+    if interpolation == "bilinear":
+        return np.asarray(np.maximum(0, 1 - np.abs(at[:, None] - np.arange(count))))
+    if interpolation != "quadratic":
+        raise InputError(f"interpolation is 'nearest', 'bilinear' or 'quadratic', not {interpolation!r}")
+    samples: Array = _spline(np.arange(count), count)
+    return np.asarray(np.linalg.solve(samples.T, _spline(at, count).T).T)
+
+
+def _spline(at: Array, count: int) -> Array:
+    """Quadratic B-splines centred on each sample, those beyond the ends mirrored back: (places, count)."""
+    basis = np.zeros((len(at), count))
+    for shift in range(-2, count + 2):
+        distance = np.abs(at - shift)
+        value = np.where(distance < 0.5, 0.75 - distance**2, np.maximum(0, 1.5 - distance) ** 2 / 2)
+        basis[:, _mirrored(shift, count)] += value
+    return basis
+
+
+def _mirrored(index: int, count: int) -> int:
+    if count == 1:
+        return 0
+    index = abs(index) % (2 * count - 2)
+    return min(index, 2 * count - 2 - index)
+
+
+def overlay(
+    photo: Image.Image, values: Array, box: Box, *, alpha: float = 0.4, blend: Blend = "add", colormap_name: str = "jet",
+    interpolation: Interpolation = "bilinear",
+) -> Image.Image:  # fmt: skip
+    """A map in 0..1 in colour over the part of a photo that it belongs to; the rest of the photo stays as it is.
+
+    `add`: photo + alpha x colour, clipped, as in the textbook. `mix`: (1 - alpha) x photo + alpha x colour.
+    """
+    if not 0 <= alpha <= 1:
+        raise InputError(f"alpha is a share between 0 and 1, not {alpha}")
+    if blend not in ("add", "mix"):
+        raise InputError(f"blend is 'add' or 'mix', not {blend!r}")
+    base = np.asarray(photo.convert("RGB"), dtype=np.float64)
+    inside = _covered(box, photo.width, photo.height)
+    heat = resample(values, box, photo.width, photo.height, interpolation)
+    colour = colormap(heat, colormap_name).astype(np.float64)
+    drawn = base + alpha * colour if blend == "add" else (1 - alpha) * base + alpha * colour
+    # Truncated, as when an array is cast to pixels: what the original does.
+    return Image.fromarray(np.where(inside, np.clip(drawn, 0, 255), base).astype(np.uint8))
+
+
+def heat_image(
+    values: Array, box: Box, width: int, height: int, *, colormap_name: str = "jet",
+    interpolation: Interpolation = "bilinear",
+) -> Image.Image:  # fmt: skip
+    """A map in 0..1 in colour on a canvas of `width` x `height`, black where the map does not reach."""
+    colour = colormap(resample(values, box, width, height, interpolation), colormap_name)
+    return Image.fromarray(np.where(_covered(box, width, height), colour, 0).astype(np.uint8))
+
+
+def _covered(box: Box, width: int, height: int) -> Array:
+    left, top, right, bottom = box
+    x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
+    return ((y >= top) & (y <= bottom))[:, None, None] & ((x >= left) & (x <= right))[None, :, None]
+
+
+def titled(picture: Array, title: str, scale: float) -> Image.Image:
+    """A picture as a figure with a title and no axes, `scale` inches per pixel (at most 200 inches a side)."""
+    from matplotlib.figure import Figure
+
+    height, width = picture.shape[:2]
+    scale = min(scale, 200 / max(height, width))
+    figure = Figure(figsize=(max(width * scale, 1), max(height * scale, 1) + 0.5), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(picture, aspect="auto", interpolation="nearest")
+    axes.set_title(title)
+    axes.set_axis_off()
+    return _drawn(figure)
+
+
+def panel(pictures: Sequence[Image.Image | Array], titles: Sequence[str], headline: str = "") -> Image.Image:
+    """Pictures side by side with a title each and a headline, as one figure. Grey arrays (h, w) are drawn in viridis."""
+    from matplotlib.figure import Figure
+
+    ratios = [_size(picture)[0] / _size(picture)[1] for picture in pictures]
+    ratios = [min(max(ratio, 0.25), 4) for ratio in ratios]
+    figure = Figure(figsize=(4 * sum(ratios) + 0.4, 4.4 + 0.4 * bool(headline)), dpi=100, layout="constrained")
+    grid = figure.add_gridspec(1, len(pictures), width_ratios=ratios)
+    for place, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
+        axes = figure.add_subplot(grid[0, place])
+        axes.imshow(np.asarray(picture), cmap="viridis")
+        axes.set_title(title, fontsize=11)
+        axes.set_axis_off()
+    if headline:
+        figure.suptitle(headline, fontsize=13)
+    return _drawn(figure)
+
+
+def _size(picture: Image.Image | Array) -> tuple[int, int]:
+    return picture.size if isinstance(picture, Image.Image) else (picture.shape[1], picture.shape[0])
+
+
+def _drawn(figure: Any) -> Image.Image:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    drawn: Any = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
+    return Image.fromarray(np.asarray(drawn)[..., :3].copy())

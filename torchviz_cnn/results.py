@@ -1,0 +1,74 @@
+"""What results share: files that are whole or not there at all, and pictures for notebooks."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from torchviz_cnn.errors import OutputError
+
+
+def write(path: str | Path, fill: Callable[[BinaryIO], object]) -> Path:
+    """Write a file under a temporary name and rename it: a reader finds all of it or none.
+
+    Makes the folder where needed. Raises OutputError where it cannot be written; nothing is then left behind.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as file:
+            fill(file)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def save_image(path: str | Path, image: Image.Image) -> Path:
+    """Write a picture in the format that its name says (PNG, JPEG, WebP, ...)."""
+    kind = Image.registered_extensions().get(Path(path).suffix.lower())
+    if kind is None or kind not in Image.SAVE:
+        raise OutputError(f"cannot write {path}: no picture format is called {Path(path).suffix!r}; use .png")
+    return write(path, lambda file: image.save(file, kind))
+
+
+def save_arrays(path: str | Path, arrays: Mapping[str, Any]) -> Path:
+    """Write named arrays to a `.npz` file, which `numpy.load` reads."""
+    if Path(path).suffix != ".npz":
+        raise OutputError(f"cannot write {path}: arrays are saved as .npz")
+    values: dict[str, Any] = {
+        name: value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        for name, value in arrays.items()
+    }
+    return write(path, lambda file: np.savez_compressed(file, **values))
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
+    """Write named tensors to a `.safetensors` file."""
+    from safetensors.torch import save
+
+    if Path(path).suffix != ".safetensors":
+        raise OutputError(f"cannot write {path}: tensors are saved as .safetensors")
+    return write(path, lambda file: file.write(save(dict(tensors), dict(metadata))))
+
+
+def png(image: Image.Image) -> bytes:
+    """A picture as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
