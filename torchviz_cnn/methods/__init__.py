@@ -1,0 +1,1 @@
+"""The methods: one file per family, its functions and its frozen result type."""

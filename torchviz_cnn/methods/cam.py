@@ -1,0 +1,350 @@
+"""Class heatmaps: Grad-CAM (arXiv 1610.02391) and exact class activation maps (arXiv 1512.04150)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from torchviz_cnn import render, results
+from torchviz_cnn.errors import EmptyMapWarning, InputError, LayerError, ModelError
+from torchviz_cnn.hooks import HookManager
+from torchviz_cnn.images import Geometry, Preprocess, preprocess_of, seen_box, to_rgb
+from torchviz_cnn.layers import last_spatial_layer
+from torchviz_cnn.methods.scores import (
+    Score,
+    Target,
+    check_score,
+    class_outputs,
+    probabilities,
+    resolve_target,
+    score_gradients,
+    score_of,
+)
+from torchviz_cnn.untouched import lend_input, untouched
+
+_LARGE = 64  # what follows a layer is linear if it is so at one size of input and at 64 times that
+
+
+@dataclass(frozen=True, eq=False)
+class Heatmap:
+    """How much each place of a layer speaks for a class. Raw values; scaled only where drawn.
+
+    `index` chooses an image of the batch and `k` one of its classes wherever one picture is drawn. A photo is the
+    PIL image that the input was made from; the map is laid on the part of it that the network saw, as the model's own
+    preprocessing says, or as `geometry` does (`crop`, `stretch`, `pad` or a Preprocess).
+    """
+
+    values: Tensor
+    """(B, h, w), or (B, K, h, w) where K classes were asked for, float32. Grad-CAM: at least 0."""
+    target: Tensor
+    """The classes: (B,) or (B, K)."""
+    layer: str
+    method: str
+    logits: Tensor
+    """What the network gave for all classes: (B, n)."""
+    activations: Tensor
+    """What the layer gave: (B, C, h, w)."""
+    input_size: tuple[int, int]
+    """(H, W) of the network's input."""
+    preprocess: Preprocess | None = field(default=None, repr=False)
+
+    def map(self, index: int = 0, k: int = 0) -> np.ndarray[Any, Any]:
+        """One map (h, w) divided by its maximum, negative values as 0: 0..1. Without positive values: zeros."""
+        return render.unit_range(self._of(self.values, index, k).detach().float().cpu().numpy())
+
+    def overlay(
+        self, photo: Image.Image, alpha: float = 0.4, *, index: int = 0, k: int = 0, blend: render.Blend = "add",
+        colormap: str = "jet", interpolation: render.Interpolation = "bilinear",
+        geometry: Geometry | Preprocess | None = None,
+    ) -> Image.Image:  # fmt: skip
+        """The map in colour over the photo, at the photo's own size.
+
+        `blend="add"` is the textbook's photo + alpha x colour, clipped; `"mix"` is (1 - alpha) x photo + alpha x
+        colour. Raises InputError for an alpha outside 0..1 or an unknown option.
+        """
+        return render.overlay(
+            to_rgb(photo), self.map(index, k), self._box(photo, geometry), alpha=alpha, blend=blend,
+            colormap_name=colormap, interpolation=interpolation,
+        )  # fmt: skip
+
+    def image(
+        self, photo: Image.Image | None = None, *, index: int = 0, k: int = 0, colormap: str = "jet",
+        interpolation: render.Interpolation = "bilinear", geometry: Geometry | Preprocess | None = None,
+    ) -> Image.Image:  # fmt: skip
+        """The map alone in colour: at the photo's size and place, or at the size of the network's input."""
+        height, width = self.input_size if photo is None else (photo.height, photo.width)
+        box = (0.0, 0.0, float(width), float(height)) if photo is None else self._box(photo, geometry)
+        return render.heat_image(
+            self.map(index, k), box, width, height, colormap_name=colormap, interpolation=interpolation
+        )
+
+    def plot(
+        self, photo: Image.Image, *, index: int = 0, k: int = 0, alpha: float = 0.4, truth: str | None = None,
+        categories: Sequence[str] | None = None, seed: int = 0, blend: render.Blend = "add", colormap: str = "jet",
+        geometry: Geometry | Preprocess | None = None,
+    ) -> Image.Image:  # fmt: skip
+        """Photo, heatmap, overlay and, for comparison, a random feature map of the same layer, side by side.
+
+        The headline names the true class (where `truth` is given), the predicted one and its probability, and the
+        class that is explained.
+        """
+        photo = to_rgb(photo)
+        generator = torch.Generator().manual_seed(seed)
+        channel = int(torch.randint(self.activations.shape[1], (1,), generator=generator))
+        feature = self._of(self.activations, index)[channel].detach().float().cpu().numpy()
+        drawn: dict[str, Any] = {"index": index, "k": k, "colormap": colormap, "geometry": geometry}
+        pictures: list[Image.Image | render.Array] = [
+            photo,
+            self.image(photo, **drawn),
+            self.overlay(photo, alpha, blend=blend, **drawn),
+            feature,
+        ]
+        titles = ["photo", f"{self.method}, {self.layer}", "overlay", f"a random feature map: channel {channel}"]
+        return render.panel(pictures, titles, self.headline(index, k, truth, categories))
+
+    def headline(
+        self, index: int = 0, k: int = 0, truth: str | None = None, categories: Sequence[str] | None = None
+    ) -> str:
+        """True, predicted and explained class of one map in words."""
+        chances = probabilities(self._of(self.logits, index)[None])[0]
+        top, asked = int(chances.argmax()), int(self._of(self.target, index, k))
+
+        def name(i: int) -> str:
+            return str(categories[i]) if categories is not None and i < len(categories) else f"class {i}"
+
+        words = [f"true: {truth}"] if truth is not None else []
+        words.append(f"predicted: {name(top)} ({float(chances[top]):.3f})")
+        if asked != top:
+            words.append(f"explained: {name(asked)} ({float(chances[asked]):.3f})")
+        return ", ".join(words)
+
+    def peak(
+        self, photo: Image.Image, *, index: int = 0, k: int = 0, geometry: Geometry | Preprocess | None = None
+    ) -> tuple[int, int]:
+        """The pixel (x, y) of the photo where the map is strongest."""
+        box = self._box(photo, geometry)
+        sampled = render.resample(self.map(index, k), box, photo.width, photo.height)
+        y, x = np.unravel_index(int(sampled.argmax()), sampled.shape)
+        return int(x), int(y)
+
+    def save(self, path: str | Path) -> Path:
+        """Write values, target, logits, layer and method to a `.npz` file. Raises OutputError."""
+        arrays = {"values": self.values, "target": self.target, "logits": self.logits}
+        return results.save_arrays(path, {**arrays, "layer": self.layer, "method": self.method})
+
+    def _of(self, batch: Tensor, index: int, k: int | None = None) -> Tensor:
+        if not -len(batch) <= index < len(batch):
+            raise InputError(f"image {index} is out of range: the heatmap has {len(batch)}")
+        one = batch[index]
+        if k is None or self.target.ndim == 1:
+            if k:
+                raise InputError(f"class {k} is out of range: one class per image was asked for")
+            return one
+        if not -len(one) <= k < len(one):
+            raise InputError(f"class {k} is out of range: {len(one)} classes per image were asked for")
+        return one[k]
+
+    def _box(self, photo: Image.Image, geometry: Geometry | Preprocess | None) -> render.Box:
+        return seen_box(photo, self.input_size, geometry, self.preprocess)
+
+    def _repr_png_(self) -> bytes:
+        shown = [(i, k) for i in range(len(self.values)) for k in range(self.target[0].numel())][:16]
+        tiles = np.stack([np.asarray(self.image(index=i, k=k)) for i, k in shown])
+        return results.png(Image.fromarray(render.tile_grid(tiles, columns=min(4, len(tiles)), margin=4)))
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.values.shape))
+        return f"Heatmap({self.method} at {self.layer}: {shape}, classes {self.target.tolist()})"
+
+
+def grad_cam(
+    model: nn.Module, x: Tensor, layer: str | None = None, target: Target = None, *, score: Score = "logit",
+    relu: bool = True,
+) -> Heatmap:  # fmt: skip
+    """Grad-CAM: where a layer's maps, weighted by the mean gradient of the score, speak for a class.
+
+        values = ReLU( sum_c  mean_ij( d score / d A_cij )  A_c )
+
+    `x` (B, C, H, W). `layer`: a dotted name; by default the last map that has the resolution of the last convolution,
+    after its activation (the result's `layer` says which). `target`: None for each image's top class, an int, (B,) or
+    (B, K). `score`: `logit` as in the paper, `probability` as in the textbook, `log_probability`, `cross_entropy`.
+    `relu=False` keeps negative evidence. Returns values (B, h, w) or (B, K, h, w).
+
+    Only what comes after the layer is differentiated, all K classes in one forward and one batched backward pass.
+    Raises LayerError for a layer that does not exist, is not reached or has no map (B, C, h, w), TargetError, and
+    ModelError where no gradient comes back. Warns (EmptyMapWarning) where a map has no positive value.
+
+    Selvaraju et al., arXiv 1610.02391.
+
+    >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 5))
+    >>> grad_cam(model, torch.rand(3, 1, 8, 8), "1", target=4, relu=False).values.shape
+    torch.Size([3, 6, 6])
+    """
+    check_score(score)
+    with untouched(model) as lent:
+        x = lend_input(lent, _images(x))
+        layer = last_spatial_layer(lent, x[:1]) if layer is None else layer
+        leaf, output = _from_layer(lent, x, layer)
+        logits = class_outputs(output, len(x))
+        classes, one = resolve_target(target, logits)
+        with torch.autocast(x.device.type, enabled=False):
+            maps = [
+                torch.einsum("kbc,bchw->bkhw", gradient.float().mean((-2, -1)), leaf.detach().float())
+                for gradient in _gradients(lent, layer, score_of(logits, classes, score), leaf)
+            ]
+        values = torch.cat(maps, 1)
+        if relu:
+            values = _positive(values, classes, layer)
+        return _heatmap("Grad-CAM", lent, x, layer, values, classes, one, logits, leaf)
+
+
+def class_activation_map(model: nn.Module, x: Tensor, target: Target = None, *, layer: str | None = None) -> Heatmap:
+    """The exact class activation map of a network whose score is the mean of a map, up to a constant.
+
+        values = sum_c w_kc A_c,   score_k = mean_ij values + b_k
+
+    Such networks end in global average pooling and a linear layer (ResNet, DenseNet, ...), or in a 1 x 1 convolution
+    and global average pooling (SqueezeNet). That it holds is not looked up but measured: the score's gradient is the
+    same at every place of the map (behind a ReLU: wherever the map is positive) and accounts for the whole score.
+    Raises ModelError where it does not, as for VGG.
+
+    `x` (B, C, H, W); `target` as in `grad_cam`; `layer`: by default the last with a map larger than one pixel. Returns
+    values (B, h, w) or (B, K, h, w), with their sign.
+
+    Zhou et al., arXiv 1512.04150.
+
+    >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 5))
+    >>> class_activation_map(model, torch.rand(3, 1, 8, 8), target=4).values.shape
+    torch.Size([3, 6, 6])
+    """
+    with untouched(model) as lent:
+        x = lend_input(lent, _images(x))
+        layer = last_spatial_layer(lent, x[:1], pooled=True) if layer is None else layer
+        leaf, output = _from_layer(lent, x, layer, factors=(1, 0, _LARGE))
+        logits, constant, large = class_outputs(output, 3 * len(x)).chunk(3)
+        classes, one = resolve_target(target, logits)
+        scores = logits.gather(1, classes)
+        area = leaf.shape[2] * leaf.shape[3]
+        with torch.autocast(x.device.type, enabled=False):
+            maps = []
+            for gradient in _gradients(lent, layer, scores, leaf):
+                _require_pooled(lent, layer, leaf, gradient)
+                maps.append(area * torch.einsum("kbchw,bchw->bkhw", gradient.float(), leaf.detach().float()))
+        values = torch.cat(maps, 1)
+        explained = values.mean((2, 3))
+        for seen, factor in ((scores, 1), (large.gather(1, classes), _LARGE)):
+            if not _equal(seen, factor * explained + constant.gather(1, classes), leaf):
+                raise _not_pooled(lent, layer, "what follows it is not linear")
+        return _heatmap("CAM", lent, x, layer, values, classes, one, logits, leaf)
+
+
+def _images(x: Tensor) -> Tensor:
+    if isinstance(x, Tensor) and x.ndim != 4:
+        hint = "; x[None] makes one image a batch" if x.ndim == 3 else ""
+        raise InputError(f"the input is a batch (B, C, H, W), not {tuple(x.shape)}{hint}")
+    return x
+
+
+def _from_layer(model: nn.Module, x: Tensor, layer: str, factors: tuple[int, ...] = (1,)) -> tuple[Tensor, Any]:
+    """Run the model with the layer's output as the leaf of the graph: nothing before it is differentiated.
+
+    What follows the layer runs on one batch for each factor, the layer's output times that.
+    """
+    leaf: Tensor | None = None
+
+    def lift(name: str, output: Any) -> Tensor:
+        nonlocal leaf
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise LayerError(f"layer {name!r} of {type(model).__name__} gives {shape}, not maps (B, C, h, w)")
+        if len(output) != len(x):
+            raise LayerError(f"layer {name!r} gives {len(output)} maps for {len(x)} images: they cannot be told apart")
+        if leaf is None:
+            leaf = output.detach().clone().requires_grad_()
+        # A copy, since what follows may overwrite it in place.
+        return leaf.clone() if factors == (1,) else torch.cat([leaf * factor for factor in factors])
+
+    with HookManager(model) as hooks:
+        hooks.on_forward(layer, lift)
+        output = hooks.run(x, stop_early=False)
+        hooks.require_reached()
+    assert leaf is not None  # the layer was reached
+    return leaf, output
+
+
+def _gradients(model: nn.Module, layer: str, scores: Tensor, leaf: Tensor) -> list[Tensor]:
+    found = [part[0] for _, part in score_gradients(scores, [leaf])] if scores.requires_grad else [None]
+    gradients = [gradient for gradient in found if gradient is not None]
+    if len(gradients) < len(found):
+        raise ModelError(
+            f"no gradient comes back to layer {layer!r} of {type(model).__name__}: the score does not depend on it, or the "
+            "model detaches it or runs a part of itself under torch.no_grad()"
+        )
+    return gradients
+
+
+def _require_pooled(model: nn.Module, layer: str, leaf: Tensor, gradient: Tensor) -> None:
+    """Raise ModelError unless the gradient (k, B, C, h, w) is one number per channel, save where a ReLU is shut."""
+    open_ = gradient != 0
+    weight = gradient.sum((-2, -1), keepdim=True) / open_.sum((-2, -1), keepdim=True).clamp(min=1)
+    scale = gradient.abs().amax(dim=(-3, -2, -1), keepdim=True)
+    tolerance = _tolerance(leaf) * scale
+    uneven = open_ & ((gradient - weight).abs() > tolerance)
+    shut = ~open_ & (leaf > 0) & (weight.abs() > tolerance)
+    if bool((uneven | shut).any()):
+        raise _not_pooled(model, layer, "the gradient of the score varies over it")
+
+
+def _equal(a: Tensor, b: Tensor, leaf: Tensor) -> bool:
+    close = (a.detach() - b.detach()).abs() <= _tolerance(leaf) * torch.maximum(a.abs().max(), b.abs().max())
+    return bool(close.all())
+
+
+def _tolerance(leaf: Tensor) -> float:
+    return 1e-3 if leaf.dtype in (torch.float32, torch.float64) else 5e-2
+
+
+def _not_pooled(model: nn.Module, layer: str, why: str) -> ModelError:
+    return ModelError(
+        f"{type(model).__name__} has no exact class activation map: it does not end in global average pooling and a linear "
+        f"layer, or a 1 x 1 convolution and global average pooling (the last map is that of {layer!r}, and {why}); use grad_cam"
+    )
+
+
+def _positive(values: Tensor, classes: Tensor, layer: str) -> Tensor:
+    values = values.relu()
+    empty = values.amax((2, 3)) <= 0
+    if bool(empty.any()):
+        image, k = (int(i) for i in empty.nonzero()[0])
+        others = f" (and {int(empty.sum()) - 1} more)" if int(empty.sum()) > 1 else ""
+        warnings.warn(
+            f"no positive evidence for class {int(classes[image, k])} at layer {layer!r} in image {image}{others}: the map "
+            "is all zeros",
+            EmptyMapWarning,
+            stacklevel=3,
+        )
+    return values
+
+
+def _heatmap(
+    method: str, model: nn.Module, x: Tensor, layer: str, values: Tensor, classes: Tensor, one: bool, logits: Tensor,
+    leaf: Tensor,
+) -> Heatmap:  # fmt: skip
+    return Heatmap(
+        values=values[:, 0] if one else values,
+        target=classes[:, 0] if one else classes,
+        layer=layer,
+        method=method,
+        logits=logits.detach(),
+        activations=leaf.detach(),
+        input_size=(x.shape[2], x.shape[3]),
+        preprocess=preprocess_of(model),
+    )

@@ -1,0 +1,153 @@
+"""Which class, and which number of it: targets and scores mean the same in every method."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchviz_cnn.errors import InputError, ModelError, TargetError, did_you_mean
+
+Score = Literal["logit", "probability", "log_probability", "cross_entropy"]
+Target = int | Tensor | Sequence[Any] | np.ndarray[Any, Any] | None
+
+_BATCHED_BYTES = 512 * 2**20
+
+
+def class_outputs(output: Any, batch: int) -> Tensor:
+    """What a model gives, as class outputs (B, n) in float32.
+
+    Takes a tensor (B, n), (B,) or (B, n, 1, 1), one in a field or key `logits`, or the first of a tuple. Raises
+    ModelError for everything else.
+    """
+    found = output
+    if isinstance(output, dict):
+        found = output.get("logits", output.get("out"))
+    elif not isinstance(output, Tensor) and hasattr(output, "logits"):
+        found = output.logits
+    elif isinstance(output, (tuple, list)) and output:
+        found = output[0]
+    if not isinstance(found, Tensor):
+        raise ModelError(f"the model gives a {type(output).__name__}, not class scores (B, n)")
+    shape = tuple(found.shape)
+    if found.ndim == 1 and batch == len(found):
+        found = found[:, None]
+    if found.ndim > 2 and all(side == 1 for side in shape[2:]):
+        found = found.flatten(1)
+    if found.ndim != 2 or len(found) != batch:
+        raise ModelError(f"the model gives a tensor {shape} for {batch} images, not class scores ({batch}, n)")
+    return found.float()
+
+
+def resolve_target(target: Target, outputs: Tensor) -> tuple[Tensor, bool]:
+    """Class indices (B, K) for a target, and whether it named one class per image (K = 1, to be left out again).
+
+    None: each image's top class; an int: that class for all; (B,): one each; (B, K): K each. Raises TargetError for
+    a class out of range or a shape that does not fit.
+    """
+    batch, classes = outputs.shape
+    if target is None:
+        return outputs.argmax(1, keepdim=True), True
+    index = _as_index(target)
+    if index.ndim == 0:
+        index = index.expand(batch)
+    one = index.ndim == 1
+    if index.ndim > 2 or len(index) != batch or index.numel() == 0:
+        raise TargetError(
+            f"a target of shape {tuple(index.shape)} does not fit a batch of {batch}: give an int, ({batch},) or ({batch}, K)"
+        )
+    index = index.to(outputs.device)
+    wrong = index[(index < 0) | (index >= classes)]
+    if len(wrong):
+        raise TargetError(
+            f"target {int(wrong[0])} is out of range: the model has {classes} classes, 0 to {classes - 1}"
+        )
+    return (index[:, None] if one else index), one
+
+
+def score_of(outputs: Tensor, target: Tensor, score: Score) -> Tensor:
+    """The score of each target class: outputs (B, n) and classes (B, K) give (B, K).
+
+    A model with a single output is taken for a binary one: its probability is the sigmoid.
+    """
+    check_score(score)
+    if score == "logit":
+        return outputs.gather(1, target)
+    log = F.logsigmoid(outputs) if outputs.shape[1] == 1 else F.log_softmax(outputs, 1)
+    chosen = log.gather(1, target)
+    if score == "probability":
+        return chosen.exp()
+    return chosen if score == "log_probability" else -chosen
+
+
+def probabilities(outputs: Tensor) -> Tensor:
+    """Class probabilities (B, n) of logits: softmax, or the sigmoid of a single one."""
+    return outputs.sigmoid() if outputs.shape[1] == 1 else outputs.softmax(1)
+
+
+def check_score(score: str) -> None:
+    """Raise InputError for a score that does not exist."""
+    if score not in get_args(Score):
+        raise InputError(
+            f"no score {score!r}{did_you_mean(str(score), get_args(Score)) or ';'} there are {', '.join(get_args(Score))}"
+        )
+
+
+def score_gradients(scores: Tensor, inputs: Sequence[Tensor]) -> Iterator[tuple[slice, list[Tensor | None]]]:
+    """Gradients of every column of scores (B, K) with respect to each input: (k, B, ...) for a slice of k columns.
+
+    Several columns go back through the network in one batched pass, as many as memory allows; None stands for an
+    input that the scores do not depend on.
+    """
+    columns = scores.shape[1]
+    step = max(1, _BATCHED_BYTES // max(1, 3 * sum(i.numel() * i.element_size() for i in inputs)))
+    for start in range(0, columns, step):
+        part = slice(start, min(start + step, columns))
+        keep = part.stop < columns
+        yield part, _gradients(scores[:, part], inputs, keep)
+
+
+def _gradients(scores: Tensor, inputs: Sequence[Tensor], keep: bool) -> list[Tensor | None]:
+    count = scores.shape[1]
+    if count > 1:
+        select = torch.eye(count, dtype=scores.dtype, device=scores.device)[:, None, :].expand(count, *scores.shape)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="There is a performance drop")
+                return list(
+                    torch.autograd.grad(
+                        scores, inputs, select, retain_graph=True, is_grads_batched=True, allow_unused=True
+                    )
+                )
+        except RuntimeError:
+            pass  # an operation of this model cannot be batched: one by one then
+    one_by_one = [
+        torch.autograd.grad(scores[:, k].sum(), inputs, retain_graph=keep or k + 1 < count, allow_unused=True)
+        for k in range(count)
+    ]
+    return [None if parts[0] is None else torch.stack(parts) for parts in zip(*one_by_one, strict=True)]
+
+
+def _as_index(target: Any) -> Tensor:
+    if isinstance(target, str):
+        raise TargetError(f"a target is a class index, not {target!r}; categories.index(name) gives it")
+    if not isinstance(target, (Tensor, np.ndarray, list, tuple)):
+        try:
+            if isinstance(target, bool):
+                raise TypeError
+            return torch.tensor(operator.index(target))
+        except TypeError:
+            raise TargetError(f"a target is None, an int or a tensor of class indices, not {target!r}") from None
+    try:
+        index = torch.as_tensor(target).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise TargetError(f"a target is a rectangle of class indices, (B,) or (B, K), not {target!r}") from None
+    if index.dtype.is_floating_point or index.dtype.is_complex or index.dtype == torch.bool:
+        raise TargetError(f"a target holds class indices, whole numbers, not {index.dtype}")
+    return index.long()
