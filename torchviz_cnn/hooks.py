@@ -174,6 +174,9 @@ class HookManager:
                         f"layer {name!r} gives a {type(output).__name__}, not a tensor: it has no gradient"
                     )
                 if output.requires_grad:
+                    if output._is_view():
+                        # Writing into a view in place rewires the graph around the hook, which would then not run.
+                        output = output.clone()
                     self._handles.append(output.register_hook(partial(hook, name)))  # type: ignore[no-untyped-call]
         if self._stopping and not _in_backward() and self._awaited and all(map(self._fired, self._awaited)):
             raise _StopForward(self)

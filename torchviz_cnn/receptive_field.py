@@ -105,7 +105,12 @@ class PositiveNetwork(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        # Saved as they are, also where activation checkpointing would run this part again for the backward pass,
+        # which is then without this mode.
+        with torch.autograd.graph.saved_tensors_hooks(_itself, _itself):
+            return self._positive(func, args, kwargs or {})
+
+    def _positive(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in _POINTWISE:
             return args[0] if args else kwargs["input"]
         if func in _CONVOLUTIONS:
@@ -185,6 +190,10 @@ def _leaves(tensor: Tensor) -> list[Tensor]:
             found.append(node.variable)
         waiting.extend(parent for parent, _ in node.next_functions)
     return found
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _ones_like(parameter: Tensor) -> Tensor:

@@ -73,8 +73,10 @@ class _Lent:
     tensor: Tensor
     grad: Tensor | None
     requires_grad: bool
+    data: Tensor
+    """Its memory."""
     values: Tensor | None
-    version: int
+    """A copy, of what a forward pass may write into."""
 
 
 class _Loan:
@@ -112,8 +114,8 @@ def _remember(tensor: Tensor, values: bool) -> _Lent:
         tensor,
         None if inference or not tensor.is_leaf else tensor.grad,
         tensor.requires_grad,
+        tensor.detach(),
         tensor.detach().clone() if values and not inference else None,
-        -1 if inference else tensor._version,
     )
 
 
@@ -132,9 +134,17 @@ def _put_back(
                 was.tensor.requires_grad_(was.requires_grad)
             if was.tensor.grad is not was.grad:
                 was.tensor.grad = was.grad
-        if was.values is not None and was.tensor._version != was.version:
-            with torch.no_grad():
-                was.tensor.copy_(was.values)
+        if was.values is not None:
+            _put_values_back(was.tensor, was.data, was.values)
+
+
+def _put_values_back(tensor: Tensor, data: Tensor, values: Tensor) -> None:
+    # Compared, as `.data` and numpy write unseen by the version counter; and through `.data`, so that a graph of the
+    # caller that saved this buffer can still run backward.
+    if tensor.data_ptr() != data.data_ptr():
+        tensor.data = data
+    if not tensor.is_meta and not torch.equal(tensor, values):
+        tensor.data.copy_(values)
 
 
 def _random_states(model: nn.Module) -> Callable[[], None]:

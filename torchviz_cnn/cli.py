@@ -1,0 +1,256 @@
+"""The command line: arguments in, one call of the library each, files and a few lines out."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+import torchviz_cnn as tvc
+from torchviz_cnn import demo, render, results
+from torchviz_cnn.errors import InputError, did_you_mean
+from torchviz_cnn.images import Geometry
+from torchviz_cnn.methods.scores import Score, probabilities
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.match(r"argument command: invalid choice: '(.*?)'", message)
+        if wrong:
+            message = (
+                f"no command {wrong[1]!r}{did_you_mean(wrong[1], COMMANDS) or ';'} there are {', '.join(COMMANDS)}"
+            )
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def layers(args: argparse.Namespace) -> None:
+    """print the network's layers: shapes, parameters, receptive fields"""
+    net = _network(args)
+    print(tvc.describe(net.model, net.input_size))
+
+
+def predict(args: argparse.Namespace) -> None:
+    """print the classes that the network sees in photos"""
+    net = _network(args)
+    photos = _photos(args.images)
+    for paths, x in _batches(net, photos, args):
+        with tvc.untouched(net.model) as model, torch.no_grad():
+            chances = probabilities(model(x.to(args.device)).float())
+        values, indices = chances.topk(min(args.top, chances.shape[1]))
+        for path, row, classes in zip(paths, values.tolist(), indices.tolist(), strict=True):
+            print(path)
+            for value, index in zip(row, classes, strict=True):
+                print(f"  {value:.3f}  {net.category(index)} ({index})")
+
+
+def activations(args: argparse.Namespace) -> None:
+    """draw what layers give for photos: a grid of channels per layer"""
+    net = _network(args)
+    photos = _photos(args.images)
+    for paths, x in _batches(net, photos, args):
+        acts = tvc.capture(net.model, x, args.layer or None)
+        drawn = [name for name, maps in acts.items() if maps.ndim == 4 and maps.shape[2] * maps.shape[3] > 1]
+        if not drawn:
+            raise InputError(f"none of the layers {', '.join(acts)} has maps larger than one pixel to draw")
+        for index, path in enumerate(paths):
+            folder = args.out / photos[path]
+            print(f"{path} -> {folder}")
+            for place, name in enumerate(tqdm(drawn, photos[path], leave=False, disable=not sys.stderr.isatty())):
+                results.save_image(folder / f"{place:02d}_{_file(name)}.png", acts.plot(name, index))
+                shape = " x ".join(map(str, acts[name].shape[1:]))
+                print(f"  {name}: {shape}, {float(acts.sparsity(name)[index]):.0%} of the channels all zero")
+            if args.save:
+                one = tvc.Activations({name: tensor[index : index + 1] for name, tensor in acts.items()})
+                one.save(folder / "activations.safetensors")
+
+
+def cam(args: argparse.Namespace) -> None:
+    """draw class heatmaps over photos"""
+    net = _network(args)
+    photos = _photos(args.images)
+    classes = [net.class_index(target) for target in args.target or ()]
+    for paths, x in _batches(net, photos, args):
+        target = torch.tensor([classes] * len(paths)) if classes else None
+        if args.method == "cam":
+            heat = tvc.class_activation_map(net.model, x, target, layer=args.layer)
+        else:
+            heat = tvc.grad_cam(net.model, x, args.layer, target, score=args.score)
+        for index, path in enumerate(paths):
+            photo = tvc.read_image(path)
+            print(f"{path}: {heat.headline(index, 0, args.truth, net.categories)}; {heat.method} at {heat.layer}")
+            for k in range(max(len(classes), 1)):
+                _write_heatmap(args, net, heat, photo, photos[path], index, k)
+        name = "heatmaps.npz" if len(photos) == len(paths) else f"heatmaps_{photos[paths[0]]}.npz"
+        heat.save(args.out / name)
+
+
+def run_demo(args: argparse.Namespace) -> None:
+    """see it work on the bundled network: activations, class heatmaps, a page"""
+    page = demo.run(args.out, args.images, progress=sys.stderr.isatty())
+    print(f"open {page}")
+
+
+COMMANDS = {"demo": run_demo, "layers": layers, "predict": predict, "activations": activations, "cam": cam}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; gives the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C."""
+    sys.path.insert(0, os.getcwd())  # for --model package.module:factory beside the user
+    warnings.showwarning = _show_warning
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    try:
+        COMMANDS[args.command](args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return 130
+    except (tvc.TorchvizError, RuntimeError, OSError, MemoryError) as error:
+        if args.traceback:
+            raise
+        kind = "" if isinstance(error, tvc.TorchvizError) else f"{type(error).__name__}: "
+        print(f"{parser.prog}: error: {kind}{' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser("torchviz-cnn", description="See what a convolutional network sees.")
+    parser.add_argument("--version", action="version", version=f"torchviz-cnn {tvc.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    made = {
+        name: commands.add_parser(name, help=run.__doc__, description=run.__doc__) for name, run in COMMANDS.items()
+    }
+    for name in ("layers", "predict", "activations", "cam"):
+        _add_network(made[name])
+    for name in ("predict", "activations", "cam"):
+        made[name].add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="photos, in any format")
+        made[name].add_argument("--batch-size", type=_positive, default=16, help="photos at once (%(default)s)")
+    for name in ("activations", "cam"):
+        made[name].add_argument("--out", type=Path, default=Path("out"), help="folder to write to (%(default)s)")
+    made["demo"].add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="photos (default: a cat)")
+    made["demo"].add_argument(
+        "--out", type=Path, default=Path("torchviz-demo"), help="folder to write to (%(default)s)"
+    )
+    made["predict"].add_argument("--top", type=_positive, default=5, help="how many classes (%(default)s)")
+    made["activations"].add_argument(
+        "--layer", nargs="+", help="names or glob patterns (default: all convolution and pooling layers)"
+    )
+    made["activations"].add_argument("--save", action="store_true", help="also write the tensors, as safetensors")
+    add = made["cam"].add_argument
+    add(
+        "--method", choices=["grad-cam", "cam"], default="grad-cam", help="cam: exact, for networks that end in pooling"
+    )
+    add("--layer", help="the layer to explain (default: the last one with the last convolution's resolution)")
+    add("--target", nargs="+", metavar="CLASS", help="class names or indices (default: each photo's top class)")
+    add("--score", choices=get_args(Score), default="logit", help="what is differentiated (%(default)s)")
+    add("--truth", help="the true class, for the title")
+    add("--alpha", type=float, default=0.4, help="strength of the colours over the photo (%(default)s)")
+    add("--blend", choices=get_args(render.Blend), default="add", help="add: as in the textbook; mix: translucent")
+    add("--colormap", default="jet", help="a name that matplotlib knows (%(default)s)")
+    for command in made.values():
+        command.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", default="cats_and_dogs", help="bundled, torchvision's, or package.module:factory (%(default)s)")
+    add("--weights", help="a checkpoint file, 'random', or 'DEFAULT' to download torchvision's")
+    add("--labels", help="class names: a file with one per line, or JSON")
+    add("--geometry", choices=get_args(Geometry), help="how a photo becomes the input (default: as trained)")
+    add("--input-size", type=_positive, nargs="+", metavar="PIXELS", help="side, or height and width, of the input")
+    add("--device", default="cpu", help="cpu, cuda, mps (%(default)s)")
+
+
+def _network(args: argparse.Namespace) -> tvc.Network:
+    size = args.input_size
+    if size is not None and len(size) > 2:
+        raise InputError(f"--input-size takes a side, or height and width, not {len(size)} numbers")
+    return tvc.load_model(
+        args.model,
+        args.weights,
+        labels=args.labels,
+        geometry=args.geometry,
+        input_size=None if size is None else (size[0], size[-1]),
+        device=args.device,
+    )
+
+
+def _photos(paths: Sequence[Path]) -> dict[Path, str]:
+    """Each photo with a name for its files; read once, so that a broken one is named before anything is written."""
+    names: dict[Path, str] = {}
+    for path in dict.fromkeys(paths):
+        tvc.read_image(path)
+        stem, taken, copy = _file(path.stem), set(names.values()), 2
+        name = stem
+        while name in taken:
+            name, copy = f"{stem}-{copy}", copy + 1
+        names[path] = name
+    return names
+
+
+def _batches(
+    net: tvc.Network, photos: dict[Path, str], args: argparse.Namespace
+) -> Iterator[tuple[list[Path], Tensor]]:
+    paths = list(photos)
+    with tqdm(total=len(paths), unit=" photos", leave=False, disable=not sys.stderr.isatty()) as bar:
+        for start in range(0, len(paths), args.batch_size):
+            part = paths[start : start + args.batch_size]
+            yield part, torch.stack([net.preprocess(tvc.read_image(path)) for path in part])
+            bar.update(len(part))
+
+
+def _write_heatmap(
+    args: argparse.Namespace, net: tvc.Network, heat: tvc.Heatmap, photo: Image.Image, name: str, index: int, k: int
+) -> None:
+    drawn: dict[str, Any] = {"index": index, "k": k, "colormap": args.colormap}
+    over = {**drawn, "alpha": args.alpha, "blend": args.blend}
+    if heat.target.ndim == 2 and heat.target.shape[1] > 1:
+        name = f"{name}_{_file(net.category(int(heat.target[index, k])))}"
+    pictures = {
+        "heatmap": heat.image(photo, **drawn),
+        "overlay": heat.overlay(photo, **over),
+        "panel": heat.plot(photo, truth=args.truth, categories=net.categories, **over),
+    }
+    for kind, picture in pictures.items():
+        results.save_image(args.out / f"{name}_{kind}.png", picture)
+    x, y = heat.peak(photo, index=index, k=k)
+    print(f"  {args.out / name}_{{heatmap,overlay,panel}}.png, strongest at x {x}, y {y}")
+
+
+def _file(name: str) -> str:
+    """A name that is safe in a file's name."""
+    return re.sub(r"[^\w.#+-]+", "_", name).strip("._") or "unnamed"
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **rest: Any) -> None:
+    if issubclass(category, tvc.TorchvizWarning):
+        with contextlib.suppress(OSError):
+            print(f"torchviz-cnn: warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

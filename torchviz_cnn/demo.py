@@ -1,0 +1,98 @@
+"""The demo: the bundled network on a photo, all that can be seen, on one page."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from torchviz_cnn import results
+from torchviz_cnn.capture import capture
+from torchviz_cnn.errors import ImageError
+from torchviz_cnn.images import read_image
+from torchviz_cnn.layers import describe
+from torchviz_cnn.methods.cam import class_activation_map, grad_cam
+from torchviz_cnn.methods.scores import probabilities
+from torchviz_cnn.models import Network, load_model
+
+MODEL = "cats_and_dogs"
+
+
+def run(out: Path, images: Sequence[Path] = (), progress: bool = False) -> Path:
+    """Write activations, class heatmaps and an index page for photos, by default a cat. Gives the page's path."""
+    net = load_model(MODEL)
+    photos = {path.stem: read_image(path) for path in images} or {"chelsea": _cat()}
+    sections = []
+    for name, photo in tqdm(photos.items(), "demo", disable=not progress):
+        sections.append(_section(net, name, photo, out))
+    table = html.escape(str(describe(net.model, net.input_size)))
+    page = _PAGE.format(body="\n".join(sections), model=html.escape(repr(net)), table=table)
+    return results.write(out / "index.html", lambda file: file.write(page.encode()))
+
+
+def _section(net: Network, name: str, photo: Image.Image, out: Path) -> str:
+    x = net.preprocess(photo)[None]
+    classes = torch.arange(len(net.categories or ()))[None]
+    heat, cam = grad_cam(net.model, x, target=classes), class_activation_map(net.model, x, target=classes)
+    acts = capture(net.model, x)
+    chances = probabilities(heat.logits)[0].tolist()
+    pictures: list[tuple[str, str]] = []
+
+    def add(file: str, picture: Image.Image, caption: str) -> None:
+        results.save_image(out / name / file, picture)
+        pictures.append((f"{name}/{file}", caption))
+
+    for k, category in enumerate(net.categories or ()):
+        for map_, kind in ((heat, "grad_cam"), (cam, "cam")):
+            picture = map_.plot(photo, k=k, categories=net.categories)
+            add(f"{kind}_{category}.png", picture, f"{map_.method} for {category}, at {map_.layer}")
+    for place, layer in enumerate(layer for layer, maps in acts.items() if maps.shape[2:] != (1, 1)):
+        zero = float(acts.sparsity(layer)[0])
+        add(
+            f"activations_{place:02d}_{layer}.png",
+            acts.plot(layer),
+            f"{layer}: {zero:.0%} of its channels are all zero",
+        )
+    said = ", ".join(f"{c} {p:.3f}" for c, p in zip(net.categories or (), chances, strict=True))
+    figures = "\n".join(
+        f'<figure><img loading="lazy" src="{html.escape(src)}" alt="{html.escape(caption)}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        for src, caption in pictures
+    )
+    print(f"{name}: {said}")
+    return f"<h2>{html.escape(name)}: {html.escape(said)}</h2>\n{figures}"
+
+
+def _cat() -> Image.Image:
+    """Chelsea the cat, a CC0 photo that scikit-image carries."""
+    try:
+        from skimage import data
+    except ImportError:
+        raise ImageError(
+            "the demo's photo comes with scikit-image: pip install 'torchviz-cnn[demo]', or name a photo"
+        ) from None
+    return Image.fromarray(data.chelsea())  # type: ignore[no-untyped-call]
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>What the network sees</title>
+<style>
+  :root {{ color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }}
+  body {{ max-width: 76rem; margin: 2rem auto; padding: 0 1rem }}
+  figure {{ margin: 1.5rem 0 }}
+  img {{ max-width: 100%; height: auto; background: #fff; border-radius: 4px }}
+  figcaption {{ opacity: .75 }}
+  pre {{ overflow-x: auto }}
+</style>
+<h1>What the network sees</h1>
+<p>{model}</p>
+{body}
+<h2>The network</h2>
+<pre>{table}</pre>
+</html>
+"""

@@ -1,0 +1,137 @@
+"""Checkpoint files as data: read without running anything, fitted to a network by name and shape."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchviz_cnn.errors import CheckpointError, did_you_mean
+
+_HOLDERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module")
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a `.pth`, `.pt` or `.safetensors` file by name, wrappers' prefixes taken off.
+
+    The file holds a state_dict, or a dict with one in it. Nothing in it is executed. Raises CheckpointError, with the
+    file's name, for one that is missing, truncated, pickled code, or without weights.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, not a checkpoint file")
+    if not path.exists():
+        near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
+        raise CheckpointError(f"no checkpoint {path}{near}")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    return without_wrappers(find_state_dict(content, path))
+
+
+def find_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    """The state_dict in what a checkpoint file holds."""
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state_dict; save model.state_dict()")
+    inside = {key: value for key, value in content.items() if _is_state_dict(value)}
+    for key in _HOLDERS:
+        if key in inside:
+            return dict(inside[key])
+    if _is_state_dict(content):
+        return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    if len(inside) == 1:
+        return dict(next(iter(inside.values())))
+    keys = ", ".join(map(str, list(content)[:8])) or "nothing"
+    raise CheckpointError(f"{path} holds no state_dict: its keys are {keys}")
+
+
+def without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names without the prefixes that DataParallel, DistributedDataParallel and torch.compile put before them."""
+    for wrapper in _WRAPPERS * 2:
+        if state and all(name.startswith(wrapper) for name in state):
+            state = {name.removeprefix(wrapper): value for name, value in state.items()}
+    return {name.replace("._orig_mod.", "."): value for name, value in state.items()}
+
+
+def load_state(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Put tensors into a model by name. Raises CheckpointError, with the model unchanged, unless all of them fit."""
+    own = model.state_dict()
+    state = _without_common_prefix(state, own)
+    # Counters that older checkpoints lack and that evaluation does not use.
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in state if name not in own]
+    shapes = [
+        f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if missing or unexpected or shapes:
+        fit = sum(1 for name in own if name in state and state[name].shape == own[name].shape)
+        parts = [f"{source} does not fit {type(model).__name__}: {fit} of its {len(own)} tensors match"]
+        parts += [
+            f"{what} {_few(names)}"
+            for what, names in (("missing", missing), ("unexpected", unexpected), ("other shape:", shapes))
+            if names
+        ]
+        raise CheckpointError("; ".join(parts))
+    model.load_state_dict(state, strict=False)
+
+
+def _is_state_dict(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(name, str) for name in value)
+        and all(isinstance(tensor, Tensor) for name, tensor in value.items() if name != "_metadata")
+    )
+
+
+def _without_common_prefix(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A training framework's own prefix (`model.`, `net.`) off all names, if that makes the names the model's."""
+    first = next(iter(state), "")
+    prefix = first.partition(".")[0] + "."
+    if "." in first and all(name.startswith(prefix) for name in state) and not any(n.startswith(prefix) for n in own):
+        stripped = {name.removeprefix(prefix): value for name, value in state.items()}
+        if any(name in own for name in stripped):
+            return stripped
+    return state
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        first = str(error).partition("\n")[0]
+        if not zipfile.is_zipfile(path) and not _looks_pickled(path):
+            raise CheckpointError(f"{path} is not a PyTorch checkpoint, or is truncated") from error
+        named = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), first)
+        raise CheckpointError(
+            f"{path} holds pickled Python objects, which could run code when loaded, and was not read "
+            f"({named.split(' was not')[0]}); save model.state_dict() instead"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, ImportError) as error:
+        first = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path} is not a whole PyTorch checkpoint, it may be truncated: {first}") from error
+
+
+def _looks_pickled(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

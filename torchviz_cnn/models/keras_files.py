@@ -1,0 +1,245 @@
+"""Keras weight files as a flat list of layers: legacy `.h5` (models and weights), `.weights.h5` and `.keras`.
+
+Files come from strangers. Only numbers are read from them: no layer is rebuilt, no code or lambda inside is
+looked at, links to other files are refused, and a number is read only after its shape was found to fit.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torchviz_cnn.errors import CheckpointError
+
+KERAS_EPSILON = 1e-3
+MAX_CONFIG_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class KerasLayer:
+    """One layer with weights: `kind` is conv, depthwise, separable, dense, batchnorm or unsupported.
+
+    `shapes` are Keras' own (`(kh, kw, in, out)` for a kernel), `arrays` the HDF5 datasets, not read yet.
+    """
+
+    name: str
+    kind: str
+    shapes: tuple[tuple[int, ...], ...]
+    arrays: tuple[Any, ...]
+    epsilon: float = KERAS_EPSILON
+
+
+@dataclass(frozen=True)
+class LayerConfig:
+    """What the model's description says about a layer, where the file has one."""
+
+    class_name: str
+    epsilon: float
+
+
+@contextmanager
+def keras_layers(path: Path, max_bytes: int) -> Iterator[list[KerasLayer]]:
+    """The layers of a Keras file in the order of the model; the file stays open inside the `with`.
+
+    `max_bytes` bounds what is unpacked from a `.keras` archive. Raises `CheckpointError`, which names the
+    file, where it is missing, truncated, neither HDF5 nor a Keras archive, or has no weights.
+    """
+    try:
+        h5py: Any = importlib.import_module("h5py")
+    except ImportError as error:
+        raise ImportError("reading Keras files needs h5py: pip install 'torchviz-cnn[keras]'") from error
+    if not path.is_file():
+        raise CheckpointError(f"no Keras file {path}")
+    try:
+        source, config_text = _open_archive(path, max_bytes) if zipfile.is_zipfile(path) else (path, None)
+        with h5py.File(source, "r") as file:
+            yield _read(file, config_text, path)
+    except CheckpointError:
+        raise
+    # h5py answers damage inside a file with any of these.
+    except (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} cannot be read as a Keras file: {error}") from error
+
+
+def _open_archive(path: Path, max_bytes: int) -> tuple[io.BytesIO, bytes | None]:
+    with zipfile.ZipFile(path) as archive:
+        sizes = {info.filename: info.file_size for info in archive.infolist()}
+        if "model.weights.h5" not in sizes:
+            raise CheckpointError(f"{path} is an archive without model.weights.h5: no .keras file")
+        if sizes["model.weights.h5"] > max_bytes:
+            raise CheckpointError(
+                f"{path} unpacks to {sizes['model.weights.h5']:,} bytes of weights; "
+                f"this model has use for {max_bytes:,}"
+            )
+        config = None
+        if sizes.get("config.json", MAX_CONFIG_BYTES) < MAX_CONFIG_BYTES:
+            config = archive.read("config.json")
+        return io.BytesIO(archive.read("model.weights.h5")), config
+
+
+def _read(file: Any, config_text: Any, path: Path) -> list[KerasLayer]:
+    if config_text is None:
+        config_text = file.attrs.get("model_config")
+    configs = _configs(config_text)
+    root = file["model_weights"] if _link(file, "model_weights", path) else file
+    groups = _attribute(root, "layer_names")
+    if groups is None:
+        layers = [_layer(name, arrays, configs) for name, arrays in _vars(file, "", path)]
+    else:
+        layers = [layer for name in groups for layer in _legacy_group(root, name, configs, path)]
+    if not layers:
+        raise CheckpointError(f"{path} is an HDF5 file without Keras weights: it has {sorted(file)[:8]}")
+    return _in_model_order(layers, configs)
+
+
+# --- the two layouts ----------------------------------------------------------------------------------------
+
+
+def _legacy_group(root: Any, name: str, configs: dict[str, LayerConfig], path: Path) -> list[KerasLayer]:
+    """The layers of one top-level group, whose weights an attribute lists; a nested model has many."""
+    group = _child(root, name, path)
+    weights: dict[str, list[str]] = {}
+    for weight in _attribute(group, "weight_names") or ():
+        weights.setdefault(weight.rpartition("/")[0], []).append(weight)
+    # A nested model lists trainable layers before frozen ones; their names (block1_conv1, conv2d_7) are
+    # numbered in order.
+    parents = sorted(weights, key=_natural)
+    return [
+        _layer(
+            name if len(parents) == 1 else parent.rpartition("/")[2],
+            [_child(group, weight, path) for weight in weights[parent]],
+            configs,
+            hint=" ".join(weights[parent]),
+        )
+        for parent in parents
+    ]
+
+
+def _vars(group: Any, where: str, path: Path) -> Iterator[tuple[str, list[Any]]]:
+    """Keras 3: a `vars` group of numbered arrays for each layer, nested as the model is."""
+    if _link(group, "vars", path):
+        numbered = _child(group, "vars", path)
+        arrays = [_child(numbered, key, path) for key in sorted(numbered, key=_natural)]
+        arrays = [array for array in arrays if array.dtype.kind == "f"]  # a random layer's seed is an integer
+        if arrays:
+            stored = numbered.attrs.get("name")
+            yield _text(stored) if stored is not None else where.rpartition("/")[2], arrays
+    skipped = ("vars", "seed_generator") if where else ("vars", "optimizer", "metrics", "compile_metrics")
+    children = [(key, _child(group, key, path)) for key in sorted(group, key=_natural) if key not in skipped]
+    groups = [(key, child) for key, child in children if hasattr(child, "keys")]
+    # Without a description nothing says where a nested model stands among its neighbours: it is taken for the
+    # base below the head, which is how nested models are used.
+    for key, child in sorted(groups, key=lambda item: "layers" not in item[1]):
+        yield from _vars(child, f"{where}/{key}", path)
+
+
+def _layer(name: str, arrays: Sequence[Any], configs: dict[str, LayerConfig], hint: str = "") -> KerasLayer:
+    config = configs.get(name, LayerConfig("", KERAS_EPSILON))
+    shapes = tuple(tuple(int(side) for side in array.shape) for array in arrays)
+    ranks = tuple(len(shape) for shape in shapes)
+    floats = all(array.dtype.kind == "f" for array in arrays)
+    if ranks in ((4, 4), (4, 4, 1)):
+        kind = "separable"
+    elif ranks in ((4,), (4, 1)):
+        # A depthwise kernel (h, w, C, 1) has the shape of a convolution to one channel: only its name tells.
+        depthwise = "depthwise" in f"{config.class_name} {name} {hint}".lower()
+        kind = "depthwise" if depthwise else "conv"
+    elif ranks in ((2,), (2, 1)):
+        kind = "dense"
+    elif ranks == (1, 1, 1, 1) and len(set(shapes)) == 1:
+        kind = "batchnorm"
+    else:
+        kind = "unsupported"
+    return KerasLayer(name, kind if floats else "unsupported", shapes, tuple(arrays), config.epsilon)
+
+
+def _in_model_order(layers: list[KerasLayer], configs: dict[str, LayerConfig]) -> list[KerasLayer]:
+    """By the description where it knows every name; otherwise as they stand (Keras numbers layers in that
+    order)."""
+    position = {name: index for index, name in enumerate(configs)}
+    names = [layer.name for layer in layers]
+    if len(set(names)) < len(names) or not all(name in position for name in names):
+        return [replace(layer) for layer in layers]
+    return sorted(layers, key=lambda layer: position[layer.name])
+
+
+# --- small readers ------------------------------------------------------------------------------------------
+
+
+def _configs(text: Any) -> dict[str, LayerConfig]:
+    """Name to class and epsilon for every layer of a model's description, in order; empty where there is
+    none."""
+    if text is None:
+        return {}
+    try:
+        root = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    found: dict[str, LayerConfig] = {}
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        config = node.get("config") if isinstance(node, dict) else None
+        if isinstance(config, list):  # Keras 1 and early Keras 2 wrote a Sequential's layers without a name around them
+            config = {"layers": config}
+        if not isinstance(config, dict):
+            continue
+        name = config.get("name")
+        if isinstance(name, str):
+            epsilon = config.get("epsilon", KERAS_EPSILON)
+            epsilon = float(epsilon) if isinstance(epsilon, (int, float)) else KERAS_EPSILON
+            found.setdefault(name, LayerConfig(str(node.get("class_name", "")), epsilon))
+        nested = config.get("layers")
+        if isinstance(nested, list):
+            waiting.extend(reversed(nested))
+    return found
+
+
+def _attribute(group: Any, name: str) -> list[str] | None:
+    """A list of strings; Keras cuts one that is too long for HDF5 into `name0`, `name1`, ..."""
+    if name in group.attrs:
+        return [_text(value) for value in group.attrs[name]]
+    if f"{name}0" not in group.attrs:
+        return None
+    values: list[str] = []
+    part = 0
+    while f"{name}{part}" in group.attrs:
+        values += [_text(value) for value in group.attrs[f"{name}{part}"]]
+        part += 1
+    return values
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """`conv2d`, `conv2d_2`, `conv2d_10` in this order."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _link(group: Any, name: str, path: Path) -> bool:
+    """Whether `group` holds `name`, itself and not as a link elsewhere."""
+    link = group.get(name, getlink=True)
+    if link is not None and type(link).__name__ != "HardLink":
+        raise CheckpointError(f"{path}: {name!r} is a link to another place, which is not followed")
+    return link is not None
+
+
+def _child(group: Any, name: str, path: Path) -> Any:
+    """A group or dataset inside this very file."""
+    for part in name.split("/"):
+        if not _link(group, part, path):
+            raise CheckpointError(f"{path}: {name!r} is listed but not there")
+        group = group[part]
+    if getattr(group, "external", None) or getattr(group, "is_virtual", False):
+        raise CheckpointError(f"{path}: the numbers of {name!r} are kept in another file, which is not followed")
+    return group

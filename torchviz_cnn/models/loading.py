@@ -1,0 +1,347 @@
+"""`load_model`: a network by name with its weights, and all that is known of how to use it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchviz_cnn.errors import CheckpointError, InputError, ModelError, did_you_mean
+from torchviz_cnn.images import Geometry, Preprocess, remember_preprocess
+from torchviz_cnn.layers import input_channels
+from torchviz_cnn.models.bundled import BUNDLED, bundled_path
+from torchviz_cnn.models.catalogue import CATALOGUE
+from torchviz_cnn.models.checkpoints import load_state, read_checkpoint
+from torchviz_cnn.models.keras_import import load_keras_weights
+
+KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A network ready to look into: a plain module in evaluation mode, and what its makers say of it."""
+
+    model: nn.Module
+    preprocess: Preprocess
+    """From a PIL photo to the network's input (C, H, W), and back from the input to the photo."""
+    categories: tuple[str, ...] | None
+    """Class names in the order of the outputs; None where they are not known."""
+    name: str
+    weights: str
+    """Where the weights come from."""
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(H, W) of the input in pixels."""
+        return self.preprocess.size
+
+    def category(self, index: int) -> str:
+        """The name of a class, or `class 7` where names are not known."""
+        if self.categories is not None and 0 <= index < len(self.categories):
+            return self.categories[index]
+        return f"class {index}"
+
+    def class_index(self, target: str | int) -> int:
+        """The index of a class given by name or number. Raises ModelError with the nearest name."""
+        text = str(target).strip()
+        names = self.categories or ()
+        if text.lstrip("-").isdigit():
+            return int(text)
+        same = [
+            i for i, name in enumerate(names) if name.casefold().replace("_", " ") == text.casefold().replace("_", " ")
+        ]
+        if len(same) == 1:
+            return same[0]
+        if same:
+            raise ModelError(
+                f"{len(same)} classes of {self.name} are called {text!r}: {', '.join(map(str, same))}; give the index"
+            )
+        if not names:
+            raise ModelError(f"the class names of {self.name} are not known: give an index, or a file of labels")
+        raise ModelError(f"{self.name} has no class {text!r}{did_you_mean(text, names) or '; give a name or an index'}")
+
+    def __repr__(self) -> str:
+        height, width = self.input_size
+        classes = f"{len(self.categories)} named classes" if self.categories else "unnamed classes"
+        return f"Network({self.name}, weights {self.weights}, input {height} x {width}, {classes})"
+
+
+def load_model(
+    name: str, weights: str | Path | None = None, *, labels: str | Path | Sequence[str] | None = None,
+    geometry: Geometry | None = None, input_size: int | tuple[int, int] | None = None,
+    mean: Sequence[float] | None = None, std: Sequence[float] | None = None, device: str | torch.device = "cpu",
+) -> Network:  # fmt: skip
+    """A network and how to use it: a bundled one (`"cats_and_dogs"`), torchvision's or another of this library's by name
+    (`"vgg16"`, `"xception"`), or your own as `"package.module:factory"`.
+
+    `weights`: a checkpoint file (`.pth`, `.pt`, `.safetensors`: a state_dict or a dict that holds one, read as data and
+    never executed; Keras' `.h5`, `.keras` for this library's networks), `"random"`, or for torchvision's networks `"DEFAULT"` or a version's name, which downloads. A factory
+    without `weights` keeps what it made. The number of classes is the checkpoint's. Preprocessing and class names are
+    torchvision's own for these weights, unless given: `labels` a list, or a file with a name per line or JSON;
+    `input_size` in pixels; `mean` and `std` by channel for values of 0..1.
+
+    Raises ModelError for an unknown name or a factory that fails, CheckpointError for weights that cannot be read or do
+    not fit (how many tensors match, which do not), InputError for options that contradict each other.
+    """
+    source = None if weights is None else str(weights)
+    load = _from_factory if ":" in name else _from_catalogue if name in CATALOGUE else _from_torchvision
+    model, preprocess, categories, source = load(name, source)
+    try:
+        model = model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"no device {str(device)!r} here: {str(error).splitlines()[0]}") from error
+    preprocess = _adapted(preprocess, input_size, mean, std, geometry)
+    if labels is not None:
+        categories = _labels(labels)
+    remember_preprocess(model, preprocess)
+    return Network(model, preprocess, categories, name, source)
+
+
+def model_names() -> list[str]:
+    """The names that `load_model` knows: the bundled and other networks of this library, then torchvision's."""
+    import torchvision
+
+    listed: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return [*CATALOGUE, *sorted(listed)]
+
+
+_Loaded = tuple[nn.Module, Preprocess, tuple[str, ...] | None, str]
+
+
+def _from_catalogue(name: str, weights: str | None) -> _Loaded:
+    entry = CATALOGUE[name]
+    if weights is None and name not in BUNDLED:
+        trained = ", ".join(BUNDLED)
+        raise ModelError(f"{name} needs weights: a checkpoint file or 'random' (bundled with weights: {trained})")
+    if weights == "random":
+        with _seeded():
+            model = entry.factory()
+    elif weights is not None and Path(weights).suffix.lower() in KERAS_SUFFIXES:
+        with _seeded():
+            model = load_keras_weights(entry.factory(), weights)
+    else:
+        source = bundled_path(name) if weights is None else weights
+        state = read_checkpoint(source)
+        with _seeded():
+            model = entry.factory(**_classes(entry.factory, state))
+        load_state(model, state, str(source))
+    categories = entry.categories or (imagenet_categories() if entry.imagenet else None)
+    return model, entry.preprocess, _matching(categories, model), "bundled" if weights is None else weights
+
+
+def _from_torchvision(name: str, weights: str | None) -> _Loaded:
+    import torchvision
+
+    known = model_names()
+    if name not in known:
+        near = did_you_mean(name, known) or "; torchviz_cnn.model_names() lists them"
+        raise ModelError(f"no model {name!r}{near} (your own: 'package.module:factory')")
+    entries = list(torchvision.models.get_model_weights(name))
+    first = entries[0] if entries else None
+    if weights is None:
+        raise ModelError(
+            f"{name} needs weights: a checkpoint file, 'random', or 'DEFAULT' to download torchvision's own"
+        )
+    if weights == "random":
+        with _seeded():
+            model = _build(name)
+        return model, _preset(first), _matching(_categories(first), model), "random"
+    versions = {"DEFAULT": torchvision.models.get_model_weights(name).DEFAULT} if entries else {}
+    versions |= {entry.name: entry for entry in entries}
+    if weights in versions and not Path(weights).exists():
+        entry = versions[weights]
+        try:
+            model = torchvision.models.get_model(name, weights=entry)
+        except (OSError, RuntimeError) as error:
+            raise CheckpointError(f"the weights {entry} could not be downloaded from {entry.url}: {error}") from error
+        return model, _preset(entry), _matching(_categories(entry), model), str(entry)
+    if not Path(weights).exists() and not Path(weights).suffix:
+        offered = ["random", *versions]
+        raise ModelError(
+            f"{name} has no weights {weights!r}{did_you_mean(weights, offered)} (a file, or {', '.join(offered)})"
+        )
+    if Path(weights).suffix.lower() in KERAS_SUFFIXES:
+        raise ModelError(
+            f"{weights} is a Keras file, whose networks want other inputs than torchvision's {name}: build the network, call "
+            "load_keras_weights(model, path), and prepare the photos as Keras does"
+        )
+    state = read_checkpoint(weights)
+    official = next((entry for entry in entries if entry.url.endswith(f"/{Path(weights).name}")), None)
+    model = _build_for(name, state, official is not None)
+    load_state(model, state, weights)
+    return model, _preset(official or first), _matching(_categories(official or first), model), weights
+
+
+def _from_factory(name: str, weights: str | None) -> _Loaded:
+    target = _imported(name)
+    state = {} if weights in (None, "random") else read_checkpoint(str(weights))
+    if not isinstance(target, nn.Module | Network):
+        if not callable(target):
+            raise ModelError(f"{name!r} is a {type(target).__name__}, not a function or class that makes a network")
+        with _seeded():
+            try:
+                target = target(**_classes(target, state))
+            except Exception as error:
+                raise ModelError(f"{name!r} failed: {type(error).__name__}: {error}") from error
+    if isinstance(target, Network):
+        loaded = target.model, target.preprocess, target.categories, target.weights
+    elif isinstance(target, nn.Module):
+        grey = input_channels(target) == 1
+        loaded = target, Preprocess(mean=(0.5,), std=(0.5,)) if grey else Preprocess(), None, "its own"
+    else:
+        raise ModelError(f"{name!r} gave a {type(target).__name__}, not a torch.nn.Module")
+    if state:
+        load_state(loaded[0], state, str(weights))
+        return *loaded[:3], str(weights)
+    return loaded
+
+
+def _imported(name: str) -> Any:
+    """What `package.module:attribute` names."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        target: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ModelError(f"no module {error.name!r} to import for {name!r}") from error
+    except Exception as error:
+        raise ModelError(f"importing {module_name!r} failed: {type(error).__name__}: {error}") from error
+    for part in attribute.split("."):
+        public = [known for known in dir(target) if not known.startswith("_")]
+        if not hasattr(target, part):
+            raise ModelError(f"{module_name!r} has no {attribute!r}{did_you_mean(part, public)}")
+        target = getattr(target, part)
+    return target
+
+
+def _build(name: str, **options: Any) -> nn.Module:
+    import torchvision
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the way an unused initialisation will change
+        model: nn.Module = torchvision.models.get_model(name, weights=None, **options)
+    return model
+
+
+def _build_for(name: str, state: dict[str, Tensor], official: bool) -> nn.Module:
+    """The network a checkpoint was saved from: its number of classes, its auxiliary heads."""
+    with torch.device("meta"):
+        accepted = inspect.signature(type(_build(name)).__init__).parameters
+    options: dict[str, Any] = {}
+    if "init_weights" in accepted:
+        options["init_weights"] = False  # slow, and overwritten
+    if "aux_logits" in accepted:
+        options["aux_logits"] = any(key.lower().startswith("aux") for key in state)
+    if "transform_input" in accepted:
+        options["transform_input"] = official  # those weights were trained on inputs of another scale
+    build = partial(_build, name, **options)
+    options |= _classes(build, state, known=True)
+    with _seeded():
+        return _build(name, **options)
+
+
+def _classes(factory: Callable[..., Any], state: dict[str, Tensor], known: bool = False) -> dict[str, int]:
+    """`num_classes` for a factory that takes it, as many as the checkpoint has.
+
+    Whichever tensors change shape with the number of classes are the head; what size they have in the checkpoint is
+    the number.
+    """
+    try:
+        if not state or not (known or "num_classes" in inspect.signature(factory).parameters):
+            return {}
+        with torch.device("meta"):
+            one, two = (factory(num_classes=n).state_dict() for n in (11, 13))
+    except Exception:  # a factory of the user's that cannot be tried out like this: take it as it is
+        return {}
+    head = [key for key in one if one[key].shape != two[key].shape]
+    counts = {state[key].shape[0] for key in head if key in state and state[key].ndim}
+    return {"num_classes": counts.pop()} if len(counts) == 1 else {}
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Random weights that are the same each time, without touching the global random state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def _preset(entry: Any) -> Preprocess:
+    """The preprocessing that torchvision states for a set of weights."""
+    if entry is None:
+        return Preprocess()
+    preset = entry.transforms()
+    return Preprocess(
+        size=(preset.crop_size[0], preset.crop_size[-1]),
+        resize=preset.resize_size[0],
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        interpolation=preset.interpolation.value,
+    )
+
+
+def imagenet_categories() -> tuple[str, ...]:
+    """The thousand class names of ImageNet, in the order of the outputs."""
+    from torchvision.models import AlexNet_Weights
+
+    return tuple(AlexNet_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def _categories(entry: Any) -> tuple[str, ...] | None:
+    return tuple(entry.meta["categories"]) if entry is not None and "categories" in entry.meta else None
+
+
+def _matching(categories: tuple[str, ...] | None, model: nn.Module) -> tuple[str, ...] | None:
+    """Class names, where the network has as many outputs."""
+    outputs = {p.shape[0] for name, p in model.named_parameters() if name.endswith("bias") and p.ndim == 1}
+    return categories if categories and len(categories) in outputs else None
+
+
+def _adapted(
+    preprocess: Preprocess, input_size: int | tuple[int, int] | None, mean: Sequence[float] | None,
+    std: Sequence[float] | None, geometry: Geometry | None,
+) -> Preprocess:  # fmt: skip
+    """Preprocessing with what the caller wants otherwise; the resize keeps its proportion to the input."""
+    changes: dict[str, Any] = {}
+    if input_size is not None:
+        size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+        if len(size) != 2 or min(size) < 1:
+            raise InputError(f"input_size is a side or (height, width) in pixels, not {input_size!r}")
+        changes["size"] = size
+        changes["resize"] = round(min(size) * preprocess.resize / min(preprocess.size))
+    if mean is not None:
+        changes["mean"] = tuple(mean)
+    if std is not None:
+        changes["std"] = tuple(std)
+    if geometry is not None:
+        changes["geometry"] = geometry
+    return replace(preprocess, **changes) if changes else preprocess
+
+
+def _labels(labels: str | Path | Sequence[str]) -> tuple[str, ...]:
+    """Class names from a list, a file with a name per line, or JSON: a list, or a dict from index to name."""
+    if not isinstance(labels, (str, Path)):
+        return tuple(str(label) for label in labels)
+    try:
+        text = Path(labels).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the labels file {labels} cannot be read: {error}") from error
+    if Path(labels).suffix.lower() != ".json":
+        return tuple(line.strip() for line in text.splitlines() if line.strip())
+    try:
+        found = json.loads(text)
+        if isinstance(found, dict):
+            found = [found[str(i)] for i in range(len(found))]
+        # ImageNet's well-known file has [wordnet id, name] for each class.
+        return tuple(str(label[-1] if isinstance(label, list) else label) for label in found)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise InputError(f"the labels file {labels} is no JSON list of names, nor a dict from index to name") from error
