@@ -1,0 +1,123 @@
+"""What all tests share: the data folder, and the proof that a model is given back exactly as it was."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of shared photos and checkpoints; tests that need it are skipped where it is absent."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("TORCHVIZ_CNN_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no shared data at {folder}; set TORCHVIZ_CNN_DATA")
+    return folder
+
+
+@contextmanager
+def unchanged(model: nn.Module, *tensors: Tensor) -> Iterator[None]:
+    """Assert that the block, even if it ends in an exception, leaves no trace on the model, tensors or global state.
+
+    That is: training flags, parameters and buffers (identity, values, `.grad`, `requires_grad`), hooks, other
+    attributes of the modules, the random states of torch, numpy and Python, grad, inference and other modes.
+    """
+    before = Snapshot.of(model, *tensors)
+    try:
+        yield
+    finally:
+        before.check(Snapshot.of(model, *tensors))
+
+
+@dataclass
+class Snapshot:
+    """Everything about a model and the process that a method could hurt, in two kinds.
+
+    `values` are compared by equality, `things` by identity (and kept alive, so that an address cannot return).
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    things: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: nn.Module, *tensors: Tensor) -> Snapshot:
+        self = cls()
+        for name, module in model.named_modules(remove_duplicate=False):
+            self._module(name or "model", module)
+        for i, tensor in enumerate(tensors):
+            self._tensor(f"tensor {i}", tensor)
+        self._process()
+        return self
+
+    def check(self, after: Snapshot) -> None:
+        assert list(after.values) == list(self.values)
+        assert list(after.things) == list(self.things)
+        wrong = [key for key, value in self.values.items() if not _equal(value, after.values[key])]
+        moved = [key for key, thing in self.things.items() if thing is not after.things[key]]
+        assert not wrong, f"changed: {wrong}"
+        assert not moved, f"replaced: {moved}"
+
+    def _module(self, name: str, module: nn.Module) -> None:
+        self.things[name] = module
+        for attribute, value in vars(module).items():
+            if "hooks" in attribute and isinstance(value, dict):
+                self.values[f"{name}.{attribute}"] = [(key, id(hook)) for key, hook in value.items()]
+            elif not isinstance(value, dict):
+                self.things[f"{name}.{attribute}"] = value
+        self.values[f"{name}.training"] = module.training
+        self.values[f"{name} parameters"] = list(module._parameters)
+        self.values[f"{name} buffers"] = list(module._buffers)
+        for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is None:
+                self.things[f"{name}.{key}"] = None
+            else:
+                self._tensor(f"{name}.{key}", tensor)
+
+    def _tensor(self, name: str, tensor: Tensor) -> None:
+        self.things[name] = tensor
+        self.values[f"{name} values"] = tensor.detach().clone()
+        self.values[f"{name} address"] = tensor.data_ptr()
+        if tensor.is_inference():
+            return
+        self.values[f"{name}.requires_grad"] = tensor.requires_grad
+        self.values[f"{name} hooks"] = len(tensor._backward_hooks or {})
+        if tensor.is_leaf:
+            self.things[f"{name}.grad"] = tensor.grad
+            self.values[f"{name}.grad values"] = None if tensor.grad is None else tensor.grad.clone()
+
+    def _process(self) -> None:
+        self.values["torch random state"] = torch.get_rng_state()
+        self.values["numpy random state"] = np.random.get_state()
+        self.values["Python random state"] = random.getstate()
+        self.values["grad enabled"] = torch.is_grad_enabled()
+        self.values["inference mode"] = torch.is_inference_mode_enabled()
+        self.values["anomaly mode"] = torch.is_anomaly_enabled()
+        self.values["deterministic"] = torch.are_deterministic_algorithms_enabled()
+        self.values["default dtype"] = torch.get_default_dtype()
+        self.values["threads"] = torch.get_num_threads()
+        self.values["function modes"] = torch.overrides._len_torch_function_stack()  # type: ignore[attr-defined]
+        self.values["dispatch modes"] = len(torch.utils._python_dispatch._get_current_dispatch_mode_stack())  # type: ignore[no-untyped-call]
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        same = a.dtype == b.dtype and a.shape == b.shape and a.device == b.device
+        return same and bool(((a == b) | (a.isnan() & b.isnan())).all())
+    if isinstance(a, np.ndarray):
+        return np.array_equal(a, b)
+    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    return type(a) is type(b) and bool(a == b)

@@ -1,0 +1,275 @@
+"""load_model: names, checkpoints of every form, and one clear error for each that does not fit."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import torchviz_cnn as tvc
+from tests.conftest import unchanged
+
+NAME = "squeezenet1_1"
+
+
+class Wrapped(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.module = inner
+
+
+@pytest.fixture(scope="module")
+def trained() -> nn.Module:
+    return tvc.load_model(NAME, "random").model
+
+
+def tiny(num_classes: int = 5) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes)
+    )
+
+
+@pytest.fixture
+def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "usernet.py").write_text(
+        "import torch\nfrom tests.test_loading import tiny\n"
+        "broken = lambda: 1 / 0\nnumber = 3\ndef text(): return 'text'\ninstance = tiny()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("usernet", None)
+    return tmp_path
+
+
+def test_random_weights_are_the_same_each_time_and_leave_the_random_state_alone(trained: nn.Module) -> None:
+    with unchanged(nn.Identity()):
+        again = tvc.load_model(NAME, "random")
+    assert all(
+        torch.equal(a, b) for a, b in zip(trained.state_dict().values(), again.model.state_dict().values(), strict=True)
+    )
+    assert not again.model.training
+    assert again.input_size == (224, 224)
+    assert again.categories is not None
+    assert again.categories[386] == "African elephant"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "plain",
+        "module.",
+        "_orig_mod.",
+        "module._orig_mod.",
+        "model.",
+        "state_dict",
+        "model_and_optimiser",
+        "safetensors",
+    ],
+)
+def test_checkpoints_of_every_form(form: str, trained: nn.Module, tmp_path: Path) -> None:
+    state = trained.state_dict()
+    path = tmp_path / "checkpoint.pth"
+    if form == "safetensors":
+        path = path.with_suffix(".safetensors")
+        save_file(state, path)
+    elif form.endswith("."):
+        torch.save({form + name: tensor for name, tensor in state.items()}, path)
+    elif form == "state_dict":
+        torch.save({"epoch": 3, "state_dict": {"module." + n: t for n, t in state.items()}, "best": 0.5}, path)
+    elif form == "model_and_optimiser":
+        optimiser = torch.optim.SGD(trained.parameters(), 0.1).state_dict()
+        torch.save({"weights_of_the_net": state, "optimizer": optimiser, "epoch": 3}, path)
+    else:
+        torch.save(state, path)
+    net = tvc.load_model(NAME, path)
+    assert all(torch.equal(tensor, net.model.state_dict()[name]) for name, tensor in state.items())
+    assert str(path) in repr(net)
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "resnet18", "mobilenet_v3_small"])
+def test_number_of_classes_is_the_checkpoints(name: str, tmp_path: Path) -> None:
+    import torchvision
+
+    state = torchvision.models.get_model(name, weights=None, num_classes=7).state_dict()
+    torch.save(state, tmp_path / "seven.pth")
+    net = tvc.load_model(name, tmp_path / "seven.pth", labels=list("abcdefg"))
+    assert net.model(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
+    assert net.categories == tuple("abcdefg")
+    assert tvc.load_model(name, tmp_path / "seven.pth").categories is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("auxiliary", [True, False])
+def test_auxiliary_heads_are_the_checkpoints(auxiliary: bool, tmp_path: Path) -> None:
+    import torchvision
+
+    model = torchvision.models.googlenet(weights=None, init_weights=False, aux_logits=auxiliary)
+    for name in ("mine.pth", "googlenet-1378be20.pth"):  # the second is torchvision's own file's name
+        torch.save(model.state_dict(), tmp_path / name)
+        net = tvc.load_model("googlenet", tmp_path / name)
+        assert net.model.aux_logits is auxiliary
+        assert net.model.transform_input is (name != "mine.pth")
+
+
+def test_preprocessing_is_the_weights_own(tmp_path: Path) -> None:
+    import torchvision
+
+    state = torchvision.models.resnet50(weights=None).state_dict()
+    for file, resize in (("resnet50-0676ba61.pth", 256), ("resnet50-11ad3fa6.pth", 232)):
+        torch.save(state, tmp_path / file)
+        assert tvc.load_model("resnet50", tmp_path / file).preprocess.resize == resize
+        (tmp_path / file).unlink()
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("evil-was-here"),))
+
+
+def test_files_that_cannot_be_read_are_named(
+    tmp_path: Path, trained: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    good = tmp_path / "good.pth"
+    torch.save(trained.state_dict(), good)
+    files = {
+        "truncated.pth": good.read_bytes()[:5000],
+        "empty.pth": b"",
+        "text.pth": b"hello, this is no checkpoint",
+        "bad.safetensors": b"\x10" * 100,
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(tvc.CheckpointError, match=name.replace(".", r"\.")):
+            tvc.load_model(NAME, tmp_path / name)
+    torch.save({"state_dict": trained.state_dict(), "evil": Evil()}, tmp_path / "evil.pth")
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Evil()))
+    torch.save(trained, tmp_path / "whole.pth")
+    for name in ("evil.pth", "evil.pkl", "whole.pth"):
+        with pytest.raises(tvc.CheckpointError, match="pickled Python objects"):
+            tvc.load_model(NAME, tmp_path / name)
+    assert not (tmp_path / "evil-was-here").exists()
+    with pytest.raises(tvc.CheckpointError, match=r"no checkpoint .*goood\.pth; did you mean 'good\.pth'"):
+        tvc.load_model(NAME, tmp_path / "goood.pth")
+    with pytest.raises(tvc.CheckpointError, match="is a folder"):
+        tvc.load_model(NAME, tmp_path)
+    torch.save({"epoch": 3, "history": [1, 2]}, tmp_path / "history.pth")
+    with pytest.raises(tvc.CheckpointError, match="holds no state_dict: its keys are epoch, history"):
+        tvc.load_model(NAME, tmp_path / "history.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(tvc.CheckpointError, match="holds a list"):
+        tvc.load_model(NAME, tmp_path / "list.pth")
+
+
+def test_another_architectures_checkpoint_says_what_does_not_match(tmp_path: Path, trained: nn.Module) -> None:
+    state = dict(trained.state_dict())
+    state.pop("features.0.bias")
+    state["features.3.squeeze.weight"] = torch.zeros(1, 2, 3, 4)
+    state["extra"] = torch.zeros(1)
+    torch.save(state, tmp_path / "other.pth")
+    words = (
+        r"other\.pth does not fit SqueezeNet: 50 of its 52 tensors match; missing features\.0\.bias; unexpected extra; "
+        r"other shape: features\.3\.squeeze\.weight is \(1, 2, 3, 4\), not \(16, 64, 1, 1\)"
+    )
+    with pytest.raises(tvc.CheckpointError, match=words):
+        tvc.load_model(NAME, tmp_path / "other.pth")
+
+
+def test_names_that_do_not_exist(user_module: Path) -> None:
+    for name, weights, words in [
+        ("resnet5O", "random", "no model 'resnet5O'; did you mean 'resnet50'"),
+        ("vgg16", None, "vgg16 needs weights"),
+        ("vgg16", "DEFALT", "no weights 'DEFALT'; did you mean 'DEFAULT'"),
+        ("xception", None, "xception needs weights"),
+        ("nosuchmodule:net", None, "no module 'nosuchmodule'"),
+        ("usernet:tinny", None, "'usernet' has no 'tinny'; did you mean 'tiny'"),
+        ("usernet:broken", None, "'usernet:broken' failed: ZeroDivisionError"),
+        ("usernet:number", None, "is a int"),
+        ("usernet:text", None, r"gave a str, not a torch\.nn\.Module"),
+    ]:
+        with pytest.raises(tvc.ModelError, match=words):
+            tvc.load_model(name, weights)
+    with pytest.raises(tvc.InputError, match="no device 'cuda:99' here"):
+        tvc.load_model(NAME, "random", device="cuda:99")
+
+
+def test_a_users_own_factory(user_module: Path, tmp_path: Path) -> None:
+    net = tvc.load_model("usernet:tiny", input_size=(20, 30), labels=list("abcde"))
+    assert net.preprocess.mean == (0.5,)  # its first convolution is for grey pictures
+    assert net.input_size == (20, 30)
+    torch.save(tiny(9).state_dict(), tmp_path / "nine.pth")
+    assert tvc.load_model("usernet:tiny", tmp_path / "nine.pth").model(torch.zeros(1, 1, 9, 9)).shape == (1, 9)
+    assert isinstance(tvc.load_model("usernet:instance").model, nn.Sequential)
+
+
+def test_labels_from_files(user_module: Path, tmp_path: Path) -> None:
+    files = {
+        "names.txt": "a\nb\n\nc\n",
+        "list.json": json.dumps(["a", "b", "c"]),
+        "dict.json": json.dumps({"0": "a", "1": "b", "2": "c"}),
+        "imagenet.json": json.dumps({str(i): [f"n{i}", name] for i, name in enumerate("abc")}),
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        assert tvc.load_model("usernet:tiny", labels=tmp_path / name).categories == ("a", "b", "c")
+    (tmp_path / "bad.json").write_text('{"1": 2}')
+    for wrong in ("bad.json", "missing.txt"):
+        with pytest.raises(tvc.InputError, match=wrong):
+            tvc.load_model("usernet:tiny", labels=tmp_path / wrong)
+
+
+def test_class_names() -> None:
+    net = tvc.load_model(NAME, "random")
+    assert net.class_index("african elephant") == net.class_index(386) == net.class_index("386") == 386
+    assert net.class_index("African_elephant") == 386
+    assert net.category(386) == "African elephant"
+    assert net.category(5000) == "class 5000"
+    with pytest.raises(tvc.ModelError, match="no class 'Afrikan elephant'; did you mean 'African elephant'"):
+        net.class_index("Afrikan elephant")
+
+
+def test_class_names_that_are_not_unique_or_not_known(user_module: Path) -> None:
+    twice = tvc.load_model("usernet:tiny", labels=["cat", "dog", "Cat"])
+    with pytest.raises(tvc.ModelError, match=r"2 classes of usernet:tiny are called 'cat': 0, 2; give the index"):
+        twice.class_index("cat")
+    with pytest.raises(tvc.ModelError, match="class names of usernet:tiny are not known"):
+        tvc.load_model("usernet:tiny").class_index("cat")
+
+
+@pytest.mark.parametrize("name", ["convnet_2017", "convnet_2025", "mini_xception", "fashion_mnist_convnet", "zfnet"])
+def test_own_networks_by_name(name: str) -> None:
+    net = tvc.load_model(name, "random")
+    x = torch.zeros(2, len(net.preprocess.mean), *net.input_size)
+    assert net.model(x).shape[0] == 2
+    assert name in tvc.model_names()
+
+
+def test_download_is_asked_of_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the download itself: the weights' own URL is what would be fetched."""
+    asked: list[str] = []
+
+    def refuse(url: str, *args: Any, **kwargs: Any) -> Any:
+        asked.append(url)
+        raise OSError("no network here")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    with pytest.raises(tvc.CheckpointError, match="could not be downloaded"):
+        tvc.load_model(NAME, "DEFAULT")
+    assert len(asked) == 1
+    assert asked[0].rpartition("/")[2].startswith("squeezenet1_1-")
+
+
+def test_geometry_is_used_where_maps_are_drawn() -> None:
+    from PIL import Image
+
+    photo = Image.new("RGB", (200, 100))
+    for geometry, width in (("crop", 88), ("stretch", 200)):
+        net = tvc.load_model(NAME, "random", geometry=geometry)  # type: ignore[arg-type]
+        left, _, right, _ = net.preprocess.seen_box(*photo.size)
+        assert round(right - left) == width
