@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -192,14 +193,13 @@ def grad_cam(
     with untouched(model) as lent:
         x = lend_input(lent, _images(x))
         layer = last_spatial_layer(lent, x[:1]) if layer is None else layer
-        leaf, output = _from_layer(lent, x, layer)
-        logits = class_outputs(output, len(x))
-        classes, one = resolve_target(target, logits)
-        with torch.autocast(x.device.type, enabled=False):
-            maps = [
-                torch.einsum("kbc,bchw->bkhw", gradient.float().mean((-2, -1)), leaf.detach().float())
-                for gradient in _gradients(lent, layer, score_of(logits, classes, score), leaf)
-            ]
+        with _from_layer(lent, x, layer) as (leaf, output):
+            logits = class_outputs(output, len(x))
+            classes, one = resolve_target(target, logits)
+            gradients = _gradients(lent, layer, score_of(logits, classes, score), leaf)
+            with torch.autocast(x.device.type, enabled=False):
+                activations = leaf.detach().float()
+                maps = [torch.einsum("kbc,bchw->bkhw", g.float().mean((-2, -1)), activations) for g in gradients]
         values = torch.cat(maps, 1)
         if relu:
             values = _positive(values, classes, layer)
@@ -228,16 +228,17 @@ def class_activation_map(model: nn.Module, x: Tensor, target: Target = None, *, 
     with untouched(model) as lent:
         x = lend_input(lent, _images(x))
         layer = last_spatial_layer(lent, x[:1], pooled=True) if layer is None else layer
-        leaf, output = _from_layer(lent, x, layer, factors=(1, 0, _LARGE))
-        logits, constant, large = class_outputs(output, 3 * len(x)).chunk(3)
-        classes, one = resolve_target(target, logits)
-        scores = logits.gather(1, classes)
-        area = leaf.shape[2] * leaf.shape[3]
-        with torch.autocast(x.device.type, enabled=False):
+        with _from_layer(lent, x, layer, factors=(1, 0, _LARGE)) as (leaf, output):
+            logits, constant, large = class_outputs(output, 3 * len(x)).chunk(3)
+            classes, one = resolve_target(target, logits)
+            scores = logits.gather(1, classes)
+            gradients = _gradients(lent, layer, scores, leaf)
+            area = leaf.shape[2] * leaf.shape[3]
             maps = []
-            for gradient in _gradients(lent, layer, scores, leaf):
-                _require_pooled(lent, layer, leaf, gradient)
-                maps.append(area * torch.einsum("kbchw,bchw->bkhw", gradient.float(), leaf.detach().float()))
+            with torch.autocast(x.device.type, enabled=False):
+                for gradient in gradients:
+                    _require_pooled(lent, layer, leaf, gradient)
+                    maps.append(area * torch.einsum("kbchw,bchw->bkhw", gradient.float(), leaf.detach().float()))
         values = torch.cat(maps, 1)
         explained = values.mean((2, 3))
         for seen, factor in ((scores, 1), (large.gather(1, classes), _LARGE)):
@@ -253,10 +254,14 @@ def _images(x: Tensor) -> Tensor:
     return x
 
 
-def _from_layer(model: nn.Module, x: Tensor, layer: str, factors: tuple[int, ...] = (1,)) -> tuple[Tensor, Any]:
+@contextmanager
+def _from_layer(
+    model: nn.Module, x: Tensor, layer: str, factors: tuple[int, ...] = (1,)
+) -> Iterator[tuple[Tensor, Any]]:
     """Run the model with the layer's output as the leaf of the graph: nothing before it is differentiated.
 
-    What follows the layer runs on one batch for each factor, the layer's output times that.
+    Gives the leaf and the model's output; what follows the layer runs on one batch for each factor, the layer's output
+    times that. Differentiate inside the block: with activation checkpointing, the layer runs again then.
     """
     leaf: Tensor | None = None
 
@@ -276,19 +281,21 @@ def _from_layer(model: nn.Module, x: Tensor, layer: str, factors: tuple[int, ...
         hooks.on_forward(layer, lift)
         output = hooks.run(x, stop_early=False)
         hooks.require_reached()
-    assert leaf is not None  # the layer was reached
-    return leaf, output
+        assert leaf is not None  # since the layer was reached
+        yield leaf, output
 
 
-def _gradients(model: nn.Module, layer: str, scores: Tensor, leaf: Tensor) -> list[Tensor]:
-    found = [part[0] for _, part in score_gradients(scores, [leaf])] if scores.requires_grad else [None]
-    gradients = [gradient for gradient in found if gradient is not None]
-    if len(gradients) < len(found):
+def _gradients(model: nn.Module, layer: str, scores: Tensor, leaf: Tensor) -> Iterator[Tensor]:
+    """The gradient of the scores (B, K) with respect to the layer, as (k, B, C, h, w) for some of the classes at a time."""
+    parts = score_gradients(scores, [leaf]) if scores.requires_grad else iter([(slice(0), [None])])
+    for _, (gradient,) in parts:
+        if gradient is not None:
+            yield gradient
+            continue
         raise ModelError(
             f"no gradient comes back to layer {layer!r} of {type(model).__name__}: the score does not depend on it, or the "
             "model detaches it or runs a part of itself under torch.no_grad()"
         )
-    return gradients
 
 
 def _require_pooled(model: nn.Module, layer: str, leaf: Tensor, gradient: Tensor) -> None:

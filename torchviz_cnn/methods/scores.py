@@ -148,6 +148,6 @@ def _as_index(target: Any) -> Tensor:
         index = torch.as_tensor(target).detach()
     except (TypeError, ValueError, RuntimeError):
         raise TargetError(f"a target is a rectangle of class indices, (B,) or (B, K), not {target!r}") from None
-    if index.dtype.is_floating_point or index.dtype.is_complex or index.dtype == torch.bool:
+    if index.numel() and (index.dtype.is_floating_point or index.dtype.is_complex or index.dtype == torch.bool):
         raise TargetError(f"a target holds class indices, whole numbers, not {index.dtype}")
     return index.long()
