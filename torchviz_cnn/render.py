@@ -23,6 +23,8 @@ Order = Literal["rows", "columns"]
 def standardised_tiles(maps: Array) -> Array:
     """Each map (n, h, w) minus its mean, divided by its deviation, x 64 + 128, clipped: uint8. Constant maps are 0."""
     maps = np.nan_to_num(maps.astype(np.float32))
+    # Scaled by a power of two, which is exact, so that squares neither overflow nor vanish.
+    maps = np.ldexp(maps, -np.frexp(np.abs(maps).max((1, 2), keepdims=True))[1])
     mean, deviation = maps.mean((1, 2), keepdims=True), maps.std((1, 2), keepdims=True)
     flat = (maps.max((1, 2), keepdims=True) == maps.min((1, 2), keepdims=True)) | (deviation == 0)
     scaled = (maps - mean) / np.where(flat, 1, deviation) * 64 + 128
@@ -85,9 +87,10 @@ def resample(values: Array, box: Box, width: int, height: int, interpolation: In
 
 def _weights(count: int, places: Array, interpolation: Interpolation) -> Array:
     """The share of each of `count` samples, each in the middle of its cell of 0..1, in the value at each place."""
-    at = np.clip(places * count - 0.5, 0, count - 1)
     if interpolation == "nearest":
-        return np.asarray(np.rint(at)[:, None] == np.arange(count), dtype=np.float64)
+        cells = np.clip(np.floor(places * count), 0, count - 1)
+        return np.asarray(cells[:, None] == np.arange(count), dtype=np.float64)
+    at = np.clip(places * count - 0.5, 0, count - 1)
     if interpolation == "bilinear":
         return np.asarray(np.maximum(0, 1 - np.abs(at[:, None] - np.arange(count))))
     if interpolation != "quadratic":
@@ -169,7 +172,9 @@ def panel(pictures: Sequence[Image.Image | Array], titles: Sequence[str], headli
 
     ratios = [_size(picture)[0] / _size(picture)[1] for picture in pictures]
     ratios = [min(max(ratio, 0.25), 4) for ratio in ratios]
-    figure = Figure(figsize=(4 * sum(ratios) + 0.4, 4.4 + 0.4 * bool(headline)), dpi=100, layout="constrained")
+    # As wide as the pictures are when 4 inches high, with the gaps that the layout puts between them.
+    width = 4 * sum(ratios) + 0.15 * len(ratios)
+    figure = Figure(figsize=(width, 4.3 + 0.35 * bool(headline)), dpi=100, layout="constrained")
     grid = figure.add_gridspec(1, len(pictures), width_ratios=ratios)
     for place, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
         axes = figure.add_subplot(grid[0, place])
