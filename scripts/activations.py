@@ -1,6 +1,6 @@
 """Draw what every convolution and pooling layer of a torchvision network gives for a photo.
 
-    python scripts/activations.py elephant.jpg vgg16 vgg16-397923af.pth
+python scripts/activations.py elephant.jpg vgg16 vgg16-397923af.pth
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Make the pictures of README and docs from what the code computes: the bundled network on a CC0 photo.
 
-    python scripts/figures.py [FOLDER]
+python scripts/figures.py [FOLDER]
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from torchviz_cnn import render
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     net = tvc.load_model("cats_and_dogs")
-    photo = Image.fromarray(data.chelsea())
+    photo = Image.fromarray(data.chelsea())  # type: ignore[no-untyped-call]
     x = net.preprocess(photo)[None]
 
     heat = tvc.grad_cam(net.model, x, target=net.class_index("cat"))
     save(heat.plot(photo, truth="cat", categories=net.categories), folder / "grad_cam.png", 1400)
 
     acts = tvc.capture(net.model, x)
-    save(acts.plot("conv3"), folder / "activations.png", 1400)
+    save(acts.plot("conv3", channels=range(48)), folder / "activations.png", 1200)
     layers = [name for name in acts if acts[name].shape[2] > 1]
     rows = [strip(acts, name) for name in layers]
-    save(stack(rows), folder / "depth.png", 1400)
+    save(stack(rows), folder / "depth.png", 1000)
 
 
 def strip(acts: tvc.Activations, layer: str, side: int = 96) -> Image.Image:

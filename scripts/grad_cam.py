@@ -1,6 +1,6 @@
 """Lay a class heatmap over a photo, with a torchvision network.
 
-    python scripts/grad_cam.py elephant.jpg vgg16 vgg16-397923af.pth features.29
+python scripts/grad_cam.py elephant.jpg vgg16 vgg16-397923af.pth features.29
 """
 
 import sys

@@ -39,7 +39,8 @@ ids = [f"{build.__name__}-{layer}" for build, layer in NETWORKS]
 
 def by_hand(model: nn.Module, x: Tensor, layer: str, scores: Callable[[Tensor], Tensor]) -> Tensor:
     """Grad-CAM before its ReLU, by plain autograd through the whole network, one image at a time."""
-    maps, kept = [], []
+    maps: list[Tensor] = []
+    kept: list[Tensor] = []
     for i in range(len(x)):
         kept.clear()
         handle = model.get_submodule(layer).register_forward_hook(lambda module, args, output: kept.append(output))
@@ -334,7 +335,7 @@ def test_overlay_is_the_textbooks_sum() -> None:
     values = torch.rand(1, 40, 40, generator=torch.Generator().manual_seed(0))
     from matplotlib import colormaps
 
-    scaled = np.rint(values[0].double().numpy() / float(values.max()) * 255).astype(np.uint8)
+    scaled = (values[0].double().numpy() / float(values.max()) * 255).astype(np.uint8)
     jet = colormaps["jet"](np.arange(256), bytes=True)[:, :3][scaled].astype(float)
     expected = np.clip(np.asarray(photo) + 0.4 * jet, 0, 255)
     drawn = np.asarray(heatmap(values, (40, 40)).overlay(photo), dtype=float)

@@ -134,7 +134,7 @@ def test_interrupting_is_one_line(
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.tvc, "describe", interrupted)
+    monkeypatch.setattr("torchviz_cnn.describe", interrupted)
     assert main(["layers", *NET]) == 130
     assert capsys.readouterr().err == "torchviz-cnn: interrupted\n"
 

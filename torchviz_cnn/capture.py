@@ -33,7 +33,7 @@ class Activations(Mapping[str, Tensor]):
 
     def __getitem__(self, layer: str) -> Tensor:
         try:
-            return self.tensors[layer]
+            return self.tensors[layer.removesuffix("#0") if isinstance(layer, str) else layer]
         except KeyError:
             near = did_you_mean(str(layer), self.tensors)
             raise _MissingLayer(f"no layer {layer!r} was captured{near or ''} There are: {', '.join(self)}") from None
@@ -43,6 +43,10 @@ class Activations(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.tensors)
+
+    # Results are values that compare by identity: `Mapping` would compare tensors.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def sparsity(self, layer: str) -> Tensor:
         """Share of a layer's channels that are zero everywhere, for each image: (B,) in 0..1. It grows with depth."""
@@ -122,7 +126,7 @@ def capture(
     have run. Nothing is copied but what a later module overwrites in place.
 
     Raises LayerError for a name or pattern without a match (with the nearest name), a layer that the forward pass
-    does not reach, and one that gives no tensor; InputError for an input that is no batch.
+    does not reach, and one that gives no tensor; InputError for an input that is no tensor or empty.
 
     >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(72, 5))
     >>> capture(model, torch.zeros(1, 1, 8, 8), ["0", nn.ReLU])

@@ -69,7 +69,7 @@ def activations(args: argparse.Namespace) -> None:
             folder = args.out / photos[path]
             print(f"{path} -> {folder}")
             for place, name in enumerate(tqdm(drawn, photos[path], leave=False, disable=not sys.stderr.isatty())):
-                results.save_image(folder / f"{place:02d}_{_file(name)}.png", acts.plot(name, index))
+                results.save_image(folder / f"{place:02d}_{results.safe_name(name)}.png", acts.plot(name, index))
                 shape = " x ".join(map(str, acts[name].shape[1:]))
                 print(f"  {name}: {shape}, {float(acts.sparsity(name)[index]):.0%} of the channels all zero")
             if args.save:
@@ -194,15 +194,9 @@ def _network(args: argparse.Namespace) -> tvc.Network:
 
 def _photos(paths: Sequence[Path]) -> dict[Path, str]:
     """Each photo with a name for its files; read once, so that a broken one is named before anything is written."""
-    names: dict[Path, str] = {}
-    for path in dict.fromkeys(paths):
+    for path in paths:
         tvc.read_image(path)
-        stem, taken, copy = _file(path.stem), set(names.values()), 2
-        name = stem
-        while name in taken:
-            name, copy = f"{stem}-{copy}", copy + 1
-        names[path] = name
-    return names
+    return results.file_names(paths)
 
 
 def _batches(
@@ -222,7 +216,7 @@ def _write_heatmap(
     drawn: dict[str, Any] = {"index": index, "k": k, "colormap": args.colormap}
     over = {**drawn, "alpha": args.alpha, "blend": args.blend}
     if heat.target.ndim == 2 and heat.target.shape[1] > 1:
-        name = f"{name}_{_file(net.category(int(heat.target[index, k])))}"
+        name = f"{name}_{results.safe_name(net.category(int(heat.target[index, k])))}"
     pictures = {
         "heatmap": heat.image(photo, **drawn),
         "overlay": heat.overlay(photo, **over),
@@ -232,11 +226,6 @@ def _write_heatmap(
         results.save_image(args.out / f"{name}_{kind}.png", picture)
     x, y = heat.peak(photo, index=index, k=k)
     print(f"  {args.out / name}_{{heatmap,overlay,panel}}.png, strongest at x {x}, y {y}")
-
-
-def _file(name: str) -> str:
-    """A name that is safe in a file's name."""
-    return re.sub(r"[^\w.#+-]+", "_", name).strip("._") or "unnamed"
 
 
 def _positive(text: str) -> int:

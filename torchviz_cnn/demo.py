@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import html
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 from PIL import Image
@@ -12,7 +14,7 @@ from tqdm import tqdm
 
 from torchviz_cnn import results
 from torchviz_cnn.capture import capture
-from torchviz_cnn.errors import ImageError
+from torchviz_cnn.errors import EmptyMapWarning, ImageError
 from torchviz_cnn.images import read_image
 from torchviz_cnn.layers import describe
 from torchviz_cnn.methods.cam import class_activation_map, grad_cam
@@ -25,31 +27,34 @@ MODEL = "cats_and_dogs"
 def run(out: Path, images: Sequence[Path] = (), progress: bool = False) -> Path:
     """Write activations, class heatmaps and an index page for photos, by default a cat. Gives the page's path."""
     net = load_model(MODEL)
-    photos = {path.stem: read_image(path) for path in images} or {"chelsea": _cat()}
-    sections = []
-    for name, photo in tqdm(photos.items(), "demo", disable=not progress):
-        sections.append(_section(net, name, photo, out))
+    photos = [(path.stem, name, read_image(path)) for path, name in results.file_names(images).items()]
+    photos = photos or [("chelsea", "chelsea", _cat())]
+    sections = [_section(net, *photo, out) for photo in tqdm(photos, "demo", disable=not progress)]
     table = html.escape(str(describe(net.model, net.input_size)))
     page = _PAGE.format(body="\n".join(sections), model=html.escape(repr(net)), table=table)
     return results.write(out / "index.html", lambda file: file.write(page.encode()))
 
 
-def _section(net: Network, name: str, photo: Image.Image, out: Path) -> str:
+def _section(net: Network, title: str, folder: str, photo: Image.Image, out: Path) -> str:
     x = net.preprocess(photo)[None]
     classes = torch.arange(len(net.categories or ()))[None]
-    heat, cam = grad_cam(net.model, x, target=classes), class_activation_map(net.model, x, target=classes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EmptyMapWarning)  # said in the caption instead
+        heat = grad_cam(net.model, x, target=classes)
+    cam = class_activation_map(net.model, x, target=classes)
     acts = capture(net.model, x)
     chances = probabilities(heat.logits)[0].tolist()
     pictures: list[tuple[str, str]] = []
 
     def add(file: str, picture: Image.Image, caption: str) -> None:
-        results.save_image(out / name / file, picture)
-        pictures.append((f"{name}/{file}", caption))
+        results.save_image(out / folder / file, picture)
+        pictures.append((f"{folder}/{file}", caption))
 
     for k, category in enumerate(net.categories or ()):
         for map_, kind in ((heat, "grad_cam"), (cam, "cam")):
             picture = map_.plot(photo, k=k, categories=net.categories)
-            add(f"{kind}_{category}.png", picture, f"{map_.method} for {category}, at {map_.layer}")
+            none = "" if map_.map(0, k).any() else ": nothing speaks for it"
+            add(f"{kind}_{category}.png", picture, f"{map_.method} for {category}, at {map_.layer}{none}")
     for place, layer in enumerate(layer for layer, maps in acts.items() if maps.shape[2:] != (1, 1)):
         zero = float(acts.sparsity(layer)[0])
         add(
@@ -59,12 +64,12 @@ def _section(net: Network, name: str, photo: Image.Image, out: Path) -> str:
         )
     said = ", ".join(f"{c} {p:.3f}" for c, p in zip(net.categories or (), chances, strict=True))
     figures = "\n".join(
-        f'<figure><img loading="lazy" src="{html.escape(src)}" alt="{html.escape(caption)}">'
+        f'<figure><img loading="lazy" src="{quote(src)}" alt="{html.escape(caption)}">'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
         for src, caption in pictures
     )
-    print(f"{name}: {said}")
-    return f"<h2>{html.escape(name)}: {html.escape(said)}</h2>\n{figures}"
+    print(f"{title}: {said}")
+    return f"<h2>{html.escape(title)}: {html.escape(said)}</h2>\n{figures}"
 
 
 def _cat() -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,21 +39,20 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     `max_pixels`.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ImageError(f"{path} is a folder, not an image")
-    if not path.exists():
-        near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
-        raise ImageError(f"no image {path}{near}")
+    if not os.path.exists(path):
+        raise ImageError(f"no image {path}{did_you_mean(path.name, _names_in(path.parent))}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # of large pictures and odd metadata
             with Image.open(path) as image:
                 if image.width * image.height > max_pixels:
                     raise ImageError(
                         f"{path} has {image.width} x {image.height} pixels; at most {max_pixels:,} are read (max_pixels)"
                     )
                 image.load()
-                return to_rgb(ImageOps.exif_transpose(image))
+                return _converted(ImageOps.exif_transpose(image))
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -64,11 +64,28 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL image as RGB: 16-bit scaled to 8, floats of 0..1 to 0..255, transparency laid on white."""
+    """Any PIL image as RGB: 16-bit scaled to 8, floats of 0..1 to 0..255, transparency laid on white.
+
+    Raises ImageError for what is no PIL image, or of a mode that PIL cannot convert.
+    """
     if not isinstance(image, Image.Image):
         raise ImageError(f"a photo is a PIL image, not a {type(image).__name__}; read_image(path) gives one")
+    try:
+        return _converted(image)
+    except ValueError as error:
+        raise ImageError(f"a photo of mode {image.mode!r} cannot be turned into RGB: {error}") from error
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (OSError, ValueError):
+        return []
+
+
+def _converted(image: Image.Image) -> Image.Image:
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
-        values = np.array(image, dtype=np.float64)
+        values = np.nan_to_num(np.array(image, dtype=np.float64))
         floats = image.mode == "F"
         values *= (255 if values.max(initial=0) <= 1 else 1) if floats else 1 / 257
         return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).convert("RGB")
@@ -99,6 +116,8 @@ class Preprocess:
             raise InputError(f"geometry is 'crop', 'stretch' or 'pad', not {self.geometry!r}")
         if self.interpolation not in _RESAMPLING:
             raise InputError(f"interpolation is one of {', '.join(_RESAMPLING)}, not {self.interpolation!r}")
+        if min(*self.size, self.resize) < 1:
+            raise InputError(f"size {self.size} and resize {self.resize} are at least 1 pixel")
         if len(self.mean) != len(self.std) or not all(self.std):
             raise InputError(f"mean {self.mean} and std {self.std} have one number per channel, std none of 0")
 
@@ -122,15 +141,16 @@ class Preprocess:
             scaled = self._scaled(photo.width, photo.height)
             colour = tuple(round(m * 255) for m in self.mean)
             canvas = Image.new(image.mode, (width, height), colour if len(colour) == 3 else colour[0])
-            canvas.paste(image.resize(scaled, how), ((width - scaled[0]) // 2, (height - scaled[1]) // 2))
+            corner = self._corner(scaled)
+            canvas.paste(image.resize(scaled, how), (-corner[0], -corner[1]))
             return canvas
         scaled = self._scaled(photo.width, photo.height)
         if scaled[0] * scaled[1] > MAX_PIXELS:  # a strip: resize only the part that is kept
             left, top, right, bottom = self.seen_box(photo.width, photo.height)
             inside = (max(left, 0), max(top, 0), min(right, photo.width), min(bottom, photo.height))
             return image.resize((width, height), how, box=inside)
-        left, top = (round((scaled[0] - width) / 2), round((scaled[1] - height) / 2))
-        return image.resize(scaled, how).crop((left, top, left + width, top + height))
+        x, y = self._corner(scaled)
+        return image.resize(scaled, how).crop((x, y, x + width, y + height))
 
     def seen_box(self, width: int, height: int) -> Box:
         """What part of a photo of this size the network sees: (left, top, right, bottom) in the photo's pixels.
@@ -141,11 +161,7 @@ class Preprocess:
             return (0.0, 0.0, float(width), float(height))
         scaled = self._scaled(width, height)
         h, w = self.size
-        offset = (scaled[0] - w) / 2, (scaled[1] - h) / 2
-        if self.geometry == "crop":
-            left, top = round(offset[0]), round(offset[1])
-        else:
-            left, top = -((w - scaled[0]) // 2), -((h - scaled[1]) // 2)
+        left, top = self._corner(scaled)
         x, y = width / scaled[0], height / scaled[1]
         return (left * x, top * y, (left + w) * x, (top + h) * y)
 
@@ -160,6 +176,12 @@ class Preprocess:
     def stretched(self) -> Preprocess:
         """The same, with the whole photo stretched to the input's size."""
         return replace(self, geometry="stretch")
+
+    def _corner(self, scaled: tuple[int, int]) -> tuple[int, int]:
+        """Left and top of the input on the resized photo, rounded as torchvision does; negative where it is padded."""
+        spare = scaled[0] - self.size[1], scaled[1] - self.size[0]
+        left, top = (round(s / 2) if s > 0 else -(-s // 2) for s in spare)
+        return left, top
 
     def _scaled(self, width: int, height: int) -> tuple[int, int]:
         """The photo's size (W, H) after its resize."""

@@ -56,9 +56,17 @@ def unit_range(values: Array) -> Array:
     return positive / peak if peak > 0 else positive
 
 
+def signed_colours(values: Array) -> Array:
+    """Values (3, h, w) or (1, h, w) with their sign as colours (h, w, 3) uint8: 0 is mid-grey, the strongest 0 or 255."""
+    values = np.nan_to_num(values.astype(np.float64))
+    peak = np.abs(values).max(initial=0)
+    scaled = np.rint(127.5 + 127.5 * values / (peak if peak > 0 else 1)).astype(np.uint8)
+    return np.broadcast_to(scaled.transpose(1, 2, 0), (*values.shape[1:], 3)).copy()
+
+
 def colormap(values: Array, name: str) -> Array:
     """Colours (..., 3) uint8 for values in 0..1, or for uint8 in 0..255. Names as in matplotlib: `jet`, `viridis`, ..."""
-    index: Any = values if values.dtype == np.uint8 else np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    index: Any = values if values.dtype == np.uint8 else (np.clip(values, 0, 1) * 255).astype(np.uint8)
     palette = _palette(name)
     return np.asarray(palette[index])
 

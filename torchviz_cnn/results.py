@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -23,9 +25,11 @@ def write(path: str | Path, fill: Callable[[BinaryIO], object]) -> Path:
     Makes the folder where needed. Raises OutputError where it cannot be written; nothing is then left behind.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    if path.is_dir():
+    temporary = path.parent / f".{uuid.uuid4().hex}.part"
+    if os.path.isdir(path):
         raise OutputError(f"cannot write {path}: it is a folder")
+    if "\0" in str(path):
+        raise OutputError(f"cannot write {str(path)!r}: a file's name has no null character")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:
@@ -44,7 +48,14 @@ def save_image(path: str | Path, image: Image.Image) -> Path:
     kind = Image.registered_extensions().get(Path(path).suffix.lower())
     if kind is None or kind not in Image.SAVE:
         raise OutputError(f"cannot write {path}: no picture format is called {Path(path).suffix!r}; use .png")
-    return write(path, lambda file: image.save(file, kind))
+
+    def fill(file: BinaryIO) -> None:
+        try:
+            image.save(file, kind)
+        except ValueError as error:  # as WebP does for a side over 16383 pixels
+            raise OSError(str(error)) from error
+
+    return write(path, fill)
 
 
 def save_arrays(path: str | Path, arrays: Mapping[str, Any]) -> Path:
@@ -52,10 +63,14 @@ def save_arrays(path: str | Path, arrays: Mapping[str, Any]) -> Path:
     if Path(path).suffix != ".npz":
         raise OutputError(f"cannot write {path}: arrays are saved as .npz")
     values: dict[str, Any] = {
-        name: value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        for name, value in arrays.items()
+        name: _numpy(value) if isinstance(value, Tensor) else np.asarray(value) for name, value in arrays.items()
     }
     return write(path, lambda file: np.savez_compressed(file, **values))
+
+
+def _numpy(tensor: Tensor) -> Any:
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # numpy has no bfloat16
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
@@ -65,6 +80,27 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
     if Path(path).suffix != ".safetensors":
         raise OutputError(f"cannot write {path}: tensors are saved as .safetensors")
     return write(path, lambda file: file.write(save(dict(tensors), dict(metadata))))
+
+
+def safe_name(name: str) -> str:
+    """A name as part of a file's name: letters, digits and `.#+-` stay, all else becomes `_`.
+
+    >>> safe_name("African elephant"), safe_name("<b>")
+    ('African_elephant', 'b')
+    """
+    return re.sub(r"[^\w.#+-]+", "_", name).strip("._") or "unnamed"
+
+
+def file_names(paths: Iterable[Path]) -> dict[Path, str]:
+    """A safe name for what is made of each file, after its stem; of two alike the second gets a number."""
+    names: dict[Path, str] = {}
+    for path in dict.fromkeys(paths):
+        stem, taken, copy = safe_name(path.stem), set(names.values()), 2
+        name = stem
+        while name in taken:
+            name, copy = f"{stem}-{copy}", copy + 1
+        names[path] = name
+    return names
 
 
 def png(image: Image.Image) -> bytes:

@@ -141,9 +141,15 @@ def _put_back(
 def _put_values_back(tensor: Tensor, data: Tensor, values: Tensor) -> None:
     # Compared, as `.data` and numpy write unseen by the version counter; and through `.data`, so that a graph of the
     # caller that saved this buffer can still run backward.
+    if tensor.is_meta:
+        return
+    if tensor.layout is not torch.strided:
+        with torch.no_grad():
+            tensor.copy_(values)
+        return
     if tensor.data_ptr() != data.data_ptr():
         tensor.data = data
-    if not tensor.is_meta and not torch.equal(tensor, values):
+    if not torch.equal(tensor, values):
         tensor.data.copy_(values)
 
 

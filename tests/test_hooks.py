@@ -1,0 +1,499 @@
+"""HookManager: hooks by name, only its own, all removed however it ends; replaced outputs and gradients; early stop."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import torchviz_cnn
+from tests import networks
+from tests.conftest import unchanged
+from tests.networks import images
+from torchviz_cnn.errors import HookError, LayerError
+from torchviz_cnn.hooks import HookManager
+
+
+class Bomb(nn.Module):
+    """Fails the test when it runs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise AssertionError("the forward pass went on")
+
+
+class Swallows(nn.Module):
+    """Calls its first layer and goes on whatever ordinary error it raises."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 1)
+        self.after = Bomb()
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            x = self.first(x)
+        except Exception:
+            x = x - 1
+        out: Tensor = self.after(x)
+        return out
+
+
+class Flat(nn.Module):
+    """An in-place ReLU on a view: what Flatten gives is no tensor of its own."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.flatten = nn.Flatten()
+        self.relu = nn.ReLU(inplace)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.relu(self.flatten(self.conv(x)))
+        return out
+
+
+def gradients(model: nn.Module, layers: list[str], x: Tensor, run: nn.Module | None = None) -> dict[str, Tensor]:
+    """The gradient of each layer's output, of the sum of squares of the model's output."""
+    found: dict[str, Tensor] = {}
+    with HookManager(model) as hooks:
+        hooks.on_backward(layers, lambda name, grad: found.update({name: grad.clone()}))
+        x = x.clone().requires_grad_()
+        out = hooks.run(x, stop_early=False) if run is None else run(x)
+        torch.autograd.grad(out.square().sum(), x)
+    return found
+
+
+def test_forward_hooks_see_outputs_in_execution_order_under_their_names() -> None:
+    model, x = networks.vgg_like(inplace=False), images()
+    seen: dict[str, Tensor] = {}
+    with unchanged(model, x), torch.no_grad(), HookManager(model) as hooks:
+        hooks.on_forward(["features.2", "features.0", "features"], lambda name, out: seen.update({name: out}))
+        out = hooks.run(x, stop_early=False)
+    assert list(seen) == ["features.0", "features.2", "features"]
+    with torch.no_grad():
+        assert torch.equal(seen["features.0"], model.features[0](x))
+        assert torch.equal(seen["features.2"], model.features[:3](x))
+        assert torch.equal(seen["features"], model.features(x))
+        assert torch.equal(out, model(x))
+
+
+def test_several_hooks_on_a_layer_run_in_order_each_on_what_the_last_one_left() -> None:
+    model, x = networks.vgg_like(), images()
+    with torch.no_grad(), HookManager(model) as hooks:
+        hooks.on_forward("features.0", lambda name, out: out.clamp(max=0.5))
+        hooks.on_forward("features.0", lambda name, out: None)
+        hooks.on_forward("features.0", lambda name, out: out + 1)
+        found: list[Tensor] = []
+        hooks.on_forward("features.0", lambda name, out: found.append(out.clone()))
+        out = hooks.run(x, stop_early=False)
+        rest = nn.Sequential(*model.features[1:], model.avgpool, nn.Flatten(), model.classifier)
+        expected = model.features[0](x).clamp(max=0.5) + 1
+        assert torch.equal(found[0], expected)
+        assert torch.equal(out, rest(expected))
+
+
+def test_a_replaced_output_may_have_another_batch() -> None:
+    model, x = networks.vgg_like(), images(1)
+    with torch.no_grad(), HookManager(model) as hooks:
+        hooks.on_forward("features.4", lambda name, out: torch.cat([out, 0 * out, 2 * out]))
+        assert hooks.run(x, stop_early=False).shape == (3, networks.CLASSES)
+
+
+@pytest.mark.parametrize("layers", ["featurs.0", ["features.0", "nope"], ["features.0", "features.0#x"], [""]])
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_a_bad_name_registers_nothing(layers: Any, direction: str) -> None:
+    model = networks.vgg_like()
+    hooks = HookManager(model)
+    add = hooks.on_forward if direction == "forward" else hooks.on_backward
+    with unchanged(model), pytest.raises(LayerError, match="no layer"):
+        add(layers, lambda name, value: None)
+
+
+def test_an_unknown_layer_is_answered_with_the_nearest() -> None:
+    with HookManager(networks.vgg_like()) as hooks:
+        with pytest.raises(LayerError, match=r"no layer 'featurs.7' in VGGLike; did you mean 'features.7'\?"):
+            hooks.on_forward("featurs.7", print)
+        with pytest.raises(LayerError, match="int"):
+            hooks.on_forward([7], print)  # type: ignore[list-item]
+
+
+def test_only_its_own_hooks_are_removed() -> None:
+    model, x = networks.vgg_like(), images()
+    count = []
+    model.features[0].register_forward_hook(lambda *a: count.append("user"))
+    model.register_forward_pre_hook(lambda *a: count.append("root"))
+    with unchanged(model):
+        hooks = HookManager(model)
+        hooks.on_forward(["features.0", "features.2"], lambda name, out: count.append("ours"))
+        late = model.features[2].register_forward_hook(lambda *a: count.append("late"))
+        hooks.close()
+        with torch.no_grad():
+            model(x)
+        late.remove()
+    assert count == ["root", "user", "late"]
+
+
+def test_close_is_idempotent_and_a_closed_manager_says_so() -> None:
+    model = networks.vgg_like()
+    with unchanged(model):
+        hooks = HookManager(model)
+        hooks.on_forward("features.0", lambda name, out: None)
+        hooks.close()
+        hooks.close()
+        with pytest.raises(HookError, match="closed"):
+            hooks.on_forward("features.0", lambda name, out: None)
+        with pytest.raises(HookError), hooks:
+            hooks.on_backward("features.0", lambda name, out: None)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
+@pytest.mark.parametrize("place", ["hook", "forward", "block", "backward"])
+def test_an_error_anywhere_reaches_the_user_and_leaves_nothing(error: type[BaseException], place: str) -> None:
+    model, x = networks.vgg_like(), images()
+
+    def raises(*args: Any) -> None:
+        raise error("the user's own")
+
+    user = model.features[2].register_forward_hook(raises) if place == "forward" else None
+
+    def use() -> None:
+        with HookManager(model) as hooks:
+            hooks.on_forward("features.0", raises if place == "hook" else lambda name, out: None)
+            hooks.on_backward("features.2", raises)
+            out = hooks.run(x.clone().requires_grad_(), stop_early=place == "hook")
+            if place == "backward":
+                torch.autograd.grad(out.sum(), list(model.features[0].parameters()))
+            assert place == "block", "the error did not arrive"
+            raises()
+
+    with unchanged(model, x), pytest.raises(error, match="the user's own"):
+        use()
+    if user is not None:
+        user.remove()
+    with torch.no_grad():
+        assert torch.equal(model(x), networks.vgg_like()(x))
+
+
+def test_it_stops_once_every_layer_has_fired_and_not_before() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), Bomb())
+    seen: list[str] = []
+    with torch.no_grad(), HookManager(model) as hooks:
+        hooks.on_forward(["2", "0"], lambda name, out: seen.append(name))
+        assert hooks.run(images()) is None
+        assert seen == ["0", "2"]
+        assert hooks.unreached() == []
+        with pytest.raises(AssertionError, match="went on"):
+            hooks.run(images(), stop_early=False)
+
+
+def test_it_waits_for_the_call_that_was_asked_for() -> None:
+    model, seen = networks.reused(), []
+    after: list[str] = []
+    for n, module in model.named_children():
+        module.register_forward_hook(lambda m, args, out, n=n: after.append(n))  # type: ignore[misc]
+    with torch.no_grad(), HookManager(model) as hooks:
+        hooks.on_forward("relu#1", lambda name, out: seen.append(name))
+        assert hooks.run(images()) is None
+    assert seen == ["relu#1"]
+    assert after == ["conv1", "relu", "pool", "conv2", "relu"]
+
+
+def test_without_a_layer_to_wait_for_it_runs_to_the_end() -> None:
+    model, x = networks.reused(), images()
+    with torch.no_grad():
+        expected = model(x)
+        with HookManager(model) as hooks:
+            assert torch.equal(hooks.run(x), expected)
+            hooks.on_forward("relu#*", lambda name, out: None)
+            assert torch.equal(hooks.run(x), expected)
+
+
+def test_except_exception_in_a_model_does_not_swallow_the_stop() -> None:
+    model = Swallows()
+    seen: list[str] = []
+    with unchanged(model), HookManager(model) as hooks:
+        hooks.on_forward("first", lambda name, out: seen.append(name))
+        assert hooks.run(images()) is None
+    assert seen == ["first"]
+
+
+def test_nested_managers_each_stop_their_own_pass() -> None:
+    model, x = networks.vgg_like(), images()
+    outer_seen: list[str] = []
+    inner_seen: list[str] = []
+    with unchanged(model, x), torch.no_grad(), HookManager(model) as outer:
+        outer.on_forward(["features.0", "features.5"], lambda name, out: outer_seen.append(name))
+        with HookManager(model) as inner:
+            inner.on_forward("features.2", lambda name, out: inner_seen.append(name))
+            assert inner.run(x) is None
+            assert (outer_seen, inner_seen) == (["features.0"], ["features.2"])
+            assert outer.unreached() == ["features.5"]
+            outer_seen.clear()
+            assert outer.run(x) is None
+            assert outer_seen == ["features.0", "features.5"]
+        assert outer.run(x) is None
+        assert len(outer_seen) == 4
+        assert torch.equal(outer.run(x, stop_early=False), model(x))
+
+
+def test_a_stop_passes_through_a_model_around_the_model() -> None:
+    """A hook of the outer model's manager runs an inner model that stops: the outer pass goes on."""
+    inner_model, model, x = networks.gap_linear(), networks.vgg_like(), images()
+    seen: list[Any] = []
+    with torch.no_grad(), HookManager(inner_model) as inner, HookManager(model) as outer:
+        inner.on_forward("features.0", lambda name, out: seen.append("inner"))
+
+        def run_inner(name: str, out: Tensor) -> None:
+            seen.append(name)
+            assert inner.run(x) is None
+
+        outer.on_forward("features.0", run_inner)
+        outer.on_forward("features.2", lambda name, out: seen.append(name))
+        assert outer.run(x) is None
+    assert seen == ["features.0", "inner", "features.2"]
+
+
+class RunsAManager(nn.Module):
+    """Uses a manager on a part of itself in forward, as a model that captures its own features does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = networks.vgg_like()
+        self.after = Bomb()
+
+    def forward(self, x: Tensor) -> Tensor:
+        with HookManager(self.part) as hooks:
+            hooks.on_forward("features.7", lambda name, out: None)
+            hooks.run(x)
+        out: Tensor = self.after(x)
+        return out
+
+
+def test_a_stop_passes_through_another_managers_run() -> None:
+    model, seen = RunsAManager(), []
+    with unchanged(model), torch.no_grad(), HookManager(model) as hooks:
+        hooks.on_forward("part.features.2", lambda name, out: seen.append(name))
+        assert hooks.run(images()) is None
+    assert seen == ["part.features.2"]
+
+
+def test_unreached_layers_are_named_with_how_often_they_ran() -> None:
+    model = networks.reused()
+    with torch.no_grad(), HookManager(model) as hooks:
+        hooks.on_forward(["pool", "pool#2", "relu#7"], lambda name, out: None)
+        assert hooks.run(images()) is not None
+        assert hooks.unreached() == ["relu#7", "pool#2"]
+        with pytest.raises(LayerError, match=r"'relu#7' \(and 1 more\) of Reused was never reached.*ran 3 times"):
+            hooks.require_reached()
+        hooks.require_reached(["pool"])
+    with torch.no_grad(), HookManager(networks.unreached()) as hooks:
+        hooks.on_forward("aux", lambda name, out: None)
+        hooks.run(images())
+        with pytest.raises(LayerError, match="did not run"):
+            hooks.require_reached()
+
+
+def test_each_call_of_a_reused_module_has_its_name() -> None:
+    seen: list[str] = []
+    model, x = networks.reused(), images()
+    with torch.no_grad(), HookManager(model) as hooks:
+        hooks.on_forward(["relu#*", "pool#1"], lambda name, out: seen.append(name))
+        for _ in range(2):
+            hooks.run(x, stop_early=False)
+            assert seen == ["relu", "relu#1", "pool#1", "relu#2"]
+            seen.clear()
+
+
+def test_the_second_name_of_a_shared_module_is_explained() -> None:
+    conv = nn.Conv2d(3, 3, 1)
+    with HookManager(nn.Sequential(conv, nn.ReLU(), conv)) as hooks:
+        with pytest.raises(LayerError, match=r"'2' in Sequential is the same module as '0'.*'0#1'"):
+            hooks.on_forward("2", print)
+        seen: list[str] = []
+        hooks.on_forward("0#1", lambda name, out: seen.append(name))
+        hooks.run(images())
+        assert seen == ["0#1"]
+
+
+@pytest.mark.parametrize("layers", [["features.0", "features.2", "features.5", "features.7", "features.4"]])
+def test_the_gradient_of_a_convolution_under_an_in_place_relu_is_its_own(layers: list[str]) -> None:
+    x = images()
+    ours = gradients(networks.vgg_like(inplace=True), layers, x)
+    expected = gradients(networks.vgg_like(inplace=False), layers, x)
+    assert set(ours) == set(layers)
+    for layer in layers:
+        torch.testing.assert_close(ours[layer], expected[layer], rtol=0, atol=0)
+        assert expected[layer].ne(0).any()
+
+
+def test_gradients_equal_autograd_on_the_rest_of_the_network() -> None:
+    model, x = networks.vgg_like(), images()
+    ours = gradients(model, ["features.4"], x)["features.4"]
+    leaf = model.features[:5](x).detach().requires_grad_()
+    out = model.classifier(torch.flatten(model.avgpool(model.features[5:](leaf)), 1))
+    (expected,) = torch.autograd.grad(out.square().sum(), leaf)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+
+
+def test_the_gradient_of_each_call_of_a_reused_module() -> None:
+    x = images()
+    layers = ["relu#*", "pool", "pool#1"]
+    ours, expected = (gradients(networks.reused(inplace=inplace), layers, x) for inplace in (True, False))
+    assert list(ours) == ["relu#2", "pool#1", "relu#1", "pool", "relu"]
+    for name, grad in ours.items():
+        torch.testing.assert_close(grad, expected[name], rtol=0, atol=0)
+
+
+def test_the_gradient_of_a_sum_and_of_a_normalisation_it_is_written_into() -> None:
+    """`out += identity` overwrites what bn2 gave; the gradients of both terms are that of the sum."""
+    model, x = networks.residual(), images()
+    found = gradients(model, ["layer1.0", "layer1.0.bn2", "layer1.0.relu#1", "layer1.0.relu"], x)
+    assert len(found) == 4
+    torch.testing.assert_close(found["layer1.0"], found["layer1.0.relu#1"], rtol=0, atol=0)
+    with torch.no_grad():
+        positive = model.layer1[0](model.stem(x)) > 0
+    torch.testing.assert_close(found["layer1.0.bn2"], found["layer1.0"] * positive, rtol=0, atol=0)
+
+
+def test_the_gradient_of_a_view_that_is_overwritten() -> None:
+    ours, expected = (gradients(_flat(inplace), ["flatten", "conv"], images()) for inplace in (True, False))
+    assert set(ours) == {"flatten", "conv"}
+    for name, grad in ours.items():
+        torch.testing.assert_close(grad, expected[name], rtol=0, atol=0)
+
+
+@networks.seeded
+def _flat(inplace: bool) -> nn.Module:
+    return Flat(inplace)
+
+
+def test_a_replaced_gradient_is_what_goes_on() -> None:
+    model, x = networks.vgg_like(), images().requires_grad_()
+    (plain,) = torch.autograd.grad(model(x).sum(), x)
+    with HookManager(model) as hooks:
+        hooks.on_backward("features.5", lambda name, grad: -2 * grad)
+        hooks.on_backward("features.5", lambda name, grad: None)
+        (scaled,) = torch.autograd.grad(hooks.run(x, stop_early=False).sum(), x)
+    torch.testing.assert_close(scaled, -2 * plain)
+    (again,) = torch.autograd.grad(model(x).sum(), x)
+    assert torch.equal(again, plain)
+
+
+def test_no_gradient_hook_is_left_on_a_tensor_that_outlives_the_manager() -> None:
+    model, x = networks.vgg_like(), images().requires_grad_()
+    with HookManager(model) as hooks:
+        hooks.on_backward("features.5", lambda name, grad: 0 * grad)
+        out = hooks.run(x, stop_early=False)
+    (grad,) = torch.autograd.grad(out.sum(), x)
+    assert grad.ne(0).any()
+
+
+def test_a_tuple_has_no_gradient_and_says_so() -> None:
+    model = networks.tuple_output()
+    with unchanged(model), HookManager(model) as hooks:
+        hooks.on_backward("pair", lambda name, grad: None)
+        with pytest.raises(LayerError, match="'pair' gives a tuple"):
+            hooks.run(images())
+
+
+def test_checkpointed_layers_meet_the_same_hooks_in_the_recomputation() -> None:
+    x = images()
+    layers = ["stem", "block.0", "block.2", "block.3", "block"]
+    plain, again = networks.checkpointed(False), networks.checkpointed(True)
+    expected = gradients(plain, ["stem", "block.0", "block.2"], x)
+    found = gradients(again, ["stem", "block.0", "block.2"], x)
+    assert set(found) == set(expected)
+    for name, grad in found.items():
+        torch.testing.assert_close(grad, expected[name])
+    values = []
+    for model in (plain, again):
+        leaf = x.clone().requires_grad_()
+        with unchanged(model), HookManager(model) as hooks:
+            hooks.on_forward(layers, lambda name, out: out.square() - 0.1)
+            out = hooks.run(leaf, stop_early=False)
+            values.append(torch.autograd.grad(out.sum(), leaf)[0])
+            assert hooks.unreached() == []  # that part of the model ran again does not undo the forward pass
+    torch.testing.assert_close(values[1], values[0])
+
+
+@pytest.mark.parametrize("build", [networks.data_parallel, networks.compiled], ids=["DataParallel", "compiled"])
+@pytest.mark.parametrize("called", ["run", "model"])
+def test_wrappers_are_looked_through(build: Any, called: str) -> None:
+    if called == "model" and build is networks.compiled:
+        pytest.skip("compiled code may leave hooks out: that is what run() is for")
+    model, x = build(), images()
+    expected = gradients(networks.vgg_like(), ["features.2", "features.7"], x)
+    with unchanged(model, x):
+        found = gradients(model, ["features.2", "features.7"], x, run=model if called == "model" else None)
+    assert set(found) == set(expected)
+    for name, grad in found.items():
+        torch.testing.assert_close(grad, expected[name])
+
+
+def test_a_compiled_part_of_a_model_is_looked_into() -> None:
+    plain, x = networks.vgg_like(), images()
+    model: Any = networks.vgg_like()
+    model.features = torch.compile(model.features, backend="eager")
+    with torch.no_grad():
+        model(x)  # compiled before the hooks are there
+    found = gradients(model, ["features.2", "features"], x)
+    expected = gradients(plain, ["features.2", "features"], x)
+    for name, grad in expected.items():
+        torch.testing.assert_close(found[name], grad)
+    inside = networks.vgg_like()
+    inside.compile(backend="eager")
+    torch.testing.assert_close(gradients(inside, ["features.2"], x)["features.2"], expected["features.2"])
+
+
+def test_hooks_can_be_added_to_a_running_manager_and_counts_start_anew() -> None:
+    model, seen = networks.reused(), []
+    with torch.no_grad(), HookManager(model) as hooks:
+        hooks.on_forward("relu", lambda name, out: seen.append(name))
+        hooks.run(images())
+        hooks.on_forward("relu#2", lambda name, out: seen.append(name))
+        hooks.run(images())
+        hooks.run(images())
+    assert seen == ["relu", "relu", "relu#2", "relu", "relu#2"]
+
+
+def test_a_hook_that_closes_its_manager_ends_it() -> None:
+    model, x = networks.vgg_like(), images()
+    seen: list[str] = []
+    with unchanged(model), torch.no_grad():
+        hooks = HookManager(model)
+
+        def close(name: str, out: Tensor) -> None:
+            seen.append(name)
+            hooks.close()
+
+        hooks.on_forward(["features.0", "features.2"], close)
+        out = hooks.run(x)
+        assert seen == ["features.0"]
+        assert torch.equal(out, model(x))
+
+
+def test_repr_names_the_model() -> None:
+    hooks = HookManager(networks.vgg_like())
+    hooks.on_forward(["features.0", "features.2"], print)
+    assert repr(hooks) == "HookManager(VGGLike, 2 hooked layers)"
+    hooks.close()
+    assert "closed" in repr(hooks)
+
+
+def test_no_other_file_registers_a_hook_on_a_module() -> None:
+    folder = Path(torchviz_cnn.__file__).parent
+    forbidden = {
+        "register_forward_hook", "register_forward_pre_hook", "register_backward_hook", "register_full_backward_hook",
+        "register_full_backward_pre_hook", "register_module_forward_hook",
+    }  # fmt: skip
+    users = {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in forbidden
+    }
+    assert users == {"hooks.py"}

@@ -1,0 +1,370 @@
+"""Hard rule 1: after any loan, however it ends, the model and the process are exactly what they were."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests import networks
+from tests.conftest import unchanged
+from tests.networks import NETWORKS, images
+from torchviz_cnn.capture import capture
+from torchviz_cnn.errors import InputError, ModelError
+from torchviz_cnn.hooks import HookManager
+from torchviz_cnn.layers import describe, layer_names
+from torchviz_cnn.untouched import lend_input, untouched
+
+Mode = Callable[[], AbstractContextManager[Any]]
+MODES: dict[str, Mode] = {"plain": nullcontext, "no_grad": torch.no_grad, "inference": torch.inference_mode}
+
+
+def gradient_of_input(model: nn.Module, x: Tensor) -> Tensor:
+    """What every gradient method does."""
+    with untouched(model) as lent, HookManager(lent) as hooks:
+        leaf = lend_input(lent, x).requires_grad_()
+        out = hooks.run(leaf, stop_early=False)
+        (gradient,) = torch.autograd.grad(out.sum(), leaf)
+        return gradient
+
+
+def with_history(build: Callable[[], nn.Module]) -> nn.Module:
+    """A model in the middle of training: mixed training flags, some gradients, some frozen, a user's hook."""
+    model = build()
+    model.train()
+    for i, module in enumerate(model.modules()):
+        module.training = i % 3 != 1
+    for i, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(i % 4 != 3)
+        if i % 2:
+            parameter.grad = torch.full_like(parameter, i)
+    next(iter(model.children())).register_forward_hook(lambda module, args, out: None)
+    return model
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_model_in_training_is_given_back(name: str, mode: str) -> None:
+    model, x = with_history(NETWORKS[name]), images().requires_grad_()
+    with MODES[mode](), unchanged(model, x):
+        gradient = gradient_of_input(model, x)
+    assert gradient.shape == x.shape
+    assert gradient.ne(0).any()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_public_calls_leave_no_trace(name: str) -> None:
+    model, x = with_history(NETWORKS[name]), images()
+    with unchanged(model, x):
+        capture(model, x)
+        capture(model, x, nn.Conv2d)
+        layer_names(model, x)
+        describe(model, x)
+        describe(model, (32, 32))
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, GeneratorExit])
+@pytest.mark.parametrize("name", ["counting", "always_dropout", "residual", "vgg_like", "compiled"])
+def test_an_error_anywhere_leaves_no_trace(name: str, error: type[BaseException]) -> None:
+    model, x = with_history(NETWORKS[name]), images()
+
+    def use() -> None:
+        with untouched(model) as lent:
+            lent(x)
+            random.random()
+            np.random.rand()
+            torch.rand(1)
+            torch.set_grad_enabled(False)
+            raise error("stop")
+
+    with unchanged(model, x), pytest.raises(error, match="stop"):
+        use()
+
+
+def test_it_lends_a_frozen_model_in_evaluation_with_gradients_on() -> None:
+    for name, build in NETWORKS.items():
+        model = with_history(build)
+        with torch.inference_mode(), untouched(model) as lent:
+            assert torch.is_grad_enabled(), name
+            assert not torch.is_inference_mode_enabled(), name
+            assert not any(m.training for m in lent.modules()), name
+            assert not any(p.requires_grad for p in lent.parameters()), name
+            assert not isinstance(lent, nn.DataParallel), name
+
+
+def test_the_result_is_that_of_evaluation_mode() -> None:
+    model, x = networks.batch_norm(), images()
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(model(leaf).sum(), leaf)
+    model.train()
+    for mode in MODES.values():
+        with mode():
+            assert torch.equal(gradient_of_input(model, x), expected)
+
+
+class MergesWhenEvaluated(nn.Module):
+    """Does something that cannot be undone in `train` and `eval`, as re-parametrised networks do."""
+
+    def train(self, mode: bool = True) -> MergesWhenEvaluated:
+        raise AssertionError("train() was called")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.square()
+
+
+def test_train_and_eval_are_never_called() -> None:
+    model, x = nn.Sequential(MergesWhenEvaluated(), nn.Conv2d(3, 2, 1)), images()
+    with unchanged(model, x):
+        gradient_of_input(model, x)
+        describe(model, x)
+
+
+def test_a_frozen_model_stays_frozen() -> None:
+    model, x = networks.vgg_like().requires_grad_(False), images()
+    with unchanged(model, x):
+        assert gradient_of_input(model, x).ne(0).any()
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_a_model_and_input_made_in_inference_mode() -> None:
+    with torch.inference_mode():
+        model, x = networks.residual(), images()
+        assert next(model.parameters()).is_inference()
+    for mode in MODES.values():
+        with mode(), unchanged(model, x):
+            gradient = gradient_of_input(model, x)
+            assert torch.equal(gradient, gradient_of_input(networks.residual(), images()))
+            capture(model, x, ["layer1.0.bn2"])
+
+
+def test_loans_nest() -> None:
+    model, x = with_history(networks.counting), images()
+    with unchanged(model, x), untouched(model) as outer:
+        before = model.get_buffer("seen").clone()
+        with unchanged(model), untouched(outer) as inner:
+            inner(x)
+        assert torch.equal(model.get_buffer("seen"), before)
+        outer(x)
+        assert model.get_buffer("seen") > before
+
+
+class WritesBehind(nn.Module):
+    """Writes into its buffer's and parameter's memory in ways autograd's version counter does not see."""
+
+    buffer: Tensor
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.conv = nn.Conv2d(3, 2, 1)
+        self.register_buffer("buffer", torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "data":
+            self.buffer.data.add_(1)
+        elif self.how == "numpy":
+            self.buffer.numpy()[:] += 1
+        elif self.how == "set data":
+            self.buffer.data = self.buffer + 1
+        elif self.how == "delete":
+            del self._buffers["buffer"]
+        elif self.how == "add":
+            self.register_buffer("new", torch.ones(1))
+        out: Tensor = self.conv(x)
+        return out
+
+
+@pytest.mark.parametrize("how", ["data", "numpy", "set data", "delete", "add"])
+def test_buffers_written_behind_autograds_back(how: str) -> None:
+    model = WritesBehind(how)
+    with unchanged(model), untouched(model) as lent:
+        lent(images())
+
+
+class OddBuffers(nn.Module):
+    """One that several places share and cannot be written, and a sparse one that forward writes."""
+
+    shared: Tensor
+    sparse: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shared", torch.zeros(1).expand(5))
+        self.register_buffer("sparse", torch.eye(3).to_sparse())
+        self.register_buffer("undefined", torch.full((2,), torch.nan))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sparse.mul_(2)
+        return x + self.shared.sum()
+
+
+def test_odd_buffers() -> None:
+    model = OddBuffers()
+    before = {name: (buffer, buffer.to_dense().clone()) for name, buffer in model.named_buffers()}
+    with untouched(model) as lent:
+        lent(images())
+    for name, buffer in model.named_buffers():
+        assert buffer is before[name][0]
+        assert torch.equal(buffer.to_dense().nan_to_num(7), before[name][1].nan_to_num(7)), name
+
+
+def test_a_graph_of_the_caller_survives_a_call() -> None:
+    """BatchNorm in training saves its statistics for the backward pass: they must not count as written."""
+    model, x = networks.batch_norm().train(), images()
+    loss = model(x).square().sum()
+    capture(model, x)
+    gradient_of_input(model, x)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+class Rewrites(nn.Module):
+    """Replaces and writes its own parameter in forward."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.weight = nn.Parameter(torch.ones(3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "replace":
+            self.weight = nn.Parameter(self.weight.detach() * 2)
+        elif self.how == "requires_grad":
+            self.weight.requires_grad_(True)
+        elif self.how == "grad":
+            self.weight.grad = torch.zeros_like(self.weight)
+        elif self.how == "train":
+            self.train()
+        return x * self.weight
+
+
+@pytest.mark.parametrize("how", ["replace", "requires_grad", "grad", "train"])
+def test_parameters_that_forward_meddles_with(how: str) -> None:
+    model = Rewrites(how).eval()
+    with unchanged(model), untouched(model) as lent:
+        lent(images())
+
+
+def test_backward_inside_a_loan_leaves_no_gradients() -> None:
+    """The library never calls backward; a user's objective might."""
+    model = with_history(networks.vgg_like)
+    with unchanged(model), untouched(model) as lent:
+        for parameter in lent.parameters():
+            parameter.requires_grad_()
+        lent(images()).sum().backward(inputs=[p for p in lent.parameters() if p.grad is None])
+
+
+def test_tied_parameters_and_buffers_stay_tied() -> None:
+    norm = nn.BatchNorm2d(3)
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), norm, nn.Conv2d(3, 3, 1))
+    model[2].weight = model[0].weight
+    model.register_buffer("mean", norm.running_mean)
+    with unchanged(model), untouched(model) as lent:
+        lent(images())
+    assert model[2].weight is model[0].weight
+    assert model.get_buffer("mean") is norm.running_mean
+
+
+def test_random_draws_inside_do_not_shift_the_users() -> None:
+    def draws() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    def seed() -> None:
+        random.seed(3)
+        np.random.seed(3)
+        torch.manual_seed(3)
+
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        seed()
+        expected = draws()
+        seed()
+        with untouched(networks.always_dropout()) as lent:
+            lent(images())
+            draws()
+        assert draws() == expected
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+@pytest.mark.parametrize("parametrize", ["weight_norm", "spectral_norm", "old spectral_norm", "old weight_norm"])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_reparametrised_weights(parametrize: str) -> None:
+    conv: nn.Module = nn.Conv2d(3, 4, 3)
+    if parametrize.startswith("old"):
+        conv = getattr(torch.nn.utils, parametrize[4:])(conv)
+    else:
+        conv = getattr(torch.nn.utils.parametrizations, parametrize)(conv)
+    model, x = nn.Sequential(conv, nn.ReLU()).train(), images()
+    parameters = {n: (p, p.requires_grad, p.grad, p.clone()) for n, p in model.named_parameters()}
+    buffers = {n: (b, b.clone()) for n, b in model.named_buffers()}
+    gradient_of_input(model, x)
+    for n, p in model.named_parameters():
+        was, requires, grad, values = parameters.pop(n)
+        assert p is was
+        assert p.requires_grad == requires
+        assert p.grad is grad
+        assert torch.equal(p, values)
+    for n, b in model.named_buffers():
+        assert b is buffers[n][0]
+        assert torch.equal(b, buffers[n][1])
+    assert not parameters
+    model(x).sum().backward()
+    assert all(p.grad is not None for n, p in model.named_parameters() if "bias" not in n)
+
+
+def test_autocast_stays_on() -> None:
+    with torch.autocast("cpu", torch.bfloat16), untouched(networks.vgg_like()) as lent:
+        assert torch.is_autocast_enabled("cpu")
+        assert lent(images()).dtype == torch.bfloat16
+
+
+def test_what_is_no_model_is_refused() -> None:
+    class Holder:
+        model = nn.ReLU()
+
+    for wrong in (Holder(), F.relu, None):
+        with pytest.raises(ModelError, match=r"torch\.nn\.Module, not a"), untouched(wrong):  # type: ignore[arg-type]
+            pass
+    with pytest.raises(ModelError, match=r"pass its \.model"), untouched(Holder()):  # type: ignore[arg-type]
+        pass
+    with pytest.raises(ModelError, match=r"'0\.weight' is lazy"), untouched(nn.Sequential(nn.LazyConv2d(3, 1))):
+        pass
+
+
+def test_the_lent_input_is_a_copy_in_the_models_dtype() -> None:
+    model, x = networks.vgg_like().to(torch.float64), images()
+    lent = lend_input(model, x)
+    assert lent.dtype == torch.float64
+    assert lend_input(networks.vgg_like(), x).data_ptr() != x.data_ptr()
+    assert lend_input(nn.ReLU(), x).data_ptr() != x.data_ptr()
+    assert not lend_input(model, x.requires_grad_()).requires_grad
+    for wrong, message in (
+        (np.zeros(3), "ndarray"),
+        (torch.zeros(0, 3, 8, 8), "nothing"),
+        (torch.tensor(1.0), "nothing"),
+    ):
+        with pytest.raises(InputError, match=message):
+            lend_input(model, wrong)  # type: ignore[arg-type]
+
+
+class WritesIntoInput(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sub_(1).mul_(2)
+
+
+def test_a_model_that_writes_into_its_input() -> None:
+    model, x = nn.Sequential(WritesIntoInput(), nn.Conv2d(3, 2, 3), nn.ReLU(inplace=True)), images()
+    with unchanged(model, x):
+        capture(model, x)
+        layer_names(model, x)
+        describe(model, x)
