@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from torchviz_cnn.layers import describe, input_channels, last_spatial_layer, la
 from torchviz_cnn.names import call_name, expand, named_layers, resolve
 
 
-def field_of(model: nn.Module, size: int | tuple[int, int] = 32) -> dict[str, tuple[int, int, int, bool]]:
+def field_of(model: nn.Module, size: int | tuple[int, int] = 32) -> dict[str, tuple[int, float, int, bool]]:
     """Size, stride, start and whole of every layer, along the first dimension."""
     rows = describe(model, (size, size) if isinstance(size, int) else size).layers
     fields = ((row.name, row.receptive_field) for row in rows)
@@ -314,3 +315,60 @@ def test_a_layer_whose_name_looks_like_a_pattern_is_a_name() -> None:
     model.add_module("b#1", nn.ReLU())
     layers = named_layers(model)
     assert [str(call) for call in expand(model, layers, ["a[0]", "b#1"])] == ["a[0]", "b#1"]
+
+
+class Between(nn.Module):
+    """Something that mixes the channels of each place."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.normalize(x, dim=1),
+        lambda x: x - x.mean(1, keepdim=True),
+        lambda x: (x.abs() - 1).abs(),
+        lambda x: (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True) + 1e-6).sqrt(),
+    ],
+)
+def test_what_subtracts_or_normalises_does_not_cancel_the_field(function: Callable[[Tensor], Tensor]) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), Between(function), nn.Conv2d(8, 8, 3))
+    sizes = [layer.receptive_field and layer.receptive_field.size for layer in describe(model, (40, 40)).layers]
+    assert sizes == [(3, 3), (3, 3), (5, 5)]
+
+
+def test_fields_behind_an_upsampling_are_those_of_the_gradient() -> None:
+    """A decoder: fields no longer grow by the kernel at each layer, and strides become fractions."""
+
+    def conv(inputs: int) -> nn.Module:
+        return nn.Conv2d(inputs, 4, 3, padding=1)
+
+    model = nn.Sequential(
+        conv(3), nn.MaxPool2d(2), conv(4), nn.MaxPool2d(2), conv(4),
+        nn.ConvTranspose2d(4, 4, 2, 2), conv(4), nn.ConvTranspose2d(4, 4, 2, 2), conv(4),
+    )  # fmt: skip
+    measured = [layer.receptive_field for layer in describe(model, (64, 64)).layers]
+    strides = [field.stride[0] for field in measured if field]
+    assert strides == [1, 2, 2, 4, 4, 2, 2, 1, 1]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.1)
+    x = torch.ones(1, 3, 64, 64, requires_grad=True)
+    y = x
+    for module, field in zip(model, measured, strict=True):
+        y = F.avg_pool2d(y, 2) if isinstance(module, nn.MaxPool2d) else module(y)
+        middle = (y.shape[2] - 1) // 2
+        (gradient,) = torch.autograd.grad(y[0, 0, middle, middle], x, retain_graph=True)
+        rows = gradient[0].sum((0, 2)).nonzero()
+        assert field is not None
+        assert field.size[0] == int(rows.max() - rows.min()) + 1
+
+    up = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Upsample(scale_factor=2), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3))
+    fields = [layer.receptive_field for layer in describe(up, (64, 64)).layers]
+    assert [field and (field.size[0], field.stride[0]) for field in fields] == [(3, 1), (3, 0.5), (4, 0.5), (5, 0.5)]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -273,3 +274,34 @@ def test_geometry_is_used_where_maps_are_drawn() -> None:
         net = tvc.load_model(NAME, "random", geometry=geometry)  # type: ignore[arg-type]
         left, _, right, _ = net.preprocess.seen_box(*photo.size)
         assert round(right - left) == width
+
+
+def test_weights_that_cannot_be_right(trained: nn.Module, tmp_path: Path) -> None:
+    state = trained.state_dict()
+    torch.save({name: tensor.to(torch.int8) for name, tensor in state.items()}, tmp_path / "int8.pth")
+    with pytest.raises(tvc.CheckpointError, match=r"features\.0\.weight is whole numbers, not floating point"):
+        tvc.load_model(NAME, tmp_path / "int8.pth")
+    torch.save(state | {"features.0.bias": torch.full((64,), torch.nan)}, tmp_path / "nan.pth")
+    with pytest.warns(tvc.TorchvizWarning, match=r"not finite in features\.0\.bias"):
+        tvc.load_model(NAME, tmp_path / "nan.pth")
+
+
+def test_numbers_beside_the_weights(trained: nn.Module, tmp_path: Path) -> None:
+    state = trained.state_dict()
+    for name, content in {
+        "nested.pth": {"model": {"state_dict": state, "step": 3}},
+        "flat.pth": {**state, "epoch": 3},
+        "numpy.pth": {"state_dict": state, "best_accuracy": np.float64(0.5)},
+    }.items():
+        torch.save(content, tmp_path / name)
+        loaded = tvc.load_model(NAME, tmp_path / name).model.state_dict()
+        assert torch.equal(loaded["features.0.weight"], state["features.0.weight"])
+
+
+def test_predict_understands_what_models_give() -> None:
+    class Dictionary(nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"logits": x.flatten(1)}
+
+    x = torch.randn(2, 1, 1, 3)
+    assert torch.allclose(tvc.predict(Dictionary(), x), x.flatten(1).softmax(1))

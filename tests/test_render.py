@@ -87,7 +87,7 @@ def test_unit_range_keeps_proportions_of_what_is_positive() -> None:
 @pytest.mark.parametrize("name", ["jet", "viridis", "gray"])
 def test_colours_are_matplotlibs(name: str) -> None:
     values = np.linspace(-0.2, 1.2, 57)
-    expected = colormaps[name](np.rint(np.clip(values, 0, 1) * 255).astype(int), bytes=True)[:, :3]
+    expected = colormaps[name]((np.clip(values, 0, 1) * 255 + 1e-6).astype(int), bytes=True)[:, :3]
     assert np.array_equal(render.colormap(values, name), expected)
     levels = np.arange(256, dtype=np.uint8)
     assert np.array_equal(render.colormap(levels, name), render.colormap(levels / 255, name))
@@ -164,7 +164,7 @@ def photo(width: int = 40, height: int = 30) -> Image.Image:
 
 def test_adding_is_the_textbooks_listing() -> None:
     picture, values = photo(), np.clip(noise(30, 40), 0, 1)
-    jet = colormaps["jet"](np.rint(255 * values).astype(int), bytes=True)[..., :3].astype(float)
+    jet = colormaps["jet"]((255 * values).astype(int), bytes=True)[..., :3].astype(float)
     expected = np.clip(jet * 0.4 + np.asarray(picture), 0, 255).astype(np.uint8)
     assert np.array_equal(np.asarray(render.overlay(picture, values, (0, 0, 40, 30))), expected)
 

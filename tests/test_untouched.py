@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import signal
+import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from tests import networks
 from tests.conftest import unchanged
@@ -20,6 +24,7 @@ from torchviz_cnn.capture import capture
 from torchviz_cnn.errors import InputError, ModelError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.layers import describe, layer_names
+from torchviz_cnn.methods.cam import grad_cam
 from torchviz_cnn.untouched import lend_input, untouched
 
 Mode = Callable[[], AbstractContextManager[Any]]
@@ -368,3 +373,66 @@ def test_a_model_that_writes_into_its_input() -> None:
         capture(model, x)
         layer_names(model, x)
         describe(model, x)
+
+
+def test_torchscript_is_refused_with_the_reason() -> None:
+    scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3)))
+    with pytest.raises(ModelError, match="TorchScript, where hooks do not reach"), untouched(scripted):
+        pass
+
+
+def test_two_threads_on_one_model_wait_for_each_other() -> None:
+    model, x = networks.gap_linear(), networks.images(2)
+    model.train()
+    expected = grad_cam(model, x, "features", 0, relu=False).values
+    found: list[bool] = []
+
+    def work() -> None:
+        for _ in range(20):
+            found.append(torch.equal(grad_cam(model, x, "features", 0, relu=False).values, expected))
+
+    with unchanged(model, x):
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == [True] * 80
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs Unix timers")
+def test_an_interrupt_at_any_moment_leaves_no_trace() -> None:
+    """Signals that raise, at moments spread over whole calls: setting up, running, giving back."""
+    model, x = networks.residual(), networks.images(1)
+    model.train()
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    calls: list[Callable[[], object]] = [
+        lambda: grad_cam(model, x, "layer2", 0, relu=False),
+        lambda: capture(model, x, ["layer1", "stem"]),
+    ]
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    hits = 0
+    try:
+        for call in calls:
+            call()
+            start = time.perf_counter()
+            call()
+            length = time.perf_counter() - start
+            for i in range(150):
+                with unchanged(model, x):
+                    try:
+                        signal.setitimer(signal.ITIMER_REAL, length * (i + 1) / 150)
+                        call()
+                    except KeyboardInterrupt:
+                        hits += 1
+                    finally:
+                        signal.setitimer(signal.ITIMER_REAL, 0)
+                assert signal.getsignal(signal.SIGALRM) is interrupt
+                assert not _get_current_dispatch_mode_stack()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert hits > 50

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class Activations(Mapping[str, Tensor]):
             return self.tensors[layer.removesuffix("#0") if isinstance(layer, str) else layer]
         except KeyError:
             near = did_you_mean(str(layer), self.tensors)
-            raise _MissingLayer(f"no layer {layer!r} was captured{near or ''} There are: {', '.join(self)}") from None
+            raise _MissingLayer(f"no layer {layer!r} was captured{near or ';'} there are: {', '.join(self)}") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
@@ -147,7 +147,7 @@ def capture(
                 f"{type(lent).__name__} {none}; layer_names(model, types=torch.nn.Module) lists its layers"
             )
         asked = {str(call) for call in calls if call.index is not None}
-        keep = KeptValues()
+        keep = KeptValues([*lent.parameters(), *lent.buffers()])
 
         def take(name: str, output: Any) -> None:
             if isinstance(output, Tensor):
@@ -169,15 +169,24 @@ def capture(
 
 
 class KeptValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Keeps tensors as they are when taken: one is copied at the moment something is about to be written into it."""
+    """Keeps tensors as they are when taken: one is copied at the moment something is about to be written into it.
 
-    def __init__(self) -> None:
+    What shares memory with one of `owned`, the model's own tensors, is copied at once: it is not the caller's to write.
+    """
+
+    def __init__(self, owned: Iterable[Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.values: dict[str, Tensor] = {}
         self._names: dict[int, list[str]] = {}
+        self._owned = {_storage(tensor) for tensor in owned if tensor.layout is torch.strided}
 
     def take(self, name: str, tensor: Tensor) -> None:
-        self.values[name] = tensor
+        self.values[name] = tensor.detach()
+        if tensor.layout is not torch.strided:
+            return
+        if _storage(tensor) in self._owned:
+            self.values[name] = tensor.detach().clone()
+            return
         self._names.setdefault(_storage(tensor), []).append(name)
 
     def __torch_dispatch__(
@@ -193,7 +202,7 @@ class KeptValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _save(self, written: Any) -> None:
         for tensor in written if isinstance(written, (tuple, list)) else [written]:
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and tensor.layout is torch.strided:
                 for name in self._names.pop(_storage(tensor), []):
                     self.values[name] = self.values[name].clone()
 

@@ -11,6 +11,7 @@
     └── HookError         (RuntimeError)  a hook manager used after it was closed
 
     TorchvizWarning       (UserWarning)
+    ├── CheckpointWarning weights that are not finite
     ├── EmptyMapWarning   a heatmap without any positive evidence
     └── GeometryWarning   a heatmap drawn on a photo whose preprocessing is not known
 
@@ -65,6 +66,10 @@ class TorchvizWarning(UserWarning):
 
 class EmptyMapWarning(TorchvizWarning):
     """A heatmap has no positive value: nothing in the map speaks for the class."""
+
+
+class CheckpointWarning(TorchvizWarning):
+    """Weights were loaded that cannot be right, as they are not finite."""
 
 
 class GeometryWarning(TorchvizWarning):

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchviz_cnn import interrupts
 from torchviz_cnn.errors import HookError, LayerError
+from torchviz_cnn.interrupts import deliver, held, let_through
 from torchviz_cnn.names import Call, call_name, is_compiled, named_layers, resolve, unwrap
 
 ForwardHook = Callable[[str, Any], Any]
@@ -85,12 +87,14 @@ class HookManager:
         for call in self._resolve(layers):
             self._tap(call).backward.append((call.index, hook))
 
+    @let_through
     def run(self, *args: Any, stop_early: bool = True, **kwargs: Any) -> Any:
         """Run the model; once every layer asked for has fired, stop and give None.
 
         With `stop_early=False`, or where some layer is never reached, the pass runs to the end and its output
         is returned. Layers asked for as `"name#*"` are not waited for.
         """
+        deliver()
         self._stopping = stop_early
         try:
             with _eagerly(self.model):
@@ -118,6 +122,7 @@ class HookManager:
                 f"forward pass: {ran} on this input"
             )
 
+    @held
     def close(self) -> None:
         """Remove every hook of this manager and no other. Calling it again does nothing."""
         self._closed = True
@@ -127,12 +132,15 @@ class HookManager:
         self._awaited.clear()
 
     def __enter__(self) -> HookManager:
+        interrupts.begin()
         return self
 
+    @held
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        interrupts.end()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._taps)} hooked layers"
@@ -141,9 +149,10 @@ class HookManager:
     def _resolve(self, layers: str | Iterable[str]) -> list[Call]:
         if self._closed:
             raise HookError("this HookManager is closed; make a new one")
-        names = [layers] if isinstance(layers, str) else list(layers)
+        names = list(layers) if isinstance(layers, Iterable) and not isinstance(layers, str) else [layers]
         return [resolve(self.model, self._layers, name) for name in names]
 
+    @held
     def _tap(self, call: Call) -> _Tap:
         module = self._layers[call.name]
         if not self._handles:

@@ -59,7 +59,7 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise ImageError(f"{path} is not an image of a known format, or is broken") from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} is too large: {error}") from None
-    except (OSError, ValueError, SyntaxError, EOFError, TypeError, MemoryError) as error:
+    except Exception as error:  # a damaged file may fail in any way its decoder knows
         raise ImageError(f"{path} cannot be read, it may be truncated: {error}") from error
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchviz_cnn.errors import InputError, LayerError, ModelError
 from torchviz_cnn.hooks import HookManager
-from torchviz_cnn.names import named_layers, unwrap
+from torchviz_cnn.names import named_layers, resolve, unwrap
 from torchviz_cnn.receptive_field import PositiveNetwork, ReceptiveField
 from torchviz_cnn.untouched import lend_input, untouched
 
@@ -61,7 +61,7 @@ def last_spatial_layer(model: nn.Module, x: Tensor, *, pooled: bool = False) -> 
 
     def follow(name: str, output: Any) -> None:
         nonlocal found
-        module = layers[name.partition("#")[0]]
+        module = layers[resolve(model, layers, name).name]
         if not isinstance(output, Tensor) or output.ndim != 4 or output.shape[2:] == (1, 1):
             return
         size = tuple(output.shape[2:])
@@ -138,11 +138,12 @@ def describe(model: nn.Module, input_size: tuple[int, int] | Tensor) -> Descript
 
         with torch.no_grad():
             _run(lent, x, leaves, keep_shape)
-        fields = _receptive_fields(lent, x, list(shapes))
+        fields = receptive_fields(lent, x, list(shapes))
         modules, rows = named_layers(lent), []
         for name, shape in shapes.items():
-            module = modules[name.partition("#")[0]]
-            count = 0 if "#" in name else sum(p.numel() for p in module.parameters())
+            call = resolve(lent, modules, name)
+            module = modules[call.name]
+            count = 0 if call.index else sum(p.numel() for p in module.parameters())
             rows.append(LayerInfo(name, type(module).__name__, shape, count, fields.get(name)))
         total = sum(p.numel() for p in lent.parameters())
         return Description(type(lent).__name__, tuple(x.shape[1:]), tuple(rows), total)
@@ -161,7 +162,11 @@ def _run(model: nn.Module, x: Tensor, names: Iterable[str], hook: Callable[[str,
         hooks.run(lend_input(lent, x), stop_early=False)
 
 
-def _receptive_fields(model: nn.Module, x: Tensor, names: list[str]) -> dict[str, ReceptiveField | None]:
+def receptive_fields(model: nn.Module, x: Tensor, names: list[str]) -> dict[str, ReceptiveField | None]:
+    """What the units of each call of these layers see of an input like x, for a lent model; None without dimensions.
+
+    Raises ModelError where it cannot be measured.
+    """
     fields: dict[str, ReceptiveField | None] = {}
     network = PositiveNetwork(x)
 
@@ -172,7 +177,8 @@ def _receptive_fields(model: nn.Module, x: Tensor, names: list[str]) -> dict[str
         return network.cut(output)
 
     with HookManager(model) as hooks:
-        hooks.on_forward(dict.fromkeys(f"{name.partition('#')[0]}#*" for name in names), measure)
+        layers = named_layers(model)
+        hooks.on_forward(dict.fromkeys(f"{resolve(model, layers, name).name}#*" for name in names), measure)
         try:
             with network:
                 hooks.run(network.x.clone(), stop_early=False)
@@ -200,5 +206,5 @@ def _cells(layer: LayerInfo) -> tuple[str, ...]:
     return (layer.name, layer.type, " x ".join(map(str, layer.output_shape)), f"{layer.parameters:,}", seen, stride)
 
 
-def _sides(sides: tuple[int, ...]) -> str:
+def _sides(sides: tuple[float, ...]) -> str:
     return str(sides[0]) if len(set(sides)) == 1 else " x ".join(map(str, sides))

@@ -1,7 +1,7 @@
 """Receptive fields measured, not derived: what part of the input can reach one unit, for any model that runs.
 
-The model runs once on a picture of ones with every weight positive, activations and normalisations as the
-identity and max-pooling as an average. Nothing can then cancel, so a unit depends on an input pixel exactly
+The model runs once with every weight positive, activations and normalisations as the identity and max-pooling as an
+average, from positive values no two of which are alike. Nothing then cancels, so a unit depends on an input pixel exactly
 where the gradient of the one with respect to the other is not zero. The channels of a layer are taken together.
 """
 
@@ -52,11 +52,12 @@ _ADAPTIVE: dict[Callable[..., Any], Callable[..., Any]] = {
 class ReceptiveField:
     """What the units of a layer see of the input: one number per spatial dimension, in pixels.
 
-    The unit at position `i` sees `size` pixels from pixel `start + i * stride` on.
+    The unit at position `i` sees `size` pixels from pixel `start + i * stride` on. Behind an upsampling the stride is a
+    fraction, and size is that of the unit in the middle: its neighbours' may be a pixel more or less.
     """
 
     size: Size
-    stride: Size
+    stride: tuple[float, ...]
     start: Size
     whole: bool
     """Whether a unit sees the whole input, as after global pooling; `size` is then the input's."""
@@ -65,15 +66,16 @@ class ReceptiveField:
 class PositiveNetwork(TorchFunctionMode):
     """Runs a model with positive weights, and measures receptive fields on the way.
 
-    A field is measured from one convolution or pooling to the next only: behind each the graph is cut, and what its
-    units see is remembered. So the cost grows with depth, not with its square, and fields larger than the input
+    A field is measured from one layer to the next only: behind each the graph is cut, and what its units see is
+    remembered. So the cost grows with depth, not with its square, and fields larger than the input
     come out right too.
     """
 
     def __init__(self, x: Tensor) -> None:
         super().__init__()
         dims = x.ndim - 2
-        self.x = torch.ones_like(x).requires_grad_()
+        self._generator = torch.Generator(x.device).manual_seed(0)
+        self.x = self._varied(x).requires_grad_()
         self._input_size: Size = tuple(x.shape[2:])
         self._fields: dict[
             int, tuple[Tensor, int, ReceptiveField]
@@ -82,25 +84,42 @@ class PositiveNetwork(TorchFunctionMode):
 
     def field(self, output: Tensor) -> ReceptiveField | None:
         """The field of a tensor of this forward pass; None without spatial dimensions, or independent of the input."""
+        return self._measure(output)[0]
+
+    def _measure(self, output: Tensor) -> tuple[ReceptiveField | None, bool]:
+        """The field, and whether it is the same for all units but for its place, each `stride` whole pixels on."""
         if output.ndim != self.x.ndim or not output.requires_grad:
-            return None
+            return None, False
         if (known := self._known(output)) is not None:
-            return known
+            return known, True
         sizes = output.shape[2:]
         middle = [(size - 1) // 2 for size in sizes]
         here = self._seen(output, middle)
         if here is None:
-            return None
+            return None, False
         low, high, whole = here
-        after = [min(place + 1, size - 1) for place, size in zip(middle, sizes, strict=True)]
-        moved = self._seen(output, after) or here
-        stride, start, size = [], [], []
+        before = self._seen(output, [max(place - 1, 0) for place in middle]) or here
+        after = self._seen(output, [min(p + 1, n - 1) for p, n in zip(middle, sizes, strict=True)]) or here
+        stride: list[float] = []
+        start, size, regular = [], [], True
         for d, full in enumerate(self._input_size):
-            step = max(moved[0][d] - low[d], moved[1][d] - high[d])
-            stride.append(step if step > 0 else max(round(full / sizes[d]), 1))
-            start.append(0 if whole else low[d] - middle[d] * stride[d])
+            step, last = _moved(here, after, d), _moved(before, here, d)
+            regular &= whole or sizes[d] == 1 or (step > 0 and (middle[d] == 0 or step == last))
+            usual = max(full / sizes[d], 1.0) if whole or sizes[d] == 1 else self._mean_step(output, middle, d)
+            stride.append(step if step > 0 and (middle[d] == 0 or step == last) else usual)
+            start.append(0 if whole else low[d] - int(middle[d] * stride[d]))
             size.append(full if whole else high[d] - low[d])
-        return ReceptiveField(tuple(size), tuple(stride), tuple(start), whole)
+        plain = tuple(int(s) if s == int(s) else round(s, 2) for s in stride)
+        return ReceptiveField(tuple(size), plain, tuple(start), whole), regular
+
+    def _mean_step(self, output: Tensor, middle: list[int], d: int) -> float:
+        """How far the field moves per unit along a dimension, on average over up to eight units."""
+        last = min(middle[d] + 8, output.shape[2 + d] - 1)
+        there = self._seen(output, [last if i == d else place for i, place in enumerate(middle)])
+        here = self._seen(output, middle)
+        if last == middle[d] or there is None or here is None:
+            return max(self._input_size[d] / output.shape[2 + d], 1.0)
+        return _moved(here, there, d) / (last - middle[d])
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -130,14 +149,18 @@ class PositiveNetwork(TorchFunctionMode):
 
     def cut(self, output: Tensor) -> Tensor:
         """A tensor of ones in place of this one, from which on fields are measured anew where its own is known."""
-        field = self.field(output)
-        if field is None or self._known(output) is not None:
-            return output
-        leaf = torch.ones_like(output).requires_grad_()
+        field, regular = self._measure(output)
+        if field is None or not regular or self._known(output) is not None:
+            return output  # what is not regular, as behind an upsampling, is measured on from the last cut that is
+        leaf = self._varied(output.detach()).requires_grad_()
         copy = leaf.clone()  # what follows may write into it, which a leaf does not allow
         self._remember(leaf, field)
         self._remember(copy, field)
         return copy
+
+    def _varied(self, like: Tensor) -> Tensor:
+        """Positive numbers, no two alike: with equal ones, what subtracts or normalises would cancel out."""
+        return torch.empty_like(like).uniform_(0.5, 1.5, generator=self._generator)
 
     def _remember(self, tensor: Tensor, field: ReceptiveField) -> None:
         self._fields[id(tensor)] = tensor, tensor._version, field
@@ -147,10 +170,10 @@ class PositiveNetwork(TorchFunctionMode):
         kept, version, field = self._fields.get(id(tensor), (None, 0, None))
         return field if kept is tensor and version == tensor._version else None
 
-    def _seen(self, output: Tensor, position: list[int]) -> tuple[list[int], list[int], bool] | None:
+    def _seen(self, output: Tensor, position: list[int]) -> Seen | None:
         """First and one past the last input pixel that a unit sees, by dimension, and whether it sees them all."""
         place: Any = (0, slice(None), *position)
-        unit = output[place].sum()
+        unit = (output[place] * self._varied(output[place].detach())).sum()
         leaves = [leaf for leaf in _leaves(unit) if id(leaf) in self._fields]
         if not leaves:
             return None
@@ -175,6 +198,14 @@ class PositiveNetwork(TorchFunctionMode):
         if not lows:
             return None
         return [min(edge) for edge in zip(*lows, strict=True)], [max(edge) for edge in zip(*highs, strict=True)], whole
+
+
+Seen = tuple[list[int], list[int], bool]
+
+
+def _moved(one: Seen, other: Seen, d: int) -> int:
+    """How far one unit's field lies beyond another's along a dimension; at the input's border, the free edge counts."""
+    return max(other[0][d] - one[0][d], other[1][d] - one[1][d])
 
 
 def _leaves(tensor: Tensor) -> list[Tensor]:

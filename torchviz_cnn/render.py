@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ Box = tuple[float, float, float, float]
 Blend = Literal["add", "mix"]
 Interpolation = Literal["nearest", "bilinear", "quadratic"]
 Order = Literal["rows", "columns"]
+_BAND = 256
 
 
 def standardised_tiles(maps: Array) -> Array:
@@ -56,19 +57,29 @@ def unit_range(values: Array) -> Array:
     return positive / peak if peak > 0 else positive
 
 
-def signed_colours(values: Array) -> Array:
-    """Values (3, h, w) or (1, h, w) with their sign as colours (h, w, 3) uint8: 0 is mid-grey, the strongest 0 or 255."""
+def signed_colours(values: Array, percentile: float = 99.5, peak: float | None = None) -> Array:
+    """Values (3, h, w) or (1, h, w) with their sign as colours (h, w, 3) uint8: 0 is mid-grey, -peak and peak 0 and 255.
+
+    `peak`: by default this percentile of the absolute values that are not zero; what is beyond it is clipped.
+    """
     values = np.nan_to_num(values.astype(np.float64))
-    peak = np.abs(values).max(initial=0)
-    scaled = np.rint(127.5 + 127.5 * values / (peak if peak > 0 else 1)).astype(np.uint8)
+    if peak is None:
+        strength = np.abs(values[values != 0])
+        peak = float(np.percentile(strength, percentile)) if strength.size else 1.0
+    scaled = np.rint(127.5 + 127.5 * np.clip(values / peak, -1, 1)).astype(np.uint8)
     return np.broadcast_to(scaled.transpose(1, 2, 0), (*values.shape[1:], 3)).copy()
 
 
 def colormap(values: Array, name: str) -> Array:
     """Colours (..., 3) uint8 for values in 0..1, or for uint8 in 0..255. Names as in matplotlib: `jet`, `viridis`, ..."""
-    index: Any = values if values.dtype == np.uint8 else (np.clip(values, 0, 1) * 255).astype(np.uint8)
+    index: Any = values if values.dtype == np.uint8 else _levels(values)
     palette = _palette(name)
     return np.asarray(palette[index])
+
+
+def _levels(values: Array) -> Array:
+    """0..1 as 0..255, truncated as the textbook does; a value that rounding left a hair below its level is on it."""
+    return np.asarray(np.clip(values, 0, 1) * 255 + 1e-6).astype(np.uint8)
 
 
 @lru_cache(maxsize=16)
@@ -86,10 +97,15 @@ def resample(values: Array, box: Box, width: int, height: int, interpolation: In
 
     Beyond the box, the nearest value continues. `quadratic` is the spline of order 2.
     """
+    return _sample(values, box, slice(0, height), slice(0, width), interpolation)
+
+
+def _sample(values: Array, box: Box, rows: slice, columns: slice, interpolation: Interpolation) -> Array:
     left, top, right, bottom = box
-    rows = _weights(values.shape[0], (np.arange(height) + 0.5 - top) / (bottom - top), interpolation)
-    columns = _weights(values.shape[1], (np.arange(width) + 0.5 - left) / (right - left), interpolation)
-    sampled: Array = rows @ values.astype(np.float64) @ columns.T
+    y, x = (np.arange(part.start, part.stop) + 0.5 for part in (rows, columns))
+    down = _weights(values.shape[0], (y - top) / (bottom - top), interpolation)
+    across = _weights(values.shape[1], (x - left) / (right - left), interpolation)
+    sampled: Array = down @ values.astype(np.float64) @ across.T
     return sampled
 
 
@@ -136,13 +152,17 @@ def overlay(
         raise InputError(f"alpha is a share between 0 and 1, not {alpha}")
     if blend not in ("add", "mix"):
         raise InputError(f"blend is 'add' or 'mix', not {blend!r}")
-    base = np.asarray(photo.convert("RGB"), dtype=np.float64)
-    inside = _covered(box, photo.width, photo.height)
-    heat = resample(values, box, photo.width, photo.height, interpolation)
-    colour = colormap(heat, colormap_name).astype(np.float64)
-    drawn = base + alpha * colour if blend == "add" else (1 - alpha) * base + alpha * colour
-    # Truncated, as when an array is cast to pixels: what the original does.
-    return Image.fromarray(np.where(inside, np.clip(drawn, 0, 255), base).astype(np.uint8))
+    picture = np.array(photo.convert("RGB"))
+    palette = alpha * _palette(colormap_name).astype(np.float32)
+    keep = 1 if blend == "add" else 1 - alpha
+    rows, columns = _inside(box, photo.width, photo.height)
+    for top in range(rows.start, rows.stop, _BAND):  # in bands, as a photo of many pixels is large in floating point
+        band = slice(top, min(top + _BAND, rows.stop))
+        heat = _sample(values, box, band, columns, interpolation)
+        drawn = keep * picture[band, columns].astype(np.float32) + palette[_levels(heat)]
+        # Truncated, as when an array is cast to pixels: what the original does.
+        picture[band, columns] = np.clip(drawn, 0, 255).astype(np.uint8)
+    return Image.fromarray(picture)
 
 
 def heat_image(
@@ -150,14 +170,27 @@ def heat_image(
     interpolation: Interpolation = "bilinear",
 ) -> Image.Image:  # fmt: skip
     """A map in 0..1 in colour on a canvas of `width` x `height`, black where the map does not reach."""
-    colour = colormap(resample(values, box, width, height, interpolation), colormap_name)
-    return Image.fromarray(np.where(_covered(box, width, height), colour, 0).astype(np.uint8))
+    canvas = Image.new("RGB", (width, height))
+    return overlay(canvas, values, box, alpha=1, colormap_name=colormap_name, interpolation=interpolation)
 
 
-def _covered(box: Box, width: int, height: int) -> Array:
+def strongest(values: Array, box: Box, width: int, height: int) -> tuple[int, int]:
+    """The pixel (x, y) of a picture of `width` x `height` where a map that covers `box` is strongest."""
+    rows, columns = _inside(box, width, height)
+    best, place = -math.inf, (0, 0)
+    for top in range(rows.start, rows.stop, _BAND):
+        sampled = _sample(values, box, slice(top, min(top + _BAND, rows.stop)), columns, "bilinear")
+        y, x = np.unravel_index(int(sampled.argmax()), sampled.shape)
+        if sampled[y, x] > best:
+            best, place = float(sampled[y, x]), (columns.start + int(x), top + int(y))
+    return place
+
+
+def _inside(box: Box, width: int, height: int) -> tuple[slice, slice]:
+    """The rows and columns of a picture's pixels whose middle lies in a box."""
     left, top, right, bottom = box
-    x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
-    return ((y >= top) & (y <= bottom))[:, None, None] & ((x >= left) & (x <= right))[None, :, None]
+    rows = slice(max(math.ceil(top - 0.5), 0), min(math.floor(bottom - 0.5) + 1, height))
+    return rows, slice(max(math.ceil(left - 0.5), 0), min(math.floor(right - 0.5) + 1, width))
 
 
 def titled(picture: Array, title: str, scale: float) -> Image.Image:
@@ -186,11 +219,36 @@ def panel(pictures: Sequence[Image.Image | Array], titles: Sequence[str], headli
     grid = figure.add_gridspec(1, len(pictures), width_ratios=ratios)
     for place, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
         axes = figure.add_subplot(grid[0, place])
+        if isinstance(picture, Image.Image) and max(picture.size) > 1600:
+            picture = picture.copy()
+            picture.thumbnail((1600, 1600))
         axes.imshow(np.asarray(picture), cmap="viridis")
         axes.set_title(title, fontsize=11)
         axes.set_axis_off()
     if headline:
         figure.suptitle(headline, fontsize=13)
+    return _drawn(figure)
+
+
+def column_figure(columns: Mapping[str, Sequence[tuple[str, Image.Image]]], headline: str = "") -> Image.Image:
+    """A figure with a titled column for each name: pictures below each other, each with a caption."""
+    from matplotlib.figure import Figure
+
+    rows = max(len(column) for column in columns.values())
+    wide = [max(picture.width / picture.height for _, picture in column) for column in columns.values()]
+    size = (1.3 * sum(wide) + 0.2, 1.55 * rows + 0.5 + 0.3 * bool(headline))
+    figure = Figure(figsize=(max(size[0], 2.5), size[1]), dpi=100, layout="constrained")
+    grid = figure.add_gridspec(rows, len(columns), width_ratios=wide)
+    for place, (title, column) in enumerate(columns.items()):
+        for row in range(rows):
+            axes = figure.add_subplot(grid[row, place])
+            axes.set_axis_off()
+            if row < len(column):
+                caption, picture = column[row]
+                axes.imshow(np.asarray(picture))
+                axes.set_title(f"{title}\n{caption}" if row == 0 else caption, fontsize=8)
+    if headline:
+        figure.suptitle(headline, fontsize=11)
     return _drawn(figure)
 
 

@@ -35,6 +35,8 @@ def write(path: str | Path, fill: Callable[[BinaryIO], object]) -> Path:
         with open(temporary, "xb") as file:
             fill(file)
         os.replace(temporary, path)
+    except FileExistsError as error:
+        raise OutputError(f"cannot write {path}: {error.filename} is a file, not a folder") from error
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -88,7 +90,8 @@ def safe_name(name: str) -> str:
     >>> safe_name("African elephant"), safe_name("<b>")
     ('African_elephant', 'b')
     """
-    return re.sub(r"[^\w.#+-]+", "_", name).strip("._") or "unnamed"
+    safe = re.sub(r"[^\w.#+-]+", "_", name).strip("._") or "unnamed"
+    return safe.encode()[:150].decode(errors="ignore")  # file systems allow 255 bytes, of which some go to what follows
 
 
 def file_names(paths: Iterable[Path]) -> dict[Path, str]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -13,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from torchviz_cnn.errors import InputError, ModelError
+from torchviz_cnn.interrupts import guarded, held, let_through
 from torchviz_cnn.names import unwrap
 
 
@@ -20,10 +25,11 @@ from torchviz_cnn.names import unwrap
 def untouched(model: nn.Module) -> Iterator[nn.Module]:
     """Lend a model: in evaluation mode, parameters frozen, gradients enabled, wrappers taken off.
 
-    However the block ends (an exception, Ctrl-C), every module's `training` flag, every parameter's identity,
+    However the block ends (an exception, Ctrl-C at any moment), every module's `training` flag, every parameter's identity,
     `.grad` and `requires_grad`, every buffer's identity and values, the global random states and the caller's
-    grad and inference modes are what they were. Works inside `torch.no_grad()` and `torch.inference_mode()`.
-    Raises ModelError for a model that is no module or has uninitialised lazy parameters.
+    grad and inference modes are what they were. Works inside `torch.no_grad()` and `torch.inference_mode()`. A model is
+    lent to one thread at a time: others wait for it. Raises ModelError for a model that is no module, runs outside
+    Python (TorchScript), or has uninitialised lazy parameters.
 
     >>> model = nn.Linear(2, 1)
     >>> with untouched(model) as lent:
@@ -35,20 +41,44 @@ def untouched(model: nn.Module) -> Iterator[nn.Module]:
     if not isinstance(model, nn.Module):
         raise ModelError(f"a model is a torch.nn.Module, not a {type(model).__name__}{_hint(model)}")
     model = unwrap(model)
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise ModelError(
+            f"{type(model).__name__} runs as TorchScript, where hooks do not reach: pass the model it was made from"
+        )
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor):
             raise ModelError(f"parameter {name!r} is lazy and has no shape yet: run the model once first")
-    with torch.inference_mode(False), torch.enable_grad():
-        restore_random = _random_states(model)
+    with guarded(), _alone(model), torch.inference_mode(False), torch.enable_grad():
         loans = [_Loan(module) for module in model.modules()]
-        try:
+        with contextlib.ExitStack() as returns:
+            returns.callback(_random_states(model))
+            for loan in loans:
+                returns.callback(loan.give_back)  # each is called, even if another fails
             for loan in loans:
                 loan.lend()
             yield model
-        finally:
-            for loan in loans:
-                loan.give_back()
-            restore_random()
+
+
+_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
+
+
+@contextmanager
+def _alone(model: nn.Module) -> Iterator[None]:
+    """Keep other threads from the model: what they found and put back would be this one's changes."""
+    with _LOCKS_LOCK:
+        lock = _LOCKS.setdefault(model, threading.RLock())
+    if not lock.acquire(blocking=False):
+        _wait_for(lock)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@let_through
+def _wait_for(lock: Any) -> None:
+    lock.acquire()
 
 
 def lend_input(model: nn.Module, x: Tensor) -> Tensor:
@@ -60,6 +90,10 @@ def lend_input(model: nn.Module, x: Tensor) -> Tensor:
         raise InputError(f"the input is a tensor of shape (B, C, H, W), not a {type(x).__name__}")
     if x.ndim == 0 or x.numel() == 0:
         raise InputError(f"the input of shape {tuple(x.shape)} has nothing in it")
+    if x.dtype == torch.uint8 and not any(isinstance(module, nn.Embedding) for module in model.modules()):
+        raise InputError(
+            "the input is uint8; networks take floating point: preprocess(photo) gives it, or x.float() / 255"
+        )
     like = next((p for p in model.parameters() if p.is_floating_point()), None)
     if like is None:
         return x.detach().clone()
@@ -88,6 +122,7 @@ class _Loan:
         self.parameters = {n: None if p is None else _remember(p, values=False) for n, p in module._parameters.items()}
         self.buffers = {n: None if b is None else _remember(b, values=True) for n, b in module._buffers.items()}
 
+    @held
     def lend(self) -> None:
         # The flag itself, not eval(): models override train() to keep parts of themselves frozen.
         self.module.training = False
@@ -102,6 +137,7 @@ class _Loan:
             if lent is not None and lent.tensor.is_inference():
                 self.module._buffers[name] = lent.tensor.clone()
 
+    @held
     def give_back(self) -> None:
         self.module.training = self.training
         _put_back(self.module._parameters, self.parameters)
@@ -160,6 +196,7 @@ def _random_states(model: nn.Module) -> Callable[[], None]:
     cuda = {device: torch.cuda.get_rng_state(device) for device in devices if device.type == "cuda"}
     mps = torch.mps.get_rng_state() if any(device.type == "mps" for device in devices) else None
 
+    @held
     def restore() -> None:
         random.setstate(python)
         np.random.set_state(numpy)

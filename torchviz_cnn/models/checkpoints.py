@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
-import zipfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.errors import CheckpointError, did_you_mean
+from torchviz_cnn.errors import CheckpointError, CheckpointWarning, did_you_mean
 
 _HOLDERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module")
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -39,12 +41,18 @@ def find_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state_dict; save model.state_dict()")
     inside = {key: value for key, value in content.items() if _is_state_dict(value)}
     for key in _HOLDERS:
+        if isinstance(content.get(key), Mapping) and not inside:
+            return find_state_dict(content[key], path)
+    for key in _HOLDERS:
         if key in inside:
             return dict(inside[key])
     if _is_state_dict(content):
         return {name: value for name, value in content.items() if isinstance(value, Tensor)}
     if len(inside) == 1:
         return dict(next(iter(inside.values())))
+    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    if tensors and not inside:  # weights, and a few numbers beside them
+        return tensors
     keys = ", ".join(map(str, list(content)[:8])) or "nothing"
     raise CheckpointError(f"{path} holds no state_dict: its keys are {keys}")
 
@@ -62,6 +70,11 @@ def load_state(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
     own = model.state_dict()
     state = _without_common_prefix(state, own)
     # Counters that older checkpoints lack and that evaluation does not use.
+    odd = [
+        f"{name} is {_kind(state[name])}, not {_kind(own[name])}"
+        for name in own
+        if name in state and _kind(state[name]) != _kind(own[name])
+    ]
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in state if name not in own]
     shapes = [
@@ -69,16 +82,32 @@ def load_state(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
-    if missing or unexpected or shapes:
-        fit = sum(1 for name in own if name in state and state[name].shape == own[name].shape)
+    if missing or unexpected or shapes or odd:
+        fit = sum(1 for n in own if n in state and state[n].shape == own[n].shape and _kind(state[n]) == _kind(own[n]))
         parts = [f"{source} does not fit {type(model).__name__}: {fit} of its {len(own)} tensors match"]
         parts += [
             f"{what} {_few(names)}"
-            for what, names in (("missing", missing), ("unexpected", unexpected), ("other shape:", shapes))
+            for what, names in (
+                ("missing", missing),
+                ("unexpected", unexpected),
+                ("other shape:", shapes),
+                ("other kind:", odd),
+            )
             if names
         ]
         raise CheckpointError("; ".join(parts))
     model.load_state_dict(state, strict=False)
+    unusable = [name for name in own if name in state and not bool(state[name].isfinite().all())]
+    if unusable:
+        warnings.warn(f"{source} has values that are not finite in {_few(unusable)}", CheckpointWarning, stacklevel=4)
+
+
+def _kind(tensor: Tensor) -> str:
+    """What must agree for a tensor to be the values of another: its layout, and whether it has whole numbers."""
+    if tensor.is_meta or tensor.layout is not torch.strided:
+        return "meta" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
+    number = "floating point" if tensor.is_floating_point() else "complex" if tensor.is_complex() else "whole numbers"
+    return number
 
 
 def _is_state_dict(value: Any) -> bool:
@@ -112,25 +141,32 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> Any:
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start[:1] != b"\x80" and start != b"PK":
+        raise CheckpointError(f"{path} is {'empty' if not start else 'not a PyTorch checkpoint'}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with _numpy_numbers():
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         first = str(error).partition("\n")[0]
-        if not zipfile.is_zipfile(path) and not _looks_pickled(path):
-            raise CheckpointError(f"{path} is not a PyTorch checkpoint, or is truncated") from error
         named = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), first)
         raise CheckpointError(
             f"{path} holds pickled Python objects, which could run code when loaded, and was not read "
             f"({named.split(' was not')[0]}); save model.state_dict() instead"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, ImportError) as error:
+    except Exception as error:  # a damaged file may fail at any point of its reading
         first = str(error).partition("\n")[0]
         raise CheckpointError(f"{path} is not a whole PyTorch checkpoint, it may be truncated: {first}") from error
 
 
-def _looks_pickled(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(1) == b"\x80"
+def _numpy_numbers() -> contextlib.AbstractContextManager[Any]:
+    """Allow numpy's scalars, which training scripts leave in checkpoints: data, and nothing that runs."""
+    if not hasattr(torch.serialization, "safe_globals"):  # before torch 2.5
+        return contextlib.nullcontext()
+    scalar: Any = np.float64(0).__reduce__()[0]
+    kinds = {type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)}
+    return torch.serialization.safe_globals([scalar, np.dtype, *kinds])
 
 
 def _few(names: list[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,7 +56,7 @@ class Network:
         """The index of a class given by name or number. Raises ModelError with the nearest name."""
         text = str(target).strip()
         names = self.categories or ()
-        if text.lstrip("-").isdigit():
+        if re.fullmatch(r"[+-]?[0-9]{1,9}", text):
             return int(text)
         same = [
             i for i, name in enumerate(names) if name.casefold().replace("_", " ") == text.casefold().replace("_", " ")
@@ -191,7 +192,7 @@ def _from_factory(name: str, weights: str | None) -> _Loaded:
         with _seeded():
             try:
                 target = target(**_classes(target, state))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise ModelError(f"{name!r} failed: {type(error).__name__}: {error}") from error
     if isinstance(target, Network):
         loaded = target.model, target.preprocess, target.categories, target.weights
@@ -213,7 +214,7 @@ def _imported(name: str) -> Any:
         target: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ModelError(f"no module {error.name!r} to import for {name!r}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"importing {module_name!r} failed: {type(error).__name__}: {error}") from error
     for part in attribute.split("."):
         public = [known for known in dir(target) if not known.startswith("_")]
