@@ -312,6 +312,31 @@ def test_networks_without_an_exact_cam_are_refused(model: nn.Module) -> None:
         tvc.class_activation_map(model, images(2))
 
 
+class RemembersBatch(nn.Module):
+    """Reads the batch's size before the layer, and reshapes by it behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.fc = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = x.size(0)
+        out: Tensor = self.fc(self.conv(x).relu().mean((2, 3)).view(batch, 8))
+        return out
+
+
+def test_cam_never_runs_with_another_batch_than_was_sent() -> None:
+    model, x = networks.seeded(RemembersBatch)(), images(3)
+    expected = torch.einsum("c,bchw->bhw", model.fc.weight[1], model.conv(x).relu()).detach()
+    assert torch.allclose(tvc.class_activation_map(model, x, 1).values, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_map_of_one_pixel_locates_nothing() -> None:
+    with pytest.raises(tvc.LayerError, match="maps of a single pixel"):
+        tvc.grad_cam(networks.gap_linear(), images(1), "gap")
+
+
 def test_cam_and_grad_cam_agree_up_to_the_area() -> None:
     model, x = networks.gap_linear(), images(2)
     cam, grad = tvc.class_activation_map(model, x, 1), tvc.grad_cam(model, x, "features", 1, relu=False)

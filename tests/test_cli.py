@@ -21,6 +21,13 @@ def net():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3), nn.ReLU(),
                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+def stops():
+    raise SystemExit(3)
+class raises(nn.Conv2d):
+    def __init__(self):
+        super().__init__(3, 3, 1)
+    def forward(self, x):
+        raise AssertionError("forward says no")
 """
 
 
@@ -111,6 +118,12 @@ def test_cam_of_several_photos_and_classes(here: Path, method: str, capsys: pyte
         (["activations", "photo.png", *NET, "--layer", "7"], "none of the layers 7 has maps"),
         (["predict", "photo.png", "--model", "clinet:net", "--input-size", "2"], "RuntimeError"),
         (["predict", "photo.png", *NET, "--batch-size", "0"], "not at least 1"),
+        (["cam", "photo.png", *NET, "--target", "²"], "no class '²'"),
+        (["cam", "photo.png", *NET, "--target=--5"], "no class '--5'"),
+        (["cam", "photo.png", *NET, "--target", "9" * 30], "no class"),
+        (["predict", "photo.png", "--model", "clinet:stops"], "'clinet:stops' failed: SystemExit"),
+        (["predict", "photo.png", "--model", "clinet:raises"], "AssertionError: forward says no"),
+        (["cam", "photo.png", *NET, "--out", "photo.png"], "photo.png is a file, not a folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
@@ -149,9 +162,11 @@ def test_warnings_are_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_as_a_module_and_without_a_terminal(here: Path) -> None:
     root = Path(__file__).parents[1]
+    Path("photo.png").rename("фото.png")
     done = subprocess.run(
-        [sys.executable, "-m", "torchviz_cnn", "predict", "photo.png", *NET],
-        capture_output=True, text=True, env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"}, check=False,
+        [sys.executable, "-m", "torchviz_cnn", "predict", "фото.png", *NET],
+        capture_output=True, text=True, check=False,
+        env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "ascii"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # no progress bar where there is no terminal

@@ -18,16 +18,26 @@ from torchviz_cnn.errors import (
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.images import Preprocess, read_image
 from torchviz_cnn.layers import Description, describe, layer_names
+from torchviz_cnn.methods.averaged import integrated_gradients, smooth_grad
 from torchviz_cnn.methods.cam import Heatmap, class_activation_map, grad_cam
+from torchviz_cnn.methods.compare import Comparison, FirstFilters, compare, first_filters
+from torchviz_cnn.methods.deconvnet import Deconvolution, deconvnet, max_pool_with_switches, unpool
+from torchviz_cnn.methods.occlusion import Occlusion, occlusion
+from torchviz_cnn.methods.saliency import Saliency, guided_grad_cam, input_x_gradient, saliency
+from torchviz_cnn.methods.scores import predict
 from torchviz_cnn.models import Network, load_keras_weights, load_model, model_names
+from torchviz_cnn.relu_rules import ReluRule, relu_rule
 from torchviz_cnn.untouched import untouched
 
 __version__ = "0.1.0"
 __all__ = [
     "Activations",
     "CheckpointError",
+    "Comparison",
+    "Deconvolution",
     "Description",
     "EmptyMapWarning",
+    "FirstFilters",
     "GeometryWarning",
     "Heatmap",
     "HookError",
@@ -37,19 +47,35 @@ __all__ = [
     "LayerError",
     "ModelError",
     "Network",
+    "Occlusion",
     "OutputError",
     "Preprocess",
+    "ReluRule",
+    "Saliency",
     "TargetError",
     "TorchvizError",
     "TorchvizWarning",
     "capture",
     "class_activation_map",
+    "compare",
+    "deconvnet",
     "describe",
+    "first_filters",
     "grad_cam",
+    "guided_grad_cam",
+    "input_x_gradient",
+    "integrated_gradients",
     "layer_names",
     "load_keras_weights",
     "load_model",
+    "max_pool_with_switches",
     "model_names",
+    "occlusion",
+    "predict",
     "read_image",
+    "relu_rule",
+    "saliency",
+    "smooth_grad",
+    "unpool",
     "untouched",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import re
 import sys
@@ -21,7 +22,7 @@ import torchviz_cnn as tvc
 from torchviz_cnn import demo, render, results
 from torchviz_cnn.errors import InputError, did_you_mean
 from torchviz_cnn.images import Geometry
-from torchviz_cnn.methods.scores import Score, probabilities
+from torchviz_cnn.methods.scores import Score
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,8 +48,7 @@ def predict(args: argparse.Namespace) -> None:
     net = _network(args)
     photos = _photos(args.images)
     for paths, x in _batches(net, photos, args):
-        with tvc.untouched(net.model) as model, torch.no_grad():
-            chances = probabilities(model(x.to(args.device)).float())
+        chances = tvc.predict(net.model, x)
         values, indices = chances.topk(min(args.top, chances.shape[1]))
         for path, row, classes in zip(paths, values.tolist(), indices.tolist(), strict=True):
             print(path)
@@ -83,7 +83,7 @@ def cam(args: argparse.Namespace) -> None:
     photos = _photos(args.images)
     classes = [net.class_index(target) for target in args.target or ()]
     for paths, x in _batches(net, photos, args):
-        target = torch.tensor([classes] * len(paths)) if classes else None
+        target = [classes] * len(paths) if classes else None
         if args.method == "cam":
             heat = tvc.class_activation_map(net.model, x, target, layer=args.layer)
         else:
@@ -108,25 +108,40 @@ COMMANDS = {"demo": run_demo, "layers": layers, "predict": predict, "activations
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C."""
-    sys.path.insert(0, os.getcwd())  # for --model package.module:factory beside the user
-    warnings.showwarning = _show_warning
     parser = _parser()
     args = parser.parse_args(arguments)
     try:
-        COMMANDS[args.command](args)
-        sys.stdout.flush()
+        with _surroundings():
+            COMMANDS[args.command](args)
+            sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         return 130
-    except (tvc.TorchvizError, RuntimeError, OSError, MemoryError) as error:
+    except Exception as error:  # the user's network or file may raise anything; --traceback shows where
         if args.traceback:
             raise
         kind = "" if isinstance(error, tvc.TorchvizError) else f"{type(error).__name__}: "
         print(f"{parser.prog}: error: {kind}{' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
+
+
+@contextlib.contextmanager
+def _surroundings() -> Iterator[None]:
+    """Networks beside the user can be imported, warnings are one line, and no name is too odd for the terminal."""
+    path = list(sys.path)
+    sys.path.insert(0, os.getcwd())
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            yield
+    finally:
+        sys.path[:] = path
 
 
 def _parser() -> argparse.ArgumentParser:

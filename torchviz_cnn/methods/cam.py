@@ -9,24 +9,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn import render, results
-from torchviz_cnn.errors import EmptyMapWarning, InputError, LayerError, ModelError
+from torchviz_cnn.errors import EmptyMapWarning, LayerError, ModelError
 from torchviz_cnn.hooks import HookManager
-from torchviz_cnn.images import Geometry, Preprocess, preprocess_of, seen_box, to_rgb
+from torchviz_cnn.images import Geometry, Preprocess, preprocess_of, to_rgb
 from torchviz_cnn.layers import last_spatial_layer
+from torchviz_cnn.methods.maps import OnPhoto, require_images, require_maps
 from torchviz_cnn.methods.scores import (
     Score,
     Target,
     check_score,
     class_outputs,
-    probabilities,
+    gradients_at,
     resolve_target,
-    score_gradients,
     score_of,
 )
 from torchviz_cnn.untouched import lend_input, untouched
@@ -35,13 +34,8 @@ _LARGE = 64  # what follows a layer is linear if it is so at one size of input a
 
 
 @dataclass(frozen=True, eq=False)
-class Heatmap:
-    """How much each place of a layer speaks for a class. Raw values; scaled only where drawn.
-
-    `index` chooses an image of the batch and `k` one of its classes wherever one picture is drawn. A photo is the
-    PIL image that the input was made from; the map is laid on the part of it that the network saw, as the model's own
-    preprocessing says, or as `geometry` does (`crop`, `stretch`, `pad` or a Preprocess).
-    """
+class Heatmap(OnPhoto):
+    """How much each place of a layer speaks for a class. Raw values; scaled only where drawn (see `OnPhoto`)."""
 
     values: Tensor
     """(B, h, w), or (B, K, h, w) where K classes were asked for, float32. Grad-CAM: at least 0."""
@@ -57,39 +51,9 @@ class Heatmap:
     """(H, W) of the network's input."""
     preprocess: Preprocess | None = field(default=None, repr=False)
 
-    def map(self, index: int = 0, k: int = 0) -> np.ndarray[Any, Any]:
-        """One map (h, w) divided by its maximum, negative values as 0: 0..1. Without positive values: zeros."""
-        return render.unit_range(self._of(self.values, index, k).detach().float().cpu().numpy())
-
-    def overlay(
-        self, photo: Image.Image, alpha: float = 0.4, *, index: int = 0, k: int = 0, blend: render.Blend = "add",
-        colormap: str = "jet", interpolation: render.Interpolation = "bilinear",
-        geometry: Geometry | Preprocess | None = None,
-    ) -> Image.Image:  # fmt: skip
-        """The map in colour over the photo, at the photo's own size.
-
-        `blend="add"` is the textbook's photo + alpha x colour, clipped; `"mix"` is (1 - alpha) x photo + alpha x
-        colour. Raises InputError for an alpha outside 0..1 or an unknown option.
-        """
-        return render.overlay(
-            to_rgb(photo), self.map(index, k), self._box(photo, geometry), alpha=alpha, blend=blend,
-            colormap_name=colormap, interpolation=interpolation,
-        )  # fmt: skip
-
-    def image(
-        self, photo: Image.Image | None = None, *, index: int = 0, k: int = 0, colormap: str = "jet",
-        interpolation: render.Interpolation = "bilinear", geometry: Geometry | Preprocess | None = None,
-    ) -> Image.Image:  # fmt: skip
-        """The map alone in colour: at the photo's size and place, or at the size of the network's input."""
-        height, width = self.input_size if photo is None else (photo.height, photo.width)
-        box = (0.0, 0.0, float(width), float(height)) if photo is None else self._box(photo, geometry)
-        return render.heat_image(
-            self.map(index, k), box, width, height, colormap_name=colormap, interpolation=interpolation
-        )
-
     def plot(
         self, photo: Image.Image, *, index: int = 0, k: int = 0, alpha: float = 0.4, truth: str | None = None,
-        categories: Sequence[str] | None = None, seed: int = 0, blend: render.Blend = "add", colormap: str = "jet",
+        categories: Sequence[str] | None = None, seed: int = 0, blend: render.Blend = "add", colormap: str | None = None,
         geometry: Geometry | Preprocess | None = None,
     ) -> Image.Image:  # fmt: skip
         """Photo, heatmap, overlay and, for comparison, a random feature map of the same layer, side by side.
@@ -111,55 +75,10 @@ class Heatmap:
         titles = ["photo", f"{self.method}, {self.layer}", "overlay", f"a random feature map: channel {channel}"]
         return render.panel(pictures, titles, self.headline(index, k, truth, categories))
 
-    def headline(
-        self, index: int = 0, k: int = 0, truth: str | None = None, categories: Sequence[str] | None = None
-    ) -> str:
-        """True, predicted and explained class of one map in words."""
-        chances = probabilities(self._of(self.logits, index)[None])[0]
-        top, asked = int(chances.argmax()), int(self._of(self.target, index, k))
-
-        def name(i: int) -> str:
-            return str(categories[i]) if categories is not None and i < len(categories) else f"class {i}"
-
-        words = [f"true: {truth}"] if truth is not None else []
-        words.append(f"predicted: {name(top)} ({float(chances[top]):.3f})")
-        if asked != top:
-            words.append(f"explained: {name(asked)} ({float(chances[asked]):.3f})")
-        return ", ".join(words)
-
-    def peak(
-        self, photo: Image.Image, *, index: int = 0, k: int = 0, geometry: Geometry | Preprocess | None = None
-    ) -> tuple[int, int]:
-        """The pixel (x, y) of the photo where the map is strongest."""
-        box = self._box(photo, geometry)
-        sampled = render.resample(self.map(index, k), box, photo.width, photo.height)
-        y, x = np.unravel_index(int(sampled.argmax()), sampled.shape)
-        return int(x), int(y)
-
     def save(self, path: str | Path) -> Path:
         """Write values, target, logits, layer and method to a `.npz` file. Raises OutputError."""
         arrays = {"values": self.values, "target": self.target, "logits": self.logits}
         return results.save_arrays(path, {**arrays, "layer": self.layer, "method": self.method})
-
-    def _of(self, batch: Tensor, index: int, k: int | None = None) -> Tensor:
-        if not -len(batch) <= index < len(batch):
-            raise InputError(f"image {index} is out of range: the heatmap has {len(batch)}")
-        one = batch[index]
-        if k is None or self.target.ndim == 1:
-            if k:
-                raise InputError(f"class {k} is out of range: one class per image was asked for")
-            return one
-        if not -len(one) <= k < len(one):
-            raise InputError(f"class {k} is out of range: {len(one)} classes per image were asked for")
-        return one[k]
-
-    def _box(self, photo: Image.Image, geometry: Geometry | Preprocess | None) -> render.Box:
-        return seen_box(photo, self.input_size, geometry, self.preprocess)
-
-    def _repr_png_(self) -> bytes:
-        shown = [(i, k) for i in range(len(self.values)) for k in range(self.target[0].numel())][:16]
-        tiles = np.stack([np.asarray(self.image(index=i, k=k)) for i, k in shown])
-        return results.png(Image.fromarray(render.tile_grid(tiles, columns=min(4, len(tiles)), margin=4)))
 
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.values.shape))
@@ -191,12 +110,12 @@ def grad_cam(
     """
     check_score(score)
     with untouched(model) as lent:
-        x = lend_input(lent, _images(x))
+        x = lend_input(lent, require_images(x))
         layer = last_spatial_layer(lent, x[:1]) if layer is None else layer
         with _from_layer(lent, x, layer) as (leaf, output):
             logits = class_outputs(output, len(x))
             classes, one = resolve_target(target, logits)
-            gradients = _gradients(lent, layer, score_of(logits, classes, score), leaf)
+            gradients = gradients_at(lent, f"layer {layer!r}", score_of(logits, classes, score), leaf)
             with torch.autocast(x.device.type, enabled=False):
                 activations = leaf.detach().float()
                 maps = [torch.einsum("kbc,bchw->bkhw", g.float().mean((-2, -1)), activations) for g in gradients]
@@ -226,13 +145,13 @@ def class_activation_map(model: nn.Module, x: Tensor, target: Target = None, *, 
     torch.Size([3, 6, 6])
     """
     with untouched(model) as lent:
-        x = lend_input(lent, _images(x))
+        x = lend_input(lent, require_images(x))
         layer = last_spatial_layer(lent, x[:1], pooled=True) if layer is None else layer
-        with _from_layer(lent, x, layer, factors=(1, 0, _LARGE)) as (leaf, output):
-            logits, constant, large = class_outputs(output, 3 * len(x)).chunk(3)
+        with _from_layer(lent, x, layer) as (leaf, output):
+            logits = class_outputs(output, len(x))
             classes, one = resolve_target(target, logits)
             scores = logits.gather(1, classes)
-            gradients = _gradients(lent, layer, scores, leaf)
+            gradients = gradients_at(lent, f"layer {layer!r}", scores, leaf)
             area = leaf.shape[2] * leaf.shape[3]
             maps = []
             with torch.autocast(x.device.type, enabled=False):
@@ -241,41 +160,44 @@ def class_activation_map(model: nn.Module, x: Tensor, target: Target = None, *, 
                     maps.append(area * torch.einsum("kbchw,bchw->bkhw", gradient.float(), leaf.detach().float()))
         values = torch.cat(maps, 1)
         explained = values.mean((2, 3))
-        for seen, factor in ((scores, 1), (large.gather(1, classes), _LARGE)):
-            if not _equal(seen, factor * explained + constant.gather(1, classes), leaf):
-                raise _not_pooled(lent, layer, "what follows it is not linear")
+        first = leaf.detach()[:1]
+        large = _LARGE if leaf.dtype != torch.float16 else 1 / _LARGE  # half precision ends at 65504
+        constant, scaled = _output_for(lent, x[:1], layer, torch.cat([0 * first, large * first]))
+        if not (
+            _equal(scores, explained + constant[classes], leaf)
+            and _equal(scaled[classes[0]], large * explained[0] + constant[classes[0]], leaf)
+        ):
+            raise _not_pooled(lent, layer, "what follows it is not linear")
         return _heatmap("CAM", lent, x, layer, values, classes, one, logits, leaf)
 
 
-def _images(x: Tensor) -> Tensor:
-    if isinstance(x, Tensor) and x.ndim != 4:
-        hint = "; x[None] makes one image a batch" if x.ndim == 3 else ""
-        raise InputError(f"the input is a batch (B, C, H, W), not {tuple(x.shape)}{hint}")
-    return x
+def _output_for(model: nn.Module, x: Tensor, layer: str, maps: Tensor) -> Tensor:
+    """The class outputs (n, classes) that other maps (n, C, h, w) at a layer lead to. `x` is one image (1, C, H, W)."""
+    with torch.no_grad(), HookManager(model) as hooks:
+        hooks.on_forward(layer, lambda name, output: maps)
+        output = hooks.run(x.expand(len(maps), -1, -1, -1).contiguous(), stop_early=False)
+    return class_outputs(output, len(maps))
 
 
 @contextmanager
-def _from_layer(
-    model: nn.Module, x: Tensor, layer: str, factors: tuple[int, ...] = (1,)
-) -> Iterator[tuple[Tensor, Any]]:
+def _from_layer(model: nn.Module, x: Tensor, layer: str) -> Iterator[tuple[Tensor, Any]]:
     """Run the model with the layer's output as the leaf of the graph: nothing before it is differentiated.
 
-    Gives the leaf and the model's output; what follows the layer runs on one batch for each factor, the layer's output
-    times that. Differentiate inside the block: with activation checkpointing, the layer runs again then.
+    Gives the leaf and the model's output. Differentiate inside the block: with activation checkpointing, the layer runs
+    again then.
     """
     leaf: Tensor | None = None
 
     def lift(name: str, output: Any) -> Tensor:
         nonlocal leaf
-        if not isinstance(output, Tensor) or output.ndim != 4:
-            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise LayerError(f"layer {name!r} of {type(model).__name__} gives {shape}, not maps (B, C, h, w)")
-        if len(output) != len(x):
-            raise LayerError(f"layer {name!r} gives {len(output)} maps for {len(x)} images: they cannot be told apart")
+        require_maps(model, name, output, len(x))
+        if output.shape[2:] == (1, 1):
+            raise LayerError(
+                f"layer {name!r} of {type(model).__name__} gives maps of a single pixel, which locate nothing"
+            )
         if leaf is None:
             leaf = output.detach().clone().requires_grad_()
-        # A copy, since what follows may overwrite it in place.
-        return leaf.clone() if factors == (1,) else torch.cat([leaf * factor for factor in factors])
+        return leaf.clone()  # what follows may overwrite it in place
 
     with HookManager(model) as hooks:
         hooks.on_forward(layer, lift)
@@ -283,19 +205,6 @@ def _from_layer(
         hooks.require_reached()
         assert leaf is not None  # since the layer was reached
         yield leaf, output
-
-
-def _gradients(model: nn.Module, layer: str, scores: Tensor, leaf: Tensor) -> Iterator[Tensor]:
-    """The gradient of the scores (B, K) with respect to the layer, as (k, B, C, h, w) for some of the classes at a time."""
-    parts = score_gradients(scores, [leaf]) if scores.requires_grad else iter([(slice(0), [None])])
-    for _, (gradient,) in parts:
-        if gradient is not None:
-            yield gradient
-            continue
-        raise ModelError(
-            f"no gradient comes back to layer {layer!r} of {type(model).__name__}: the score does not depend on it, or the "
-            "model detaches it or runs a part of itself under torch.no_grad()"
-        )
 
 
 def _require_pooled(model: nn.Module, layer: str, leaf: Tensor, gradient: Tensor) -> None:

@@ -10,9 +10,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchviz_cnn.errors import InputError, ModelError, TargetError, did_you_mean
+from torchviz_cnn.untouched import lend_input, untouched
 
 Score = Literal["logit", "probability", "log_probability", "cross_entropy"]
 Target = int | Tensor | Sequence[Any] | np.ndarray[Any, Any] | None
@@ -91,6 +92,18 @@ def probabilities(outputs: Tensor) -> Tensor:
     return outputs.sigmoid() if outputs.shape[1] == 1 else outputs.softmax(1)
 
 
+def predict(model: nn.Module, x: Tensor) -> Tensor:
+    """Class probabilities (B, n) in float32 of a batch: the softmax of the logits, or the sigmoid of a single one.
+
+    Raises ModelError for a model that gives no class scores.
+
+    >>> predict(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), torch.zeros(2, 3, 2, 2)).shape
+    torch.Size([2, 5])
+    """
+    with untouched(model) as lent, torch.no_grad():
+        return probabilities(class_outputs(lent(lend_input(lent, x)), len(x)))
+
+
 def check_score(score: str) -> None:
     """Raise InputError for a score that does not exist."""
     if score not in get_args(Score):
@@ -99,18 +112,38 @@ def check_score(score: str) -> None:
         )
 
 
-def score_gradients(scores: Tensor, inputs: Sequence[Tensor]) -> Iterator[tuple[slice, list[Tensor | None]]]:
+def score_gradients(
+    scores: Tensor, inputs: Sequence[Tensor], keep_graph: bool = False
+) -> Iterator[tuple[slice, list[Tensor | None]]]:
     """Gradients of every column of scores (B, K) with respect to each input: (k, B, ...) for a slice of k columns.
 
     Several columns go back through the network in one batched pass, as many as memory allows; None stands for an
-    input that the scores do not depend on.
+    input that the scores do not depend on. `keep_graph` keeps the graph for another pass over it.
     """
     columns = scores.shape[1]
     step = max(1, _BATCHED_BYTES // max(1, 3 * sum(i.numel() * i.element_size() for i in inputs)))
     for start in range(0, columns, step):
         part = slice(start, min(start + step, columns))
-        keep = part.stop < columns
+        keep = keep_graph or part.stop < columns
         yield part, _gradients(scores[:, part], inputs, keep)
+
+
+def gradients_at(
+    model: nn.Module, place: str, scores: Tensor, leaf: Tensor, keep_graph: bool = False
+) -> Iterator[Tensor]:
+    """The gradient of scores (B, K) with respect to one tensor, as (k, B, ...) for some of the classes at a time.
+
+    Raises ModelError, which names the place, where none comes back.
+    """
+    parts = score_gradients(scores, [leaf], keep_graph) if scores.requires_grad else iter([(slice(0), [None])])
+    for _, (gradient,) in parts:
+        if gradient is not None:
+            yield gradient
+            continue
+        raise ModelError(
+            f"no gradient comes back to {place} of {type(model).__name__}: the score does not depend on it, or the "
+            "model detaches it or runs a part of itself under torch.no_grad()"
+        )
 
 
 def _gradients(scores: Tensor, inputs: Sequence[Tensor], keep: bool) -> list[Tensor | None]:
@@ -142,11 +175,11 @@ def _as_index(target: Any) -> Tensor:
             if isinstance(target, bool):
                 raise TypeError
             return torch.tensor(operator.index(target))
-        except TypeError:
+        except (TypeError, RuntimeError, OverflowError):
             raise TargetError(f"a target is None, an int or a tensor of class indices, not {target!r}") from None
     try:
         index = torch.as_tensor(target).detach()
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TargetError(f"a target is a rectangle of class indices, (B,) or (B, K), not {target!r}") from None
     if index.numel() and (index.dtype.is_floating_point or index.dtype.is_complex or index.dtype == torch.bool):
         raise TargetError(f"a target holds class indices, whole numbers, not {index.dtype}")

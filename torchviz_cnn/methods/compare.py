@@ -1,0 +1,135 @@
+"""Two networks beside each other: their first filters, and what drives the strongest units of each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from torchviz_cnn import render, results
+from torchviz_cnn.errors import InputError, ModelError
+from torchviz_cnn.images import Geometry, Preprocess
+from torchviz_cnn.layers import layer_names
+from torchviz_cnn.methods.deconvnet import Deconvolution, deconvnet
+from torchviz_cnn.names import named_layers
+from torchviz_cnn.relu_rules import OtherActivations
+
+
+@dataclass(frozen=True, eq=False)
+class FirstFilters:
+    """The filters of a network's first convolution, and how many of them are of no use."""
+
+    layer: str
+    filters: Tensor
+    """(n, C, h, w)."""
+    dead: Tensor
+    """(n,) bool: the filter's norm is below 5 % of the median norm."""
+    duplicate: Tensor
+    """(n,) bool: the filter is not dead, and its cosine with an earlier one that is not is above the threshold."""
+
+    @property
+    def dead_share(self) -> float:
+        """Share of the filters that are dead: 0..1."""
+        return float(self.dead.float().mean())
+
+    @property
+    def duplicate_share(self) -> float:
+        """Share of the filters that nearly repeat another: 0..1."""
+        return float(self.duplicate.float().mean())
+
+    def grid(self, side: int = 24) -> Image.Image:
+        """All filters as colour tiles of `side` pixels, mid-grey for 0, about as many rows as columns."""
+        rgb = self.filters if self.filters.shape[1] in (1, 3) else self.filters.mean(1, keepdim=True)
+        peak = float(rgb.abs().max()) or 1.0  # of all: a dead filter is not stretched to full contrast
+        tiles = [Image.fromarray(render.signed_colours(f.numpy(), peak=peak)) for f in rgb]
+        large = np.stack([np.asarray(tile.resize((side, side), Image.Resampling.NEAREST)) for tile in tiles])
+        return Image.fromarray(render.tile_grid(large, columns=int(np.ceil(len(large) ** 0.5)), margin=2, fill=255))
+
+    def __str__(self) -> str:
+        return f"{len(self.filters)} filters at {self.layer}: {self.dead_share:.0%} dead, {self.duplicate_share:.0%} near-duplicates"
+
+
+def first_filters(model: nn.Module, threshold: float = 0.9) -> FirstFilters:
+    """The filters of the first convolution, which of them are dead, and which nearly repeat an earlier one.
+
+    Near: a cosine above `threshold`. Raises ModelError for a network without a 2-D convolution.
+
+    >>> convolution = nn.Conv2d(3, 4, 3)
+    >>> _ = nn.init.normal_(convolution.weight, generator=torch.Generator().manual_seed(0))
+    >>> convolution.weight.data[1] = 2 * convolution.weight.data[0]
+    >>> print(first_filters(nn.Sequential(convolution)))
+    4 filters at 0: 0% dead, 25% near-duplicates
+    """
+    names = layer_names(model, types=nn.Conv2d)
+    if not names:
+        raise ModelError(f"{type(model).__name__} has no 2-D convolution whose filters could be compared")
+    convolution = named_layers(model)[names[0]]
+    assert isinstance(convolution, nn.Conv2d)
+    filters = convolution.weight.detach().float().cpu()
+    norm = filters.flatten(1).norm(dim=1)
+    dead = norm < 0.05 * norm.median()
+    unit = filters.flatten(1) / norm.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
+    near = (unit @ unit.T > threshold) & ~dead & ~dead[:, None]
+    return FirstFilters(names[0], filters, dead, near.tril(-1).any(1))
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Networks by name, each with its first filters and the projections of the strongest units of its layers."""
+
+    filters: Mapping[str, FirstFilters]
+    projections: Mapping[str, Deconvolution]
+
+    def plot(self, photo: Image.Image | None = None, *, geometry: Geometry | Preprocess | None = None) -> Image.Image:
+        """A row of columns for each network: its first filters, then its layers' units beside the photo's patches."""
+        rows = []
+        for name, found in self.projections.items():
+            filters = render.column_figure(
+                {f"{name}: first filters": [(str(self.filters[name]), self.filters[name].grid())]}
+            )
+            rows.append((filters, found.plot(photo, geometry=geometry)))
+        width = max(a.width + b.width for a, b in rows)
+        heights = [max(a.height, b.height) for a, b in rows]
+        page = Image.new("RGB", (width, sum(heights)), "white")
+        for place, (a, b) in enumerate(rows):
+            top = sum(heights[:place])
+            page.paste(a, (0, top))
+            page.paste(b, (a.width, top))
+        return page
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name}: {filters}" for name, filters in self.filters.items())
+
+    def _repr_png_(self) -> bytes:
+        return results.png(self.plot())
+
+
+def compare(
+    networks: Mapping[str, tuple[nn.Module, Tensor]], layers: Mapping[str, Sequence[str]] | None = None, *, top: int = 3,
+    other_activations: OtherActivations = "error",
+) -> Comparison:  # fmt: skip
+    """Compare networks layer by layer, as Zeiler & Fergus compare theirs to AlexNet.
+
+    `networks`: name to network and its input (1, C, H, W), the same photo prepared for each. `layers`: name to
+    the layers that are shown, by default all convolutions; the n-th of one stands below the n-th of the other. Of
+    each layer the `top` channels with the strongest units are projected down, see `deconvnet`.
+
+    Raises InputError for layers of a network that is not there, and what `deconvnet` raises.
+
+    >>> a, b = nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU()), nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    >>> x = torch.rand(1, 3, 16, 16)
+    >>> list(compare({"coarse": (a, x), "fine": (b, x)}, top=2).projections)
+    ['coarse', 'fine']
+    """
+    unknown = set(layers or ()) - set(networks)
+    if unknown or not networks:
+        raise InputError(f"layers are given for {sorted(unknown)}; the networks are {', '.join(networks) or 'none'}")
+    projections = {}
+    for name, (model, x) in networks.items():
+        shown = (layers or {}).get(name) or layer_names(model, types=nn.Conv2d)
+        projections[name] = deconvnet(model, x, shown, top=top, other_activations=other_activations)
+    return Comparison({name: first_filters(model) for name, (model, _) in networks.items()}, projections)

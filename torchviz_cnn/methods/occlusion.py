@@ -1,0 +1,163 @@
+"""Occlusion sensitivity: what happens to a class score where a square hides part of the picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from torchviz_cnn import render, results
+from torchviz_cnn.errors import InputError
+from torchviz_cnn.images import Geometry, Preprocess, preprocess_of, to_rgb
+from torchviz_cnn.methods.changed_part import ChangedPart
+from torchviz_cnn.methods.maps import OnPhoto, lend_images
+from torchviz_cnn.methods.scores import Score, Target, check_score, resolve_target, score_of
+from torchviz_cnn.untouched import untouched
+
+_CACHED = 4  # images at a time on a CPU: more fall out of its cache, and take up to twice as long each
+_PARALLEL = 128
+
+
+@dataclass(frozen=True, eq=False)
+class Occlusion(OnPhoto):
+    """How a class score changes as a patch is slid over the picture. Raw values; scaled only where drawn."""
+
+    scores: Tensor
+    """The score with the patch at each place: (B, rows, columns), or (B, K, rows, columns), float32."""
+    clean: Tensor
+    """The score of the whole picture: (B,) or (B, K)."""
+    values: Tensor
+    """How much the score drops, for each pixel the mean over the patches that hide it: (B, H, W) or (B, K, H, W)."""
+    target: Tensor
+    logits: Tensor
+    """What the network gave for all classes, without a patch: (B, n)."""
+    patch: tuple[int, int]
+    stride: tuple[int, int]
+    input_size: tuple[int, int]
+    preprocess: Preprocess | None = field(default=None, repr=False)
+    method: str = "occlusion"
+
+    def plot(
+        self, photo: Image.Image, *, index: int = 0, k: int = 0, alpha: float = 0.4, truth: str | None = None,
+        categories: Sequence[str] | None = None, blend: render.Blend = "add", colormap: str | None = None,
+        geometry: Geometry | Preprocess | None = None,
+    ) -> Image.Image:  # fmt: skip
+        """Photo, map of the drop, overlay, and the score itself by place of the patch, as in the paper's figure 7."""
+        photo = to_rgb(photo)
+        over = self.overlay(photo, alpha, index=index, k=k, blend=blend, colormap=colormap, geometry=geometry)
+        alone = self.image(photo, index=index, k=k, colormap=colormap, geometry=geometry)
+        scores = self._of(self.scores, index, k).cpu().numpy()
+        titles = ["photo", f"drop under a patch of {self.patch[0]} x {self.patch[1]}", "overlay", "score by patch"]
+        return render.panel([photo, alone, over, scores], titles, self.headline(index, k, truth, categories))
+
+    def save(self, path: str | Path) -> Path:
+        """Write values, scores, clean, target, logits, patch and stride to a `.npz` file. Raises OutputError."""
+        arrays = {
+            name: getattr(self, name) for name in ("values", "scores", "clean", "target", "logits", "patch", "stride")
+        }
+        return results.save_arrays(path, arrays)
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.scores.shape))
+        return f"Occlusion(patch {self.patch}, stride {self.stride}: {shape}, classes {self.target.tolist()})"
+
+
+def occlusion(
+    model: nn.Module, x: Tensor, target: Target = None, *, patch: int | tuple[int, int] = 32,
+    stride: int | tuple[int, int] | None = None, fill: float | Tensor = 0.0, score: Score = "logit",
+    batch_size: int | None = None, progress: bool = False,
+) -> Occlusion:  # fmt: skip
+    """Slide a patch over the picture and see where the score of a class falls.
+
+    `x` (B, C, H, W). `patch` and `stride` (default: half the patch): a side, or height and width, in pixels of the
+    input; the patches start in the top left corner, and the last ones reach over the edge if need be. `fill`: the
+    patch's value, or one for each channel (C,); 0, the default, is the mean grey of a network with the usual
+    normalisation. `batch_size` occluded images run at a time (default: what is fast on the device). `progress` shows a
+    bar. `target` as in `saliency`; the paper's figure 7 shows `score="probability"`. Where the network allows it, only what
+    a patch changes is computed (see `ChangedPart`).
+
+    Gives `values` (B, H, W), 0 where no patch comes, and `scores` (B, rows, columns); with K after B for (B, K). Raises
+    TargetError, and InputError for a patch, stride or fill that does not fit.
+
+    Zeiler & Fergus, arXiv 1311.2901, section 4.2.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 5))
+    >>> found = occlusion(model, torch.rand(4, 3, 8, 8), target=1, patch=4)
+    >>> found.values.shape, found.scores.shape
+    (torch.Size([4, 8, 8]), torch.Size([4, 3, 3]))
+    """
+    check_score(score)
+    with untouched(model) as lent, torch.no_grad():
+        x = lend_images(lent, x)
+        height, width = x.shape[2:]
+        sides = _sides(patch, "patch")
+        steps = _sides(stride if stride is not None else tuple(max(side // 2, 1) for side in sides), "stride")
+        if sides[0] > height or sides[1] > width:
+            raise InputError(f"a patch of {sides[0]} x {sides[1]} does not fit an input of {height} x {width}")
+        colour = _colour(fill, x)
+        at_once = batch_size if batch_size is not None else _CACHED if x.device.type == "cpu" else _PARALLEL
+        if at_once < 1:
+            raise InputError(f"batch_size is at least 1, not {at_once}")
+
+        corners = [
+            (top, left) for top in _starts(height, sides[0], steps[0]) for left in _starts(width, sides[1], steps[1])
+        ]
+        jobs = [(image, *corner) for image in range(len(x)) for corner in corners]
+        network = ChangedPart(lent, x, jobs, sides, colour, at_once)
+        classes, one = resolve_target(target, network.logits)
+        clean = score_of(network.logits, classes, score)
+        found = []
+        with tqdm(total=len(jobs), unit=" patches", leave=False, disable=not progress) as bar:
+            for start in range(0, len(jobs), at_once):
+                part = jobs[start : start + at_once]
+                found.append(score_of(network.run(part), classes[[image for image, _, _ in part]], score))
+                bar.update(len(part))
+        rows = len(_starts(height, sides[0], steps[0]))
+        scores = torch.cat(found).view(len(x), rows, -1, classes.shape[1]).permute(0, 3, 1, 2)
+        values = _spread(clean[:, :, None, None] - scores, corners, sides, (height, width))
+        return Occlusion(
+            scores=scores[:, 0] if one else scores,
+            clean=clean[:, 0] if one else clean,
+            values=values[:, 0] if one else values,
+            target=classes[:, 0] if one else classes,
+            logits=network.logits,
+            patch=sides,
+            stride=steps,
+            input_size=(height, width),
+            preprocess=preprocess_of(lent),
+        )
+
+
+def _spread(drops: Tensor, corners: list[tuple[int, int]], sides: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """For each pixel the mean of the drops (B, K, rows, columns) under the patches that hide it: (B, K, H, W)."""
+    total = drops.new_zeros(*drops.shape[:2], *size)
+    count = drops.new_zeros(size)
+    for (top, left), drop in zip(corners, drops.flatten(2).unbind(2), strict=True):
+        place = (slice(top, top + sides[0]), slice(left, left + sides[1]))
+        total[..., place[0], place[1]] += drop[..., None, None]
+        count[place] += 1
+    return total / count.clamp(min=1)
+
+
+def _starts(size: int, patch: int, stride: int) -> list[int]:
+    return [i * stride for i in range(math.ceil((size - patch) / stride) + 1)]
+
+
+def _sides(given: int | tuple[int, ...], what: str) -> tuple[int, int]:
+    sides = (given, given) if isinstance(given, int) else tuple(given)
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise InputError(f"a {what} is a side of at least 1 pixel, or height and width, not {given!r}")
+    return sides[0], sides[1]
+
+
+def _colour(fill: float | Tensor, x: Tensor) -> Tensor:
+    colour = torch.as_tensor(fill, dtype=x.dtype, device=x.device).detach().flatten()
+    if len(colour) not in (1, x.shape[1]):
+        raise InputError(f"fill is a number or one for each of {x.shape[1]} channels, not {len(colour)} numbers")
+    return colour[:, None, None]

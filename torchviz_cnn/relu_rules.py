@@ -1,0 +1,201 @@
+"""What every ReLU passes back: its own gradient, guided backpropagation's, or the deconvnet's. At the level of functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from torchviz_cnn.errors import InputError, LayerError, did_you_mean
+
+Rule = Literal["standard", "guided", "deconvnet"]
+OtherActivations = Literal["error", "plain"]
+
+
+def relu_rule(rule: Rule, *, other_activations: OtherActivations = "error") -> ReluRule:
+    """Give every ReLU that runs inside the block a backward rule, for g the gradient that comes to it and x its input:
+
+        standard    g * (x > 0)
+        guided      relu(g) * (x > 0)      Springenberg et al., arXiv 1412.6806
+        deconvnet   relu(g)                Zeiler & Fergus, arXiv 1311.2901
+
+    A ReLU is `nn.ReLU`, `F.relu`, `torch.relu`, `Tensor.relu`, `clamp(min=0)` and `threshold(x, 0, 0)`, in place or not;
+    also those that clip above (`relu6`, `hardtanh(0, c)`, `clamp(0, 6)`), open where 0 < x < 6. The model is not
+    touched: the rule belongs to the block, and its `count` tells how many ReLUs ran. A graph made inside the block keeps
+    its rule, wherever it is differentiated; so it does under activation checkpointing (`use_reentrant=False`).
+
+    Other activations (GELU, SiLU, Hardswish, LeakyReLU, tanh, ...) on the way raise LayerError;
+    `other_activations="plain"` lets their own gradient through. Gates that squash (sigmoid, softmax) always keep theirs.
+    Raises InputError for a rule that does not exist.
+
+    >>> x = torch.tensor([-1.0, 2.0, 3.0], requires_grad=True)
+    >>> with relu_rule("guided") as rule:
+    ...     y = torch.relu(x) * torch.tensor([1.0, 1.0, -1.0])
+    ...     torch.autograd.grad(y.sum(), x)[0].tolist(), rule.count
+    ([0.0, 1.0, 0.0], 1)
+    """
+    if rule not in get_args(Rule):
+        raise InputError(
+            f"no ReLU rule {rule!r}{did_you_mean(str(rule), get_args(Rule)) or ';'} there are {', '.join(get_args(Rule))}"
+        )
+    if other_activations not in get_args(OtherActivations):
+        raise InputError(f"other_activations is 'error' or 'plain', not {other_activations!r}")
+    return ReluRule(rule, other_activations)
+
+
+class ReluRule(TorchFunctionMode):
+    """The block that `relu_rule` opens."""
+
+    def __init__(self, rule: Rule, other_activations: OtherActivations) -> None:
+        super().__init__()
+        self.rule: Rule = rule
+        """Read when a gradient passes: a graph made under `guided` can go back under `standard` too."""
+        self.count = 0
+        """How many ReLUs ran."""
+        self._other_activations = other_activations
+
+    def require_met(self, model: nn.Module) -> None:
+        """Raise LayerError if no ReLU ran, as the rule then had nothing to rule."""
+        if not self.count:
+            raise LayerError(f"the {self.rule} rule met no ReLU in {type(model).__name__}, so nothing would change")
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        read = _RECTIFIERS.get(func)
+        call = read(*args, **kwargs) if read is not None else None
+        if call is None:
+            if func in _OTHERS and self._other_activations == "error":
+                self._refuse(_OTHERS[func], args)
+            return func(*args, **kwargs)
+        self.count += 1
+        if self.rule == "standard" or not (torch.is_grad_enabled() and call.input.requires_grad):
+            return _rectified(*call)
+        return _Rectify.apply(call.input, self, call.top, call.inplace)  # type: ignore[no-untyped-call]
+
+    def _refuse(self, name: str, args: tuple[Any, ...]) -> None:
+        differentiated = torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
+        if differentiated and self.rule != "standard":
+            raise LayerError(
+                f"the {self.rule} rule is one for ReLUs, and this network also uses {name}; "
+                "other_activations='plain' lets its own gradient through"
+            )
+
+
+class _Call(NamedTuple):
+    """One call of a ReLU: what goes in, the value it clips at (infinity: none), and whether it writes into its input."""
+
+    input: Tensor
+    top: float
+    inplace: bool
+
+
+def _rectified(x: Tensor, top: float, inplace: bool) -> Tensor:
+    if top == math.inf:
+        return x.relu_() if inplace else x.relu()
+    return F.hardtanh(x, 0.0, top, inplace)
+
+
+class _Rectify(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, rule: ReluRule, top: float, inplace: bool) -> Tensor:
+        return _rectified(x, top, inplace)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.rule, ctx.top, inplace = inputs
+        if inplace:
+            ctx.mark_dirty(x)
+        # Saved under every rule: activation checkpointing runs the model's own ReLU again to get it back (PyTorch takes
+        # the mode off while it differentiates), and one saves as many tensors as the other.
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        rule, aten = ctx.rule.rule, torch.ops.aten
+        if rule != "standard":
+            gradient = aten.threshold_backward(gradient, gradient, 0)
+        if rule != "deconvnet":
+            (output,) = ctx.saved_tensors
+            if ctx.top == math.inf:
+                gradient = aten.threshold_backward(gradient, output, 0)
+            else:
+                gradient = aten.hardtanh_backward(gradient, output, 0, ctx.top)
+        return gradient, None, None, None
+
+
+def _relu(input: Tensor, inplace: bool = False) -> _Call:
+    return _Call(input, math.inf, inplace)
+
+
+def _relu_(input: Tensor) -> _Call:
+    return _Call(input, math.inf, True)
+
+
+def _relu6(input: Tensor, inplace: bool = False) -> _Call:
+    return _Call(input, 6.0, inplace)
+
+
+def _hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> _Call | None:
+    return _Call(input, float(max_val), inplace) if min_val == 0 and max_val > 0 else None
+
+
+def _hardtanh_(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> _Call | None:
+    return _hardtanh(input, min_val, max_val, True)
+
+
+def _threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> _Call | None:
+    return _Call(input, math.inf, inplace) if threshold == 0 and value == 0 else None
+
+
+def _threshold_(input: Tensor, threshold: float, value: float) -> _Call | None:
+    return _threshold(input, threshold, value, True)
+
+
+def _clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None, inplace: bool = False) -> _Call | None:
+    # Other limits are arithmetic, as in a hard sigmoid written by hand.
+    known = isinstance(min, (int, float)) and min == 0 and (max is None or (isinstance(max, (int, float)) and max == 6))
+    return _Call(input, math.inf if max is None else 6.0, inplace) if known and out is None else None
+
+
+def _clamp_(input: Tensor, min: Any = None, max: Any = None) -> _Call | None:
+    return _clamp(input, min, max, inplace=True)
+
+
+_RECTIFIERS: dict[Any, Callable[..., _Call | None]] = {
+    **dict.fromkeys((F.relu, torch.relu, Tensor.relu), _relu),
+    **dict.fromkeys((F.relu_, torch.relu_, Tensor.relu_), _relu_),
+    F.relu6: _relu6,
+    F.hardtanh: _hardtanh,
+    F.hardtanh_: _hardtanh_,
+    **dict.fromkeys((F.threshold, torch.threshold), _threshold),
+    F.threshold_: _threshold_,  # type: ignore[attr-defined]
+    **dict.fromkeys((torch.clamp, torch.clip, torch.clamp_min, Tensor.clamp, Tensor.clip, Tensor.clamp_min), _clamp),
+    **dict.fromkeys(
+        (torch.clamp_, torch.clip_, torch.clamp_min_, Tensor.clamp_, Tensor.clip_, Tensor.clamp_min_), _clamp_
+    ),
+}
+"""Every function that may be a ReLU, with what reads its arguments; None where they make it something else."""
+
+_OTHERS: dict[Any, str] = {
+    F.gelu: "GELU",
+    F.silu: "SiLU",
+    F.mish: "Mish",
+    F.hardswish: "Hardswish",
+    F.softplus: "Softplus",
+    F.softsign: "Softsign",
+    **dict.fromkeys((F.hardtanh, F.hardtanh_), "Hardtanh"),
+    **dict.fromkeys((F.leaky_relu, F.leaky_relu_), "LeakyReLU"),
+    **dict.fromkeys((F.prelu, torch.prelu, Tensor.prelu), "PReLU"),
+    **dict.fromkeys((F.rrelu, F.rrelu_, torch.rrelu, torch.rrelu_), "RReLU"),
+    **dict.fromkeys((F.elu, F.elu_), "ELU"),
+    **dict.fromkeys((F.selu, F.selu_, torch.selu, torch.selu_), "SELU"),
+    **dict.fromkeys((F.celu, F.celu_, torch.celu, torch.celu_), "CELU"),
+    **dict.fromkeys((F.tanh, torch.tanh, torch.tanh_, Tensor.tanh, Tensor.tanh_), "tanh"),
+}
