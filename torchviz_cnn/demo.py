@@ -17,7 +17,7 @@ from torchviz_cnn.capture import capture
 from torchviz_cnn.errors import EmptyMapWarning, ImageError
 from torchviz_cnn.images import read_image
 from torchviz_cnn.layers import describe
-from torchviz_cnn.methods.cam import class_activation_map, grad_cam
+from torchviz_cnn.methods.cam import grad_cam
 from torchviz_cnn.methods.scores import probabilities
 from torchviz_cnn.models import Network, load_model
 
@@ -41,7 +41,6 @@ def _section(net: Network, title: str, folder: str, photo: Image.Image, out: Pat
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EmptyMapWarning)  # said in the caption instead
         heat = grad_cam(net.model, x, target=classes)
-    cam = class_activation_map(net.model, x, target=classes)
     acts = capture(net.model, x)
     chances = probabilities(heat.logits)[0].tolist()
     pictures: list[tuple[str, str]] = []
@@ -51,10 +50,9 @@ def _section(net: Network, title: str, folder: str, photo: Image.Image, out: Pat
         pictures.append((f"{folder}/{file}", caption))
 
     for k, category in enumerate(net.categories or ()):
-        for map_, kind in ((heat, "grad_cam"), (cam, "cam")):
-            picture = map_.plot(photo, k=k, categories=net.categories)
-            none = "" if map_.map(0, k).any() else ": nothing speaks for it"
-            add(f"{kind}_{category}.png", picture, f"{map_.method} for {category}, at {map_.layer}{none}")
+        none = "" if heat.map(0, k).any() else ": nothing speaks for it"
+        picture = heat.plot(photo, k=k, categories=net.categories)
+        add(f"grad_cam_{category}.png", picture, f"What speaks for {category}, by {heat.method} at {heat.layer}{none}")
     for place, layer in enumerate(layer for layer, maps in acts.items() if maps.shape[2:] != (1, 1)):
         zero = float(acts.sparsity(layer)[0])
         add(
@@ -95,7 +93,8 @@ _PAGE = """<!doctype html>
   pre {{ overflow-x: auto }}
 </style>
 <h1>What the network sees</h1>
-<p>{model}</p>
+<p>The bundled network of this library, trained to tell cats from dogs: <code>{model}</code>. What speaks for each class, what
+each layer gives, and the layers themselves.</p>
 {body}
 <h2>The network</h2>
 <pre>{table}</pre>
