@@ -46,7 +46,7 @@ BUNDLED: Mapping[str, Bundled] = MappingProxyType({
     "cats_and_dogs": Bundled(
         name="cats_and_dogs",
         file="cats_and_dogs_convnet.safetensors",
-        sha256="d10c0c3c0afa6fbc224c1af12830455203a4746ad5c9943db99ff73d1acebc4b",
+        sha256="4a9a97b8d485862cad24e37045f6c99f31f860694bb0ec6ae2475d66a9381106",
         factory=partial(convnet_2025, num_classes=2, batch_norm=True),
         categories=("cat", "dog"),
         input_size=(160, 160),
@@ -57,11 +57,11 @@ BUNDLED: Mapping[str, Bundled] = MappingProxyType({
     "cats_and_dogs_mini_xception": Bundled(
         name="cats_and_dogs_mini_xception",
         file="cats_and_dogs_mini_xception.safetensors",
-        sha256="",
+        sha256="720531a64c78e0ff6b621fbcee96d5b2a5ae6bb78bd8da17435cc165668a862a",
         factory=partial(mini_xception, num_classes=2),
         categories=("cat", "dog"),
-        input_size=(144, 144),
-        resize=144,
+        input_size=(128, 128),
+        resize=128,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
     ),
