@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from saliency_methods import draw
 from skimage import data
 
 import torchviz_cnn as tvc
@@ -30,6 +31,9 @@ def main(folder: Path) -> None:
     layers = [name for name in acts if acts[name].shape[2] > 1]
     rows = [strip(acts, name) for name in layers]
     save(stack(rows), folder / "depth.png", 1000)
+    save(draw(net, photo, patch=32), folder / "saliency_methods.png", 1400)
+    found = tvc.deconvnet(net.model, x, [f"relu{i}" for i in (1, 2, 3, 4, 5)], top=4)
+    save(found.plot(photo), folder / "deconvnet.png", 1200)
 
 
 def strip(acts: tvc.Activations, layer: str, side: int = 96) -> Image.Image:
@@ -50,7 +54,8 @@ def save(picture: Image.Image, path: Path, width: int) -> None:
     """As a palette PNG, at most `width` pixels wide: small enough for a repository."""
     if picture.width > width:
         picture = picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
-    picture.convert("P", palette=Image.Palette.ADAPTIVE, colors=256).save(path, optimize=True)
+    palette = picture.quantize(256)
+    picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
 
 
 if __name__ == "__main__":

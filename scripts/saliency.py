@@ -14,5 +14,5 @@ found = tvc.saliency(net.model, net.preprocess(image)[None], relu="guided" if ru
 
 print(found.headline(categories=net.categories))
 found.image(image).save("saliency.png")
-found.overlay(image, colormap="hot").save("saliency_overlay.png")
+found.overlay(image).save("saliency_overlay.png")
 found.plot(image, categories=net.categories).save("saliency_panel.png")

@@ -173,3 +173,38 @@ def test_as_a_module_and_without_a_terminal(here: Path) -> None:
     assert torch.tensor([float(line.split()[0]) for line in done.stdout.splitlines()[1:]]).sum() == pytest.approx(
         1, abs=0.01
     )
+
+
+@pytest.mark.parametrize("method", cli.SALIENCY_METHODS)
+@pytest.mark.filterwarnings("ignore::torchviz_cnn.errors.EmptyMapWarning")
+def test_saliency_of_several_photos_and_classes(here: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--method", method, "--target", "tusker", "2", "--out", "o", "--batch-size", "1"]
+    assert main(["saliency", "photo.png", "other/photo.png", *NET, *asked]) == 0
+    names = {path.name for path in pictures(here / "o")}
+    assert {f"{p}_{c}_{k}.png" for p in ("photo", "photo-2") for c in ("tusker", "b_zebra_b") for k in ("heatmap", "overlay", "panel")} <= names  # fmt: skip
+    assert {"saliency_photo.npz", "saliency_photo-2.npz"} <= names
+    assert "strongest at x" in capsys.readouterr().out
+
+
+def test_occlusion(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["occlusion", "photo.png", *NET, "--patch", "8", "--score", "probability", "--out", "o"]) == 0
+    assert {path.name for path in pictures(here / "o")} == {
+        "photo_heatmap.png",
+        "photo_overlay.png",
+        "photo_panel.png",
+        "occlusion.npz",
+    }
+    assert main(["occlusion", "photo.png", *NET, "--patch", "80", "--out", "o"]) == 2
+    assert "error: a patch of 80 x 80 does not fit" in capsys.readouterr().err
+
+
+def test_deconvnet(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["deconvnet", "photo.png", "other/photo.png", *NET, "--top", "2", "--out", "o"]) == 0
+    assert {path.name for path in pictures(here / "o")} == {
+        "photo_deconvnet.png",
+        "photo-2_deconvnet.png",
+        "deconvnet.npz",
+    }
+    assert capsys.readouterr().out.count("channel") == 8
+    assert main(["deconvnet", "photo.png", *NET, "--layer", "3", "--channel", "6", "--out", "o"]) == 2
+    assert "channels [6] are out of range" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -93,8 +93,56 @@ def cam(args: argparse.Namespace) -> None:
             print(f"{path}: {heat.headline(index, 0, args.truth, net.categories)}; {heat.method} at {heat.layer}")
             for k in range(max(len(classes), 1)):
                 _write_heatmap(args, net, heat, photo, photos[path], index, k)
-        name = "heatmaps.npz" if len(photos) == len(paths) else f"heatmaps_{photos[paths[0]]}.npz"
-        heat.save(args.out / name)
+        heat.save(args.out / _together("heatmaps", photos, paths))
+
+
+def saliency(args: argparse.Namespace) -> None:
+    """draw which pixels the answer depends on: gradients, guided backpropagation, SmoothGrad, ..."""
+
+    def explain(net: tvc.Network, x: Tensor, target: list[list[int]] | None) -> tvc.Saliency:
+        options = {"score": args.score, "channels": args.channels}
+        if args.method == "guided-grad-cam":
+            return tvc.guided_grad_cam(net.model, x, args.layer, target, **options)
+        if args.method in ("saliency", "guided", "deconvnet"):
+            rule: Any = "standard" if args.method == "saliency" else args.method
+            return tvc.saliency(net.model, x, target, relu=rule, **options)
+        methods = {
+            "input-x-gradient": tvc.input_x_gradient,
+            "smooth-grad": tvc.smooth_grad,
+            "integrated-gradients": tvc.integrated_gradients,
+        }
+        return methods[args.method](net.model, x, target, **options)  # type: ignore[operator, no-any-return]
+
+    _explain(args, explain)
+
+
+def occlusion(args: argparse.Namespace) -> None:
+    """slide a grey square over photos and draw where the score of a class falls"""
+
+    def explain(net: tvc.Network, x: Tensor, target: list[list[int]] | None) -> tvc.Occlusion:
+        return tvc.occlusion(
+            net.model, x, target, patch=args.patch, stride=args.stride, score=args.score, progress=sys.stderr.isatty()
+        )
+
+    _explain(args, explain)
+
+
+def deconvnet(args: argparse.Namespace) -> None:
+    """project the strongest units of layers down to the pixels of photos that drove them"""
+    net = _network(args)
+    photos = _photos(args.images)
+    layers = args.layer or tvc.layer_names(net.model, types=torch.nn.Conv2d)
+    for paths, x in _batches(net, photos, args):
+        found = tvc.deconvnet(net.model, x, layers, args.channel, top=None if args.channel else args.top)
+        for index, path in enumerate(paths):
+            file = results.save_image(
+                args.out / f"{photos[path]}_deconvnet.png", found.plot(tvc.read_image(path), index=index)
+            )
+            units = zip(found.layers, found.channels[index].tolist(), found.activations[index].tolist(), strict=True)
+            print(f"{path} -> {file}")
+            for layer, channel, activation in units:
+                print(f"  {layer} channel {channel}: {activation:.3g}")
+        found.save(args.out / _together("deconvnet", photos, paths))
 
 
 def run_demo(args: argparse.Namespace) -> None:
@@ -103,7 +151,19 @@ def run_demo(args: argparse.Namespace) -> None:
     print(f"open {page}")
 
 
-COMMANDS = {"demo": run_demo, "layers": layers, "predict": predict, "activations": activations, "cam": cam}
+COMMANDS = {
+    "demo": run_demo,
+    "layers": layers,
+    "predict": predict,
+    "activations": activations,
+    "cam": cam,
+    "saliency": saliency,
+    "deconvnet": deconvnet,
+    "occlusion": occlusion,
+}
+SALIENCY_METHODS = (
+    "saliency", "guided", "deconvnet", "guided-grad-cam", "smooth-grad", "integrated-gradients", "input-x-gradient",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,12 +211,13 @@ def _parser() -> argparse.ArgumentParser:
     made = {
         name: commands.add_parser(name, help=run.__doc__, description=run.__doc__) for name, run in COMMANDS.items()
     }
-    for name in ("layers", "predict", "activations", "cam"):
+    drawing = ("activations", "cam", "saliency", "deconvnet", "occlusion")
+    for name in ("layers", "predict", *drawing):
         _add_network(made[name])
-    for name in ("predict", "activations", "cam"):
+    for name in ("predict", *drawing):
         made[name].add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="photos, in any format")
         made[name].add_argument("--batch-size", type=_positive, default=16, help="photos at once (%(default)s)")
-    for name in ("activations", "cam"):
+    for name in drawing:
         made[name].add_argument("--out", type=Path, default=Path("out"), help="folder to write to (%(default)s)")
     made["demo"].add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="photos (default: a cat)")
     made["demo"].add_argument(
@@ -172,15 +233,33 @@ def _parser() -> argparse.ArgumentParser:
         "--method", choices=["grad-cam", "cam"], default="grad-cam", help="cam: exact, for networks that end in pooling"
     )
     add("--layer", help="the layer to explain (default: the last one with the last convolution's resolution)")
-    add("--target", nargs="+", metavar="CLASS", help="class names or indices (default: each photo's top class)")
-    add("--score", choices=get_args(Score), default="logit", help="what is differentiated (%(default)s)")
-    add("--truth", help="the true class, for the title")
-    add("--alpha", type=float, default=0.4, help="strength of the colours over the photo (%(default)s)")
-    add("--blend", choices=get_args(render.Blend), default="add", help="add: as in the textbook; mix: translucent")
-    add("--colormap", default="jet", help="a name that matplotlib knows (%(default)s)")
+    _add_class_map(made["cam"], "jet")
+    _add_class_map(made["saliency"], None)
+    _add_class_map(made["occlusion"], "jet")
+    add = made["saliency"].add_argument
+    add("--method", choices=SALIENCY_METHODS, default="saliency", help="what to draw (%(default)s)")
+    add("--layer", help="the layer of guided Grad-CAM (default: as for cam)")
+    add("--channels", choices=["max", "sum"], default="max", help="how the colours are joined (%(default)s)")
+    add = made["deconvnet"].add_argument
+    add("--layer", nargs="+", help="a column each (default: all convolutions)")
+    add("--channel", type=int, nargs="+", help="channels of each layer (default: the strongest for each photo)")
+    add("--top", type=_positive, default=4, help="how many of the strongest channels (%(default)s)")
+    add = made["occlusion"].add_argument
+    add("--patch", type=_positive, default=32, help="side of the square in pixels of the input (%(default)s)")
+    add("--stride", type=_positive, help="how far it moves at a time (default: half its side)")
     for command in made.values():
         command.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
     return parser
+
+
+def _add_class_map(parser: argparse.ArgumentParser, colormap: str | None) -> None:
+    add = parser.add_argument
+    add("--target", nargs="+", metavar="CLASS", help="class names or indices (default: each photo's top class)")
+    add("--score", choices=get_args(Score), default="logit", help="which number of the class (%(default)s)")
+    add("--truth", help="the true class, for the title")
+    add("--alpha", type=float, default=0.4, help="strength of the colours over the photo (%(default)s)")
+    add("--blend", choices=get_args(render.Blend), default="add", help="add: as in the textbook; mix: translucent")
+    add("--colormap", default=colormap, help=f"a name that matplotlib knows ({colormap or 'gray, hot over the photo'})")
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
@@ -225,8 +304,37 @@ def _batches(
             bar.update(len(part))
 
 
+def _explain(
+    args: argparse.Namespace,
+    explain: Callable[[tvc.Network, Tensor, list[list[int]] | None], tvc.Saliency | tvc.Occlusion],
+) -> None:
+    """Draw and save what a method of the input finds for each photo and class."""
+    net = _network(args)
+    photos = _photos(args.images)
+    classes = [net.class_index(target) for target in args.target or ()]
+    for paths, x in _batches(net, photos, args):
+        found = explain(net, x, [classes] * len(paths) if classes else None)
+        for index, path in enumerate(paths):
+            photo = tvc.read_image(path)
+            print(f"{path}: {found.headline(index, 0, args.truth, net.categories)}; {found.method}")
+            for k in range(max(len(classes), 1)):
+                _write_heatmap(args, net, found, photo, photos[path], index, k)
+        found.save(args.out / _together(args.command, photos, paths))
+
+
+def _together(what: str, photos: dict[Path, str], part: Sequence[Path]) -> str:
+    """The name of the file with the numbers of a batch: all photos, or part of them."""
+    return f"{what}.npz" if len(photos) == len(part) else f"{what}_{photos[part[0]]}.npz"
+
+
 def _write_heatmap(
-    args: argparse.Namespace, net: tvc.Network, heat: tvc.Heatmap, photo: Image.Image, name: str, index: int, k: int
+    args: argparse.Namespace,
+    net: tvc.Network,
+    heat: tvc.Heatmap | tvc.Saliency | tvc.Occlusion,
+    photo: Image.Image,
+    name: str,
+    index: int,
+    k: int,
 ) -> None:
     drawn: dict[str, Any] = {"index": index, "k": k, "colormap": args.colormap}
     over = {**drawn, "alpha": args.alpha, "blend": args.blend}

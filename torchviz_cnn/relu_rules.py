@@ -119,14 +119,15 @@ class _Rectify(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         rule, aten = ctx.rule.rule, torch.ops.aten
-        if rule != "standard":
-            gradient = aten.threshold_backward(gradient, gradient, 0)
-        if rule != "deconvnet":
-            (output,) = ctx.saved_tensors
-            if ctx.top == math.inf:
-                gradient = aten.threshold_backward(gradient, output, 0)
-            else:
-                gradient = aten.hardtanh_backward(gradient, output, 0, ctx.top)
+        if rule == "deconvnet":
+            return aten.threshold_backward(gradient, gradient, 0), None, None, None
+        (output,) = ctx.saved_tensors
+        if ctx.top == math.inf:
+            gradient = aten.threshold_backward(gradient, output, 0)
+        else:
+            gradient = aten.hardtanh_backward(gradient, output, 0, ctx.top)
+        if rule == "guided":
+            aten.relu_(gradient)  # in place: it is new, and memory is what this takes time for
         return gradient, None, None, None
 
 

@@ -215,7 +215,7 @@ def panel(pictures: Sequence[Image.Image | Array], titles: Sequence[str], headli
     ratios = [min(max(ratio, 0.25), 4) for ratio in ratios]
     # As wide as the pictures are when 4 inches high, with the gaps that the layout puts between them.
     width = 4 * sum(ratios) + 0.15 * len(ratios)
-    figure = Figure(figsize=(width, 4.3 + 0.35 * bool(headline)), dpi=100, layout="constrained")
+    figure = Figure(figsize=(width, 4.45 + 0.3 * bool(headline)), dpi=100, layout="constrained")
     grid = figure.add_gridspec(1, len(pictures), width_ratios=ratios)
     for place, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
         axes = figure.add_subplot(grid[0, place])
@@ -237,7 +237,7 @@ def column_figure(columns: Mapping[str, Sequence[tuple[str, Image.Image]]], head
     rows = max(len(column) for column in columns.values())
     wide = [max(picture.width / picture.height for _, picture in column) for column in columns.values()]
     size = (1.3 * sum(wide) + 0.2, 1.55 * rows + 0.5 + 0.3 * bool(headline))
-    figure = Figure(figsize=(max(size[0], 2.5), size[1]), dpi=100, layout="constrained")
+    figure = Figure(figsize=(max(size[0], 2.8), size[1]), dpi=100, layout="constrained")
     grid = figure.add_gridspec(rows, len(columns), width_ratios=wide)
     for place, (title, column) in enumerate(columns.items()):
         for row in range(rows):

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from torchviz_cnn.errors import InputError
 from torchviz_cnn.hooks import HookManager
-from torchviz_cnn.methods.maps import lend_images
+from torchviz_cnn.methods.maps import require_images
 from torchviz_cnn.methods.saliency import Channels, Saliency, check_options, differentiate, explained
 from torchviz_cnn.methods.scores import Score, Target, class_outputs, resolve_target, score_of
 from torchviz_cnn.relu_rules import OtherActivations, Rule, relu_rule
-from torchviz_cnn.untouched import untouched
+from torchviz_cnn.untouched import lend_input, untouched
 
 Statistic = Literal["mean", "square", "variance"]
 
@@ -62,7 +62,7 @@ def smooth_grad(
         return {"mean": mean, "square": square, "variance": spread / samples}[statistic]
 
     with untouched(model) as lent:
-        x = lend_images(lent, x)
+        x = lend_input(lent, require_images(x))
         logits, classes, one = _classes(lent, x, target)
         gradients = torch.stack([average(lent, x[i], classes[i]) for i in range(len(x))])
         return explained(names[statistic], lent, x, gradients, channels, classes, one, logits)
@@ -101,7 +101,7 @@ def integrated_gradients(
         raise InputError(f"steps and batch_size are at least 1, not {steps} and {batch_size}")
     points, weights = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(steps))
     with untouched(model) as lent:
-        x = lend_images(lent, x)
+        x = lend_input(lent, require_images(x))
         starts = _baselines(baselines, x)
         logits, classes, one = _classes(lent, x, target)
         points, weights = ((points + 1) / 2).to(x), (weights / 2).to(x.device, torch.float32)

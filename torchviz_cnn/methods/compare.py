@@ -88,9 +88,9 @@ class Comparison:
         """A row of columns for each network: its first filters, then its layers' units beside the photo's patches."""
         rows = []
         for name, found in self.projections.items():
-            filters = render.column_figure(
-                {f"{name}: first filters": [(str(self.filters[name]), self.filters[name].grid())]}
-            )
+            first = self.filters[name]
+            shares = f"{first.dead_share:.0%} dead, {first.duplicate_share:.0%} near-duplicates"
+            filters = render.column_figure({f"{name}: {len(first.filters)} first filters": [(shares, first.grid())]})
             rows.append((filters, found.plot(photo, geometry=geometry)))
         width = max(a.width + b.width for a, b in rows)
         heights = [max(a.height, b.height) for a, b in rows]

@@ -17,10 +17,10 @@ from torchviz_cnn import render, results
 from torchviz_cnn.errors import InputError, LayerError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.images import Geometry, Preprocess, preprocess_of
-from torchviz_cnn.methods.maps import keep_maps, lend_images, seen_picture
+from torchviz_cnn.methods.maps import keep_maps, require_images, seen_picture
 from torchviz_cnn.methods.scores import gradients_at
 from torchviz_cnn.relu_rules import OtherActivations, relu_rule
-from torchviz_cnn.untouched import untouched
+from torchviz_cnn.untouched import lend_input, untouched
 
 Unit = Literal["strongest", "all"] | tuple[int, int]
 Channels = int | Sequence[int] | None
@@ -141,7 +141,7 @@ def deconvnet(
     one = isinstance(layer, str) and top is None and (channel is None or isinstance(channel, int))
     rule = relu_rule("deconvnet", other_activations=other_activations)
     with untouched(model) as lent:
-        x = lend_images(lent, x)
+        x = lend_input(lent, require_images(x))
         leaf = x.requires_grad_()
         kept: dict[str, Tensor] = {}
         with HookManager(lent) as hooks:
@@ -158,20 +158,20 @@ def deconvnet(
                 scores = (kept[name].float()[images, chosen.channels] * chosen.signal).sum((2, 3))
                 parts = gradients_at(lent, f"the input from layer {name!r}", scores, leaf, place + 1 < len(layers))
                 found.append((name, chosen, torch.cat([part.float() for part in parts]).transpose(0, 1)))
-    values = torch.cat([projection for _, _, projection in found], 1)
-    tensors = [
-        torch.cat([getattr(c, name) for _, c, _ in found], 1) for name in ("channels", "positions", "activations")
-    ]
-    channels, positions, activations = (t[:, 0] if one else t for t in tensors)
-    return Deconvolution(
-        values=values[:, 0] if one else values,
-        layers=tuple(name for name, chosen, _ in found for _ in range(chosen.channels.shape[1])),
-        channels=channels,
-        positions=positions,
-        activations=activations,
-        input_size=(x.shape[2], x.shape[3]),
-        preprocess=preprocess_of(lent),
-    )
+        values = torch.cat([projection for _, _, projection in found], 1)
+        tensors = [
+            torch.cat([getattr(c, name) for _, c, _ in found], 1) for name in ("channels", "positions", "activations")
+        ]
+        channels, positions, activations = (t[:, 0] if one else t for t in tensors)
+        return Deconvolution(
+            values=values[:, 0] if one else values,
+            layers=tuple(name for name, chosen, _ in found for _ in range(chosen.channels.shape[1])),
+            channels=channels,
+            positions=positions,
+            activations=activations,
+            input_size=(x.shape[2], x.shape[3]),
+            preprocess=preprocess_of(lent),
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -15,7 +14,6 @@ from torchviz_cnn.errors import InputError, LayerError
 from torchviz_cnn.hooks import ForwardHook
 from torchviz_cnn.images import Geometry, Preprocess, seen_box, to_rgb
 from torchviz_cnn.methods.scores import probabilities
-from torchviz_cnn.untouched import lend_input
 
 
 def require_images(x: Tensor) -> Tensor:
@@ -24,13 +22,6 @@ def require_images(x: Tensor) -> Tensor:
         hint = "; x[None] makes one image a batch" if x.ndim == 3 else ""
         raise InputError(f"the input is a batch (B, C, H, W), not {tuple(x.shape)}{hint}")
     return x
-
-
-def lend_images(model: nn.Module, x: Tensor) -> Tensor:
-    """A copy of a batch (B, C, H, W) for a lent model, laid out in memory as the device's convolutions run fastest."""
-    lent = lend_input(model, require_images(x))
-    # On a CPU, channels last: up to twice as fast, as nothing is reordered before and after each convolution.
-    return lent.contiguous(memory_format=torch.channels_last) if lent.device.type == "cpu" else lent
 
 
 def require_maps(model: nn.Module, layer: str, output: Any, batch: int) -> Tensor:
@@ -71,7 +62,9 @@ class OnPhoto:
     """
 
     palette: ClassVar[str] = "jet"
-    """The colormap used where none is named."""
+    """The colormap of a map alone where none is named."""
+    photo_palette: ClassVar[str] = "jet"
+    """And over the photo."""
     values: Tensor
     target: Tensor
     logits: Tensor
@@ -94,7 +87,7 @@ class OnPhoto:
         """
         return render.overlay(
             to_rgb(photo), self.map(index, k), self._box(photo, geometry), alpha=alpha, blend=blend,
-            colormap_name=colormap or self.palette, interpolation=interpolation,
+            colormap_name=colormap or self.photo_palette, interpolation=interpolation,
         )  # fmt: skip
 
     def image(

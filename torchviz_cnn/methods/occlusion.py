@@ -16,11 +16,11 @@ from torchviz_cnn import render, results
 from torchviz_cnn.errors import InputError
 from torchviz_cnn.images import Geometry, Preprocess, preprocess_of, to_rgb
 from torchviz_cnn.methods.changed_part import ChangedPart
-from torchviz_cnn.methods.maps import OnPhoto, lend_images
+from torchviz_cnn.methods.maps import OnPhoto, require_images
 from torchviz_cnn.methods.scores import Score, Target, check_score, resolve_target, score_of
-from torchviz_cnn.untouched import untouched
+from torchviz_cnn.untouched import lend_input, untouched
 
-_CACHED = 4  # images at a time on a CPU: more fall out of its cache, and take up to twice as long each
+_CACHED = 8  # images at a time on a CPU: more fall out of its cache, and take up to twice as long each
 _PARALLEL = 128
 
 
@@ -94,7 +94,9 @@ def occlusion(
     """
     check_score(score)
     with untouched(model) as lent, torch.no_grad():
-        x = lend_images(lent, x)
+        x = lend_input(lent, require_images(x))
+        if x.device.type == "cpu":  # up to twice as fast, as nothing is reordered around each convolution
+            x = x.contiguous(memory_format=torch.channels_last)
         height, width = x.shape[2:]
         sides = _sides(patch, "patch")
         steps = _sides(stride if stride is not None else tuple(max(side // 2, 1) for side in sides), "stride")

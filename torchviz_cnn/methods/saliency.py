@@ -18,7 +18,7 @@ from torchviz_cnn.errors import EmptyMapWarning, InputError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.images import Geometry, Preprocess, preprocess_of, to_rgb
 from torchviz_cnn.layers import last_spatial_layer
-from torchviz_cnn.methods.maps import OnPhoto, keep_maps, lend_images
+from torchviz_cnn.methods.maps import OnPhoto, keep_maps, require_images
 from torchviz_cnn.methods.scores import (
     Score,
     Target,
@@ -29,7 +29,7 @@ from torchviz_cnn.methods.scores import (
     score_of,
 )
 from torchviz_cnn.relu_rules import OtherActivations, ReluRule, Rule, relu_rule
-from torchviz_cnn.untouched import untouched
+from torchviz_cnn.untouched import lend_input, untouched
 
 Channels = Literal["max", "sum"]
 
@@ -39,6 +39,7 @@ class Saliency(OnPhoto):
     """How much each pixel of the input matters for a class. Raw values; scaled only where drawn (see `OnPhoto`)."""
 
     palette: ClassVar[str] = "gray"
+    photo_palette: ClassVar[str] = "hot"
 
     gradients: Tensor
     """The gradient, or the attribution, of each input value with its sign: (B, C, H, W), or (B, K, C, H, W), float32."""
@@ -96,7 +97,7 @@ class Saliency(OnPhoto):
         """Photo, map in grey, map with its sign, and the map over the photo (in `hot`), side by side; see `clipped`."""
         photo, shown = to_rgb(photo), self.clipped()
         over = shown.overlay(
-            photo, alpha, index=index, k=k, blend=blend, colormap=colormap or "hot", geometry=geometry
+            photo, alpha, index=index, k=k, blend=blend, colormap=colormap, geometry=geometry
         )  # fmt: skip
         alone = shown.image(photo, index=index, k=k, colormap=colormap, geometry=geometry)
         signed = self.signed_image(photo, index=index, k=k, geometry=geometry)
@@ -140,7 +141,7 @@ def saliency(
     check_options(score, channels)
     rule = relu_rule(relu, other_activations=other_activations)
     with untouched(model) as lent:
-        x = lend_images(lent, x)
+        x = lend_input(lent, require_images(x))
         logits, classes, one, gradients = differentiate(lent, x, target, score, rule)
         name = {"standard": "saliency", "guided": "guided backpropagation", "deconvnet": "deconvnet"}[relu]
         return explained(name, lent, x, gradients, channels, classes, one, logits)
@@ -155,7 +156,7 @@ def input_x_gradient(
     """
     check_options(score, channels)
     with untouched(model) as lent:
-        x = lend_images(lent, x)
+        x = lend_input(lent, require_images(x))
         logits, classes, one, gradients = differentiate(lent, x, target, score)
         gradients = gradients * x.detach().float()[:, None]
         return explained("input x gradient", lent, x, gradients, channels, classes, one, logits)
@@ -178,7 +179,7 @@ def guided_grad_cam(
         raise InputError(f"interpolation is 'bilinear' or 'nearest', not {interpolation!r}")
     rule = relu_rule("guided", other_activations=other_activations)
     with untouched(model) as lent:
-        x = lend_images(lent, x)
+        x = lend_input(lent, require_images(x))
         layer = last_spatial_layer(lent, x[:1]) if layer is None else layer
         kept: dict[str, Tensor] = {}
         leaf = x.detach().requires_grad_()

@@ -1,0 +1,192 @@
+"""Occlusion: equal to one picture at a time by hand, on networks that can be cut and on those that cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import torchviz_cnn as tvc
+from tests import networks
+from tests.conftest import unchanged
+from tests.networks import CLASSES, images, seeded
+from torchviz_cnn.methods.changed_part import ChangedPart
+from torchviz_cnn.untouched import untouched
+
+
+def by_hand(model: nn.Module, x: Tensor, patch: int, stride: int, fill: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Scores of class 3 (B, rows, columns) and the mean drop of each pixel (B, H, W), one picture at a time."""
+    model.eval()
+    size = x.shape[-1]
+    starts = range(0, size - patch + stride, stride)
+    scores = torch.zeros(len(x), len(starts), len(starts))
+    drop, count = torch.zeros(len(x), size, size), torch.zeros(size, size)
+    with torch.no_grad():
+        clean = model(x.clone())[:, 3]
+        for r, top in enumerate(starts):
+            for c, left in enumerate(starts):
+                hidden = x.clone()
+                hidden[:, :, top : top + patch, left : left + patch] = fill
+                scores[:, r, c] = model(hidden)[:, 3]
+                drop[:, top : top + patch, left : left + patch] += (clean - scores[:, r, c])[:, None, None]
+                count[top : top + patch, left : left + patch] += 1
+    return scores, drop / count.clamp(min=1)
+
+
+EVERY: list[Callable[[], nn.Module]] = [
+    networks.vgg_like, networks.functional_relu, networks.reused, networks.residual, networks.dense, networks.grouped,
+    networks.batch_norm, networks.overlapping_pools, networks.gap_linear, networks.squeeze_like, networks.checkpointed,
+    networks.tuple_output, networks.data_parallel, networks.compiled,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("build", EVERY)
+@pytest.mark.parametrize(("patch", "stride"), [(6, 4), (5, 5)])
+def test_equals_one_picture_at_a_time(build: Callable[[], nn.Module], patch: int, stride: int) -> None:
+    x = images(2)
+    scores, drop = by_hand(build(), x, patch, stride, 3)
+    found = tvc.occlusion(build(), x, 3, patch=patch, stride=stride, fill=3)
+    tolerance = 1e-3 * float(drop.abs().max())
+    assert found.scores.shape == scores.shape
+    assert tolerance > 1e-6
+    assert torch.allclose(found.scores, scores, rtol=0, atol=tolerance)
+    assert torch.allclose(found.values, drop, rtol=0, atol=tolerance)
+
+
+class Norm(nn.Module):
+    """Every map depends on the whole picture, though no receptive field says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU()
+        )
+        self.fc = nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(self.features(x).square().mean((2, 3)))
+        return out
+
+
+def part_of(model: nn.Module, size: int = 64, patch: int = 6) -> tuple[list[str], bool]:
+    """The layers where a network is cut, and whether the result is that of whole pictures."""
+    x = images(2, size)
+    jobs = [(i, t, left) for i in range(2) for t in range(0, size, patch) for left in range(0, size, patch)]
+    with untouched(model) as lent, torch.no_grad():
+        part = ChangedPart(lent, x, jobs, (patch, patch), torch.ones(3, 1, 1), 16)
+        for job in jobs[:: len(jobs) // 20]:
+            hidden = x[job[0] : job[0] + 1].clone()
+            hidden[:, :, job[1] : job[1] + patch, job[2] : job[2] + patch] = 1
+            if not torch.allclose(part.run([job]), lent(hidden), rtol=1e-4, atol=1e-5):
+                return part.layers, False
+    return part.layers, True
+
+
+@pytest.mark.parametrize(
+    ("build", "layers"),
+    [
+        (networks.gap_linear, ["features.1", "features.2", "features"]),
+        (networks.functional_relu, ["conv1", "conv2", "conv3", "conv4"]),
+        (networks.squeeze_like, ["features.1", "features.2", "classifier.2"]),
+        (seeded(Norm), []),
+    ],
+)
+def test_only_the_changed_part_is_computed_where_that_is_right(
+    build: Callable[[], nn.Module], layers: list[str]
+) -> None:
+    found, right = part_of(build())
+    assert right
+    assert found == layers
+
+
+def test_only_windows_pass_through_the_first_layers() -> None:
+    model, seen = networks.gap_linear(), []
+    model.features[0].register_forward_hook(lambda module, args, output: seen.append(tuple(output.shape[2:])))
+    tvc.occlusion(model, images(1, 64), 0, patch=4, stride=4)
+    assert min(seen) < (12, 12)
+    assert sorted(set(seen))[-1] == (64, 64)  # the clean picture
+
+
+@pytest.mark.parametrize("build", [networks.residual, networks.dense, networks.squeeze_like, networks.reused])
+def test_residual_sums_and_concatenations_come_out_right(build: Callable[[], nn.Module]) -> None:
+    assert part_of(build())[1]
+
+
+def test_each_image_and_class_gets_what_it_would_get_alone() -> None:
+    model, x = networks.residual(), images(3)
+    classes = torch.tensor([[0, 4], [1, 2], [3, 3]])
+    together = tvc.occlusion(model, x, classes, patch=8, score="probability")
+    assert together.values.shape == (3, 2, 32, 32)
+    assert together.scores.shape == (3, 2, 7, 7)
+    for i in range(3):
+        for k in range(2):
+            alone = tvc.occlusion(model, x[i : i + 1], int(classes[i, k]), patch=8, score="probability", batch_size=3)
+            assert torch.allclose(together.values[i, k], alone.values[0], atol=1e-5)
+            assert torch.allclose(together.clean[i, k], alone.clean[0], atol=1e-5)
+    assert tvc.occlusion(model, x, patch=16).target.tolist() == model(x).argmax(1).tolist()
+
+
+def test_a_detector_is_found_where_it_looks() -> None:
+    """A network whose only class is the brightness of one corner."""
+    model = nn.Sequential(nn.Conv2d(3, 1, 1, bias=False), nn.Flatten(), nn.Linear(64, 1, bias=False))
+    weight = torch.zeros(8, 8)
+    weight[5:, :3] = 1
+    nn.init.ones_(model[0].weight)  # type: ignore[arg-type]
+    model[2].weight.data = weight.view(1, 64)  # type: ignore[assignment]
+    found = tvc.occlusion(model, torch.ones(1, 3, 8, 8), 0, patch=1, stride=1)
+    assert torch.equal(found.values[0], 3 * weight)
+    tall = tvc.occlusion(model, torch.ones(1, 3, 8, 8), 0, patch=(8, 1), stride=(8, 1), fill=torch.tensor([1.0, 1, 0]))
+    assert tall.scores.shape == (1, 1, 8)
+    assert tall.values[0].amax(0).tolist() == [3, 3, 3, 0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("state", ["train", "frozen", "no_grad", "inference_mode", "graph"])
+@pytest.mark.parametrize("build", [networks.residual, networks.counting, networks.frozen_norm])
+def test_the_model_is_not_hurt(build: Callable[[], nn.Module], state: str) -> None:
+    model, x = build(), images(2)
+    model.train(state == "train")
+    model.requires_grad_(state != "frozen")
+    x.requires_grad_(state == "graph")
+    mode = {"no_grad": torch.no_grad(), "inference_mode": torch.inference_mode()}.get(state, torch.enable_grad())
+    with mode, unchanged(model, x):
+        found = tvc.occlusion(model, x, 0, patch=8, stride=4)
+        with pytest.raises(tvc.TargetError):
+            tvc.occlusion(model, x, CLASSES)
+    assert not found.values.requires_grad
+    assert not found.values.is_inference()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patch": 40}, "patch of 40 x 40 does not fit an input of 32 x 32"),
+        ({"patch": 0}, "a patch is a side of at least 1 pixel"),
+        ({"stride": (1, 2, 3)}, "a stride is a side of at least 1 pixel"),
+        ({"fill": torch.zeros(2)}, "fill is a number or one for each of 3 channels, not 2"),
+        ({"batch_size": 0}, "batch_size is at least 1"),
+        ({"score": "logits"}, "did you mean 'logit'"),
+    ],
+)
+def test_errors(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(tvc.InputError, match=message):
+        tvc.occlusion(networks.gap_linear(), images(1), 0, **options)
+
+
+def test_pictures_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, x = networks.gap_linear(), images(2)
+    found = tvc.occlusion(model, x, torch.tensor([[0, 1], [2, 3]]), patch=8, progress=True)
+    assert "patches" in capsys.readouterr().err
+    photo = Image.new("RGB", (64, 64))
+    assert found.plot(photo, index=1, k=1).width > 800
+    assert found.overlay(photo, k=1).size == photo.size
+    assert found._repr_png_().startswith(b"\x89PNG")
+    assert "patch (8, 8), stride (4, 4)" in repr(found)
+    with np.load(found.save(tmp_path / "occlusion.npz")) as saved:
+        assert np.array_equal(saved["scores"], found.scores.numpy())
+        assert saved["patch"].tolist() == [8, 8]

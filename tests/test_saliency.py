@@ -1,0 +1,298 @@
+"""Saliency and its family: equal to plain autograd, one map per image and class, raw until drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+import torchviz_cnn as tvc
+from tests import networks
+from tests.conftest import unchanged
+from tests.networks import CLASSES, images
+from torchviz_cnn.images import remember_preprocess
+from torchviz_cnn.methods.averaged import gaussian
+
+EVERY: list[Callable[[], nn.Module]] = [
+    networks.vgg_like, networks.functional_relu, networks.reused, networks.residual, networks.dense, networks.grouped,
+    networks.batch_norm, networks.overlapping_pools, networks.gap_linear, networks.squeeze_like, networks.checkpointed,
+    networks.tuple_output, networks.data_parallel, networks.compiled, networks.counting,
+]  # fmt: skip
+METHODS: dict[str, Callable[..., tvc.Saliency]] = {
+    "saliency": tvc.saliency,
+    "guided": lambda *args, **options: tvc.saliency(*args, relu="guided", **options),
+    "deconvnet": lambda *args, **options: tvc.saliency(*args, relu="deconvnet", **options),
+    "input x gradient": tvc.input_x_gradient,
+    "SmoothGrad": lambda *args, **options: tvc.smooth_grad(*args, samples=3, **options),
+    "VarGrad": lambda *args, **options: tvc.smooth_grad(*args, samples=3, statistic="variance", **options),
+    "integrated gradients": lambda *args, **options: tvc.integrated_gradients(*args, steps=4, **options),
+    "guided Grad-CAM": lambda model, x, target=None, **options: tvc.guided_grad_cam(model, x, None, target, **options),
+}
+quiet = pytest.mark.filterwarnings("ignore::torchviz_cnn.errors.EmptyMapWarning")  # of classes that Grad-CAM is against
+every_method = pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+
+
+def gradient(model: nn.Module, x: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
+    leaf = x.detach().clone().requires_grad_()
+    return torch.autograd.grad(score(model.eval()(leaf.clone())).sum(), leaf)[0]
+
+
+def close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
+    return a.shape == b.shape and bool((a - b).abs().max() <= tolerance * b.abs().max()) and bool(b.any())
+
+
+@pytest.mark.parametrize("build", EVERY)
+def test_saliency_is_the_gradient(build: Callable[[], nn.Module]) -> None:
+    model, x = build(), images(3)
+    expected = gradient(build(), x, lambda logits: logits[:, 3])
+    found = tvc.saliency(model, x, 3)
+    assert close(found.gradients, expected)
+    assert torch.equal(found.values, found.gradients.abs().amax(1))
+    assert torch.equal(tvc.saliency(model, x, 3, channels="sum").values, found.gradients.abs().sum(1))
+    assert close(tvc.input_x_gradient(model, x, 3).gradients, x * expected)
+
+
+@pytest.mark.parametrize("score", ["logit", "probability", "log_probability", "cross_entropy"])
+def test_every_score(score: Any) -> None:
+    formulas: dict[str, Callable[[Tensor], Tensor]] = {
+        "logit": lambda logits: logits[:, 1],
+        "probability": lambda logits: logits.softmax(1)[:, 1],
+        "log_probability": lambda logits: logits.log_softmax(1)[:, 1],
+        "cross_entropy": lambda logits: F.cross_entropy(logits, torch.tensor([1, 1]), reduction="none"),
+    }
+    expected = gradient(networks.residual(), images(2), formulas[score])
+    assert close(tvc.saliency(networks.residual(), images(2), 1, score=score).gradients, expected)
+
+
+@every_method
+@pytest.mark.parametrize("build", [networks.residual, networks.overlapping_pools, networks.functional_relu])
+@quiet
+def test_each_image_and_class_gets_what_it_would_get_alone(
+    method: Callable[..., tvc.Saliency], build: Callable[[], nn.Module]
+) -> None:
+    model, x = build(), images(3)
+    classes = torch.tensor([[3, 4], [1, 3], [3, 3]])
+    with unchanged(model, x):
+        together = method(model, x, classes)
+    assert together.gradients.shape == (3, 2, 3, 32, 32)
+    assert together.values.shape == (3, 2, 32, 32)
+    for i in range(3):
+        for k in range(2):
+            alone = method(model, x[i : i + 1], int(classes[i, k]))
+            assert torch.allclose(together.gradients[i, k], alone.gradients[0], atol=1e-5)
+    scale = float(together.gradients[0, 0].abs().max())
+    assert torch.allclose(together.gradients[:1, 0], method(model, x[:1], 3).gradients, rtol=0, atol=1e-3 * scale)
+
+
+@every_method
+@quiet
+def test_shape_of_the_target_is_shape_of_the_result(method: Callable[..., tvc.Saliency]) -> None:
+    model, x = networks.vgg_like(), images(3)
+    top = method(model, x)
+    assert top.gradients.shape == (3, 3, 32, 32)
+    assert top.target.tolist() == model(x).argmax(1).tolist()
+    assert torch.allclose(top.logits, model(x).detach(), atol=1e-5)
+    assert method(model, x, torch.tensor([1, 2, 0])).target.tolist() == [1, 2, 0]
+    with pytest.raises(tvc.TargetError):
+        method(model, x, torch.tensor([1, 2]))
+
+
+@every_method
+@pytest.mark.parametrize("state", ["train", "frozen", "no_grad", "inference_mode", "graph"])
+@pytest.mark.parametrize("build", [networks.residual, networks.counting, networks.always_dropout])
+def test_the_model_is_not_hurt(method: Any, build: Callable[[], nn.Module], state: str) -> None:
+    model, x = build(), images(2)
+    model.train(state == "train")
+    model.requires_grad_(state != "frozen")
+    x.requires_grad_(state == "graph")
+    mode = {"no_grad": torch.no_grad(), "inference_mode": torch.inference_mode()}.get(state, torch.enable_grad())
+    with mode, unchanged(model, x):
+        found = method(model, x, 0)
+        with pytest.raises(tvc.TargetError):
+            method(model, x, CLASSES)
+    assert not found.gradients.requires_grad
+    assert not found.gradients.is_inference()
+
+
+def test_smooth_grad_is_the_mean_over_noisy_copies() -> None:
+    model, x = networks.residual(), images(2)
+    noise = gaussian(7, 5, x[0])
+    assert torch.equal(noise, gaussian(7, 5, x[1]))
+    each = []
+    for n in noise:
+        noisy = torch.stack([one + 0.2 * (one.max() - one.min()) * n for one in x])
+        each.append(gradient(model, noisy, lambda logits: logits[:, 1]))
+    samples = torch.stack(each)
+
+    def smooth(statistic: Any, **options: Any) -> Tensor:
+        return tvc.smooth_grad(model, x, 1, samples=5, noise=0.2, seed=7, statistic=statistic, **options).gradients
+
+    assert close(smooth("mean"), samples.mean(0))
+    assert close(smooth("mean", batch_size=2), samples.mean(0))
+    assert close(smooth("square"), samples.square().mean(0))
+    assert close(smooth("variance"), samples.var(0, unbiased=False), 1e-3)
+    assert not close(smooth("mean"), tvc.smooth_grad(model, x, 1, samples=5, noise=0.2, seed=8).gradients, 0.01)
+
+
+def test_integrated_gradients_of_a_polynomial_are_exact() -> None:
+    class Cubic(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([(x**3).sum((1, 2, 3)), (x * x.flip(1)).sum((1, 2, 3))], 1)
+
+    x, start = images(2, 4), images(2, 4, seed=1)
+    found = tvc.integrated_gradients(Cubic(), x, 0, baselines=start, steps=2)
+    assert torch.allclose(found.gradients, x**3 - start**3, atol=1e-4)
+    assert found.completeness_error is not None
+    assert float(found.completeness_error.abs().max()) < 1e-3
+    rough = tvc.integrated_gradients(Cubic(), x, 0, baselines=start, steps=1)
+    assert rough.completeness_error is not None
+    assert float(rough.completeness_error.abs().max()) > 1
+
+
+def test_several_baselines_are_averaged() -> None:
+    model, x = networks.vgg_like(), images(2)
+    starts: list[Any] = [0.0, torch.ones(3, 32, 32), images(2, seed=3)]
+    each = [tvc.integrated_gradients(model, x, 2, baselines=start, steps=8) for start in starts]
+    found = tvc.integrated_gradients(model, x, torch.tensor([[2, 1]] * 2), baselines=starts, steps=8, batch_size=3)
+    assert close(found.gradients[:, 0], torch.stack([one.gradients for one in each]).mean(0))
+    assert found.completeness_error is not None
+    assert found.completeness_error.shape == (2, 2)
+    model.eval()
+    gap = model(x)[:, 2] - torch.stack([model(torch.zeros_like(x) + s)[:, 2] for s in starts]).mean(0)
+    missed = found.gradients[:, 0].sum((1, 2, 3)) - gap
+    assert torch.allclose(found.completeness_error[:, 0], missed, atol=1e-5)
+
+
+@quiet
+@pytest.mark.parametrize(("build", "layer"), [(networks.vgg_like, "features.8"), (networks.vgg_like, "features.7"),
+    (networks.residual, "layer2"), (networks.reused, "relu#2"), (networks.checkpointed, "block.2")])  # fmt: skip
+def test_guided_grad_cam_is_the_product_of_both_in_one_forward(build: Callable[[], nn.Module], layer: str) -> None:
+    x, calls = images(2), []
+    classes = torch.tensor([[0, 3], [1, 2]])
+    guided = tvc.saliency(build(), x, classes, relu="guided").gradients
+    cam = tvc.grad_cam(build(), x, layer, classes, relu=False).values.relu()
+    model = build()
+    model.register_forward_pre_hook(lambda module, args: calls.append(1))
+    for mode, options in (("nearest", {}), ("bilinear", {"align_corners": False})):
+        large = F.interpolate(cam, x.shape[2:], mode=mode, **options)  # type: ignore[arg-type]
+        found = tvc.guided_grad_cam(model, x, layer, classes, interpolation=mode)  # type: ignore[arg-type]
+        assert close(found.gradients, guided * large[:, :, None], 1e-3)
+    assert len(calls) == 2
+
+
+def test_a_map_of_nothing_is_zeros_and_a_warning() -> None:
+    model = networks.squeeze_like()
+    with torch.no_grad():
+        model.classifier[1].bias.fill_(-100)  # type: ignore[union-attr, operator]
+    with pytest.warns(tvc.EmptyMapWarning, match=r"no pixel of image 0 matters for class 2 \(and 1 more\)"):
+        found = tvc.saliency(model, images(2), 2)
+    assert not found.map().any()
+    assert (found.signed() == 0.5).all()
+    assert np.asarray(found.colour_image()).std() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_precisions(dtype: torch.dtype) -> None:
+    expected = tvc.saliency(networks.gap_linear(), images(2), 0, relu="guided").gradients
+    found = tvc.saliency(networks.gap_linear().to(dtype), images(2), 0, relu="guided").gradients
+    assert found.dtype == torch.float32
+    # a maximum of two values alike in bfloat16 may be the other one: near, all in all
+    assert float((found - expected).norm() / expected.norm()) < (0.5 if dtype == torch.bfloat16 else 1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = tvc.saliency(networks.gap_linear(), images(2), 0, relu="guided").gradients
+    assert cast.dtype == torch.float32
+    assert float((cast - expected).norm() / expected.norm()) < 0.5
+
+
+WRONG: Any = "mean"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, x: tvc.saliency(m, x, channels=WRONG), "channels is 'max' or 'sum'"),
+        (lambda m, x: tvc.saliency(m, x, relu=WRONG), "no ReLU rule 'mean'"),
+        (lambda m, x: tvc.saliency(m, x, score=WRONG), "no score 'mean'"),
+        (lambda m, x: tvc.saliency(m, x[0]), r"x\[None\]"),
+        (lambda m, x: tvc.smooth_grad(m, x, samples=0), "takes 1 or more samples"),
+        (lambda m, x: tvc.smooth_grad(m, x, samples=1, statistic="variance"), "takes 2 or more samples"),
+        (lambda m, x: tvc.smooth_grad(m, x, noise=-1), "1 or more samples"),
+        (lambda m, x: tvc.integrated_gradients(m, x, steps=0), "at least 1, not 0"),
+        (lambda m, x: tvc.integrated_gradients(m, x, baselines=torch.zeros(3, 8, 8)), r"not \(3, 8, 8\) for an input"),
+        (lambda m, x: tvc.integrated_gradients(m, x, baselines=[]), "at least one baseline"),
+        (lambda m, x: tvc.guided_grad_cam(m, x, interpolation=WRONG), "not 'mean'"),
+    ],
+)
+def test_wrong_options(call: Callable[[nn.Module, Tensor], object], message: str) -> None:
+    model, x = networks.vgg_like(), images(2)
+    with unchanged(model, x), pytest.raises(tvc.InputError, match=message):
+        call(model, x)
+
+
+def test_errors_of_the_network() -> None:
+    x = images(1)
+    with pytest.raises(tvc.LayerError, match="'aux' of Unreached was never reached"):
+        tvc.guided_grad_cam(networks.unreached(), x, "aux")
+    with pytest.raises(tvc.LayerError, match=r"gives \(1, 16\), not maps"):
+        tvc.guided_grad_cam(networks.vgg_like(), x, "classifier.0")
+
+    class Detached(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.detach().mean((2, 3))
+
+    with pytest.raises(tvc.ModelError, match="no gradient comes back to the input of Detached"):
+        tvc.saliency(Detached(), x)
+
+
+def test_the_grey_picture_is_the_textbooks() -> None:
+    found = tvc.saliency(networks.vgg_like(), images(2), 1, score="cross_entropy", channels="sum")
+    values = np.abs(found.gradients[1].numpy()).sum(0)
+    expected = ((values - values.min()) / (values.max() - values.min()) * 255).astype(np.uint8)
+    drawn = found.grey(1)
+    assert drawn.dtype == np.uint8
+    assert np.abs(drawn.astype(int) - expected).max() <= 1
+    assert (drawn.min(), drawn.max()) == (0, 255)
+    shown = np.asarray(found.image(index=1, interpolation="nearest"))
+    assert np.abs(shown.astype(int) - drawn[..., None]).max() <= 1
+
+
+def test_pictures() -> None:
+    model = networks.gap_linear()
+    remember_preprocess(model, tvc.Preprocess((32, 32), "crop", 32))
+    found = tvc.saliency(model, images(2), torch.tensor([[0, 1], [2, 3]]), relu="guided")
+    photo = Image.new("RGB", (300, 100), "white")
+    over = np.asarray(found.overlay(photo, blend="mix"))
+    assert (over[:, :100] == 255).all()  # what the network did not see
+    assert (over[:, 100:200] != 255).any()
+    assert found.plot(photo, index=1, k=1, truth="cat", categories=list("abcde")).width > 1000
+    assert found.colour_image(1, 1).size == (32, 32)
+    signed = np.asarray(found.signed_image(interpolation="nearest")).astype(int)
+    total = found.gradients[0, 0].sum(0).numpy()
+    assert (np.sign(signed[..., 0] - signed[..., 2])[np.abs(total) > np.abs(total).max() / 10]
+            == np.sign(total)[np.abs(total) > np.abs(total).max() / 10]).all()  # fmt: skip
+    clipped = found.clipped(90)
+    assert bool((clipped.values <= found.values).all())
+    assert not np.array_equal(clipped.map(), found.map())
+    with pytest.raises(tvc.InputError, match="a percentile is more than 0"):
+        found.clipped(0)
+    with pytest.raises(tvc.InputError, match="image 2 is out of range"):
+        found.map(2)
+    assert found._repr_png_().startswith(b"\x89PNG")
+    assert "guided backpropagation: 2 x 2 x 3 x 32 x 32" in repr(found)
+
+
+def test_save(tmp_path: Path) -> None:
+    found = tvc.saliency(networks.gap_linear(), images(2), 1)
+    with np.load(found.save(tmp_path / "new" / "saliency.npz")) as saved:
+        assert np.array_equal(saved["gradients"], found.gradients.numpy())
+        assert str(saved["method"]) == "saliency"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.values = found.values  # type: ignore[misc]
