@@ -40,7 +40,8 @@ def network(name: str) -> tuple[nn.Module, tuple[str, ...], int, bool]:
             raise SystemExit(f"{path} was not written by train.py: its metadata names no model")
         categories, size = tuple(json.loads(about["categories"])), int(about["input_size"])
         grey = about["in_channels"] == "1"
-        model = MODELS[about["model"]](num_classes=len(categories), in_channels=int(about["in_channels"]))
+        fixed = {"input_size": size} if about["model"] == "convnet_2017" else {}
+        model = MODELS[about["model"]](num_classes=len(categories), in_channels=int(about["in_channels"]), **fixed)
     model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
     return model, categories, size, grey
 

@@ -187,10 +187,11 @@ def keep_freed_memory() -> None:
         mallopt(m_trim_threshold, -1)
 
 
-def settings_of(args: argparse.Namespace) -> dict[str, str]:
+def settings_of(args: argparse.Namespace, train: Pictures) -> dict[str, str]:
     """What a checkpoint must have in common with the run that goes on from it; folders and devices may
     differ."""
-    return {k: str(v) for k, v in vars(args).items() if k not in ("out", "device", "data", "patience")}
+    same = {k: str(v) for k, v in vars(args).items() if k not in ("out", "device", "data", "patience")}
+    return same | {"classes": json.dumps(train.categories), "pictures": str(len(train))}
 
 
 @dataclass(eq=False)
@@ -245,6 +246,10 @@ def read_data(args: argparse.Namespace) -> tuple[Pictures, Pictures]:
     train, validation = (read_folder(Path(args.data) / split, stored, args.grey) for split in ("train", "validation"))
     if train.categories != validation.categories:
         raise SystemExit(f"classes differ: train has {train.categories}, validation {validation.categories}")
+    if len(train.categories) < 2:
+        raise SystemExit(
+            f"one class, {train.categories[0]!r}, is nothing to tell apart: {args.data}/train has no other folder"
+        )
     return train, validation
 
 
@@ -265,6 +270,8 @@ def new_run(args: argparse.Namespace, classes: int, channels: int, steps: int) -
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(argv)
+    if args.epochs < 1 or args.batch < 1:
+        raise SystemExit("--epochs and --batch must be at least 1")
     device = torch.device(args.device)
     if device.type == "cpu":
         keep_freed_memory()
@@ -275,7 +282,7 @@ def main(argv: list[str] | None = None) -> None:
     run = new_run(args, len(train.categories), channels, steps=len(train) // min(args.batch, len(train)))
     checkpoint = args.out / "checkpoint.pt"
     if checkpoint.exists():
-        run.restore(checkpoint, settings_of(args), device)
+        run.restore(checkpoint, settings_of(args, train), device)
         print(f"going on after epoch {len(run.history)} of {checkpoint}", flush=True)
 
     for epoch in range(len(run.history), args.epochs):
@@ -287,7 +294,7 @@ def main(argv: list[str] | None = None) -> None:
         loss, accuracy = validate(run.model, validation_images, validation.labels, device)
         row = Epoch(epoch + 1, size_of_epoch(epoch, args), train_loss, loss, accuracy, time.monotonic() - start)
         run.add(row)
-        run.save(checkpoint, settings_of(args))
+        run.save(checkpoint, settings_of(args, train))
         print(
             f"epoch {row.epoch:3d}  {row.size} px  train loss {train_loss:.4f}  validation loss {loss:.4f}  "
             f"accuracy {accuracy:.4f}  {row.seconds:.0f} s",
@@ -295,8 +302,7 @@ def main(argv: list[str] | None = None) -> None:
         )
 
     best = run.best
-    if best is None:
-        raise SystemExit("--epochs must be at least 1")
+    assert best is not None  # after at least one epoch
     rows = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in run.history)
     replace(args.out / "history.jsonl", lambda temporary: temporary.write_text(rows))
     export(run.best_state, args.out / "model.safetensors", train.categories, channels, best, args)

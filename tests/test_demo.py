@@ -44,6 +44,12 @@ def test_the_cat_is_seen_as_a_cat_by_its_face(page: Path) -> None:
     assert "chelsea: cat 0.9" in page.read_text() or "chelsea: cat 1.0" in page.read_text()
 
 
+def test_a_photo_named_like_the_page(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 50), "gray").save(tmp_path / "index.html.png")
+    assert main(["demo", str(tmp_path / "index.html.png"), "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "index.html").is_file()
+
+
 def test_own_photos_with_odd_names(tmp_path: Path) -> None:
     Image.new("RGB", (40, 50), "gray").save(tmp_path / "<b>my cat.png")
     assert main(["demo", str(tmp_path / "<b>my cat.png"), "--out", str(tmp_path / "out")]) == 0

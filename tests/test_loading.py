@@ -16,6 +16,7 @@ from torch import nn
 
 import torchviz_cnn as tvc
 from tests.conftest import unchanged
+from torchviz_cnn.models.catalogue import CATALOGUE
 
 NAME = "squeezenet1_1"
 
@@ -305,3 +306,17 @@ def test_predict_understands_what_models_give() -> None:
 
     x = torch.randn(2, 1, 1, 3)
     assert torch.allclose(tvc.predict(Dictionary(), x), x.flatten(1).softmax(1))
+
+
+@pytest.mark.parametrize("name", ["convnet_2017", "convnet_2025", "mini_xception"])
+def test_what_the_training_script_writes_is_used_as_it_was_trained(name: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"input_size": 96} if name == "convnet_2017" else {}
+    options |= {"batch_norm": True} if name == "convnet_2025" else {}
+    model = CATALOGUE[name].factory(num_classes=3, **options)
+    about = {"model": name, "categories": '["a", "b", "c"]', "input_size": "96", "in_channels": "3"}
+    about |= {"mean": "[0.4, 0.5, 0.6]", "std": "[0.2, 0.2, 0.2]"}
+    save_file(model.state_dict(), tmp_path / "trained.safetensors", about)
+    net = tvc.load_model(name, tmp_path / "trained.safetensors")
+    assert net.categories == ("a", "b", "c")
+    assert (net.input_size, net.preprocess.geometry, net.preprocess.mean) == ((96, 96), "crop", (0.4, 0.5, 0.6))
+    assert net.model(torch.zeros(1, 3, 96, 96)).shape == (1, 3)

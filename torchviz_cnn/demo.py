@@ -46,8 +46,8 @@ def _section(net: Network, title: str, folder: str, photo: Image.Image, out: Pat
     pictures: list[tuple[str, str]] = []
 
     def add(file: str, picture: Image.Image, caption: str) -> None:
-        results.save_image(out / folder / file, picture)
-        pictures.append((f"{folder}/{file}", caption))
+        results.save_image(out / "pictures" / folder / file, picture)
+        pictures.append((f"pictures/{folder}/{file}", caption))
 
     for k, category in enumerate(net.categories or ()):
         none = "" if heat.map(0, k).any() else ": nothing speaks for it"

@@ -35,6 +35,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     return without_wrappers(find_state_dict(content, path))
 
 
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """What `scripts/train.py` noted in a `.safetensors` file beside the weights; nothing for other files."""
+    from safetensors import safe_open
+
+    if Path(path).suffix != ".safetensors":
+        return {}
+    with safe_open(path, "pt") as file:
+        about = file.metadata() or {}
+    return dict(about) if {"model", "categories", "input_size", "mean", "std"} <= about.keys() else {}
+
+
 def find_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     """The state_dict in what a checkpoint file holds."""
     if not isinstance(content, Mapping):

@@ -21,6 +21,16 @@ from torchviz_cnn.errors import CheckpointError
 
 KERAS_EPSILON = 1e-3
 MAX_CONFIG_BYTES = 64 << 20
+_KNOWN = {
+    "Conv2D",
+    "DepthwiseConv2D",
+    "SeparableConv2D",
+    "Dense",
+    "BatchNormalization",
+    "Functional",
+    "Sequential",
+    "Model",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +156,9 @@ def _layer(name: str, arrays: Sequence[Any], configs: dict[str, LayerConfig], hi
     shapes = tuple(tuple(int(side) for side in array.shape) for array in arrays)
     ranks = tuple(len(shape) for shape in shapes)
     floats = all(array.dtype.kind == "f" for array in arrays)
-    if ranks in ((4, 4), (4, 4, 1)):
+    if config.class_name and config.class_name not in _KNOWN:
+        kind = "unsupported"  # as a Conv2DTranspose, whose kernel has the rank of a convolution's
+    elif ranks in ((4, 4), (4, 4, 1)):
         kind = "separable"
     elif ranks in ((4,), (4, 1)):
         # A depthwise kernel (h, w, C, 1) has the shape of a convolution to one channel: only its name tells.

@@ -21,8 +21,8 @@ from torchviz_cnn.errors import CheckpointError, InputError, ModelError, did_you
 from torchviz_cnn.images import Geometry, Preprocess, remember_preprocess
 from torchviz_cnn.layers import input_channels
 from torchviz_cnn.models.bundled import BUNDLED, bundled_path
-from torchviz_cnn.models.catalogue import CATALOGUE
-from torchviz_cnn.models.checkpoints import load_state, read_checkpoint
+from torchviz_cnn.models.catalogue import CATALOGUE, Entry
+from torchviz_cnn.models.checkpoints import load_state, read_checkpoint, read_metadata
 from torchviz_cnn.models.keras_import import load_keras_weights
 
 KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
@@ -133,11 +133,38 @@ def _from_catalogue(name: str, weights: str | None) -> _Loaded:
     else:
         source = bundled_path(name) if weights is None else weights
         state = read_checkpoint(source)
+        about = {} if weights is None else read_metadata(source)
+        factory = partial(entry.factory, **_variant(entry.factory, state, about))
         with _seeded():
-            model = entry.factory(**_classes(entry.factory, state))
+            model = factory(**_classes(factory, state))
         load_state(model, state, str(source))
+        if about:
+            entry = _trained(entry, about, str(source))
     categories = entry.categories or (imagenet_categories() if entry.imagenet else None)
     return model, entry.preprocess, _matching(categories, model), "bundled" if weights is None else weights
+
+
+def _variant(factory: Callable[..., Any], state: dict[str, Tensor], about: dict[str, str]) -> dict[str, Any]:
+    """What a checkpoint says of the network it is for, where the factory takes it."""
+    accepted = inspect.signature(factory).parameters
+    options: dict[str, Any] = {}
+    if "batch_norm" in accepted and any(name.startswith("bn") for name in state):
+        options["batch_norm"] = True
+    for option in ("in_channels", "input_size"):
+        if option in accepted and option in about:
+            options[option] = int(about[option])
+    return options
+
+
+def _trained(entry: Entry, about: dict[str, str], source: str) -> Entry:
+    """How to use what `scripts/train.py` wrote: the preprocessing and classes that it was trained with."""
+    try:
+        size = int(about["input_size"])
+        mean, std = (tuple(float(v) for v in json.loads(about[key])) for key in ("mean", "std"))
+        categories = tuple(str(name) for name in json.loads(about["categories"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"the metadata of {source} cannot be read: {error!r}") from error
+    return Entry(entry.factory, Preprocess((size, size), "crop", size, mean, std), categories)
 
 
 def _from_torchvision(name: str, weights: str | None) -> _Loaded:
