@@ -11,7 +11,7 @@
     └── HookError         (RuntimeError)  a hook manager used after it was closed
 
     TorchvizWarning       (UserWarning)
-    ├── CheckpointWarning weights that are not finite
+    ├── CheckpointWarning weights that may not be right
     ├── EmptyMapWarning   a heatmap without any positive evidence
     └── GeometryWarning   a heatmap drawn on a photo whose preprocessing is not known
 
@@ -69,7 +69,7 @@ class EmptyMapWarning(TorchvizWarning):
 
 
 class CheckpointWarning(TorchvizWarning):
-    """Weights were loaded that cannot be right, as they are not finite."""
+    """Weights were loaded that may not be right: they are not finite, or their order had to be guessed."""
 
 
 class GeometryWarning(TorchvizWarning):

@@ -10,6 +10,7 @@ import importlib
 import io
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torchviz_cnn.errors import CheckpointError
+from torchviz_cnn.errors import CheckpointError, CheckpointWarning
 
 KERAS_EPSILON = 1e-3
 MAX_CONFIG_BYTES = 64 << 20
@@ -122,6 +123,13 @@ def _legacy_group(root: Any, name: str, configs: dict[str, LayerConfig], path: P
     # A nested model lists trainable layers before frozen ones; their names (block1_conv1, conv2d_7) are
     # numbered in order.
     parents = sorted(weights, key=_natural)
+    if len(parents) > 1 and not configs:
+        warnings.warn(
+            f"{path} does not describe its nested model {name!r}: its layers are taken in the order of their names, which is "
+            "that of their making; compare some outputs with Keras', or save the model as .keras",
+            CheckpointWarning,
+            stacklevel=2,
+        )
     return [
         _layer(
             name if len(parents) == 1 else parent.rpartition("/")[2],

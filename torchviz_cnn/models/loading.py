@@ -86,10 +86,13 @@ def load_model(
     (`"vgg16"`, `"xception"`), or your own as `"package.module:factory"`.
 
     `weights`: a checkpoint file (`.pth`, `.pt`, `.safetensors`: a state_dict or a dict that holds one, read as data and
-    never executed; Keras' `.h5`, `.keras` for this library's networks), `"random"`, or for torchvision's networks `"DEFAULT"` or a version's name, which downloads. A factory
-    without `weights` keeps what it made. The number of classes is the checkpoint's. Preprocessing and class names are
-    torchvision's own for these weights, unless given: `labels` a list, or a file with a name per line or JSON;
-    `input_size` in pixels; `mean` and `std` by channel for values of 0..1.
+    never executed; Keras' `.h5`, `.keras` for this library's networks), `"random"`, or for torchvision's networks
+    `"DEFAULT"` or a version's name, which downloads. A factory without `weights` keeps what it made. The number of
+    classes is the checkpoint's (a Keras file's must be the network's own).
+
+    Preprocessing and class names are torchvision's own for these weights, or those that `scripts/train.py` noted in the
+    file, unless given: `labels` a list, or a file with a name per line or JSON; `input_size` in pixels; `mean` and `std`
+    by channel for values of 0..1; `geometry` `"crop"`, `"stretch"` or `"pad"`.
 
     Raises ModelError for an unknown name or a factory that fails, CheckpointError for weights that cannot be read or do
     not fit (how many tensors match, which do not), InputError for options that contradict each other.
