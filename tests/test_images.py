@@ -441,13 +441,6 @@ def test_other_settings_are_refused() -> None:
             Preprocess(**options)  # type: ignore[arg-type]
 
 
-def test_stretched_is_the_same_but_for_its_geometry() -> None:
-    ours, _ = preset("efficientnet_b0")
-    assert ours.stretched().geometry == "stretch"
-    assert ours.stretched().interpolation == "bicubic"
-    assert error_of(ours.stretched().prepare(photo()), photo().resize((224, 224), Image.Resampling.BICUBIC)) == 0
-
-
 # Knowing
 
 

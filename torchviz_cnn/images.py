@@ -173,10 +173,6 @@ class Preprocess:
         values = ((x.detach().float().cpu() * std + mean) * 255).round().clamp(0, 255).byte()
         return Image.fromarray(values.permute(1, 2, 0).squeeze(2).numpy()).convert("RGB")
 
-    def stretched(self) -> Preprocess:
-        """The same, with the whole photo stretched to the input's size."""
-        return replace(self, geometry="stretch")
-
     def _corner(self, scaled: tuple[int, int]) -> tuple[int, int]:
         """Left and top of the input on the resized photo, rounded as torchvision does; negative where it is padded."""
         spare = scaled[0] - self.size[1], scaled[1] - self.size[0]

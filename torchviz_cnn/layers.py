@@ -173,8 +173,9 @@ def receptive_fields(model: nn.Module, x: Tensor, names: list[str]) -> dict[str,
     def measure(name: str, output: Any) -> Tensor | None:
         if not isinstance(output, Tensor):
             return None
-        fields[name] = network.field(output)
-        return network.cut(output)
+        replacement = network.cut(output)
+        fields[name] = network.field(replacement)  # known by now, where it could be cut
+        return replacement
 
     with HookManager(model) as hooks:
         layers = named_layers(model)

@@ -77,9 +77,8 @@ class PositiveNetwork(TorchFunctionMode):
         self._generator = torch.Generator(x.device).manual_seed(0)
         self.x = self._varied(x).requires_grad_()
         self._input_size: Size = tuple(x.shape[2:])
-        self._fields: dict[
-            int, tuple[Tensor, int, ReceptiveField]
-        ] = {}  # keeps the tensor, so that its id stays its own
+        # By id, with the tensor itself, so that the id stays its own.
+        self._fields: dict[int, tuple[Tensor, int, ReceptiveField]] = {}
         self._remember(self.x, ReceptiveField((1,) * dims, (1,) * dims, (0,) * dims, False))
 
     def field(self, output: Tensor) -> ReceptiveField | None:
@@ -148,7 +147,7 @@ class PositiveNetwork(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def cut(self, output: Tensor) -> Tensor:
-        """A tensor of ones in place of this one, from which on fields are measured anew where its own is known."""
+        """A new leaf in place of this tensor, from which on fields are measured anew where its own is known."""
         field, regular = self._measure(output)
         if field is None or not regular or self._known(output) is not None:
             return output  # what is not regular, as behind an upsampling, is measured on from the last cut that is
