@@ -13,6 +13,7 @@ from PIL import Image
 
 from torchviz_cnn import cli
 from torchviz_cnn.cli import main
+from torchviz_cnn.commands.maps import SALIENCY_METHODS
 
 FACTORY = """
 import torch
@@ -175,7 +176,7 @@ def test_as_a_module_and_without_a_terminal(here: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("method", cli.SALIENCY_METHODS)
+@pytest.mark.parametrize("method", SALIENCY_METHODS)
 @pytest.mark.filterwarnings("ignore::torchviz_cnn.errors.EmptyMapWarning")
 def test_saliency_of_several_photos_and_classes(here: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["--method", method, "--target", "tusker", "2", "--out", "o", "--batch-size", "1"]
