@@ -8,12 +8,15 @@
     ├── ModelError        (ValueError)    a network that cannot be built, or not explained by this method
     ├── CheckpointError   (ValueError)    weights that cannot be read or do not fit
     ├── OutputError       (OSError)       a result that cannot be written
+    ├── RankError         (RuntimeError)  a process of a shared run that does not answer
     └── HookError         (RuntimeError)  a hook manager used after it was closed
 
     TorchvizWarning       (UserWarning)
     ├── CheckpointWarning weights that may not be right
+    ├── DeadFilterWarning a filter to which no gradient comes back
     ├── EmptyMapWarning   a heatmap without any positive evidence
-    └── GeometryWarning   a heatmap drawn on a photo whose preprocessing is not known
+    ├── GeometryWarning   a heatmap drawn on a photo whose preprocessing is not known
+    └── SkippedWarning    images of a dataset that were left out, or values that are no numbers
 
 Messages say what was asked, what was there, and the nearest match.
 """
@@ -56,6 +59,10 @@ class OutputError(TorchvizError, OSError):
     """A result that cannot be written where it was asked."""
 
 
+class RankError(TorchvizError, RuntimeError):
+    """Another process of a shared run has ended or does not answer."""
+
+
 class HookError(TorchvizError, RuntimeError):
     """A hook manager used after it was closed."""
 
@@ -64,12 +71,20 @@ class TorchvizWarning(UserWarning):
     """Base of all warnings of this library."""
 
 
+class DeadFilterWarning(TorchvizWarning):
+    """Gradient ascent has no gradient to follow: nothing that was tried makes the filter active."""
+
+
 class EmptyMapWarning(TorchvizWarning):
     """A heatmap has no positive value: nothing in the map speaks for the class."""
 
 
 class CheckpointWarning(TorchvizWarning):
     """Weights were loaded that may not be right: they are not finite, or their order had to be guessed."""
+
+
+class SkippedWarning(TorchvizWarning):
+    """Images of a dataset could not be read, or gave no numbers, and were left out."""
 
 
 class GeometryWarning(TorchvizWarning):

@@ -1,0 +1,197 @@
+"""A folder of results that a killed run leaves whole: one manifest and safetensors files, each written atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchviz_cnn import results
+from torchviz_cnn.errors import OutputError
+from torchviz_cnn.names import unwrap
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, eq=False)
+class ResultFolder:
+    """Results of one run over one model: whose they are in `manifest.json`, the numbers in safetensors files.
+
+    Every file is written under a temporary name and renamed, so a run that is killed at any moment leaves a folder
+    that can be read, and gone on with. What is read back is data: JSON and safetensors, nothing is executed.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "results"
+    >>> folder = ResultFolder.open(path, "example", {"model": "mine"})
+    >>> folder.save("conv1", {"values": torch.ones(2)}).name
+    'conv1.safetensors'
+    >>> ResultFolder.open(path, "example", {"model": "mine"}).load("conv1")["values"]
+    tensor([1., 1.])
+    >>> ResultFolder.open(path, "example", {"model": "yours"})  # doctest: +IGNORE_EXCEPTION_DETAIL
+    Traceback (most recent call last):
+    OutputError: results holds results of another run: its model is 'mine', this one's is 'yours'; use another folder
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    """`kind`, `format`, `identity`, `versions` (of python, torch, torchviz_cnn) and `progress`."""
+
+    @classmethod
+    def open(
+        cls, path: str | Path, kind: str, identity: Mapping[str, Any], *, resume: bool = True
+    ) -> ResultFolder:  # fmt: skip
+        """Make the folder, or go on with the one that is there, if it is of the same kind and identity.
+
+        `identity` says whose results these are: the model's checksum, the data's, the settings. Raises OutputError for
+        a folder of something else (with the first field that differs and both its values), for one that is not empty
+        and no result folder, and with `resume=False` for any that has results. Nothing is ever overwritten.
+        """
+        path = Path(path)
+        plain: dict[str, Any] = json.loads(json.dumps(dict(identity)))  # as it will be read back
+        if os.path.lexists(path / MANIFEST):
+            found = cls.read(path, kind)
+            found._require(plain)
+            if not resume:
+                raise OutputError(f"{path} already holds these results; go on with them (resume) or use another folder")
+            return found
+        if os.path.lexists(path) and not os.path.isdir(path):
+            raise OutputError(f"cannot write results to {path}: it is a file, not a folder")
+        try:
+            strange = [name for name in sorted(os.listdir(path)) if not _left_behind(name)] if path.exists() else []
+        except (OSError, ValueError) as error:
+            raise OutputError(f"cannot write results to {path}: {error}") from error
+        if strange:
+            raise OutputError(
+                f"{path} is not empty and holds no {MANIFEST}: it has {strange[0]!r}; use a new or an empty folder"
+            )
+        folder = cls(path, {"kind": kind, "format": FORMAT, "identity": plain, "versions": versions(), "progress": {}})
+        folder._write()
+        return folder
+
+    @classmethod
+    def read(cls, path: str | Path, kind: str) -> ResultFolder:
+        """The folder that is there. Raises OutputError where there is none, or it is broken or of another kind."""
+        path = Path(path)
+        file = path / MANIFEST
+        try:
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise OutputError(f"{path} is no folder of results: it has no {MANIFEST}") from None
+        except OSError as error:
+            raise OutputError(f"cannot read {file}: {error.strerror or error}") from error
+        except (ValueError, RecursionError) as error:
+            raise OutputError(f"{file} is broken: {error}") from error
+        if not isinstance(manifest, dict) or not all(
+            isinstance(manifest.get(part), dict) for part in ("identity", "progress")
+        ):
+            raise OutputError(f"{file} is no manifest of results: it has no identity and progress")
+        if manifest.get("kind") != kind:
+            raise OutputError(f"{path} holds results of kind {manifest.get('kind')!r}, not {kind!r}")
+        if manifest.get("format") != FORMAT:
+            raise OutputError(
+                f"{path} is written in format {manifest.get('format')!r}; this version reads format {FORMAT}"
+            )
+        return cls(path, manifest)
+
+    def update(self, **progress: Any) -> None:
+        """Note how far the run is: these fields of the manifest's `progress`, the others stay."""
+        self.manifest["progress"].update(progress)
+        self._write()
+
+    def save(self, name: str, tensors: Mapping[str, Tensor], **metadata: str) -> Path:
+        """Write named tensors to `NAME.safetensors`, over what was there: a reader finds the old file or the new."""
+        whole = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
+        return results.save_tensors(self.file(name), whole, metadata)
+
+    def load(self, name: str) -> dict[str, Tensor]:
+        """The tensors of `NAME.safetensors`. Raises OutputError, with the file's name, where it is missing or broken."""
+        return self.load_with_metadata(name)[0]
+
+    def load_with_metadata(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """The tensors of `NAME.safetensors` and the texts saved with them. Raises OutputError as `load` does."""
+        from safetensors import SafetensorError, safe_open
+
+        file = self.file(name)
+        if not file.is_file():
+            raise OutputError(f"{self.path} has no {file.name}")
+        try:
+            with safe_open(file, framework="pt") as opened:
+                names = list(opened.keys())
+                return {key: opened.get_tensor(key) for key in names}, dict(opened.metadata() or {})
+        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+            raise OutputError(f"{file} is broken: {error}") from error
+
+    def has(self, name: str) -> bool:
+        """Whether `NAME.safetensors` is there."""
+        return self.file(name).is_file()
+
+    def file(self, name: str) -> Path:
+        """Where the tensors of a name are, or would be. Two names that differ give two files."""
+        safe = results.safe_name(name)
+        if safe != name:
+            safe = f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        return self.path / f"{safe}.safetensors"
+
+    def _require(self, identity: dict[str, Any]) -> None:
+        mine = self.manifest["identity"]
+        for field in dict.fromkeys([*identity, *mine]):
+            if mine.get(field) != identity.get(field):
+                raise OutputError(
+                    f"{self.path} holds results of another run: its {field} is {_short(mine.get(field))}, this one's is "
+                    f"{_short(identity.get(field))}; use another folder"
+                )
+
+    def _write(self) -> None:
+        text = json.dumps(self.manifest, indent=1, ensure_ascii=False) + "\n"
+        results.write(self.path / MANIFEST, lambda file: file.write(text.encode()))
+
+    def __repr__(self) -> str:
+        return f"ResultFolder({str(self.path)!r}, {self.manifest['kind']}, {self.manifest['progress']})"
+
+
+def model_checksum(model: nn.Module) -> str:
+    """A sha256 over the names, dtypes, shapes and bytes of a model's parameters and buffers, in hexadecimal.
+
+    The same on every device, and with or without wrappers (`DataParallel`, `torch.compile`).
+
+    >>> model_checksum(nn.ReLU()) == model_checksum(nn.Tanh()) != model_checksum(nn.Linear(1, 1))
+    True
+    """
+    model = unwrap(model)
+    digest = hashlib.sha256()
+    for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()], key=lambda pair: pair[0]):
+        name = ".".join(part for part in name.split(".") if part != "_orig_mod")
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        values = tensor.detach().cpu()
+        values = values.to_dense() if values.layout is not torch.strided else values
+        digest.update(values.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """The versions of python, torch and torchviz_cnn that run here."""
+    try:
+        own = metadata.version("torchviz-cnn")
+    except metadata.PackageNotFoundError:
+        own = "unknown"
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "torchviz_cnn": own}
+
+
+def _left_behind(name: str) -> bool:
+    """Whether a file is what a killed run may leave before its manifest is there, or the system's own."""
+    return (name.startswith(".") and name.endswith(".part")) or name == ".DS_Store"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:40]}...{text[-12:]}"
