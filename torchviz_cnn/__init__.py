@@ -3,6 +3,7 @@
 from torchviz_cnn.capture import Activations, capture
 from torchviz_cnn.errors import (
     CheckpointError,
+    DeadFilterWarning,
     EmptyMapWarning,
     GeometryWarning,
     HookError,
@@ -18,11 +19,15 @@ from torchviz_cnn.errors import (
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.images import Preprocess, read_image
 from torchviz_cnn.layers import Description, describe, layer_names
+from torchviz_cnn.methods import objectives, transformations
+from torchviz_cnn.methods.ascent import filter_patterns, maximize
+from torchviz_cnn.methods.atlas import Atlas, filter_atlas
 from torchviz_cnn.methods.averaged import integrated_gradients, smooth_grad
 from torchviz_cnn.methods.cam import Heatmap, class_activation_map, grad_cam
 from torchviz_cnn.methods.compare import Comparison, FirstFilters, compare, first_filters
 from torchviz_cnn.methods.deconvnet import Deconvolution, deconvnet, max_pool_with_switches, unpool
 from torchviz_cnn.methods.occlusion import Occlusion, occlusion
+from torchviz_cnn.methods.patterns import Patterns
 from torchviz_cnn.methods.saliency import Saliency, guided_grad_cam, input_x_gradient, saliency
 from torchviz_cnn.methods.scores import predict
 from torchviz_cnn.models import Network, load_keras_weights, load_model, model_names
@@ -32,8 +37,10 @@ from torchviz_cnn.untouched import untouched
 __version__ = "0.1.0"
 __all__ = [
     "Activations",
+    "Atlas",
     "CheckpointError",
     "Comparison",
+    "DeadFilterWarning",
     "Deconvolution",
     "Description",
     "EmptyMapWarning",
@@ -49,6 +56,7 @@ __all__ = [
     "Network",
     "Occlusion",
     "OutputError",
+    "Patterns",
     "Preprocess",
     "ReluRule",
     "Saliency",
@@ -60,6 +68,8 @@ __all__ = [
     "compare",
     "deconvnet",
     "describe",
+    "filter_atlas",
+    "filter_patterns",
     "first_filters",
     "grad_cam",
     "guided_grad_cam",
@@ -69,13 +79,16 @@ __all__ = [
     "load_keras_weights",
     "load_model",
     "max_pool_with_switches",
+    "maximize",
     "model_names",
+    "objectives",
     "occlusion",
     "predict",
     "read_image",
     "relu_rule",
     "saliency",
     "smooth_grad",
+    "transformations",
     "unpool",
     "untouched",
 ]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import torchviz_cnn as tvc
-from torchviz_cnn.commands import layers, maps, report
+from torchviz_cnn.commands import filters, layers, maps, report
 from torchviz_cnn.errors import did_you_mean
 
 
@@ -29,6 +29,7 @@ COMMANDS = {
     "layers": Command(layers.layers, layers.add_layers),
     "predict": Command(layers.predict, layers.add_predict),
     "activations": Command(layers.activations, layers.add_activations),
+    "filters": Command(filters.filters, filters.add_filters),
     "cam": Command(maps.cam, maps.add_cam),
     "saliency": Command(maps.saliency, maps.add_saliency),
     "deconvnet": Command(layers.deconvnet, layers.add_deconvnet),

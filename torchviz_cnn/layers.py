@@ -48,6 +48,29 @@ def layer_names(
     return ran
 
 
+def convolutions(model: nn.Module, x: Tensor, *, first: bool = False) -> list[str]:
+    """Names of the convolutions in the order in which an input (1, C, H, W) meets them, each once.
+
+    With `first`, only the first at each size of the map, the largest first: VGG16's first of each block.
+    """
+    names = [name for name, module in named_layers(model).items() if isinstance(module, CONVOLUTIONS)]
+    sizes: dict[str, tuple[int, ...]] = {}
+
+    def note(name: str, output: Any) -> None:
+        sizes.setdefault(name.partition("#")[0], tuple(output.shape[2:]))
+
+    try:
+        _run(model, x, names, note)
+    except RuntimeError as error:
+        sides = " x ".join(map(str, x.shape[1:]))
+        raise ModelError(f"{type(unwrap(model)).__name__} does not run on an image of {sides}: {error}") from error
+    if not sizes:
+        raise LayerError(f"{type(unwrap(model)).__name__} runs no convolution on this input; name a layer")
+    if not first:
+        return list(sizes)
+    return list({size: name for name, size in reversed(sizes.items())}.values())[::-1]
+
+
 def last_spatial_layer(model: nn.Module, x: Tensor, *, pooled: bool = False) -> str:
     """The last layer that still has the resolution of the last convolution, under its outermost name.
 

@@ -1,0 +1,536 @@
+"""Gradient ascent: the textbook's loop to the constant, independent images, and a model given back as it was."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+import torchviz_cnn as tvc
+from tests import networks
+from tests.conftest import unchanged
+from tests.networks import images
+from torchviz_cnn import objectives
+from torchviz_cnn.errors import DeadFilterWarning, InputError, LayerError, ModelError
+from torchviz_cnn.images import Preprocess, remember_preprocess
+from torchviz_cnn.methods.ascent_run import Precision
+from torchviz_cnn.methods.climb import normalized
+from torchviz_cnn.methods.patterns import Patterns
+from torchviz_cnn.methods.recipes import RECIPES, Normalize, Preset, Quality
+from torchviz_cnn.methods.transformations import jitter
+from torchviz_cnn.methods.workers import side_by_side
+
+LAST = {"vgg": "features.7", "functional": "conv4", "reused": "conv3", "residual": "layer2", "squeeze": "features.3"}
+
+
+def builders() -> dict[str, Callable[[], nn.Module]]:
+    return {
+        "vgg": networks.vgg_like, "functional": networks.functional_relu, "reused": networks.reused,
+        "residual": networks.residual, "squeeze": networks.squeeze_like,
+    }  # fmt: skip
+
+
+def by_hand(model: nn.Module, layer: str, channel: int, start: Tensor, steps: int, step: float, how: str, border: int) -> tuple[Tensor, list[float]]:  # fmt: skip
+    """The textbook's loop, written down again: one image (1, C, H, W), the layer's output by a plain hook."""
+    seen: list[Tensor] = []
+    handle = model.get_submodule(layer).register_forward_hook(lambda m, i, o: seen.append(o.clone()))
+    x, losses = start.clone(), []
+    for _ in range(steps + 1):
+        x.requires_grad_()
+        seen.clear()
+        model(x)
+        activation = seen[0][:, channel, border : seen[0].shape[2] - border, border : seen[0].shape[3] - border]
+        loss = activation.mean()
+        losses.append(float(loss.detach()))
+        (gradient,) = torch.autograd.grad(loss, x)
+        if how == "rms":
+            gradient = gradient / (torch.sqrt(torch.mean(torch.square(gradient))) + 1e-5)
+        elif how == "l2":
+            gradient = gradient / torch.sqrt(torch.sum(torch.square(gradient)))
+        else:
+            gradient = F.normalize(gradient, dim=1, eps=1e-7)
+        last, x = x.detach(), (x + step * gradient).detach()
+    handle.remove()
+    return last, losses
+
+
+@pytest.mark.parametrize("preset", ["dlwp-2017", "dlwp-2025"])
+@pytest.mark.parametrize("how", ["l2", "rms", "pixel"])
+@pytest.mark.parametrize("layer", ["features.0", "features.5", "features.7"])
+def test_presets_are_the_textbooks_loop(preset: Preset, how: Normalize, layer: str) -> None:
+    model, recipe = networks.vgg_like(), RECIPES[preset]
+    options: Any = {"size": 40, "preset": preset, "normalize": how}
+    start = tvc.filter_patterns(model, layer, [1, 3], steps=0, **options)
+    found = tvc.filter_patterns(model, layer, [1, 3], steps=5, **options)
+    for i, channel in enumerate((1, 3)):
+        expected, losses = by_hand(
+            model, layer, channel, start.values[i : i + 1], 5, recipe.step, how, recipe.border
+        )  # fmt: skip
+        assert torch.allclose(found.values[i], expected[0], atol=1e-4)
+        assert np.allclose(found.scores[i], losses, rtol=1e-4, atol=1e-5)
+
+
+def test_the_constants_of_the_presets() -> None:
+    old, new = RECIPES["dlwp-2017"], RECIPES["dlwp-2025"]
+    assert (old.size, old.steps, old.step, old.normalize, old.border, old.order) == (64, 40, 1.0, "rms", 0, "columns")
+    assert (new.size, new.steps, new.step, new.normalize, new.border, new.order) == (200, 30, 10.0, "l2", 2, "rows")
+    assert new.noise == (0.4, 0.6)
+    assert old.noise == (128 / 255, 148 / 255)
+    default = tvc.filter_patterns(networks.vgg_like(), "features.0", 0, size=32, steps=1)
+    assert default.recipe.name == "dlwp-2025"
+
+
+def test_noise_is_on_the_scale_of_the_models_input() -> None:
+    model = networks.vgg_like()
+    plain = tvc.filter_patterns(model, "features.0", [0], size=24, steps=0).values
+    assert 0.4 <= float(plain.min()) < float(plain.max()) <= 0.6
+    told = tvc.filter_patterns(model, "features.0", [0], size=24, steps=0, preprocess=Preprocess((24, 24))).values
+    remember_preprocess(model, Preprocess((24, 24)))
+    known = tvc.filter_patterns(model, "features.0", [0], size=24, steps=0).values
+    mean, std = (torch.tensor(stat).view(3, 1, 1) for stat in (Preprocess().mean, Preprocess().std))
+    assert torch.allclose(known, (plain - mean) / std, atol=1e-6)
+    assert torch.equal(known, told)
+
+
+@pytest.mark.parametrize("name", LAST)
+def test_a_pattern_does_not_depend_on_its_neighbours(name: str) -> None:
+    """Alone, in a batch of 64, in another order, in other batches: after 30 steps the same to 1e-4."""
+    model, layer = builders()[name](), LAST[name]
+    count = tvc.capture(model, images(1), [layer])[layer].shape[1]
+    channels = [c % count for c in range(64)]
+    together = tvc.filter_patterns(model, layer, channels, size=32, batch_size=64)
+    alone = tvc.filter_patterns(model, layer, count - 1, size=32)
+    other = tvc.filter_patterns(model, layer, [count - 1, 2, 1], size=32, batch_size=2)
+    assert torch.allclose(alone.values[0], together.values[count - 1], atol=1e-4)
+    assert torch.allclose(other.values, together.values[[count - 1, 2, 1]], atol=1e-4)
+    assert torch.allclose(together.values[:count], together.values[count : 2 * count], atol=1e-4)
+
+
+def test_two_runs_with_one_seed_are_equal_and_seeds_differ() -> None:
+    model = networks.vgg_like()
+    runs = [tvc.filter_patterns(model, "features.5", [0, 1], size=32, steps=6, seed=seed) for seed in (3, 3, 4)]
+    assert torch.equal(runs[0].values, runs[1].values)
+    assert torch.equal(runs[0].scores, runs[1].scores)
+    assert float((runs[0].values - runs[2].values).abs().max()) > 0.1
+    start = tvc.filter_patterns(model, "features.5", [0, 1], size=32, steps=0).values
+    other = tvc.filter_patterns(model, "features.7", [0, 1], size=32, steps=0).values
+    assert len({tuple(t.flatten()[:4].tolist()) for t in (*start, *other)}) == 4
+
+
+@pytest.mark.filterwarnings("ignore::torchviz_cnn.errors.DeadFilterWarning")
+@pytest.mark.parametrize("quality", ["textbook", "clean"])
+@pytest.mark.parametrize("name", LAST)
+def test_the_model_is_given_back_as_it_was(name: str, quality: Quality) -> None:
+    model = builders()[name]()
+    model.train()
+    next(model.parameters()).grad = torch.ones_like(next(model.parameters()))
+    with unchanged(model), torch.no_grad():
+        tvc.filter_patterns(model, LAST[name], range(3), size=24, steps=3, quality=quality, batch_size=1)
+    with unchanged(model), torch.inference_mode():
+        tvc.maximize(model, objectives.class_score(0) - objectives.l2(), size=32, steps=2, quality=quality)
+
+
+@pytest.mark.parametrize("wrap", [networks.data_parallel, networks.compiled])
+def test_wrapped_models_are_looked_through(wrap: Callable[[], nn.Module]) -> None:
+    model = wrap()
+    name = next(n for n in tvc.layer_names(model) if not n.startswith("module."))
+    assert bool(tvc.filter_patterns(model, name, [0], size=24, steps=3).raised.all())
+
+
+def test_cores_make_no_difference() -> None:
+    """With a batch each, one core and several give the same bits."""
+    model = networks.vgg_like()
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for cores in (1, 2, 3):
+            torch.set_num_threads(cores)
+            found.append(tvc.filter_patterns(model, "features.7", range(6), size=48, steps=5, batch_size=1).values)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[1], found[2])
+    assert torch.allclose(found[0], found[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", LAST)
+def test_ascent_raises_the_objective(name: str) -> None:
+    found = tvc.filter_patterns(builders()[name](), LAST[name], range(6), size=32, steps=15)
+    live = torch.tensor([c not in found.dead for c in range(6)])
+    assert bool(found.raised[live].all())
+    assert found.scores.shape == (6, 16)
+
+
+def test_only_what_is_needed_runs() -> None:
+    model = networks.counting()
+    tvc.filter_patterns(model, tvc.layer_names(model)[0], [0], size=32, steps=1)
+    seen: list[tuple[int, ...]] = []
+
+    class Watched(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(tuple(x.shape))
+            return super().forward(x)
+
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), Watched(16, 4, 3))
+    tvc.filter_patterns(net, "1", [0], size=16, steps=2)
+    assert not seen
+
+
+def test_of_a_convolution_only_the_channels_asked_for_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, run = networks.vgg_like(), F.conv2d
+    computed: list[int] = []
+
+    def watched(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+        computed.append(len(weight))
+        return run(x, weight, *rest)
+
+    def last(layer: str) -> tuple[list[int], tvc.Patterns]:
+        computed.clear()
+        found = tvc.filter_patterns(model, layer, [7], size=32, steps=0)
+        return computed[-4:], found
+
+    monkeypatch.setattr(F, "conv2d", watched)
+    assert last("features.8")[0] == [8, 8, 12, 12]  # the ReLU behind the convolution needs all that this gives
+    channels, narrow = last("features.7")
+    assert channels == [8, 8, 12, 1]
+    hooked = model.get_submodule("features.7").register_forward_hook(lambda m, i, o: o * 2)
+    channels, doubled = last("features.7")
+    hooked.remove()
+    assert channels == [8, 8, 12, 12]  # the user's own hook sees all channels
+    assert torch.allclose(doubled.scores, 2 * narrow.scores, atol=1e-6)
+
+
+def test_an_in_place_relu_behind_a_layer_does_not_change_it() -> None:
+    model = networks.vgg_like()
+    both = objectives.channel("features.0", 1) + 0 * objectives.channel("features.7", 0)
+    found = tvc.maximize(model, both, size=32, steps=0)
+    kept = tvc.capture(model, found.values, ["features.0"])["features.0"]
+    assert float(found.scores[0, 0]) == pytest.approx(float(kept[0, 1].mean()), abs=1e-6)
+
+
+class Gate(nn.Module):
+    """Channel 0 is live, 1 dead on any image, 2 dead where the image is near 0.5, 3 live and constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1, bias=False)
+        nn.init.constant_(self.conv.weight, 1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.conv(x) / 3
+        return torch.stack(
+            [mean[:, 0].relu(), (mean[:, 1] - 1e6).relu(), (mean[:, 2] - 0.8).relu(), mean[:, 3].relu()], 1
+        )
+
+
+def test_dead_filters_are_reported_after_other_starts() -> None:
+    model = nn.Sequential(Gate())
+    with pytest.warns(DeadFilterWarning, match="channels 1 of layer '0'"):
+        found = tvc.filter_patterns(model, "0", range(4), size=16, steps=8)
+    assert found.dead == (1,)
+    assert found.raised.tolist() == [True, False, True, True]
+    assert np.asarray(found.image(1)).std() == 0
+    with pytest.warns(DeadFilterWarning):
+        alone = tvc.filter_patterns(model, "0", [1, 2], size=16, steps=8, batch_size=1)
+    assert alone.dead == (1,)
+    assert torch.allclose(alone.values[1], found.values[2], atol=1e-5)
+    with pytest.warns(DeadFilterWarning, match="to images 0, 1"):
+        assert tvc.maximize(model, objectives.channel("0", 1), images=2, size=8, steps=1).dead == (0, 1)
+
+
+def test_maximize_a_class_raises_its_probability() -> None:
+    model = networks.vgg_like()
+    found = tvc.maximize(model, objectives.class_score([0, 2, 4]), size=32, steps=30)
+    chances = tvc.predict(model, found.values)
+    start = tvc.predict(model, tvc.maximize(model, objectives.class_score([0, 2, 4]), size=32, steps=0).values)
+    for i, c in enumerate((0, 2, 4)):
+        assert float(chances[i, c]) > float(start[i, c])
+    assert found.values.shape == (3, 3, 32, 32)
+
+
+def test_several_starts_are_several_images() -> None:
+    model = networks.vgg_like()
+    goal = objectives.unit("features.5", 2)
+    found = tvc.maximize(model, goal, images=5, size=24, steps=4, batch_size=2)
+    alone = tvc.maximize(model, goal, images=1, size=24, steps=4)
+    assert len({tuple(image.flatten()[:9].tolist()) for image in found.values}) == 5
+    assert torch.allclose(found.values[:1], alone.values, atol=1e-4)
+
+
+def test_diversity_makes_images_differ() -> None:
+    model = networks.vgg_like()
+    plain = objectives.channel("features.7", 2)
+    varied = plain + 20 * objectives.diversity("features.7")
+
+    def spread(objective: objectives.Objective) -> float:
+        found = tvc.maximize(model, objective, images=3, size=24, steps=20, batch_size=1)
+        maps = tvc.capture(model, found.values, ["features.7"])["features.7"].flatten(2)
+        grams = F.normalize((maps @ maps.transpose(1, 2)).flatten(1), dim=1)
+        return float((grams @ grams.T).mean())
+
+    assert spread(varied) < spread(plain)
+
+
+def test_from_a_photo() -> None:
+    model, photo = networks.vgg_like(), images(1, 32)[0]
+    found = tvc.maximize(model, objectives.layer("features.5"), start=photo, steps=3, step=0.5)
+    still = tvc.maximize(model, objectives.layer("features.5"), start=photo, steps=0)
+    assert torch.equal(still.values[0], photo)
+    assert 0 < float((found.values[0] - photo).norm()) <= 1.5 + 1e-4
+    each = tvc.filter_patterns(model, "features.5", [0, 1], start=images(2, 20), steps=0)
+    assert torch.equal(each.values, images(2, 20))
+    assert bool(found.raised)
+
+
+def test_regularisers_make_smoother_images() -> None:
+    model = networks.vgg_like()
+    goal = objectives.channel("features.5", 1)
+    rough = tvc.maximize(model, goal, size=32, steps=20).values
+    smooth = tvc.maximize(model, goal - 5 * objectives.total_variation(), size=32, steps=20).values
+    assert smooth.diff(dim=3).abs().mean() < 0.8 * rough.diff(dim=3).abs().mean()
+
+
+def test_what_no_layer_is_needed_for_runs_no_layer() -> None:
+    found = tvc.maximize(networks.vgg_like(), -objectives.l2(), size=16, steps=5)
+    assert bool(found.raised)
+
+
+@pytest.mark.parametrize("size", [17, (20, 33)])
+@pytest.mark.parametrize("channels", [1, 2, 4])
+@pytest.mark.parametrize("quality", ["textbook", "clean"])
+def test_any_channels_and_size(channels: int, size: int | tuple[int, int], quality: Quality) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    found = tvc.filter_patterns(model, "2", [0, 1], size=size, steps=4, quality=quality)
+    height, width = (size, size) if isinstance(size, int) else size
+    assert found.values.shape == (2, channels, height, width)
+    crop = found.recipe.crop
+    assert found.image().size == (width - 2 * round(width * crop), height - 2 * round(height * crop))
+
+
+def test_features_of_a_linear_layer() -> None:
+    found = tvc.filter_patterns(networks.vgg_like(), "classifier.0", [0, 5], size=32, steps=10)
+    assert bool(found.raised.all())
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "auto"])
+def test_bfloat16_gives_nearly_the_same_pattern(precision: Precision) -> None:
+    model = networks.vgg_like()
+    exact, found = (
+        tvc.filter_patterns(model, "features.5", range(4), size=32, steps=10, precision=how)
+        for how in ("float32", precision)
+    )
+    assert found.values.dtype == torch.float32
+    assert torch.allclose(found.scores[:, 0], exact.scores[:, 0], atol=2e-3)
+    assert torch.allclose(found.scores[:, -1], exact.scores[:, -1], rtol=0.05)
+    assert not torch.equal(found.values, exact.values) or precision == "auto"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_models_of_other_types(dtype: torch.dtype) -> None:
+    model = networks.vgg_like().to(dtype)
+    found = tvc.filter_patterns(model, "features.5", [0, 1], size=32, steps=5)
+    assert found.values.dtype == torch.float32
+    assert bool(found.raised.all())
+
+
+def test_normalisations() -> None:
+    g = images(2)
+    assert torch.allclose(normalized(g, "l2").flatten(1).norm(dim=1), torch.ones(2), atol=1e-5)
+    assert torch.allclose(normalized(g, "rms").square().mean((1, 2, 3)), torch.ones(2), atol=1e-3)
+    assert torch.allclose(normalized(g, "pixel").norm(dim=1), torch.ones(2, 32, 32), atol=1e-5)
+    for how in ("l2", "rms", "pixel", "none"):
+        assert torch.equal(normalized(torch.zeros(1, 3, 4, 4), how), torch.zeros(1, 3, 4, 4))
+    assert torch.equal(normalized(g, "none"), g)
+
+
+def test_adam_is_torchs() -> None:
+    model = networks.vgg_like()
+    goal = objectives.channel("features.5", 1)
+    start = tvc.maximize(model, goal, size=24, steps=0).values
+    found = tvc.maximize(model, goal, size=24, steps=6, optimizer="adam", step=0.03).values
+    x = start.clone().requires_grad_()
+    adam = torch.optim.Adam([x], lr=0.03)
+    for _ in range(6):
+        x.grad = torch.autograd.grad(-model.features[:6](x)[:, 1].mean(), x)[0]  # type: ignore[index]
+        adam.step()
+    assert torch.allclose(found, x.detach(), atol=1e-4)
+
+
+def test_pictures_show_what_the_recipe_says() -> None:
+    values = images(3, 40)
+    common: Any = {"scores": torch.zeros(3, 2), "objective": "x", "channels": torch.arange(3)}
+    new = Patterns(values, recipe=RECIPES["dlwp-2025"], **common)
+    x = values[1].double()
+    shown = ((x - x.mean()) / x.std(correction=0) * 64 + 128).clamp(0, 255).byte().permute(1, 2, 0)[5:35, 5:35]
+    assert np.array_equal(np.asarray(new.image(1)), shown.numpy())
+    old = Patterns(values, recipe=RECIPES["dlwp-2017"], **common)
+    shown = (((x - x.mean()) / (x.std(correction=0) + 1e-5) * 0.1 + 0.5).clamp(0, 1) * 255).byte().permute(1, 2, 0)
+    assert np.array_equal(np.asarray(old.image(1)), shown.numpy())
+    assert old.grid(columns=2).size == (2 * 40 + 5, 2 * 40 + 5)
+    grid = np.asarray(old.grid(columns=2))
+    assert np.array_equal(grid[45:, :40], np.asarray(old.image(1)))  # column by column
+    assert np.array_equal(np.asarray(new.grid(columns=2))[:30, 35:], np.asarray(new.image(1)))  # row by row
+    with pytest.raises(InputError, match="image 3 is out of range: there are 3"):
+        new.image(3)
+
+
+def test_results_are_saved(tmp_path: Path) -> None:
+    found = tvc.filter_patterns(networks.vgg_like(), "features.5", [3, 1], size=24, steps=2)
+    with np.load(found.save(tmp_path / "patterns.npz")) as saved:
+        assert np.array_equal(saved["values"], found.values.numpy())
+        assert saved["channels"].tolist() == [3, 1]
+        assert saved["scores"].shape == (2, 3)
+    assert Image.open(found.save(tmp_path / "patterns.png")).size == found.grid().size
+    assert found.plot().size[0] > 100
+    assert "features.5: 2 x 3 x 24 x 24" in repr(found)
+    assert found._repr_png_().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"channels": [12]}, "channel 12 is out of range: layer 'features.5' has 12 channels, 0 to 11"),
+        ({"channels": []}, "no channel of layer 'features.5' was asked for"),
+        ({"size": 0}, "size is at least 1"),
+        ({"size": (1, 2, 3)}, "a side in pixels or"),
+        ({"preset": "dlwp-2024"}, "did you mean 'dlwp-20"),
+        ({"quality": "best"}, "quality is 'textbook' or 'clean'"),
+        ({"quality": "clean", "preset": "dlwp-2017"}, "not of quality 'clean'"),
+        ({"normalize": "L2"}, "did you mean 'l2'"),
+        ({"optimizer": "sgd"}, "no optimizer 'sgd'"),
+        ({"precision": "half"}, "precision is"),
+        ({"steps": -1}, "steps and border are at least 0"),
+        ({"batch_size": 0}, "batch_size is at least 1"),
+        ({"transformations": [3]}, "not 3"),
+        ({"start": torch.zeros(2, 4, 4)}, r"start is an image \(3, H, W\).*not \(2, 4, 4\)"),
+        ({"start": torch.zeros(3, 8, 8), "parameters": "fourier"}, "an image of pixels"),
+        ({"start": torch.zeros(3, 8, 8), "size": 9}, "not the size asked for"),
+        (
+            {"start": torch.zeros(3, 3, 8, 8), "channels": [0, 1], "size": None},
+            "3 images to start from, for 2 patterns",
+        ),
+    ],
+)
+def test_mistakes_are_named(arguments: dict[str, object], message: str) -> None:
+    model = networks.vgg_like()
+    with unchanged(model), pytest.raises(InputError, match=message):
+        tvc.filter_patterns(model, "features.5", **{"channels": [0], "size": 24, "steps": 1, **arguments})  # type: ignore[arg-type]
+
+
+def test_layers_that_are_not_there() -> None:
+    model = networks.vgg_like()
+    with pytest.raises(LayerError, match=r"did you mean 'features\.5'"):
+        tvc.filter_patterns(model, "featurs.5")
+    with pytest.raises(LayerError, match="never reached"):
+        tvc.filter_patterns(networks.unreached(), "aux", size=32, steps=1)
+    with pytest.raises(ModelError, match="does not run on an image of 3 x 1 x 1"):
+        tvc.filter_patterns(model, "features.5", size=1)
+    with pytest.raises(InputError, match="maximize takes an objective"):
+        tvc.maximize(model, "features.5")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="does not fit"):
+        tvc.maximize(model, objectives.channel("features.5", [1, 2]), images=3)
+
+
+def test_a_detached_network_and_one_of_nan_are_named() -> None:
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.conv(x.detach())
+            return out
+
+    with pytest.raises(ModelError, match="no gradient comes back to the image"):
+        tvc.filter_patterns(Detached(), "conv", [0], size=16, steps=1)
+    broken = networks.vgg_like()
+    with torch.no_grad():
+        next(broken.parameters())[:] = float("nan")
+    with pytest.raises(ModelError, match="NaN or infinity"):
+        tvc.filter_patterns(broken, "features.2", [0], size=16, steps=1)
+
+
+def test_an_error_in_a_worker_stops_the_others_and_is_raised() -> None:
+    stopped = []
+
+    def work(model: nn.Module, job: int, check: Callable[[], None]) -> int:
+        if job == 0:
+            raise ValueError("job 0")
+        try:
+            while True:
+                check()
+                time.sleep(0.001)
+        except BaseException as error:
+            stopped.append(type(error).__name__)
+            raise
+
+    before = torch.get_num_threads(), threading.active_count()
+    with pytest.raises(ValueError, match="job 0"):
+        side_by_side([nn.ReLU(), nn.ReLU()], [1, 0], work, lambda index, result: None)
+    assert stopped == ["Cancelled"]
+    assert (torch.get_num_threads(), threading.active_count()) == before
+
+
+def test_ctrl_c_stops_all_workers() -> None:
+    model = networks.vgg_like()
+    timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
+    with unchanged(model):
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            tvc.filter_patterns(model, "features.7", range(12), size=64, steps=100_000, batch_size=1)
+    assert threading.active_count() == 1 or not any(t.name.startswith("Thread-") and t.is_alive() and t is not timer for t in threading.enumerate())  # fmt: skip
+
+
+def test_a_model_that_cannot_be_copied_still_works() -> None:
+    class Own(nn.Sequential):
+        def __deepcopy__(self, memo: object) -> nn.Module:
+            raise TypeError("no copies")
+
+    plain = networks.vgg_like()
+    model = Own(*plain.features)
+    found = tvc.filter_patterns(model, "5", range(3), size=24, steps=3, batch_size=1)
+    expected = tvc.filter_patterns(plain.features, "5", range(3), size=24, steps=3)
+    assert torch.allclose(found.values, expected.values, atol=1e-4)
+
+
+def test_progress_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    tvc.filter_patterns(networks.vgg_like(), "features.5", range(3), size=64, steps=80, progress=True)
+    shown = capsys.readouterr().err
+    assert "0/3 filters" in shown
+    assert "filters/s" in shown
+    assert re.search(r" [1-9]\d?%", shown)
+
+
+def test_movements_are_part_of_a_recipe() -> None:
+    model = networks.vgg_like()
+    still = tvc.filter_patterns(model, "features.5", [0], size=32, steps=4)
+    moved = tvc.filter_patterns(model, "features.5", [0], size=32, steps=4, transformations=[jitter(3)])
+    assert torch.equal(still.scores[:, 0], still.scores[:, 0])
+    assert not torch.equal(still.values, moved.values)
+    again = tvc.filter_patterns(model, "features.5", [2, 0], size=32, steps=4, transformations=[jitter(3)])
+    assert torch.allclose(again.values[1], moved.values[0], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_compiled_gives_the_same() -> None:
+    model = networks.vgg_like()
+    plain = tvc.filter_patterns(model, "features.5", range(4), size=32, steps=5)
+    with unchanged(model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = tvc.filter_patterns(model, "features.5", range(4), size=32, steps=5, compile=True)
+    assert torch.allclose(found.values, plain.values, atol=1e-4)
+    with pytest.raises(InputError, match="only layers by name"):
+        tvc.maximize(model, objectives.class_score(0), size=32, steps=1, compile=True)

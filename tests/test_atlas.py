@@ -1,0 +1,215 @@
+"""The atlas of filter patterns: whole after any interruption, the same from any number of processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import torchviz_cnn as tvc
+from tests import networks
+from tests.conftest import unchanged
+from torchviz_cnn.cli import main
+from torchviz_cnn.errors import InputError, LayerError, OutputError
+from torchviz_cnn.layers import convolutions
+from torchviz_cnn.methods import ascent_run, atlas
+from torchviz_cnn.methods.ascent_run import Found
+
+SMALL: dict[str, Any] = {"size": 24, "steps": 3}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+
+
+def test_one_file_for_each_layer_and_the_patterns_of_filter_patterns(tmp_path: Path) -> None:
+    model = networks.vgg_like()
+    with unchanged(model):
+        made = tvc.filter_atlas(model, tmp_path / "a", ["features.5", "features.0"], 6, rectify="never", **SMALL)
+    assert made.layers == ("features.5", "features.0")
+    assert sorted(files(tmp_path / "a")) == ["features.0.safetensors", "features.5.safetensors"]
+    found = tvc.Atlas.read(tmp_path / "a").patterns("features.5")
+    expected = tvc.filter_patterns(model, "features.5", range(6), **SMALL)
+    assert found.channels is not None
+    assert found.channels.tolist() == list(range(6))
+    assert torch.allclose(found.values, expected.values, atol=2e-2)  # 16 bits
+    assert torch.allclose(found.scores, expected.scores, atol=1e-4)
+    assert found.grid().size == expected.grid().size
+    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    assert manifest["identity"]["settings"]["normalize"] == "l2"
+    assert manifest["identity"]["seed"] == 0
+    assert manifest["versions"]["torch"] == torch.__version__
+
+
+def test_running_again_makes_only_what_is_missing(tmp_path: Path) -> None:
+    model = networks.vgg_like()
+    tvc.filter_atlas(model, tmp_path, ["features.0"], 3, **SMALL)
+    before = files(tmp_path)
+    changed = (tmp_path / "features.0.safetensors").stat().st_mtime_ns
+    tvc.filter_atlas(model, tmp_path, ["features.0"], 3, **SMALL)
+    assert (tmp_path / "features.0.safetensors").stat().st_mtime_ns == changed
+    assert files(tmp_path) == before
+    made = tvc.filter_atlas(model, tmp_path, ["features.0", "features.2"], None, **SMALL)
+    assert len(made.patterns("features.0").values) == len(made.patterns("features.2").values) == 8
+    assert torch.equal(
+        made.patterns("features.0").values[:3],
+        tvc.filter_atlas(model, tmp_path / "fresh", ["features.0"], 3, **SMALL).patterns("features.0").values,
+    )
+
+
+def test_a_layer_that_is_linear_in_the_image_is_rectified(tmp_path: Path) -> None:
+    model = networks.vgg_like()
+    made = tvc.filter_atlas(model, tmp_path / "first", ["features.0", "features.2"], 2, **SMALL)
+    assert [made.patterns(name).recipe.rectify for name in made.layers] == [True, False]
+    never = tvc.filter_atlas(model, tmp_path / "never", ["features.0"], 2, rectify="never", **SMALL)
+    assert not never.patterns("features.0").recipe.rectify
+    assert not torch.equal(never.patterns("features.0").values, made.patterns("features.0").values)
+
+
+def test_by_default_the_first_convolution_of_each_block(tmp_path: Path) -> None:
+    model = networks.vgg_like()
+    assert tvc.filter_atlas(model, tmp_path, channels=1, **SMALL).layers == ("features.0", "features.5")
+    x = torch.zeros(1, 3, 32, 32)
+    assert convolutions(model, x) == ["features.0", "features.2", "features.5", "features.7"]
+    with pytest.raises(LayerError, match="runs no convolution"):
+        convolutions(torch.nn.Sequential(torch.nn.Flatten()), x)
+
+
+def test_a_folder_of_something_else_is_refused_and_kept(tmp_path: Path) -> None:
+    model = networks.vgg_like()
+    tvc.filter_atlas(model, tmp_path, ["features.0"], 2, **SMALL)
+    before = files(tmp_path)
+    for arguments, field in (({"seed": 1}, "seed"), ({"steps": 4}, "settings"), ({"size": 25}, "size")):
+        with pytest.raises(OutputError, match=f"its {field} is"):
+            tvc.filter_atlas(model, tmp_path, ["features.0"], 2, **{**SMALL, **arguments})
+    with pytest.raises(OutputError, match="its model is 'VGGLike', this one's is 'Residual'"):
+        tvc.filter_atlas(networks.residual(), tmp_path, ["stem"], 2, **SMALL)
+    assert files(tmp_path) == before
+
+
+def test_mistakes_write_nothing(tmp_path: Path) -> None:
+    model = networks.vgg_like()
+    with pytest.raises(LayerError, match="did you mean"):
+        tvc.filter_atlas(model, tmp_path / "a", ["features.0", "featurs.2"], 2, **SMALL)
+    with pytest.raises(InputError, match="rectify is"):
+        tvc.filter_atlas(model, tmp_path / "a", rectify="sometimes", **SMALL)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="at least 1"):
+        tvc.filter_atlas(model, tmp_path / "a", channels=0, **SMALL)
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(OutputError, match="no folder of results"):
+        tvc.Atlas.read(tmp_path)
+    made = tvc.filter_atlas(model, tmp_path / "b", ["features.0"], 1, **SMALL)
+    with pytest.raises(LayerError, match=r"no layer 'features\.2'; it has features\.0"):
+        made.patterns("features.2")
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    model = networks.vgg_like()
+    tvc.filter_atlas(model, tmp_path, ["features.0"], 1, **SMALL)
+    (tmp_path / "features.0.safetensors").write_bytes(b"\x00" * 20)
+    with pytest.raises(OutputError, match=r"features\.0\.safetensors is broken"):
+        tvc.Atlas.read(tmp_path)
+
+
+def test_ctrl_c_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, add, added = networks.vgg_like(), atlas._Part.add, list[int]()
+
+    def interrupted(part: atlas._Part, channels: Sequence[int], found: Found) -> None:
+        add(part, channels, found)
+        added.extend(channels)
+        if len(added) >= 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(atlas._Part, "add", interrupted)
+    monkeypatch.setattr(ascent_run, "_CACHE", 1)  # batches of one
+    layers = ["features.2", "features.5"]
+    with unchanged(model), pytest.raises(KeyboardInterrupt):
+        tvc.filter_atlas(model, tmp_path, layers, None, **SMALL)
+    part = tvc.Atlas.read(tmp_path)
+    assert part.layers == ("features.2",)
+    assert part.patterns("features.2").channels.tolist() == sorted(added)  # type: ignore[union-attr]
+    assert not [name for name in files(tmp_path) if "@" in name]
+    monkeypatch.setattr(atlas._Part, "add", add)
+    whole = tvc.filter_atlas(model, tmp_path, layers, None, **SMALL)
+    assert [len(whole.patterns(layer).values) for layer in layers] == [8, 12]
+
+
+CLI = ["--layer", "conv1", "conv3", "--channels", "40", "--size", "48", "--steps", "4"]
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "patterns"
+    assert (
+        main(["filters", "--layer", "conv1", "--channels", "10", "--size", "40", "--steps", "2", "--out", str(out)])
+        == 0
+    )
+    assert "conv1.png: 10 filters, 10 raised" in capsys.readouterr().out
+    assert Image.open(out / "conv1.png").size == (8 * 30 + 7 * 5, 2 * 30 + 5)
+    again = ["filters", "--layer", "conv1", "--channels", "10", "--size", "40", "--steps", "2", "--out", str(out)]
+    assert main([*again, "--columns", "5"]) == 0
+    assert Image.open(out / "conv1.png").size == (5 * 30 + 4 * 5, 2 * 30 + 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--layer", "conv9"], "no layer 'conv9' in"),
+        (["--channels", "some"], "--channels is how many, or all, not 'some'"),
+        (["--size", "1", "2", "3"], "--size takes a side"),
+        (["--size", "8"], "does not run on an image of 3 x 8 x 8"),
+        (["--preset", "dlwp-2017", "--quality", "clean"], "not of quality 'clean'"),
+        (["--border", "-1"], "at least 0"),
+    ],
+)
+def test_mistakes_at_the_command_line_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["filters", "--steps", "1", *arguments, "--out", str(tmp_path / "o")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "o").exists()
+
+
+def run(*arguments: str, ranks: int = 1, cores: int = 1) -> subprocess.CompletedProcess[str]:
+    start = ["-m"] if ranks == 1 else ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone", "-m"]
+    return subprocess.run(
+        [sys.executable, *start, "torchviz_cnn", "filters", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": str(cores)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_any_number_of_processes_and_cores_makes_the_same_files(tmp_path: Path) -> None:
+    for name, ranks, cores in (("one", 1, 1), ("cores", 1, 2), ("two", 2, 1), ("three", 3, 1)):
+        done = run(*CLI, "--out", str(tmp_path / name), ranks=ranks, cores=cores)
+        assert done.returncode == 0, done.stderr
+        assert files(tmp_path / name) == files(tmp_path / "one"), name
+    assert len(files(tmp_path / "one")) == 2
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_files(tmp_path: Path) -> None:
+    command = ["--layer", "conv1", "conv3", "--channels", "64", "--size", "64", "--steps", "60"]
+    assert run(*command, "--out", str(tmp_path / "whole"), cores=2).returncode == 0
+    killed = 0
+    for seconds in (5, 7):
+        arguments = [sys.executable, "-m", "torchviz_cnn", "filters", *command, "--out", str(tmp_path / "killed")]
+        process = subprocess.Popen(arguments, env={**os.environ, "OMP_NUM_THREADS": "2"}, stdout=subprocess.DEVNULL)
+        time.sleep(seconds)
+        killed += process.poll() is None
+        process.kill()
+        process.wait()
+    assert killed
+    assert run(*command, "--out", str(tmp_path / "killed"), ranks=2).returncode == 0
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")

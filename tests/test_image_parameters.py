@@ -1,0 +1,153 @@
+"""Image parametrisations and movements: what they start from, what they stand for."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from torchviz_cnn.errors import InputError
+from torchviz_cnn.images import Preprocess
+from torchviz_cnn.methods.image_parameters import COLOURS, InputScale, fourier, pixels
+from torchviz_cnn.methods.transformations import Transformation, drawn, jitter, moved, rotate, scale
+
+IMAGENET = InputScale.of(Preprocess(), 3)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_pixels_start_as_uniform_noise_on_the_photos_scale() -> None:
+    start = pixels((3, 40, 50), IMAGENET, 0.4, 0.6).start(generator(), 0)
+    photo = IMAGENET.to_photo(start)
+    assert start.shape == (3, 40, 50)
+    assert 0.4 <= float(photo.min()) < 0.401
+    assert 0.599 < float(photo.max()) <= 0.6 + 1e-6
+    mean, std = torch.tensor(Preprocess().mean), torch.tensor(Preprocess().std)
+    assert torch.allclose(start, (photo - mean[:, None, None]) / std[:, None, None], atol=1e-6)
+
+
+def test_dead_noise_is_drawn_anew_and_wider() -> None:
+    parameters, same = pixels((3, 32, 32)), generator()
+    first, second, third = (parameters.start(same, attempt) for attempt in range(3))
+    assert float(first.std()) < 0.1 < float(second.std())
+    assert float(second.min()) < 0.05 < 0.95 < float(second.max())
+    assert third.diff(dim=2).abs().mean() < 0.2 * second.diff(dim=2).abs().mean()
+
+
+def test_where_nothing_is_known_the_scale_is_0_to_1() -> None:
+    assert InputScale.of(None, 3) == InputScale()
+    assert InputScale.of(Preprocess(), 1) == InputScale()
+    x = torch.rand(2, 3, 4, 4)
+    assert torch.allclose(IMAGENET.to_photo(IMAGENET.to_input(x)), x, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 31, 20), (4, 9, 17), (3, 1, 1), (2, 1, 8)])
+def test_fourier_writes_images_of_any_channels_and_size(shape: tuple[int, int, int]) -> None:
+    parameters = fourier(shape)
+    start = torch.stack([parameters.start(generator(i), 0) for i in range(2)])
+    images = parameters.images(start)
+    assert images.shape == (2, *shape)
+    assert bool(((images > 0) & (images < 1)).all())
+    assert torch.allclose(parameters.images(start[1:])[0], images[1], atol=1e-6)
+
+
+def test_fourier_gives_low_frequencies_their_weight() -> None:
+    """One wave in the spectrum is one wave in the image, as strong as 1 / frequency."""
+    parameters = fourier((1, 64, 64))
+
+    def wave(frequency: int) -> Tensor:
+        spectrum = torch.zeros(1, 1, 64, 33, 2)
+        spectrum[0, 0, 0, frequency, 0] = 1e-3
+        return torch.logit(parameters.images(spectrum).double())[0, 0, 0]
+
+    for frequency in (1, 2, 8):
+        expected = wave(frequency).abs().max() * torch.cos(2 * math.pi * frequency * torch.arange(64) / 64)
+        assert torch.allclose(wave(frequency), expected.double(), atol=1e-5 * float(expected.max()) + 1e-6)
+    assert float(wave(1).abs().max() / wave(8).abs().max()) == pytest.approx(8, rel=1e-2)
+
+
+def test_colours_vary_independently() -> None:
+    """The columns are directions at right angles: light, then what photos vary in less."""
+    colours = torch.tensor(COLOURS)
+    product = colours.T @ colours
+    assert torch.allclose(product, torch.diag(product.diagonal()), atol=2e-3)
+    lengths = colours.norm(dim=0).tolist()
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[0] == pytest.approx(1, abs=2e-3)
+    assert bool((colours[:, 0] > 0.5).all())
+
+
+def image() -> Tensor:
+    rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(20.0), indexing="ij")
+    return torch.stack([rows + columns / 100, (rows * 0.3).sin() * columns])[None]
+
+
+def exactly(x: float) -> Transformation:
+    """A turn by this many degrees, always."""
+    turned = rotate(x)
+
+    def draw(generator: torch.Generator, steps: int, size: tuple[int, int]) -> Tensor:
+        angle = math.radians(x)
+        cos, sin = math.cos(angle), math.sin(angle)
+        return torch.tensor([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1.0]]).repeat(steps, 1, 1)
+
+    return Transformation(turned.text, draw)
+
+
+def test_jitter_shifts_by_whole_pixels() -> None:
+    x = image()
+    for seed in range(5):
+        matrices = drawn([jitter(3)], generator(seed), 4, (16, 20))
+        shift = jitter(3).draw(generator(seed), 4, (16, 20))[:, :2, 2].int()
+        for step in range(4):
+            right, down = shift[step].tolist()
+            found = moved(x, matrices[step][None])
+            expected = torch.roll(x, (-down, -right), (2, 3))
+            assert torch.allclose(found[..., 4:-4, 4:-4], expected[..., 4:-4, 4:-4], atol=1e-4)
+
+
+def test_a_quarter_turn_is_rot90() -> None:
+    x = image()[..., :16]
+    found = moved(x, drawn([exactly(90)], generator(), 1, (16, 16)))
+    turned = [torch.rot90(x, k, (2, 3)) for k in (1, 3)]
+    assert min(float((found - t).abs().max()) for t in turned) < 1e-4
+
+
+def test_scale_enlarges_about_the_middle() -> None:
+    x = image()[:, :1]
+    found = moved(x, drawn([scale(2, 2)], generator(), 1, (16, 20)))
+    slope = found.diff(dim=2)[..., 2:-2, :]
+    assert torch.allclose(slope, torch.full_like(slope, 0.5), atol=1e-4)
+    assert float(found.mean()) == pytest.approx(float(x.mean()), rel=1e-3)
+
+
+def test_movements_compose_in_order() -> None:
+    x, size = image()[..., :16], (16, 16)
+    shift = Transformation("shift", lambda g, n, s: torch.tensor([[1.0, 0, 3], [0, 1, 0], [0, 0, 1]]).repeat(n, 1, 1))
+    one = moved(x, drawn([shift], generator(), 1, size))
+    two = moved(one, drawn([exactly(90)], generator(), 1, size))
+    both = moved(x, drawn([shift, exactly(90)], generator(), 1, size))
+    assert torch.allclose(both[..., 5:-5, 5:-5], two[..., 5:-5, 5:-5], atol=1e-3)
+
+
+def test_movements_stay_in_their_bounds_and_differ() -> None:
+    matrices = drawn([jitter(4), scale(0.9, 1.1), rotate(10)], generator(), 200, (32, 32))
+    assert matrices.shape == (200, 2, 3)
+    zoom = (matrices[:, 0, :2].norm(dim=1) ** -1).double()
+    assert 0.9 - 1e-4 <= float(zoom.min()) < float(zoom.max()) <= 1.1 + 1e-4
+    angle = torch.rad2deg(torch.atan2(matrices[:, 0, 1], matrices[:, 0, 0]))
+    assert 8 < float(angle.abs().max()) <= 10 + 1e-3
+    assert len({tuple(matrix.flatten().tolist()) for matrix in matrices}) == 200
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(InputError, match="jitter is at least 0"):
+        jitter(-1)
+    with pytest.raises(InputError, match="scale goes from"):
+        scale(1.1, 0.9)
+    with pytest.raises(InputError, match="from a low to a high value"):
+        pixels((3, 4, 4), InputScale(), 0.6, 0.4)

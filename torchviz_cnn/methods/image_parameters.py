@@ -1,0 +1,109 @@
+"""What gradient ascent changes: the pixels of an image, or its Fourier spectrum in decorrelated colours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchviz_cnn.errors import InputError
+from torchviz_cnn.images import Preprocess
+
+# Written by scripts/colour_statistics.py: the square root of the covariance of the colours of 700 photos of ImageNet's
+# classes, 0..1, divided by its largest column norm. A column is a colour that varies on its own: light and dark, blue and
+# yellow, green and magenta.
+COLOURS = (
+    (0.562, 0.205, 0.056),
+    (0.581, -0.001, -0.115),
+    (0.589, -0.195, 0.060),
+)
+
+
+@dataclass(frozen=True)
+class InputScale:
+    """How values of photos, 0..1, become a model's input: (v - mean) / std by channel; one number stands for all."""
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    @staticmethod
+    def of(preprocess: Preprocess | None, channels: int) -> InputScale:
+        """That of a model's preprocessing; the input as it is where that is not known, or is for other channels."""
+        if preprocess is None or len(preprocess.mean) != channels:
+            return InputScale()
+        return InputScale(tuple(preprocess.mean), tuple(preprocess.std))
+
+    def to_input(self, photos: Tensor) -> Tensor:
+        """(..., C, H, W) of 0..1 on the model's scale."""
+        return (photos - self._like(self.mean, photos)) / self._like(self.std, photos)
+
+    def to_photo(self, x: Tensor) -> Tensor:
+        """(..., C, H, W) on the model's scale back on 0..1."""
+        return x * self._like(self.std, x) + self._like(self.mean, x)
+
+    @staticmethod
+    def _like(values: tuple[float, ...], x: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=x.dtype, device=x.device).view(-1, 1, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageParameters:
+    """A way to write images down: how one starts, and the images (B, C, H, W) that parameters (B, ...) stand for."""
+
+    start: Callable[[torch.Generator, int], Tensor]
+    """The parameters of one image from its own generator; the number is the attempt, as dead noise is drawn anew."""
+    images: Callable[[Tensor], Tensor]
+    """On the scale of the model's input."""
+
+
+def pixels(
+    shape: tuple[int, int, int], scale: InputScale = InputScale(), low: float = 0.4, high: float = 0.6
+) -> ImageParameters:
+    """The values of an image (C, H, W) themselves, on the scale of the model's input; uniform noise at the start.
+
+    `low` and `high` are on a photo's scale, 0..1; a second attempt draws from all of it, a third in patches of 16 pixels.
+    """
+    if not low <= high:
+        raise InputError(f"noise goes from a low to a high value, not from {low} to {high}")
+
+    def start(generator: torch.Generator, attempt: int = 0) -> Tensor:
+        if attempt > 1:
+            coarse = torch.rand(1, shape[0], *(-(-side // 16) for side in shape[1:]), generator=generator)
+            return scale.to_input(F.interpolate(coarse, shape[1:], mode="bilinear")[0])
+        a, b = (low, high) if attempt == 0 else (0.0, 1.0)
+        return scale.to_input(a + (b - a) * torch.rand(shape, generator=generator))
+
+    return ImageParameters(start, lambda parameters: parameters)
+
+
+def fourier(
+    shape: tuple[int, int, int], scale: InputScale = InputScale(), decay: float = 1.0, deviation: float = 0.01
+) -> ImageParameters:
+    """The spectrum of an image (C, H, W) divided by frequency ** decay, in colours that vary independently in photos.
+
+    Steps of one size then change all frequencies and colours of an image as much as photos vary in them. The values
+    end between 0 and 1 (a sigmoid), then on the model's scale. Networks of other than 3 channels keep their channels.
+
+    Olah, Mordvintsev, Schubert: Feature Visualization, Distill 2017.
+    """
+    channels, height, width = shape
+    rows, columns = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)
+    frequency = (rows**2 + columns**2).sqrt().clamp_min(1 / max(height, width))
+    spread = math.sqrt(height * width) / frequency**decay
+    colours = torch.tensor(COLOURS) if channels == 3 else torch.eye(channels)
+
+    def start(generator: torch.Generator, attempt: int = 0) -> Tensor:
+        strength = deviation * 10.0**attempt
+        return strength * torch.randn(channels, *frequency.shape, 2, generator=generator)
+
+    def images(parameters: Tensor) -> Tensor:
+        spectrum = torch.view_as_complex(parameters.contiguous()) * spread.to(parameters)
+        values: Tensor = torch.fft.irfft2(spectrum, s=(height, width), norm="backward") / 4
+        mixed = torch.einsum("ij,bjhw->bihw", colours.to(values), values)
+        return scale.to_input(mixed.sigmoid())
+
+    return ImageParameters(start, images)

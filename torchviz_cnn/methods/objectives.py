@@ -1,0 +1,293 @@
+"""What gradient ascent is to raise: channels, units, directions, class scores, and how natural or different images are.
+
+Objectives add and scale like numbers: `channel("features.10", 12) - 0.1 * total_variation()`. Each gives one number per
+image and knows the layers it reads, so that the forward pass stops at the deepest of them.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchviz_cnn.errors import InputError, LayerError
+from torchviz_cnn.methods.scores import Score, check_score, class_outputs, resolve_target, score_of
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What an objective looks at: a part of a batch, with what the network made of it."""
+
+    images: Tensor
+    """On the scale of the model's input: (B, C, H, W)."""
+    activations: Mapping[str, Tensor]
+    """By name, the layers that the objective asked for."""
+    output: Any
+    """What the network gave, where the objective needs it."""
+    rows: Tensor
+    """Which images of the whole batch these are: (B,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """A number for each image, to be raised by `maximize`. Made by the functions of this module, joined by `+ - * /`."""
+
+    text: str
+    value: Callable[[Seen], Tensor]
+    """Gives (B,)."""
+    layers: tuple[str, ...] = ()
+    needs_output: bool = False
+    couples: bool = False
+    """Whether an image's number depends on the others of the batch."""
+    count: int | None = None
+    """How many images there are, where each has an objective of its own."""
+    is_sum: bool = False
+    """Whether its text is a sum, which needs brackets beside a product."""
+
+    def __add__(self, other: Objective | float) -> Objective:
+        return _joined(self, other, operator.add, "+")
+
+    def __radd__(self, other: Objective | float) -> Objective:
+        return _joined(other, self, operator.add, "+")
+
+    def __sub__(self, other: Objective | float) -> Objective:
+        return _joined(self, other, operator.sub, "-")
+
+    def __rsub__(self, other: Objective | float) -> Objective:
+        return _joined(other, self, operator.sub, "-")
+
+    def __mul__(self, other: Objective | float) -> Objective:
+        return _joined(self, other, operator.mul, "*")
+
+    def __rmul__(self, other: Objective | float) -> Objective:
+        return _joined(other, self, operator.mul, "*")
+
+    def __truediv__(self, other: float) -> Objective:
+        if isinstance(other, Objective) or not other:
+            raise InputError(f"an objective is divided by a number other than 0, not by {other}")
+        return _joined(self, other, operator.truediv, "/")
+
+    def __neg__(self) -> Objective:
+        return -1 * self
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def channel(
+    layer: str, channel: int | Sequence[int] | Tensor, *, border: int = 0, rectify: bool = False
+) -> Objective:  # fmt: skip
+    """The mean activation of a channel of a layer, (B, C, h, w) or (B, C); of several, one for each image.
+
+    `border` positions on each side of the map do not count, as they see the image's padding; on small maps fewer, so
+    that at least one is left. `rectify` counts negative activations as 0, as a Keras convolution with its ReLU does: a first
+    convolution is linear in the image, and the mean of its whole map hardly depends on where edges are. Raises
+    InputError for a negative border.
+
+    >>> channel("features.10", 12, border=2) - 0.1 * total_variation()
+    channel('features.10', 12, border=2) - 0.1 * total_variation()
+    """
+    index = _indices(channel, "channel")
+    if border < 0:
+        raise InputError(f"border is at least 0, not {border}")
+
+    def value(seen: Seen) -> Tensor:
+        chosen = inner(_chosen(_maps(seen, layer), layer, index, seen.rows), border)
+        return (chosen.relu() if rectify else chosen).mean((1, 2))
+
+    text = f"channel({layer!r}, {_shown(index)}{f', border={border}' if border else ''}{', rectify=True' * rectify})"
+    return Objective(text, value, (layer,), count=_count(index))
+
+
+def unit(
+    layer: str, channel: int | Sequence[int] | Tensor, position: tuple[int, int] | None = None
+) -> Objective:  # fmt: skip
+    """The activation of one unit: a channel of a layer at (row, column), by default in the middle of the map."""
+    index = _indices(channel, "channel")
+
+    def value(seen: Seen) -> Tensor:
+        chosen = _chosen(_maps(seen, layer), layer, index, seen.rows)
+        height, width = chosen.shape[1:]
+        row, column = position if position is not None else (height // 2, width // 2)
+        if not (-height <= row < height and -width <= column < width):
+            raise InputError(
+                f"position {(row, column)} is out of range: the maps of layer {layer!r} are {height} x {width}"
+            )
+        return chosen[:, row, column]
+
+    where = "" if position is None else f", {tuple(position)}"
+    return Objective(f"unit({layer!r}, {_shown(index)}{where})", value, (layer,), count=_count(index))
+
+
+def layer(layer: str) -> Objective:
+    """The mean square of all activations of a layer: DeepDream's objective (Mordvintsev et al. 2015)."""
+
+    def value(seen: Seen) -> Tensor:
+        return _maps(seen, layer).square().mean((1, 2, 3))
+
+    return Objective(f"layer({layer!r})", value, (layer,))
+
+
+def direction(layer: str, vector: Sequence[float] | Tensor, *, cosine_power: float = 0.0) -> Objective:
+    """How far the activations (B, C, h, w) of a layer point in a direction (C,): the mean of their dot product.
+
+    With `cosine_power` p, each position counts times max(0.1, cosine) ** p: the direction more, the length less.
+    """
+    with torch.inference_mode(False):
+        towards = torch.tensor(vector.tolist() if isinstance(vector, Tensor) else list(vector)).float().flatten()
+
+    def value(seen: Seen) -> Tensor:
+        maps = _maps(seen, layer)
+        if maps.shape[1] != len(towards):
+            raise InputError(f"a direction in layer {layer!r} has {maps.shape[1]} numbers, not {len(towards)}")
+        to = towards.to(maps)[:, None, None]
+        dot = (maps * to).sum(1)
+        if cosine_power:
+            cosine = F.cosine_similarity(maps, to.expand_as(maps), dim=1)
+            dot = dot * cosine.clamp_min(0.1) ** cosine_power
+        return dot.mean((1, 2))
+
+    power = f", cosine_power={cosine_power:g}" if cosine_power else ""
+    return Objective(f"direction({layer!r}, {len(towards)} numbers{power})", value, (layer,))
+
+
+def class_score(target: int | Sequence[int] | Tensor, *, score: Score = "logit") -> Objective:
+    """The score of a class, or of one class for each image: the logit, or as `score` says. Runs the whole network.
+
+    Simonyan et al., arXiv 1312.6034.
+    """
+    index = _indices(target, "target")
+    check_score(score)
+
+    def value(seen: Seen) -> Tensor:
+        outputs = class_outputs(seen.output, len(seen.images)).float()
+        chosen = index if index.ndim == 0 else index.to(seen.rows.device)[seen.rows]
+        return score_of(outputs, resolve_target(chosen, outputs)[0], score)[:, 0]
+
+    how = "" if score == "logit" else f", score={score!r}"
+    return Objective(f"class_score({_shown(index)}{how})", value, needs_output=True, count=_count(index))
+
+
+def diversity(layer: str) -> Objective:
+    """How different the images of a batch look to a layer: 1 - the mean cosine between their Gram matrices, 0 to 1.
+
+    To be added with a positive weight: `channel("features.10", 12) + 5 * diversity("features.10")`. Needs several images.
+    """
+
+    def value(seen: Seen) -> Tensor:
+        maps = _maps(seen, layer).flatten(2)
+        if len(maps) < 2:
+            raise InputError("diversity compares the images of a batch: ask for at least 2")
+        grams = F.normalize((maps @ maps.transpose(1, 2)).flatten(1), dim=1)
+        alike = grams @ grams.T
+        return 1 - (alike.sum(1) - alike.diagonal()) / (len(maps) - 1)
+
+    return Objective(f"diversity({layer!r})", value, (layer,), couples=True)
+
+
+def total_variation() -> Objective:
+    """How rough an image is: the mean absolute difference between neighbouring values, across plus down. To subtract."""
+
+    def value(seen: Seen) -> Tensor:
+        x = seen.images
+        parts = [x.diff(dim=dim).abs().mean((1, 2, 3)) for dim in (2, 3) if x.shape[dim] > 1]
+        return torch.stack(parts).sum(0) if parts else x.new_zeros(len(x))
+
+    return Objective("total_variation()", value)
+
+
+def l2() -> Objective:
+    """How far an image is from zero, the model's mean colour: the root of the mean of its squares. To subtract."""
+
+    def value(seen: Seen) -> Tensor:
+        return (seen.images.square().mean((1, 2, 3)) + 1e-12).sqrt()
+
+    return Objective("l2()", value)
+
+
+def inner(maps: Tensor, border: int) -> Tensor:
+    """Maps (..., h, w) without so many positions at each side, or as many as leave at least one."""
+    rows, columns = (min(border, (side - 1) // 2) for side in maps.shape[-2:])
+    return maps[..., rows : maps.shape[-2] - rows, columns : maps.shape[-1] - columns]
+
+
+def _maps(seen: Seen, layer: str) -> Tensor:
+    """The activations of a layer as (B, C, h, w) in float32."""
+    maps = seen.activations[layer]
+    if not isinstance(maps, Tensor) or maps.ndim not in (2, 4):
+        shape = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+        raise LayerError(f"layer {layer!r} gives {shape}, neither maps (B, C, h, w) nor features (B, C)")
+    if len(maps) != len(seen.images):
+        raise LayerError(f"layer {layer!r} gives {len(maps)} maps for {len(seen.images)} images")
+    return (maps if maps.ndim == 4 else maps[:, :, None, None]).float()
+
+
+def _chosen(maps: Tensor, layer: str, index: Tensor, rows: Tensor) -> Tensor:
+    """The map (B, h, w) of one channel, or of one for each image."""
+    wrong = index[(index < 0) | (index >= maps.shape[1])]
+    if len(wrong):
+        raise InputError(
+            f"channel {int(wrong[0])} is out of range: layer {layer!r} has {maps.shape[1]} channels, 0 to {maps.shape[1] - 1}"
+        )
+    if index.ndim == 0:
+        return maps[:, int(index)]
+    return maps[torch.arange(len(maps), device=maps.device), index.to(maps.device)[rows]]
+
+
+def _indices(given: int | Sequence[int] | Tensor, what: str) -> Tensor:
+    try:
+        with torch.inference_mode(False):  # it is to take part in a graph, wherever it was made
+            index = torch.tensor(
+                given.tolist() if isinstance(given, Tensor) else given if isinstance(given, int) else list(given)
+            )
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"a {what} is an index, or one for each image, not {given!r}") from None
+    if index.dtype.is_floating_point or index.dtype == torch.bool or index.ndim > 1 or not index.numel():
+        raise InputError(f"a {what} is an index, or one for each image, not {given!r}")
+    return index.long()
+
+
+def _count(index: Tensor) -> int | None:
+    return None if index.ndim == 0 else len(index)
+
+
+def _shown(index: Tensor) -> str:
+    values = index.tolist()
+    return str(values if index.ndim == 0 or len(values) <= 8 else f"[{values[0]}, ..., {values[-1]}]")
+
+
+def _joined(
+    a: Objective | float, b: Objective | float, operation: Callable[[Any, Any], Any], sign: str
+) -> Objective:  # fmt: skip
+    for side in (a, b):
+        if not isinstance(side, (Objective, int, float)):
+            raise InputError(f"an objective is joined with objectives and numbers, not with a {type(side).__name__}")
+    both = [side for side in (a, b) if isinstance(side, Objective)]
+    counts = sorted({side.count for side in both if side.count is not None})
+    if len(counts) > 1:
+        raise InputError(f"objectives for {counts[0]} and for {counts[1]} images cannot be joined")
+
+    def value(seen: Seen) -> Tensor:
+        x, y = (side.value(seen) if isinstance(side, Objective) else side for side in (a, b))
+        return operation(x, y)  # type: ignore[no-any-return]
+
+    return Objective(
+        f"{_text(a, sign in '*/')} {sign} {_text(b, sign != '+')}",
+        value,
+        tuple(dict.fromkeys(name for side in both for name in side.layers)),
+        any(side.needs_output for side in both),
+        any(side.couples for side in both),
+        counts[0] if counts else None,
+        is_sum=sign in "+-",
+    )
+
+
+def _text(side: Objective | float, binds: bool) -> str:
+    if not isinstance(side, Objective):
+        return f"{side:g}"
+    return f"({side.text})" if binds and side.is_sum else side.text

@@ -1,0 +1,102 @@
+"""`Patterns`: the images that gradient ascent found, and how they are shown and saved."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from torchviz_cnn import render, results
+from torchviz_cnn.errors import InputError
+from torchviz_cnn.methods.image_parameters import InputScale
+from torchviz_cnn.methods.recipes import Recipe, as_settings
+
+_DEAD = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Patterns:
+    """Images that make something in a network strong: filter patterns, or what `maximize` was asked for."""
+
+    values: Tensor
+    """On the scale of the model's input: (n, C, H, W), float32."""
+    scores: Tensor
+    """The objective of each image at the start and after each step: (n, steps + 1)."""
+    objective: str
+    """What was raised, in words; for filter patterns, the layer's channels."""
+    recipe: Recipe
+    scale: InputScale = field(default=InputScale(), repr=False)
+    layer: str | None = None
+    channels: Tensor | None = None
+    """Of filter patterns, the channel of each image: (n,)."""
+    dead: tuple[int, ...] = ()
+    """Channels (of `maximize`: images) to which no gradient comes back, from several starts: their images are noise."""
+    seed: int = 0
+
+    @property
+    def raised(self) -> Tensor:
+        """Whether each image's objective is higher at the end than at the start: (n,) of bool."""
+        return self.scores[:, -1] > self.scores[:, 0]
+
+    def image(self, i: int = 0) -> Image.Image:
+        """One image as its recipe shows it: standardised as in the textbook, or as the photo that the input stands for."""
+        if not -len(self.values) <= i < len(self.values):
+            raise InputError(f"image {i} is out of range: there are {len(self.values)}")
+        return Image.fromarray(self._tile(i % len(self.values)))
+
+    def grid(self, columns: int = 8, margin: int = 5, order: render.Order | None = None) -> Image.Image:
+        """All images as a grid, black between them, in the order of the recipe: by rows, or in 2017's by columns."""
+        tiles = np.stack([self._tile(i) for i in range(len(self.values))])
+        return Image.fromarray(
+            render.tile_grid(tiles, min(columns, len(tiles)), margin, order or self.recipe.order)
+        )  # fmt: skip
+
+    def plot(self, columns: int = 8) -> Image.Image:
+        """The grid as a figure, with the objective and the dead channels as its title."""
+        dead = f"; no gradient: {', '.join(map(str, self.dead[:8]))}{' ...' * (len(self.dead) > 8)}" * bool(self.dead)
+        grid = np.asarray(self.grid(columns))
+        return render.titled(grid, f"{self.objective}{dead}", scale=8 / max(grid.shape[1], 1))
+
+    def save(self, path: str | Path) -> Path:
+        """Write values, scores and channels to a `.npz`, or the grid to a picture file. Raises OutputError."""
+        if Path(path).suffix.lower() != ".npz":
+            return results.save_image(path, self.grid())
+        arrays = {"values": self.values, "scores": self.scores, "dead": np.array(self.dead, dtype=np.int64)}
+        if self.channels is not None:
+            arrays["channels"] = self.channels
+        about = {"objective": self.objective, "seed": self.seed, "settings": json.dumps(as_settings(self.recipe))}
+        return results.save_arrays(path, {**arrays, **about})
+
+    def _tile(self, i: int) -> render.Array:
+        name = int(self.channels[i]) if self.channels is not None else i
+        height, width = self.values.shape[2:]
+        rows, columns = (round(side * self.recipe.crop) for side in (height, width))
+        if name in self.dead:
+            return np.full((height - 2 * rows, width - 2 * columns, 3), _DEAD, np.uint8)
+        shown = _shown(self.values[i], self.scale, self.recipe)
+        return shown[rows : height - rows, columns : width - columns]
+
+    def _repr_png_(self) -> bytes:
+        return results.png(self.grid())
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.values.shape))
+        return f"Patterns({self.objective}: {shape}, {self.recipe.name}, dead {list(self.dead)})"
+
+
+def _shown(values: Tensor, scale: InputScale, recipe: Recipe) -> render.Array:
+    """One image (C, H, W) as pixels (H, W, 3) uint8; of other than 1 or 3 channels, their mean in grey."""
+    x = values.detach().cpu().double()
+    if recipe.display == "photo":
+        pixels = (scale.to_photo(x) * 255).round().numpy()
+    elif recipe.display == "standardised":
+        pixels = ((x - x.mean()) / (x.std(correction=0) + 1e-12) * 64 + 128).numpy()
+    else:
+        pixels = (((x - x.mean()) / (x.std(correction=0) + 1e-5) * 0.1 + 0.5).clamp(0, 1) * 255).numpy()
+    if len(pixels) != 3:
+        pixels = np.broadcast_to(pixels.mean(0), (3, *pixels.shape[1:]))
+    return np.ascontiguousarray(np.clip(pixels, 0, 255).astype(np.uint8).transpose(1, 2, 0))
