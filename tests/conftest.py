@@ -28,6 +28,15 @@ def data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For tests on tiny networks: handing their work to other threads takes longer than doing it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @contextmanager
 def unchanged(model: nn.Module, *tensors: Tensor) -> Iterator[None]:
     """Assert that the block, even if it ends in an exception, leaves no trace on the model, tensors or global state.

@@ -31,6 +31,7 @@ ORDER = [
     "capture",
     "relu_rules",
     "methods.scores",
+    "methods.layout",
     "methods.maps",
     "methods.cam",
     "methods.saliency",

@@ -320,6 +320,23 @@ def test_any_channels_and_size(channels: int, size: int | tuple[int, int], quali
     assert found.image().size == (width - 2 * round(width * crop), height - 2 * round(height * crop))
 
 
+def test_networks_that_flatten_with_view() -> None:
+    class Viewed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.fc = nn.Linear(4 * 36, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.fc(self.conv(x).relu().view(len(x), -1))
+            return out
+
+    model = networks.seeded(Viewed)()
+    found = tvc.maximize(model, objectives.class_score([0, 1]), size=8, steps=4)
+    assert bool(found.raised.all())
+    assert bool(tvc.filter_patterns(model, "fc", [2], size=8, steps=4).raised)
+
+
 def test_features_of_a_linear_layer() -> None:
     found = tvc.filter_patterns(networks.vgg_like(), "classifier.0", [0, 5], size=32, steps=10)
     assert bool(found.raised.all())

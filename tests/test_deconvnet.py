@@ -18,6 +18,8 @@ from tests import networks
 from tests.conftest import unchanged
 from tests.networks import images, seeded
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @seeded
 def plain_pools() -> nn.Sequential:
@@ -276,6 +278,9 @@ def test_the_model_is_not_hurt(build: Callable[[], nn.Module], state: str) -> No
     [
         ("features.9", {"channel": 12}, tvc.InputError, r"channels \[12\] are out of range: layer 'features.9' has 12"),
         ("features.9", {"channel": []}, tvc.InputError, "out of range"),
+        ("features.9", {"channel": 1.5}, tvc.InputError, "a channel is a whole number, or several, not 1.5"),
+        (["features.9"], {"channel": {"features.7": 1}}, tvc.InputError, r"given for \['features.7'\]; the layers asked"),
+        ("features.9", {"unit": ("a", 0)}, tvc.InputError, "'strongest', 'all' or"),
         ("features.9", {"unit": (8, 0)}, tvc.InputError, "the maps of layer 'features.9' are 8 x 8"),
         ("features.9", {"unit": "top"}, tvc.InputError, "'strongest', 'all' or"),
         ("features.9", {"top": 0}, tvc.InputError, "at least 1, not 0"),
@@ -317,6 +322,8 @@ def test_compare_two_networks(tmp_path: Path) -> None:
     assert found.projections["B"].layers == ("0", "0", "3", "3", "6", "6")
     assert str(found).splitlines()[0] == "A: 6 filters at 0: 0% dead, 0% near-duplicates"
     assert found.plot(Image.new("RGB", (32, 32))).height > 400
+    with pytest.raises(tvc.InputError, match=r"'A' is compared as \(network, input\), not as a Sequential"):
+        tvc.compare({"A": pools})  # type: ignore[dict-item]
     with pytest.raises(tvc.InputError, match=r"given for \['C'\]; the networks are A"):
         tvc.compare({"A": (pools, x)}, {"C": ["0"]})
 

@@ -212,18 +212,20 @@ def test_a_users_own_factory(user_module: Path, tmp_path: Path) -> None:
 
 def test_labels_from_files(user_module: Path, tmp_path: Path) -> None:
     files = {
-        "names.txt": "a\nb\n\nc\n",
-        "list.json": json.dumps(["a", "b", "c"]),
-        "dict.json": json.dumps({"0": "a", "1": "b", "2": "c"}),
-        "imagenet.json": json.dumps({str(i): [f"n{i}", name] for i, name in enumerate("abc")}),
+        "names.txt": "a\nb\n\nc\nd\ne\n",
+        "list.json": json.dumps(list("abcde")),
+        "dict.json": json.dumps({str(i): name for i, name in enumerate("abcde")}),
+        "imagenet.json": json.dumps({str(i): [f"n{i}", name] for i, name in enumerate("abcde")}),
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-        assert tvc.load_model("usernet:tiny", labels=tmp_path / name).categories == ("a", "b", "c")
+        assert tvc.load_model("usernet:tiny", labels=tmp_path / name).categories == tuple("abcde")
     (tmp_path / "bad.json").write_text('{"1": 2}')
     for wrong in ("bad.json", "missing.txt"):
         with pytest.raises(tvc.InputError, match=wrong):
             tvc.load_model("usernet:tiny", labels=tmp_path / wrong)
+    with pytest.raises(tvc.InputError, match="3 labels were given, and no layer of usernet:tiny has that many outputs"):
+        tvc.load_model("usernet:tiny", labels=list("abc"))
 
 
 def test_class_names() -> None:
@@ -237,7 +239,7 @@ def test_class_names() -> None:
 
 
 def test_class_names_that_are_not_unique_or_not_known(user_module: Path) -> None:
-    twice = tvc.load_model("usernet:tiny", labels=["cat", "dog", "Cat"])
+    twice = tvc.load_model("usernet:tiny", labels=["cat", "dog", "Cat", "emu", "fox"])
     with pytest.raises(tvc.ModelError, match=r"2 classes of usernet:tiny are called 'cat': 0, 2; give the index"):
         twice.class_index("cat")
     with pytest.raises(tvc.ModelError, match="class names of usernet:tiny are not known"):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -18,6 +19,8 @@ from tests.conftest import unchanged
 from tests.networks import CLASSES, images, seeded
 from torchviz_cnn.methods.changed_part import ChangedPart
 from torchviz_cnn.untouched import untouched
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def by_hand(model: nn.Module, x: Tensor, patch: int, stride: int, fill: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -132,6 +135,30 @@ def test_each_image_and_class_gets_what_it_would_get_alone() -> None:
     assert tvc.occlusion(model, x, patch=16).target.tolist() == model(x).argmax(1).tolist()
 
 
+class Viewing(nn.Module):
+    """Flattens with `view`, which maps with the channels last in memory do not allow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6 * 256, CLASSES)
+        self.passes: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes.append(x.is_contiguous())
+        maps = F.max_pool2d(self.conv(x).relu_(), 2)
+        out: Tensor = self.fc(maps.view(len(x), -1))
+        return out
+
+
+def test_a_network_that_minds_the_layout_gets_the_usual_one() -> None:
+    model, x = seeded(Viewing)(), images(1)
+    _, drop = by_hand(seeded(Viewing)(), x, 16, 8)
+    for _ in range(2):
+        assert torch.allclose(tvc.occlusion(model, x, 3, patch=16).values, drop, atol=1e-5)
+    assert model.passes[0] is False
+    assert all(model.passes[1:])  # tried once
+
+
 def test_a_detector_is_found_where_it_looks() -> None:
     """A network whose only class is the brightness of one corner."""
     model = nn.Sequential(nn.Conv2d(3, 1, 1, bias=False), nn.Flatten(), nn.Linear(64, 1, bias=False))
@@ -166,6 +193,8 @@ def test_the_model_is_not_hurt(build: Callable[[], nn.Module], state: str) -> No
     ("options", "message"),
     [
         ({"patch": 40}, "patch of 40 x 40 does not fit an input of 32 x 32"),
+        ({"patch": 8.0}, "a patch is a side of at least 1 pixel"),
+        ({"fill": torch.nan}, "fill is a finite number"),
         ({"patch": 0}, "a patch is a side of at least 1 pixel"),
         ({"stride": (1, 2, 3)}, "a stride is a side of at least 1 pixel"),
         ({"fill": torch.zeros(2)}, "fill is a number or one for each of 3 channels, not 2"),

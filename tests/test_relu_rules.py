@@ -17,6 +17,8 @@ from tests.conftest import unchanged
 from tests.networks import CLASSES, images, seeded
 from torchviz_cnn.relu_rules import relu_rule
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RULES: Any = ["standard", "guided", "deconvnet"]
 
 

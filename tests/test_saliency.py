@@ -20,6 +20,9 @@ from tests.conftest import unchanged
 from tests.networks import CLASSES, images
 from torchviz_cnn.images import remember_preprocess
 from torchviz_cnn.methods.averaged import gaussian
+from torchviz_cnn.methods.saliency import _plain_and_guided
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 EVERY: list[Callable[[], nn.Module]] = [
     networks.vgg_like, networks.functional_relu, networks.reused, networks.residual, networks.dense, networks.grouped,
@@ -188,6 +191,66 @@ def test_guided_grad_cam_is_the_product_of_both_in_one_forward(build: Callable[[
     assert len(calls) == 2
 
 
+@quiet
+@pytest.mark.parametrize("classes", [torch.tensor([1, 2]), torch.tensor([[0, 3], [1, 2]])])
+def test_both_rules_go_back_together_or_one_after_the_other(classes: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together where everything passes through the layer; else, as beside a shortcut, in two passes."""
+    together: list[bool] = []
+
+    def spy(*args: Any) -> Any:
+        together.append(True)
+        return _plain_and_guided(*args)
+
+    monkeypatch.setattr("torchviz_cnn.methods.saliency._plain_and_guided", spy)
+    x = images(2)
+    for layer, expected in (("layer2.0", True), ("layer2.1.bn2", False)):
+        together.clear()
+        found = tvc.guided_grad_cam(networks.residual(), x, layer, classes, interpolation="nearest").gradients
+        assert bool(together) == expected
+        guided = tvc.saliency(networks.residual(), x, classes, relu="guided").gradients
+        cam = tvc.grad_cam(networks.residual(), x, layer, classes).values
+        assert close(found, guided * F.interpolate(cam.view(2, -1, 8, 8), (32, 32)).view(*cam.shape[:-2], 1, 32, 32))
+
+    def fails(*args: Any) -> Any:
+        raise RuntimeError("vmap: no rule for this operation")
+
+    batched = tvc.guided_grad_cam(networks.vgg_like(), x, None, classes).gradients
+    monkeypatch.setattr("torchviz_cnn.methods.saliency._plain_and_guided", fails)
+    assert close(tvc.guided_grad_cam(networks.vgg_like(), x, None, classes).gradients, batched, 1e-5)
+
+
+@pytest.mark.parametrize("relu", ["standard", "guided", "deconvnet"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last, "strided"])
+def test_the_layout_of_the_input_does_not_matter(layout: Any, relu: Any) -> None:
+    given = images(2, 64)[..., ::2, ::2] if layout == "strided" else images(2).contiguous(memory_format=layout)
+    plain = tvc.saliency(networks.overlapping_pools(), given.contiguous(), 1, relu=relu).gradients
+    found = tvc.saliency(networks.overlapping_pools(), given, 1, relu=relu)
+    assert close(found.gradients, plain, 1e-5)
+    assert found.gradients.is_contiguous()
+
+
+@every_method
+@quiet
+def test_odd_inputs_are_refused_in_one_line(method: Callable[..., tvc.Saliency]) -> None:
+    model, x = networks.vgg_like(), images(3)
+    for value in (torch.nan, torch.inf):
+        odd = x.clone()
+        odd[1, 0, 0, :2] = value
+        with unchanged(model, odd), pytest.raises(tvc.InputError, match="image 1 of the input has 2 values that are"):
+            method(model, odd, 0)
+    with (
+        unchanged(model),
+        pytest.raises(tvc.InputError, match="VGGLike takes images of 3 channels, and the input has 1"),
+    ):
+        method(model, x[:, :1], 0)
+    with unchanged(model), pytest.raises(tvc.InputError, match="the input is int64; networks take floating point"):
+        method(model, x.long(), 0)
+    with torch.no_grad():
+        model.features[5].bias[2] = torch.nan  # type: ignore[index, operator, union-attr]
+    with unchanged(model), pytest.raises(tvc.ModelError, match="the model gives NaN for image 0"):
+        method(model, x, 0)
+
+
 def test_a_map_of_nothing_is_zeros_and_a_warning() -> None:
     model = networks.squeeze_like()
     with torch.no_grad():
@@ -227,6 +290,10 @@ WRONG: Any = "mean"
         (lambda m, x: tvc.smooth_grad(m, x, noise=-1), "1 or more samples"),
         (lambda m, x: tvc.integrated_gradients(m, x, steps=0), "at least 1, not 0"),
         (lambda m, x: tvc.integrated_gradients(m, x, baselines=torch.zeros(3, 8, 8)), r"not \(3, 8, 8\) for an input"),
+        (lambda m, x: tvc.smooth_grad(m, x, samples=2.5), "1 or more samples"),
+        (lambda m, x: tvc.smooth_grad(m, x, noise=torch.nan), "1 or more samples"),
+        (lambda m, x: tvc.integrated_gradients(m, x, baselines=torch.nan), "a baseline is a finite number"),
+        (lambda m, x: tvc.integrated_gradients(m, x, steps=2.5), "whole numbers of at least 1, not 2.5"),
         (lambda m, x: tvc.integrated_gradients(m, x, baselines=[]), "at least one baseline"),
         (lambda m, x: tvc.guided_grad_cam(m, x, interpolation=WRONG), "not 'mean'"),
     ],

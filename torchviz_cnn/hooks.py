@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn import interrupts
-from torchviz_cnn.errors import HookError, LayerError
+from torchviz_cnn.errors import HookError, InputError, LayerError
 from torchviz_cnn.interrupts import deliver, held, let_through
 from torchviz_cnn.names import Call, call_name, is_compiled, named_layers, resolve, unwrap
 
@@ -58,7 +59,6 @@ class HookManager:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = unwrap(model)
-        self._layers = named_layers(self.model)
         self._taps: dict[nn.Module, _Tap] = {}
         self._handles: list[Any] = []
         self._closed = False
@@ -67,6 +67,10 @@ class HookManager:
         self._calls: Counter[nn.Module] = Counter()
         self._replayed: Counter[nn.Module] = Counter()
         self._replay = -1
+
+    @cached_property
+    def _layers(self) -> dict[str, nn.Module]:
+        return named_layers(self.model)
 
     def on_forward(self, layers: str | Iterable[str], hook: ForwardHook) -> None:
         """Call `hook(name, output)` after each of these layers; what it returns, unless None, replaces the output.
@@ -103,6 +107,9 @@ class HookManager:
             if stop.manager is not self:
                 raise
             return None
+        except RuntimeError as error:
+            _explain_channels(error, self.model, args)
+            raise
         finally:
             self._stopping = False
 
@@ -209,6 +216,16 @@ class HookManager:
     def _order(self, calls: set[Call]) -> list[Call]:
         place = {name: place for place, name in enumerate(self._layers)}
         return sorted(calls, key=lambda call: (place[call.name], call.index or 0))
+
+
+def _explain_channels(error: RuntimeError, model: nn.Module, args: tuple[Any, ...]) -> None:
+    """Raise InputError where it was the input itself that had another number of channels than its convolution takes."""
+    found = re.search(r"expected input\[([\d, ]+)\] to have (\d+) channels", str(error))
+    shape = list(args[0].shape) if args and isinstance(args[0], Tensor) else []
+    if found and [int(side) for side in found[1].split(",")] == shape:
+        raise InputError(
+            f"{type(model).__name__} takes images of {found[2]} channels, and the input has {shape[1]}"
+        ) from error
 
 
 def _in_backward() -> bool:

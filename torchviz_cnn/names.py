@@ -53,7 +53,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def is_compiled(module: nn.Module) -> bool:
     """Whether a module is the wrapper that `torch.compile` puts around another."""
-    return list(dict(module.named_children())) == [_COMPILED]
+    return list(module._modules.keys()) == [_COMPILED]
 
 
 def named_layers(model: nn.Module) -> dict[str, nn.Module]:

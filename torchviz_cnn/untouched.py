@@ -41,22 +41,26 @@ def untouched(model: nn.Module) -> Iterator[nn.Module]:
     if not isinstance(model, nn.Module):
         raise ModelError(f"a model is a torch.nn.Module, not a {type(model).__name__}{_hint(model)}")
     model = unwrap(model)
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+    modules = list(model.modules())
+    if any(isinstance(module, torch.jit.ScriptModule) for module in modules):
         raise ModelError(
             f"{type(model).__name__} runs as TorchScript, where hooks do not reach: pass the model it was made from"
         )
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if is_lazy(tensor):
-            raise ModelError(f"parameter {name!r} is lazy and has no shape yet: run the model once first")
     with guarded(), _alone(model), torch.inference_mode(False), torch.enable_grad():
-        loans = [_Loan(module) for module in model.modules()]
+        _refuse_lazy(model, modules)
+        loans = [_Loan(module) for module in modules]
         with contextlib.ExitStack() as returns:
-            returns.callback(_random_states(model))
-            for loan in loans:
-                returns.callback(loan.give_back)  # each is called, even if another fails
-            for loan in loans:
-                loan.lend()
+            returns.callback(_random_states(modules))
+            returns.callback(_give_back, loans)
+            _lend(loans)
             yield model
+
+
+def _refuse_lazy(model: nn.Module, modules: list[nn.Module]) -> None:
+    tensors = (t for m in modules for t in (*m._parameters.values(), *m._buffers.values()))
+    if any(t is not None and is_lazy(t) for t in tensors):
+        name = next(n for n, t in [*model.named_parameters(), *model.named_buffers()] if is_lazy(t))
+        raise ModelError(f"parameter {name!r} is lazy and has no shape yet: run the model once first")
 
 
 _LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
@@ -100,21 +104,23 @@ def lend_input(model: nn.Module, x: Tensor) -> Tensor:
     return x.detach().to(like.device, like.dtype if x.is_floating_point() else x.dtype, copy=True)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Lent:
     """A parameter or buffer as it was found."""
 
     tensor: Tensor
     grad: Tensor | None
     requires_grad: bool
-    data: Tensor
-    """Its memory."""
+    data: Tensor | None
+    """Its memory, of what a forward pass may write into,"""
     values: Tensor | None
-    """A copy, of what a forward pass may write into."""
+    """and a copy of it."""
 
 
 class _Loan:
-    """What one module looked like, not counting its children."""
+    """What one module looked like, not counting its children. Large models have thousands: what is not needed is left."""
+
+    __slots__ = ("buffers", "module", "parameters", "training")
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -122,42 +128,61 @@ class _Loan:
         self.parameters = {n: None if p is None else _remember(p, values=False) for n, p in module._parameters.items()}
         self.buffers = {n: None if b is None else _remember(b, values=True) for n, b in module._buffers.items()}
 
-    @held
     def lend(self) -> None:
         # The flag itself, not eval(): models override train() to keep parts of themselves frozen.
-        self.module.training = False
+        if self.module.training:
+            self.module.training = False
         for name, lent in self.parameters.items():
             if lent is None:
                 continue
             if lent.tensor.is_inference():  # cannot take part in a graph
                 self.module._parameters[name] = nn.Parameter(lent.tensor.clone(), requires_grad=False)
-            elif lent.tensor.is_leaf:
+            elif lent.requires_grad and lent.tensor.is_leaf:
                 lent.tensor.requires_grad_(False)
         for name, lent in self.buffers.items():
             if lent is not None and lent.tensor.is_inference():
                 self.module._buffers[name] = lent.tensor.clone()
 
-    @held
     def give_back(self) -> None:
-        self.module.training = self.training
+        if self.module.training is not self.training:
+            self.module.training = self.training
         _put_back(self.module._parameters, self.parameters)
         _put_back(self.module._buffers, self.buffers)
 
 
+@held
+def _lend(loans: list[_Loan]) -> None:
+    for loan in loans:
+        loan.lend()
+
+
+@held
+def _give_back(loans: list[_Loan]) -> None:
+    """Give all of them back, even if one fails."""
+    failed: BaseException | None = None
+    for loan in reversed(loans):
+        try:
+            loan.give_back()
+        except BaseException as error:
+            failed = error
+    if failed is not None:
+        raise failed
+
+
 def _remember(tensor: Tensor, values: bool) -> _Lent:
     inference = tensor.is_inference()
-    return _Lent(
-        tensor,
-        None if inference or not tensor.is_leaf else tensor.grad,
-        tensor.requires_grad,
-        tensor.detach(),
-        tensor.detach().clone() if values and not inference else None,
-    )
+    grad = None if inference or not tensor.is_leaf else tensor.grad
+    if not values or inference:
+        return _Lent(tensor, grad, tensor.requires_grad, None, None)
+    data = tensor.detach()
+    return _Lent(tensor, grad, tensor.requires_grad, data, data.clone())
 
 
 def _put_back(
     tensors: dict[str, Tensor | None] | dict[str, nn.Parameter | None], lent: dict[str, _Lent | None]
 ) -> None:
+    if not lent and not tensors:
+        return
     found: dict[str, Tensor | None] = {name: None if was is None else was.tensor for name, was in lent.items()}
     if list(tensors) != list(found) or any(tensors[name] is not tensor for name, tensor in found.items()):
         tensors.clear()
@@ -170,7 +195,7 @@ def _put_back(
                 was.tensor.requires_grad_(was.requires_grad)
             if was.tensor.grad is not was.grad:
                 was.tensor.grad = was.grad
-        if was.values is not None:
+        if was.data is not None and was.values is not None:
             _put_values_back(was.tensor, was.data, was.values)
 
 
@@ -189,10 +214,10 @@ def _put_values_back(tensor: Tensor, data: Tensor, values: Tensor) -> None:
         tensor.data.copy_(values)
 
 
-def _random_states(model: nn.Module) -> Callable[[], None]:
+def _random_states(modules: list[nn.Module]) -> Callable[[], None]:
     """Remember the global random states that a forward pass may draw from; calling the result restores them."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    devices = {tensor.device for tensor in [*model.parameters(), *model.buffers()]}
+    devices = {t.device for m in modules for t in (*m._parameters.values(), *m._buffers.values()) if t is not None}
     cuda = {device: torch.cuda.get_rng_state(device) for device in devices if device.type == "cuda"}
     mps = torch.mps.get_rng_state() if any(device.type == "mps" for device in devices) else None
 

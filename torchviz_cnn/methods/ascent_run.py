@@ -73,6 +73,8 @@ class AscentRun:
         self.start = None if start is None else _start(start, channels, size, recipe)
         height, width = _size(size, recipe) if self.start is None else self.start.shape[2:]
         self.shape = (channels, height, width)
+        self.layout = torch.channels_last
+        """How images lie in memory: channels last, which is faster, unless the network minds."""
         self.scale = InputScale.of(preprocess or preprocess_of(model), channels)
         self.low_precision = self._low_precision(precision)
         if batch_size is not None and batch_size < 1:
@@ -105,11 +107,17 @@ class AscentRun:
         if objective.layers or objective.needs_output:
             with HookManager(lent) as hooks, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 hooks.on_forward(objective.layers, shape_of)
-                try:
-                    hooks.run(x.clone(), stop_early=not objective.needs_output)
-                except RuntimeError as error:
-                    sides = " x ".join(map(str, self.shape))
-                    raise ModelError(f"{type(lent).__name__} does not run on an image of {sides}: {error}") from error
+                for layout in (torch.channels_last, torch.contiguous_format):
+                    self.layout = layout
+                    try:
+                        hooks.run(x.clone(memory_format=layout), stop_early=not objective.needs_output)
+                        break
+                    except RuntimeError as error:  # some networks ask for the usual layout: `x.view(len(x), -1)` does
+                        if layout is torch.contiguous_format:
+                            sides = " x ".join(map(str, self.shape))
+                            raise ModelError(
+                                f"{type(lent).__name__} does not run on an image of {sides}: {error}"
+                            ) from error
                 hooks.require_reached()
         return Measured(max(saved.values(), default=1), max(sum(saved.values()), 1), sum(weights.values()), shapes)
 
@@ -208,7 +216,7 @@ class AscentRun:
     ) -> Found:  # fmt: skip
         climb = Climb(
             self.recipe, self.parameters, self.shape, self.seed, about, self.device, self.dtype, self.low_precision,
-            self.compile,
+            self.layout, self.compile,
         )  # fmt: skip
         found: dict[int, Found] = {}
 

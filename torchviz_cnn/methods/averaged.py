@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
 
@@ -43,7 +44,8 @@ def smooth_grad(
     if statistic not in get_args(Statistic):
         raise InputError(f"statistic is 'mean', 'square' or 'variance', not {statistic!r}")
     least = 2 if statistic == "variance" else 1
-    if samples < least or noise < 0 or batch_size < 1:
+    whole = isinstance(samples, int) and isinstance(batch_size, int)
+    if not whole or samples < least or not 0 <= noise < math.inf or batch_size < 1:
         raise InputError(
             f"SmoothGrad takes {least} or more samples, noise and batch_size, not {samples}, {noise}, {batch_size}"
         )
@@ -97,8 +99,8 @@ def integrated_gradients(
     (torch.Size([4, 3, 8, 8]), torch.Size([4]))
     """
     check_options(score, channels)
-    if steps < 1 or batch_size < 1:
-        raise InputError(f"steps and batch_size are at least 1, not {steps} and {batch_size}")
+    if not (isinstance(steps, int) and isinstance(batch_size, int)) or steps < 1 or batch_size < 1:
+        raise InputError(f"steps and batch_size are whole numbers of at least 1, not {steps} and {batch_size}")
     points, weights = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(steps))
     with untouched(model) as lent:
         x = lend_input(lent, require_images(x))
@@ -128,13 +130,13 @@ def _baselines(given: Tensor | float | Sequence[Any], x: Tensor) -> list[Tensor]
     for baseline in given if isinstance(given, (list, tuple)) else [given]:
         try:
             values = torch.as_tensor(baseline, dtype=x.dtype, device=x.device).detach()
-            if values.ndim not in (0, 3, 4):
+            if values.ndim not in (0, 3, 4) or not bool(values.isfinite().all()):
                 raise ValueError
             found.append(values.expand_as(x))
         except (TypeError, ValueError, RuntimeError):
             shape = tuple(baseline.shape) if isinstance(baseline, Tensor) else baseline
             raise InputError(
-                f"a baseline is a number, (C, H, W) or (B, C, H, W), not {shape} for an input {tuple(x.shape)}"
+                f"a baseline is a finite number, (C, H, W) or (B, C, H, W), not {shape} for an input {tuple(x.shape)}"
             ) from None
     if not found:
         raise InputError("integrated gradients take at least one baseline")

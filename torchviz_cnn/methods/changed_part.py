@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchviz_cnn.errors import TorchvizError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.layers import receptive_fields
-from torchviz_cnn.methods.scores import class_outputs
+from torchviz_cnn.methods.scores import class_outputs, decided_by
 from torchviz_cnn.names import named_layers
 from torchviz_cnn.receptive_field import ReceptiveField
 
@@ -165,9 +165,7 @@ class ChangedPart:
                 with HookManager(self._model) as hooks:
                     hooks.on_forward([f"{name}#*" for name in modules], follow)
                     end = class_outputs(hooks.run(leaf.clone(), stop_early=False), 1).grad_fn
-                passed = [
-                    n for n, node in nodes.items() if calls[n] == 1 and node is not None and not _avoids(end, node)
-                ]
+                passed = [name for name, node in nodes.items() if calls[name] == 1 and decided_by(end, node)]
                 fields = self._fields(passed)
         except TorchvizError:
             return []
@@ -216,17 +214,3 @@ def _axes(maps: Tensor, field: ReceptiveField) -> tuple[_Axis, _Axis]:
         return _Axis(maps.shape[d + 2], field.size[d], int(field.stride[d]), field.start[d])
 
     return along(0), along(1)
-
-
-def _avoids(end: Any, node: Any) -> bool:
-    """Whether some way through the graph leads from its end to an input without this node."""
-    seen, ahead = {node}, [end]
-    while ahead:
-        here = ahead.pop()
-        if here is None or here in seen:
-            continue
-        seen.add(here)
-        if hasattr(here, "variable"):
-            return True
-        ahead.extend(before for before, _ in here.next_functions)
-    return False

@@ -37,6 +37,7 @@ class Climb:
     """That of the model. The image itself is kept in float32, or in float64 for a model of float64."""
     low_precision: bool
     """Whether the network runs in bfloat16 where that is safe (autocast)."""
+    layout: torch.memory_format = torch.channels_last
     compiled: bool = False
 
     def __call__(
@@ -60,7 +61,7 @@ class Climb:
                 check()
                 images = self.parameters.images(parameters)
                 turned = images if movements is None else moved(images, movements[:, step])
-                turned = turned.to(self.dtype).contiguous(memory_format=torch.channels_last)
+                turned = turned.to(self.dtype).contiguous(memory_format=self.layout)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision):
                     activations, output = look(turned)
                 with torch.autocast(self.device.type, enabled=False):

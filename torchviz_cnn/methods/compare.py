@@ -128,6 +128,9 @@ def compare(
     unknown = set(layers or ()) - set(networks)
     if unknown or not networks:
         raise InputError(f"layers are given for {sorted(unknown)}; the networks are {', '.join(networks) or 'none'}")
+    for name, pair in networks.items():
+        if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
+            raise InputError(f"{name!r} is compared as (network, input), not as a {type(pair).__name__}")
     projections = {}
     for name, (model, x) in networks.items():
         shown = (layers or {}).get(name) or layer_names(model, types=nn.Conv2d)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,12 +139,16 @@ def deconvnet(
         raise LayerError("the deconvnet was asked for no layer at all")
     if top is not None and top < 1:
         raise InputError(f"top is how many channels are shown, at least 1, not {top}")
-    one = isinstance(layer, str) and top is None and (channel is None or isinstance(channel, int))
-    rule = relu_rule("deconvnet", other_activations=other_activations)
+    asked = {name: _asked(channel.get(name) if isinstance(channel, Mapping) else channel) for name in layers}
+    unknown = sorted(set(channel) - set(layers)) if isinstance(channel, Mapping) else []
+    if unknown:
+        raise InputError(f"channels are given for {unknown}; the layers asked for are {', '.join(layers)}")
+    one = isinstance(layer, str) and top is None and (channel is None or isinstance(asked[layer], int))
     with untouched(model) as lent:
         x = lend_input(lent, require_images(x))
-        leaf = x.requires_grad_()
         kept: dict[str, Tensor] = {}
+        rule = relu_rule("deconvnet", other_activations=other_activations)
+        leaf = x.detach().requires_grad_()
         with HookManager(lent) as hooks:
             hooks.on_forward(layers, keep_maps(lent, len(x), kept))
             with rule:
@@ -151,13 +156,13 @@ def deconvnet(
             hooks.require_reached()
             found = []
             for place, name in enumerate(layers):
-                asked = channel.get(name) if isinstance(channel, Mapping) else channel
-                chosen = _choose(kept[name].detach(), name, asked, unit, top or 1)
+                chosen = _choose(kept[name].detach(), name, asked[name], unit, top or 1)
                 images = torch.arange(len(x), device=x.device)[:, None]
                 # The gradient of this is the unit's own gradient times the unit.
                 scores = (kept[name].float()[images, chosen.channels] * chosen.signal).sum((2, 3))
                 parts = gradients_at(lent, f"the input from layer {name!r}", scores, leaf, place + 1 < len(layers))
-                found.append((name, chosen, torch.cat([part.float() for part in parts]).transpose(0, 1)))
+                projection = torch.cat([part.float() for part in parts]).transpose(0, 1)
+                found.append((name, chosen, projection.contiguous()))
         values = torch.cat([projection for _, _, projection in found], 1)
         tensors = [
             torch.cat([getattr(c, name) for _, c, _ in found], 1) for name in ("channels", "positions", "activations")
@@ -184,7 +189,7 @@ class _Chosen:
     signal: Tensor
 
 
-def _choose(maps: Tensor, layer: str, channel: Channels, unit: Unit, top: int) -> _Chosen:
+def _choose(maps: Tensor, layer: str, channel: int | list[int] | None, unit: Unit, top: int) -> _Chosen:
     maps = maps.float()
     batch, count, height, width = maps.shape
     row, column = _position(unit, layer, height, width)
@@ -192,7 +197,7 @@ def _choose(maps: Tensor, layer: str, channel: Channels, unit: Unit, top: int) -
         strength = maps.amax((2, 3)) if row is None else maps[:, :, row, column]
         channels = strength.topk(min(top, count), 1).indices
     else:
-        asked = [channel] if isinstance(channel, int) else [int(c) for c in _each(channel)]
+        asked = [channel] if isinstance(channel, int) else channel
         wrong = [c for c in asked if not 0 <= c < count]
         if wrong or not asked:
             raise InputError(f"channels {wrong} are out of range: layer {layer!r} has {count} channels")
@@ -209,14 +214,22 @@ def _choose(maps: Tensor, layer: str, channel: Channels, unit: Unit, top: int) -
     return _Chosen(channels, positions, activations, signal)
 
 
-def _each(channels: Iterable[Any]) -> Iterable[Any]:
-    return channels.tolist() if isinstance(channels, (Tensor, np.ndarray)) else channels
+def _asked(channel: Any) -> int | list[int] | None:
+    """A channel, or several, as whole numbers. Raises InputError for what is none."""
+    if isinstance(channel, (Tensor, np.ndarray)):
+        channel = channel.tolist()
+    try:
+        if channel is None or not isinstance(channel, Iterable):
+            return None if channel is None else operator.index(channel)
+        return [operator.index(one) for one in channel]
+    except TypeError:
+        raise InputError(f"a channel is a whole number, or several, not {channel!r}") from None
 
 
 def _position(unit: Unit, layer: str, height: int, width: int) -> tuple[int, int] | tuple[None, int]:
     if unit in ("strongest", "all"):
         return None, 0
-    if isinstance(unit, (tuple, list)) and len(unit) == 2:
+    if isinstance(unit, (tuple, list)) and len(unit) == 2 and all(hasattr(place, "__index__") for place in unit):
         row, column = int(unit[0]), int(unit[1])
         if 0 <= row < height and 0 <= column < width:
             return row, column

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -17,10 +18,18 @@ from torchviz_cnn.methods.scores import probabilities
 
 
 def require_images(x: Tensor) -> Tensor:
-    """The input, if it is a batch of images (B, C, H, W); raises InputError otherwise."""
+    """The input, if it is a batch of images (B, C, H, W) of finite numbers; raises InputError otherwise."""
     if isinstance(x, Tensor) and x.ndim != 4:
         hint = "; x[None] makes one image a batch" if x.ndim == 3 else ""
         raise InputError(f"the input is a batch (B, C, H, W), not {tuple(x.shape)}{hint}")
+    if isinstance(x, Tensor) and x.dtype != torch.uint8:
+        if not x.is_floating_point():
+            raise InputError(f"the input is {str(x.dtype).removeprefix('torch.')}; networks take floating point")
+        # The sum first: it takes a fraction of the time, and no number that is not finite leaves it so.
+        wrong = (~x.isfinite()).flatten(1).sum(1) if not bool(x.sum().isfinite()) else x.new_zeros(0)
+        if bool(wrong.any()):
+            image = int(wrong.nonzero()[0, 0])
+            raise InputError(f"image {image} of the input has {int(wrong[image])} values that are NaN or infinite")
     return x
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
@@ -24,7 +25,11 @@ from torchviz_cnn.methods.scores import (
     Target,
     check_score,
     class_outputs,
+    decided_by,
     gradients_at,
+    one_hot,
+    passed_back,
+    portions,
     resolve_target,
     score_of,
 )
@@ -177,34 +182,66 @@ def guided_grad_cam(
     check_options(score, channels)
     if interpolation not in ("bilinear", "nearest"):
         raise InputError(f"interpolation is 'bilinear' or 'nearest', not {interpolation!r}")
-    rule = relu_rule("guided", other_activations=other_activations)
     with untouched(model) as lent:
         x = lend_input(lent, require_images(x))
-        layer = last_spatial_layer(lent, x[:1]) if layer is None else layer
+        name = last_spatial_layer(lent, x[:1]) if layer is None else layer
         kept: dict[str, Tensor] = {}
+        rule = relu_rule("guided", other_activations=other_activations)
         leaf = x.detach().requires_grad_()
         with HookManager(lent) as hooks:
-            hooks.on_forward(layer, keep_maps(lent, len(x), kept))
+            hooks.on_forward(name, keep_maps(lent, len(x), kept))
             with rule:
                 output = hooks.run(leaf.clone(), stop_early=False)
             hooks.require_reached()
             rule.require_met(lent)
             logits = class_outputs(output, len(x))
             classes, one = resolve_target(target, logits)
-            scores, maps = score_of(logits, classes, score), kept[layer]
-            # One graph, two rules: Grad-CAM weighs with the plain gradient.
-            rule.rule = "standard"
-            weights = [
-                gradient.float().mean((-2, -1))
-                for gradient in gradients_at(lent, f"layer {layer!r}", scores, maps, keep_graph=True)
-            ]
-            rule.rule = "guided"
-            guided = _input_gradients(lent, scores, leaf)
+            maps = kept[name]
+            weights, guided = _under_both_rules(lent, name, score_of(logits, classes, score), maps, leaf, rule)
         with torch.autocast(x.device.type, enabled=False):
-            cam = torch.einsum("kbc,bchw->bkhw", torch.cat(weights), maps.detach().float()).relu()
+            cam = torch.einsum("kbc,bchw->bkhw", weights, maps.detach().float()).relu()
             smooth = {"align_corners": False} if interpolation == "bilinear" else {}
             cam = nn.functional.interpolate(cam, x.shape[2:], mode=interpolation, **smooth)
-        return explained("guided Grad-CAM", lent, x, guided * cam[:, :, None], channels, classes, one, logits)
+        gradients = guided * cam[:, :, None]
+        return explained("guided Grad-CAM", lent, x, gradients, channels, classes, one, logits)
+
+
+def _under_both_rules(
+    model: nn.Module, layer: str, scores: Tensor, maps: Tensor, leaf: Tensor, rule: ReluRule
+) -> tuple[Tensor, Tensor]:
+    """Gradients of scores (B, K) from one graph: the plain ones of a layer's maps, averaged over each, (K, B, c), and the
+    guided ones of the input, (B, K, C, H, W)."""
+    if decided_by(scores.grad_fn, maps.grad_fn):
+        # Both go back as far as the maps together: what follows them is often large in weights and small in work.
+        with contextlib.suppress(RuntimeError):  # of an operation that cannot be batched
+            count, found = scores.shape[1], []
+            for part in portions(count, [leaf, maps, maps]):
+                plain, guided = _plain_and_guided(one_hot(scores, part), scores, maps, rule)
+                (at_input,) = passed_back(maps, [leaf], guided, part.stop < count)
+                found.append((plain.float().mean((-2, -1)), at_input))
+            means, guideds = zip(*found, strict=True)
+            return torch.cat(means), torch.cat(guideds).float().transpose(0, 1)
+    rule.rule = "standard"
+    parts = gradients_at(model, f"layer {layer!r}", scores, maps, keep_graph=True)
+    weights = torch.cat([part.float().mean((-2, -1)) for part in parts])
+    rule.rule = "guided"
+    return weights, _input_gradients(model, scores, leaf)
+
+
+def _plain_and_guided(select: Tensor, scores: Tensor, maps: Tensor, rule: ReluRule) -> list[Tensor]:
+    floors = torch.tensor([-torch.inf, 0.0], device=scores.device).repeat_interleave(len(select))
+
+    def back(gradient: Tensor, floor: Tensor) -> Tensor:
+        rule.floor = floor
+        return torch.autograd.grad(scores, maps, gradient, retain_graph=True)[0]
+
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="There is a performance drop")
+            both: Tensor = torch.vmap(back)(torch.cat([select, select]), floors)
+    finally:
+        rule.floor = None
+    return list(both.chunk(2))
 
 
 def differentiate(
@@ -214,23 +251,21 @@ def differentiate(
 
     For a lent model and input. A rule, other than the standard one, that meets no ReLU raises LayerError.
     """
+    ruling = rule if rule is not None and rule.rule != "standard" else None
     leaf = x.detach().requires_grad_()
     with HookManager(model) as hooks:
-        if rule is None or rule.rule == "standard":
+        with ruling or contextlib.nullcontext():
             output = hooks.run(leaf.clone(), stop_early=False)
-        else:
-            with rule:
-                output = hooks.run(leaf.clone(), stop_early=False)
-            rule.require_met(model)
+        if ruling:
+            ruling.require_met(model)
         logits = class_outputs(output, len(x))
         classes, one = resolve_target(target, logits)
-        gradients = _input_gradients(model, score_of(logits, classes, score), leaf)
-    return logits.detach(), classes, one, gradients
+        return logits.detach(), classes, one, _input_gradients(model, score_of(logits, classes, score), leaf)
 
 
 def _input_gradients(model: nn.Module, scores: Tensor, leaf: Tensor) -> Tensor:
-    parts: Iterator[Tensor] = gradients_at(model, "the input", scores, leaf)
-    return torch.cat([part.detach().float() for part in parts]).transpose(0, 1)
+    parts = [part.detach().float() for part in gradients_at(model, "the input", scores, leaf)]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).transpose(0, 1)
 
 
 def check_options(score: str, channels: str) -> None:
@@ -245,6 +280,7 @@ def explained(
     logits: Tensor, completeness_error: Tensor | None = None,
 ) -> Saliency:  # fmt: skip
     """The result of a method from gradients (B, K, C, H, W); K is left out where one class was asked for."""
+    gradients = gradients.contiguous()
     strength = gradients.abs()
     values = strength.amax(2) if channels == "max" else strength.sum(2)
     empty = ~values.flatten(2).any(2)

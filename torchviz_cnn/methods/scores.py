@@ -25,7 +25,7 @@ def class_outputs(output: Any, batch: int) -> Tensor:
     """What a model gives, as class outputs (B, n) in float32.
 
     Takes a tensor (B, n), (B,) or (B, n, 1, 1), one in a field or key `logits`, or the first of a tuple. Raises
-    ModelError for everything else.
+    ModelError for everything else, and for NaN.
     """
     found = output
     if isinstance(output, dict):
@@ -43,6 +43,12 @@ def class_outputs(output: Any, batch: int) -> Tensor:
         found = found.flatten(1)
     if found.ndim != 2 or len(found) != batch:
         raise ModelError(f"the model gives a tensor {shape} for {batch} images, not class scores ({batch}, n)")
+    nan = found.isnan().any(1)
+    if bool(nan.any()):
+        raise ModelError(
+            f"the model gives NaN for image {int(nan.nonzero()[0, 0])}: some of its weights, its input or what it computes "
+            "on the way are no finite numbers"
+        )
     return found.float()
 
 
@@ -120,12 +126,22 @@ def score_gradients(
     Several columns go back through the network in one batched pass, as many as memory allows; None stands for an
     input that the scores do not depend on. `keep_graph` keeps the graph for another pass over it.
     """
-    columns = scores.shape[1]
+    for part in portions(scores.shape[1], inputs):
+        keep = keep_graph or part.stop < scores.shape[1]
+        yield part, passed_back(scores, inputs, one_hot(scores, part), keep)
+
+
+def portions(count: int, inputs: Sequence[Tensor]) -> Iterator[slice]:
+    """Of `count` gradients with respect to these inputs, as many at a time as memory allows."""
     step = max(1, _BATCHED_BYTES // max(1, 3 * sum(i.numel() * i.element_size() for i in inputs)))
-    for start in range(0, columns, step):
-        part = slice(start, min(start + step, columns))
-        keep = keep_graph or part.stop < columns
-        yield part, _gradients(scores[:, part], inputs, keep)
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
+
+
+def one_hot(scores: Tensor, part: slice) -> Tensor:
+    """What to pass back for some columns of scores (B, K), one by one: (k, B, K)."""
+    select = torch.eye(scores.shape[1], dtype=scores.dtype, device=scores.device)[part, None]
+    return select.expand(-1, *scores.shape)
 
 
 def gradients_at(
@@ -146,25 +162,42 @@ def gradients_at(
         )
 
 
-def _gradients(scores: Tensor, inputs: Sequence[Tensor], keep: bool) -> list[Tensor | None]:
-    count = scores.shape[1]
-    if count > 1:
-        select = torch.eye(count, dtype=scores.dtype, device=scores.device)[:, None, :].expand(count, *scores.shape)
+def passed_back(
+    outputs: Tensor, inputs: Sequence[Tensor], gradients: Tensor, keep_graph: bool = False
+) -> list[Tensor | None]:
+    """Several gradients (k, ...) of one tensor, passed back to others in one pass: (k, ...) each, None if unrelated."""
+    if len(gradients) > 1:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="There is a performance drop")
                 return list(
                     torch.autograd.grad(
-                        scores, inputs, select, retain_graph=True, is_grads_batched=True, allow_unused=True
+                        outputs, inputs, gradients, retain_graph=True, is_grads_batched=True, allow_unused=True
                     )
                 )
         except RuntimeError:
             pass  # an operation of this model cannot be batched: one by one then
+    last = len(gradients) - 1
     one_by_one = [
-        torch.autograd.grad(scores[:, k].sum(), inputs, retain_graph=keep or k + 1 < count, allow_unused=True)
-        for k in range(count)
+        torch.autograd.grad(outputs, inputs, gradient, retain_graph=keep_graph or k < last, allow_unused=True)
+        for k, gradient in enumerate(gradients)
     ]
     return [None if parts[0] is None else torch.stack(parts) for parts in zip(*one_by_one, strict=True)]
+
+
+def decided_by(end: Any, node: Any) -> bool:
+    """Whether every way through a graph, from the node it ends in back to an input, leads through another node."""
+    seen: set[Any] = {node}
+    ahead = [end]
+    while ahead:
+        here = ahead.pop()
+        if here is None or here in seen:
+            continue
+        seen.add(here)
+        if hasattr(here, "variable"):
+            return False
+        ahead.extend(before for before, _ in here.next_functions)
+    return node is not None
 
 
 def _as_index(target: Any) -> Tensor:

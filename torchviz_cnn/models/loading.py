@@ -107,6 +107,7 @@ def load_model(
     preprocess = _adapted(preprocess, input_size, mean, std, geometry)
     if labels is not None:
         categories = _labels(labels)
+        _require_outputs(model, name, len(categories))
     remember_preprocess(model, preprocess)
     return Network(model, preprocess, categories, name, source)
 
@@ -335,6 +336,13 @@ def _matching(categories: tuple[str, ...] | None, model: nn.Module) -> tuple[str
     """Class names, where the network has as many outputs."""
     outputs = {p.shape[0] for name, p in model.named_parameters() if name.endswith("bias") and p.ndim == 1}
     return categories if categories and len(categories) in outputs else None
+
+
+def _require_outputs(model: nn.Module, name: str, labels: int) -> None:
+    """Raise InputError where no layer has as many outputs as there are labels; two may name a single output."""
+    counts = {p.shape[0] for p in model.parameters() if p.ndim}
+    if counts and labels not in counts and not (labels == 2 and 1 in counts):
+        raise InputError(f"{labels} labels were given, and no layer of {name} has that many outputs")
 
 
 def _adapted(
