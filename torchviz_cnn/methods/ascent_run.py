@@ -180,10 +180,10 @@ class AscentRun:
         """
         one = self.with_recipe(replace(self.recipe, steps=1))
         part, ends = self._parts(lent, layer, channels), [batches[0][0], batches[0][-1]]
-        whole = one._climb(lent, layer, channels, batches[:1], part, lambda n: None, alone=not cores)
-        each = one._climb(lent, layer, channels, [[place] for place in ends], part, lambda n: None, alone=True)
-        same = [torch.equal(a[[0, -1]], b) for a, b in ((whole.values, each.values), (whole.scores, each.scores))]
-        return all(same)
+        asked = [channels[place] for place in ends]
+        whole = one._climb(lent, layer, channels[: len(batches[0])], batches[:1], part, lambda n: None, alone=not cores)
+        each = one._climb(lent, layer, asked, [[0], [1]], self._parts(lent, layer, asked), lambda n: None, alone=True)
+        return torch.equal(whole.values[ends], each.values) and torch.equal(whole.scores[ends], each.scores)
 
     def _parts(self, lent: nn.Module, layer: str, channels: Sequence[int]) -> Part:
         def part(model: nn.Module, places: Sequence[int]) -> tuple[Objective, Tensor]:
@@ -218,7 +218,13 @@ class AscentRun:
             self.recipe, self.parameters, self.shape, self.seed, about, self.device, self.dtype, self.low_precision,
             self.layout, self.compile,
         )  # fmt: skip
-        found: dict[int, Found] = {}
+        # Written into as it comes: put together at the end, there would be two of it.
+        count, steps = len(numbers), self.recipe.steps + 1
+        whole = Found(
+            torch.empty(count, *self.shape, device=self.device),
+            torch.empty(count, steps, device=self.device),
+            torch.empty(count, dtype=torch.bool, device=self.device),
+        )
 
         def work(model: nn.Module, places: Sequence[int], check: Callable[[], None]) -> Found:
             def step() -> None:
@@ -230,7 +236,8 @@ class AscentRun:
             return Found(*climb(model, objective, [numbers[place] for place in places], rows, start, step))
 
         def done(index: int, batch: Found) -> None:
-            found[index] = batch
+            places = list(batches[index])
+            whole.values[places], whole.scores[places], whole.dead[places] = batch.values, batch.scores, batch.dead
             ended(batches[index], batch)
 
         copied = twin(lent)
@@ -243,8 +250,7 @@ class AscentRun:
         else:
             for index, places in enumerate(batches):
                 done(index, work(model, places, lambda: None))
-        whole = [found[index] for index in range(len(batches))]
-        return Found(*(torch.cat([getattr(f, name) for f in whole]) for name in ("values", "scores", "dead")))
+        return whole
 
     def with_recipe(self, recipe: Recipe) -> AscentRun:
         """The same run by another recipe for the same images."""

@@ -50,7 +50,7 @@ RECIPES: dict[str, Recipe] = {
     "dlwp-2017": Recipe("dlwp-2017", 64, 40, 1.0, "rms", 0, (128 / 255, 148 / 255), "deviation-0.1", 0, "columns"),
     "dlwp-2025": Recipe("dlwp-2025", 200, 30, 10.0, "l2", 2, (0.4, 0.6), "standardised", 25 / 200, "rows"),
     "clean": Recipe(
-        "clean", 128, 96, 0.05, "none", 2, (0.4, 0.6), "photo", 0.1, "rows", False, "fourier", "adam",
+        "clean", 128, 64, 0.05, "none", 2, (0.4, 0.6), "photo", 0.1, "rows", False, "fourier", "adam",
         (jitter(4), scale(0.95, 1.05), rotate(5), jitter(2)),
     ),
 }  # fmt: skip

@@ -1,0 +1,19 @@
+"""Draw what the filters of a torchvision network want to see: grids of 8 x 8, one for each block or layer named.
+
+python scripts/filter_patterns.py vgg16 vgg16-397923af.pth [features.0 features.5 ...]
+"""
+
+import sys
+
+import torchviz_cnn as tvc
+
+name, weights, *layers = sys.argv[1:]
+net = tvc.load_model(name, weights)
+atlas = tvc.filter_atlas(net.model, f"{name}_filters", layers or None, channels=64, name=name, progress=True)
+
+for layer in atlas.layers:
+    patterns = atlas.patterns(layer)
+    patterns.grid().save(f"{name}_{layer}.png")
+    print(
+        f"{layer}: {int(patterns.raised.sum())} of {len(patterns.values)} filters raised, dead: {patterns.dead or 'none'}"
+    )
