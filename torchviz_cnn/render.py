@@ -204,7 +204,7 @@ def titled(picture: Array, title: str, scale: float) -> Image.Image:
     axes.imshow(picture, aspect="auto", interpolation="nearest")
     axes.set_title(title)
     axes.set_axis_off()
-    return _drawn(figure)
+    return drawn(figure)
 
 
 def panel(pictures: Sequence[Image.Image | Array], titles: Sequence[str], headline: str = "") -> Image.Image:
@@ -227,7 +227,7 @@ def panel(pictures: Sequence[Image.Image | Array], titles: Sequence[str], headli
         axes.set_axis_off()
     if headline:
         figure.suptitle(headline, fontsize=13)
-    return _drawn(figure)
+    return drawn(figure)
 
 
 def column_figure(columns: Mapping[str, Sequence[tuple[str, Image.Image]]], headline: str = "") -> Image.Image:
@@ -249,17 +249,18 @@ def column_figure(columns: Mapping[str, Sequence[tuple[str, Image.Image]]], head
                 axes.set_title(f"{title}\n{caption}" if row == 0 else caption, fontsize=8)
     if headline:
         figure.suptitle(headline, fontsize=11)
-    return _drawn(figure)
+    return drawn(figure)
 
 
 def _size(picture: Image.Image | Array) -> tuple[int, int]:
     return picture.size if isinstance(picture, Image.Image) else (picture.shape[1], picture.shape[0])
 
 
-def _drawn(figure: Any) -> Image.Image:
+def drawn(figure: Any) -> Image.Image:
+    """A matplotlib figure as a picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
-    drawn: Any = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
-    return Image.fromarray(np.asarray(drawn)[..., :3].copy())
+    pixels: Any = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
+    return Image.fromarray(np.asarray(pixels)[..., :3].copy())

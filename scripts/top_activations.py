@@ -1,0 +1,17 @@
+"""For every channel of a torchvision network's layers, what drives it most in a folder of photos: figure 2 of ZFNet.
+
+python scripts/top_activations.py photos/ squeezenet1_0 squeezenet1_0.pth features.3 features.7 features.12
+"""
+
+import sys
+
+import torchviz_cnn as tvc
+
+photos, name, weights, *layers = sys.argv[1:]
+net = tvc.load_model(name, weights)
+top = tvc.top_activations(net.model, photos, layers, out="top", progress=True)
+
+print(top)
+top.plot().save("statistics.png")
+for layer in layers:
+    top.page(layer).save(f"{layer}.png")

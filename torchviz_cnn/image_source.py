@@ -1,0 +1,223 @@
+"""Any map-style dataset as inputs for a network, one by one, and the photos that these were made from."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from torchviz_cnn.errors import InputError
+from torchviz_cnn.images import Preprocess, read_image
+from torchviz_cnn.photo_folder import PhotoFolder, preprocess_of_transform
+
+_IMAGE_KEYS = ("image", "pixel_values", "img", "images", "input", "x")
+_LABEL_KEYS = ("label", "labels", "target", "class", "y")
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A picture, and what part of it the network saw."""
+
+    photo: Image.Image
+    box: tuple[float, float, float, float]
+    """(left, top, right, bottom) in the photo's pixels; beyond them where the input was padded."""
+    input_size: tuple[int, int]
+    """(H, W) of the input that this part became."""
+
+
+class ImageSource:
+    """A dataset, whatever its items look like: tensors, PIL photos, uint8 arrays, tuples or dicts of these with a label.
+
+    `preprocess` turns photos into inputs, and tells where on them the network looks. Raises InputError for what is no
+    map-style dataset.
+    """
+
+    def __init__(self, dataset: Any, preprocess: Callable[[Image.Image], Tensor] | None = None) -> None:
+        if isinstance(dataset, (str, Path)):
+            dataset = PhotoFolder(dataset)
+        if isinstance(dataset, Mapping) or not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+            hint = "; pass its .dataset" if hasattr(dataset, "dataset") else ""
+            raise InputError(
+                f"a dataset is a folder of photos, or map-style: len(dataset) and dataset[i]; not a {type(dataset).__name__}{hint}"
+            )
+        if len(dataset) == 0:
+            raise InputError(f"the dataset ({type(dataset).__name__}) is empty")
+        self.dataset = dataset
+        self.preprocess = preprocess
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def item(self, index: int) -> tuple[Tensor, int | None]:
+        """The input (C, H, W) and its label, if it has one. Raises InputError for items that are no images."""
+        image, label = _parts(self.dataset[index])
+        photo = _as_photo(image)
+        if photo is not None:
+            if self.preprocess is None:
+                raise InputError(
+                    f"item {index} of the dataset is a photo ({type(image).__name__}), and how this network's inputs are "
+                    "prepared is not known: pass preprocess="
+                )
+            image = self.preprocess(photo)
+        if isinstance(image, np.ndarray):
+            image = torch.from_numpy(np.ascontiguousarray(image))
+        if isinstance(image, Tensor) and image.ndim == 2:
+            image = image[None]
+        if not isinstance(image, Tensor) or image.ndim != 3 or not image.numel():
+            what = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+            raise InputError(f"item {index} of the dataset is no image: {what}, where (C, H, W) is needed")
+        return image.detach(), _as_label(label)
+
+    def label(self, index: int) -> int | None:
+        """The label of one item."""
+        return _as_label(_parts(self.dataset[index])[1])
+
+    def name(self, index: int) -> str:
+        """What an item is called: its file's path where it comes from one, else its number."""
+        owner, index = _owner(self.dataset, index)
+        if isinstance(owner, PhotoFolder):
+            return owner.names[index]
+        file = _file(owner, index)
+        return str(file) if file is not None else f"image {index}"
+
+    @property
+    def categories(self) -> tuple[str, ...] | None:
+        """Names of the labels, where the dataset tells them."""
+        owner, _ = _owner(self.dataset, 0)
+        names = getattr(owner, "categories", None) or getattr(owner, "classes", None)
+        known = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+        return tuple(names) if known and names else None
+
+    def seen(self, index: int) -> Seen:
+        """The photo that an input was made from, and what part of it the network saw.
+
+        Where the dataset gives tensors only, or how it made them is not known, the photo is the input itself as a picture.
+        """
+        owner, place = _owner(self.dataset, index)
+        file = _file(owner, place)
+        if isinstance(owner, PhotoFolder):
+            photo: Image.Image | None = owner.photo(place)
+            how = owner.preprocess or self.preprocess
+        elif file is not None:
+            photo, how = owner.loader(file), getattr(owner, "transform", None) or self.preprocess
+        else:
+            image = _parts(self.dataset[index])[0]
+            photo, how = _as_photo(image), self.preprocess
+        how = preprocess_of_transform(how)
+        if isinstance(photo, Image.Image) and how is not None:
+            return Seen(photo.convert("RGB"), how.seen_box(photo.width, photo.height), how.size)
+        picture = self._picture(self.item(index)[0])
+        return Seen(picture, (0.0, 0.0, float(picture.width), float(picture.height)), (picture.height, picture.width))
+
+    def preparation(self) -> str:
+        """How photos are prepared, in words that are the same in every process."""
+        owner, _ = _owner(self.dataset, 0)
+        how = getattr(owner, "preprocess", None) or getattr(owner, "transform", None) or self.preprocess
+        return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(how))
+
+    def listing(self) -> dict[str, Any]:
+        """What identifies the dataset: how many images, and a checksum over their names and sizes, or where they are no
+        files, over some of their values."""
+        owner, _ = _owner(self.dataset, 0)
+        digest = hashlib.sha256()
+        if isinstance(owner, PhotoFolder) and owner is self.dataset:
+            for name in owner.names:
+                digest.update(f"{name} {_bytes(owner.path / name)}\n".encode(errors="surrogateescape"))
+            return {"images": len(self), "checksum": digest.hexdigest(), "of": "names and sizes"}
+        if _file(owner, 0) is not None and owner is self.dataset:
+            root = str(getattr(owner, "root", ""))
+            for file, *label in owner.samples:
+                digest.update(f"{str(file).removeprefix(root)} {label}\n".encode())
+        for index in sorted({round(i * (len(self) - 1) / 15) for i in range(16)}):
+            digest.update(f"{index}\n".encode())
+            try:
+                image, label = self.item(index)
+                digest.update(f"{tuple(image.shape)} {image.dtype} {label}\n".encode())
+                digest.update(image.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            except InputError:
+                raise
+            except Exception:  # unreadable: it will be listed when its turn comes
+                digest.update(b"unreadable\n")
+        return {"images": len(self), "checksum": digest.hexdigest(), "of": "16 images"}
+
+    def _picture(self, x: Tensor) -> Image.Image:
+        """An input as a picture: by the preprocessing's own scale, else from its smallest to its largest value."""
+        if isinstance(self.preprocess, Preprocess) and len(self.preprocess.mean) == len(x):
+            return self.preprocess.to_image(x)
+        values = x.float().cpu()
+        if len(values) not in (1, 3):
+            values = values.mean(0, keepdim=True)
+        low, high = values.amin(), values.amax()
+        scaled = ((values - low) / (high - low).clamp(min=1e-12) * 255).round().byte()
+        return Image.fromarray(scaled.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+
+
+def _bytes(file: Path) -> int:
+    """How large a file is; -1 where that cannot be told."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return -1
+
+
+def _parts(item: Any) -> tuple[Any, Any]:
+    """The image and the label of an item; None where it has none."""
+    if isinstance(item, Mapping):
+        image = next((item[key] for key in _IMAGE_KEYS if key in item), None)
+        if image is None:
+            raise InputError(
+                f"an item of the dataset is a dict of {', '.join(map(str, item))}: none is called {', '.join(_IMAGE_KEYS)}"
+            )
+        return image, next((item[key] for key in _LABEL_KEYS if key in item), None)
+    if isinstance(item, (tuple, list)):
+        if not item:
+            raise InputError("an item of the dataset is empty")
+        return item[0], item[1] if len(item) > 1 else None
+    return item, None
+
+
+def _as_photo(image: Any) -> Image.Image | None:
+    """A picture, if that is what it is, rather than numbers ready for the network."""
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, (str, Path)):
+        return read_image(image)
+    if isinstance(image, Tensor) and image.dtype == torch.uint8:
+        image = image.cpu().numpy()
+        image = image.transpose(1, 2, 0) if image.ndim == 3 and image.shape[0] in (1, 3, 4) else image
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
+        return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
+    return None
+
+
+def _as_label(label: Any) -> int | None:
+    if isinstance(label, (Tensor, np.ndarray)):
+        label = label.tolist()
+    if isinstance(label, (int, np.integer)) and label >= 0:
+        return int(label)
+    return None
+
+
+def _owner(dataset: Any, index: int) -> tuple[Any, int]:
+    """The dataset that an item really comes from: behind `torch.utils.data.Subset`s."""
+    while hasattr(dataset, "dataset") and hasattr(dataset, "indices"):
+        index = int(dataset.indices[index])
+        dataset = dataset.dataset
+    return dataset, index
+
+
+def _file(dataset: Any, index: int) -> str | None:
+    """The file of an item of torchvision's `ImageFolder` and its like."""
+    samples = getattr(dataset, "samples", None)
+    if not callable(getattr(dataset, "loader", None)) or not isinstance(samples, list) or not 0 <= index < len(samples):
+        return None
+    sample = samples[index]
+    return str(sample[0]) if isinstance(sample, (tuple, list)) and isinstance(sample[0], (str, Path)) else None

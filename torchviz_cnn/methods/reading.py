@@ -1,0 +1,143 @@
+"""Images of a dataset in batches that are the same however many processes share them, read while the network computes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from torchviz_cnn.errors import InputError
+from torchviz_cnn.image_source import ImageSource
+
+
+@dataclass(eq=False)
+class Batch:
+    """Images that could be read, stacked, and what became of the others."""
+
+    number: int
+    """Its place among the batches of the whole dataset."""
+    images: Tensor
+    """The places in the dataset of those that were read: (B,)."""
+    labels: list[int | None]
+    x: Tensor | None
+    """(B, C, H, W); None where none was read."""
+    skipped: dict[int, str] = field(default_factory=dict)
+    """What was wrong with those that were not, by place."""
+    error: str | None = None
+    """What is wrong with the dataset as a whole."""
+
+    def pin_memory(self, device: object = None) -> Batch:
+        """Called by the DataLoader: makes the copy to a CUDA device run beside the computation."""
+        self.x = None if self.x is None else self.x.pin_memory()
+        return self
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which images are in a batch: the dataset from `start` to `end`, cut every `size` images."""
+
+    start: int
+    end: int
+    size: int
+
+    def __call__(self, number: int) -> range:
+        return range(self.start + number * self.size, min(self.start + (number + 1) * self.size, self.end))
+
+    def __len__(self) -> int:
+        return -(-(self.end - self.start) // self.size)
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """Each batch one image, of those listed."""
+
+    images: list[int]
+
+    def __call__(self, number: int) -> list[int]:
+        return [self.images[number]]
+
+
+class _Items:
+    """A dataset of whole batches, as one index of the DataLoader stands for one batch."""
+
+    def __init__(self, source: ImageSource, places: Cut | OneByOne) -> None:
+        self.source = source
+        self.places = places
+
+    def __getitem__(self, number: int) -> Batch:
+        read: list[tuple[int, Tensor, int | None]] = []
+        skipped: dict[int, str] = {}
+        for place in self.places(number):
+            try:
+                x, label = self.source.item(place)
+                read.append((place, x, label))
+            except InputError as error:
+                return Batch(number, torch.empty(0, dtype=torch.long), [], None, error=str(error))
+            except Exception as error:  # a damaged file, or whatever else a dataset's own code raises for one item
+                skipped[place] = skip_reason(self.source.name(place), error)
+        sizes = {tuple(x.shape) for _, x, _ in read}
+        batch = Batch(number, torch.tensor([place for place, _, _ in read], dtype=torch.long), [], None, skipped)
+        if len(sizes) > 1:
+            shapes = " and ".join(" x ".join(map(str, size)) for size in sorted(sizes)[:2])
+            batch.error = f"images of {shapes} cannot share a batch: resize them to one size, or use batch_size=1"
+        elif read:
+            batch.x = torch.stack([x for _, x, _ in read])
+            batch.labels = [label for _, _, label in read]
+        return batch
+
+
+def skip_reason(name: str, error: Exception) -> str:
+    """What was wrong with an image, in one line that names it."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if name in text else f"{name}: {text}"
+
+
+class _Numbers:
+    """The numbers of the batches to read: a sampler that keeps none of them."""
+
+    def __init__(self, numbers: range) -> None:
+        self.numbers = numbers
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+def read_batches(
+    source: ImageSource, numbers: range, places: Cut | OneByOne, workers: int, device: torch.device
+) -> Iterator[Batch]:
+    """The batches of these numbers, in order; `places(number)` are the images of one. Raises InputError for a dataset
+    that is not as it should be; a single image that cannot be read is left out and noted."""
+    loader: DataLoader[Batch] = DataLoader(
+        _Items(source, places),  # type: ignore[arg-type]
+        batch_size=None,
+        sampler=_Numbers(numbers),
+        num_workers=workers if len(numbers) > 1 else 0,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # the global random state is not drawn from
+        worker_init_fn=_one_thread,
+    )
+    for batch in loader:
+        if batch.error is not None:
+            raise InputError(batch.error)
+        yield batch
+
+
+def usual_workers() -> int:
+    """How many processes decode photos where none are asked for: one less than there are processors, at most 8.
+
+    Ranks on one machine share its processors.
+    """
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(0, min(available // max(int(ranks) if ranks.isdigit() else 1, 1) - 1, 8))
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)

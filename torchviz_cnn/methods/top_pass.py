@@ -1,0 +1,254 @@
+"""The pass over a dataset: forward passes that stop at the last layer, saved as they go, shared by ranks."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from torchviz_cnn.errors import InputError, LayerError, ModelError, OutputError
+from torchviz_cnn.hooks import HookManager
+from torchviz_cnn.image_source import ImageSource
+from torchviz_cnn.layers import CONVOLUTIONS, input_channels, receptive_fields
+from torchviz_cnn.methods.reading import Batch, Cut, OneByOne, read_batches, skip_reason
+from torchviz_cnn.methods.top_tally import Candidates, Collector, Sums, Tally, as_maps
+from torchviz_cnn.names import LayerPattern, expand, named_layers
+from torchviz_cnn.ranks import Ranks
+from torchviz_cnn.receptive_field import ReceptiveField
+from torchviz_cnn.result_folder import ResultFolder
+from torchviz_cnn.untouched import lend_input
+
+STATE = "state"
+Layers = LayerPattern | Sequence[LayerPattern] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """What one image tells of the layers asked for."""
+
+    channels: dict[str, int]
+    """Of each layer, in execution order."""
+    fields: dict[str, ReceptiveField | None]
+    """None where a unit sees everything, or it cannot be measured."""
+    input_size: tuple[int, int]
+    dtype: torch.dtype
+    """In which activations are kept: float32 at least."""
+
+
+def probe(model: nn.Module, source: ImageSource, layers: Layers) -> Probe:
+    """Run the first image that can be read: which calls of which layers there are, and what their units see.
+
+    Raises LayerError and InputError for what cannot work on any image.
+    """
+    x = _first(model, source)
+    patterns: Any = [layers] if isinstance(layers, (str, type)) else layers
+    if layers is None:
+        patterns = [kind for kind in CONVOLUTIONS if any(isinstance(m, kind) for m in model.modules())]
+    calls = expand(model, named_layers(model), list(patterns))
+    if not calls:
+        raise LayerError(f"{type(model).__name__} has no convolution" if layers is None else "no layer was asked for")
+    asked = {str(call) for call in calls if call.index is not None}
+    channels: dict[str, int] = {}
+    dtype = torch.float32
+
+    def look(name: str, output: Any) -> None:
+        nonlocal dtype
+        try:
+            maps = as_maps(model, name, output, 1)
+        except LayerError:
+            if name in asked:
+                raise
+            return  # met by a pattern only
+        channels[name] = maps.shape[1]
+        dtype = torch.promote_types(dtype, maps.dtype)
+
+    with torch.no_grad(), HookManager(model) as hooks:
+        hooks.on_forward([str(call) for call in calls], look)
+        hooks.run(x.clone(), stop_early=len(asked) == len(calls))
+        hooks.require_reached(asked)
+    if not channels:
+        raise LayerError(f"no layer of {type(model).__name__} that was asked for gives maps (B, C, h, w) or (B, C)")
+    try:
+        fields = receptive_fields(model, x, list(channels))
+    except ModelError:  # then patches are the whole picture
+        fields = {}
+    whole = {name: None if (f := fields.get(name)) is None or f.whole else f for name in channels}
+    return Probe(channels, whole, (x.shape[2], x.shape[3]), dtype)
+
+
+def _first(model: nn.Module, source: ImageSource) -> Tensor:
+    reason = ""
+    for index in range(len(source)):
+        try:
+            x, _ = source.item(index)
+        except InputError:
+            raise
+        except Exception as error:
+            reason = reason or skip_reason(source.name(index), error)
+            continue
+        first = next((m for m in named_layers(model).values() if isinstance(m, CONVOLUTIONS)), None)
+        if first is not None and len(x) != input_channels(model):
+            raise InputError(
+                f"image {index} of the dataset has {len(x)} channels; {type(model).__name__} takes {input_channels(model)}"
+            )
+        return lend_input(model, x[None])
+    raise InputError(f"none of the {len(source)} images of the dataset can be read; the first: {reason}")
+
+
+@dataclass(eq=False)
+class State:
+    """What is known after part of the dataset."""
+
+    tallies: dict[str, Tally]
+    done: int = 0
+    """How many images of the dataset were looked at: the first so many."""
+    skipped: dict[int, str] = field(default_factory=dict)
+    """Those among them that could not be read, by place, and why."""
+    seconds: float = 0.0
+    """How long it took."""
+
+    @classmethod
+    def new(cls, found: Probe, keep: int) -> State:
+        """Before the first image; `keep` candidates per channel are kept."""
+        return cls(
+            {
+                layer: Tally(Candidates.none(keep, channels, found.dtype), Sums.none(channels))
+                for layer, channels in found.channels.items()
+            }
+        )
+
+    def save(self, folder: ResultFolder) -> None:
+        """Write it as one file, so that it is of one moment."""
+        tensors = {key: tensor for layer, tally in self.tallies.items() for key, tensor in tally.tensors(layer).items()}
+        texts = {"done": self.done, "skipped": self.skipped, "seconds": self.seconds, "layers": list(self.tallies)}
+        folder.save(STATE, tensors, state=json.dumps(texts))
+        folder.update(images=self.done, skipped=len(self.skipped), seconds=round(self.seconds, 1))
+
+    @classmethod
+    def load(cls, folder: ResultFolder) -> State:
+        """What a run left. Raises OutputError where it is broken."""
+        tensors, texts = folder.load_with_metadata(STATE)
+        try:
+            known = json.loads(texts["state"])
+            return cls(
+                {layer: Tally.of(tensors, layer) for layer in known["layers"]},
+                int(known["done"]),
+                {int(index): str(reason) for index, reason in known["skipped"].items()},
+                float(known["seconds"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise OutputError(f"{folder.file(STATE)} is broken: {error}") from error
+
+
+def run_pass(
+    model: nn.Module, source: ImageSource, state: State, *, batch_size: int, workers: int, save_every: int,
+    ranks: Ranks, save: Callable[[], None] | None, progress: bool,
+) -> None:  # fmt: skip
+    """Go on from a state to the end of the dataset; the first rank calls `save` every so many batches.
+
+    Batches are cut from where the state is, and saved after a whole number of them, so that every image is computed
+    in the same company whoever computes it: rank r of n takes every n-th batch.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    start, end = state.done, len(source)
+    places = Cut(start, end, batch_size)
+    total = len(places)
+    mine = range(ranks.rank, total, ranks.count)
+    reader = read_batches(source, mine, places, workers, device)
+    bar = tqdm(
+        total=end, initial=start, unit=" images", leave=False, smoothing=0.1, disable=not (progress and ranks.first)
+    )
+    with bar, torch.no_grad(), HookManager(model) as hooks:
+        current: list[Collector] = []
+        hooks.on_forward(list(state.tallies), lambda name, output: current[-1].take(name, output))
+        for first in range(0, total, save_every):
+            began, last = time.monotonic(), min(first + save_every, total)
+            current[:] = [_collector(model, state, device)]
+            error, skipped = None, {}
+            try:
+                for number in mine[_count(mine, first) : _count(mine, last)]:
+                    batch = next(reader)
+                    assert batch.number == number
+                    skipped.update(batch.skipped)
+                    _run(hooks, model, batch, current[0], device)
+                    bar.update(min(len(places(number)) * ranks.count, end - bar.n))
+            except Exception as found:
+                error = found
+            ranks.agree(error)
+            _join(state, ranks.gather((_plain(current[0]), skipped)))
+            state.done = min(start + last * batch_size, end)
+            state.seconds += time.monotonic() - began
+            bar.update(state.done - bar.n)
+            if save is not None:
+                ranks.once(save)
+    if len(state.skipped) == end:
+        raise InputError(f"none of the {end} images of the dataset can be read; the first: {state.skipped[0]}")
+
+
+def _run(hooks: HookManager, model: nn.Module, batch: Batch, collector: Collector, device: torch.device) -> None:
+    if batch.x is None:
+        return
+    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    x = batch.x.to(device, None if like is None else like.dtype, non_blocking=True)
+    collector.begin(batch.number, batch.images, batch.labels)
+    hooks.run(x)
+    hooks.require_reached()
+
+
+def _collector(model: nn.Module, state: State, device: torch.device) -> Collector:
+    limit, found = {}, {}
+    for layer, tally in state.tallies.items():
+        values = tally.candidates.values
+        limit[layer] = values[-1].to(device)
+        found[layer] = Candidates.none(len(values), values.shape[1], values.dtype, device)
+    return Collector(model, limit, found)
+
+
+Part = tuple[dict[str, Candidates], dict[str, list[tuple[int, Sums]]], dict[str, int]]
+
+
+def _plain(collector: Collector) -> Part:
+    """What one rank found since the last save, on the CPU."""
+    found = {layer: candidates.to("cpu") for layer, candidates in collector.found.items()}
+    return found, collector.sums, {layer: int(count) for layer, count in collector.not_numbers.items()}
+
+
+def _join(state: State, parts: list[tuple[Part, dict[int, str]]]) -> None:
+    """Add what all ranks found; the order of ranks does not matter."""
+    for layer, tally in state.tallies.items():
+        tally.candidates = tally.candidates.best([found[layer] for (found, _, _), _ in parts])
+        sums = sorted((item for (_, sums, _), _ in parts for item in sums.get(layer, [])), key=lambda item: item[0])
+        tally.sums = tally.sums.plus(batch for _, batch in sums)
+        tally.not_numbers += sum(counts.get(layer, 0) for (_, _, counts), _ in parts)
+    for _, skipped in parts:
+        state.skipped.update(skipped)
+    state.skipped = dict(sorted(state.skipped.items()))
+
+
+def _count(numbers: range, below: int) -> int:
+    """How many of these numbers are below a bound."""
+    return len(range(numbers.start, min(below, numbers.stop), numbers.step))
+
+
+def exact_maxima(
+    model: nn.Module, source: ImageSource, images: list[int], layers: list[str], workers: int
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """For each image, the maps (C, h, w) of each layer in double precision. `model` is in double precision."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str, output: Any) -> None:
+        kept[name] = as_maps(model, name, output, 1)[0].double().clone()
+
+    with torch.no_grad(), HookManager(model) as hooks:
+        hooks.on_forward(layers, keep)
+        for batch in read_batches(source, range(len(images)), OneByOne(images), workers, device):
+            if batch.x is not None:
+                hooks.run(batch.x.to(device, torch.float64))
+                yield int(batch.images[0]), dict(kept)

@@ -1,0 +1,163 @@
+"""What a unit saw: its receptive field on the photo, and what in it drove the unit, projected down to pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from torchviz_cnn import render
+from torchviz_cnn.errors import InputError
+from torchviz_cnn.hooks import HookManager
+from torchviz_cnn.image_source import ImageSource, Seen
+from torchviz_cnn.methods.scores import gradients_at
+from torchviz_cnn.methods.top_tally import as_maps
+from torchviz_cnn.receptive_field import ReceptiveField
+from torchviz_cnn.relu_rules import OtherActivations, relu_rule
+from torchviz_cnn.untouched import lend_input, untouched
+
+Projection = Literal["deconvnet", "guided"]
+_ROWS = 16
+"""How many units are projected at once."""
+_NOTHING = 128
+"""The grey of what is not there, as of a projection's zero."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A box (left, top, right, bottom) in pixels of a picture, and the part of it that is to be seen."""
+
+    box: render.Box
+    shown: render.Box
+
+
+def field_on_input(
+    field: ReceptiveField | None, position: Sequence[int], input_size: tuple[int, int], context: float = 1.0
+) -> Window:
+    """The receptive field of the unit at (row, column) of a layer's map, `context` times as large, on an input (H, W).
+
+    A side of it that is as long as the input's, is the input's; None is a unit that sees everything. Of what lies
+    beyond the input, the unit sees padding only: that is not shown.
+
+    >>> field = ReceptiveField((7, 7), (2, 2), (-3, -3), whole=False)
+    >>> field_on_input(field, (0, 5), (32, 32)).box, field_on_input(field, (0, 5), (32, 32)).shown
+    ((7.0, -3.0, 14.0, 4.0), (7.0, 0.0, 14.0, 4.0))
+    """
+    edges = []
+    for d in (0, 1):
+        start, size = 0.0, float(input_size[d])
+        if field is not None and field.size[d] < input_size[d]:
+            start, size = float(field.start[d] + position[d] * field.stride[d]), float(field.size[d])
+        middle, half = start + size / 2, size * context / 2
+        edges.append((middle - half, middle + half))
+    (top, bottom), (left, right) = edges
+    box = (left, top, right, bottom)
+    return Window(box, _inside(box, input_size[1], input_size[0]))
+
+
+def on_photo(window: Window, seen: Seen, context: float = 1.0) -> Window:
+    """The same on the photo that the input was made from: mapped back through its crop and resize.
+
+    With more than the field itself (`context` above 1), what the photo shows beyond the network's crop is shown too.
+    """
+    left, top, right, bottom = seen.box
+    x, y = (right - left) / seen.input_size[1], (bottom - top) / seen.input_size[0]
+
+    def back(box: render.Box) -> render.Box:
+        return (left + box[0] * x, top + box[1] * y, left + box[2] * x, top + box[3] * y)
+
+    box = back(window.box)
+    return Window(box, _inside(box if context > 1 else back(window.shown), seen.photo.width, seen.photo.height))
+
+
+def cut(picture: Image.Image, window: Window) -> Image.Image:
+    """What a window shows of a picture, at the picture's own pixels: rounded to whole ones, at least one."""
+    left, top, right, bottom = window.shown
+    x, y = min(round(left), picture.width - 1), min(round(top), picture.height - 1)
+    return picture.crop((x, y, max(round(right), x + 1), max(round(bottom), y + 1)))
+
+
+def tile(picture: Image.Image, window: Window, side: int) -> Image.Image:
+    """A window of a picture, its longer side `side` pixels; grey where it shows nothing."""
+    left, top, right, bottom = window.box
+    scale = side / max(right - left, bottom - top)
+    size = max(round((right - left) * scale), 1), max(round((bottom - top) * scale), 1)
+    canvas = Image.new("RGB", size, (_NOTHING, _NOTHING, _NOTHING))
+    x0, x1 = (min(max(round((edge - left) * scale), 0), size[0]) for edge in window.shown[::2])
+    y0, y1 = (min(max(round((edge - top) * scale), 0), size[1]) for edge in window.shown[1::2])
+    if x1 > x0 and y1 > y0:
+        canvas.paste(
+            picture.convert("RGB").resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, window.shown), (x0, y0)
+        )
+    return canvas
+
+
+def _inside(box: render.Box, width: float, height: float) -> render.Box:
+    left, top = min(max(box[0], 0.0), width), min(max(box[1], 0.0), height)
+    return (left, top, max(min(box[2], float(width)), left), max(min(box[3], float(height)), top))
+
+
+def project_units(
+    model: nn.Module, source: ImageSource, layer: str, images: Sequence[int], channels: Sequence[int],
+    positions: Sequence[Sequence[int]], projection: Projection = "deconvnet", other_activations: OtherActivations = "error",
+) -> list[Tensor]:  # fmt: skip
+    """One unit of a layer for each image of a dataset, projected down to its pixels: (C, H, W) each.
+
+    `deconvnet` sends the unit's activation down through the deconvnet of Zeiler & Fergus; `guided` is the unit's gradient
+    under guided backpropagation. A batch at a time: each row has a unit of its own. Raises LayerError for activations
+    that are no ReLUs.
+    """
+    if projection not in get_args(Projection):
+        raise InputError(f"a projection is {' or '.join(map(repr, get_args(Projection)))}, not {projection!r}")
+    found: list[Tensor] = []
+    inputs = [source.item(image)[0] for image in images]
+    with untouched(model) as lent:
+        start = 0
+        while start < len(inputs):
+            stop = start + 1
+            while stop < min(len(inputs), start + _ROWS) and inputs[stop].shape == inputs[start].shape:
+                stop += 1
+            part = slice(start, stop)
+            leaf = lend_input(lent, torch.stack(inputs[part])).requires_grad_()
+            found += _project(lent, leaf, layer, channels[part], positions[part], projection, other_activations)
+            start = stop
+    return found
+
+
+def _project(
+    model: nn.Module, leaf: Tensor, layer: str, channels: Sequence[int], positions: Sequence[Sequence[int]],
+    projection: Projection, other_activations: OtherActivations,
+) -> list[Tensor]:  # fmt: skip
+    units: list[Tensor] = []
+    rows = torch.arange(len(leaf), device=leaf.device)
+    place = torch.tensor(positions, device=leaf.device).T
+    index = rows, torch.tensor(channels, device=leaf.device), place[0], place[1]
+
+    def keep(name: str, output: Any) -> Tensor:
+        as_maps(model, name, output, len(leaf))
+        maps = output if output.ndim == 4 else output[:, :, None, None]
+        units.append(maps[index])
+        copy: Tensor = output.clone()  # what follows may overwrite it in place
+        return copy
+
+    with relu_rule(projection, other_activations=other_activations), HookManager(model) as hooks:
+        hooks.on_forward(layer, keep)
+        hooks.run(leaf.clone())
+        hooks.require_reached()
+        unit = units[0].float()
+        signal = unit.detach() if projection == "deconvnet" else torch.ones_like(unit)
+        gradients = list(gradients_at(model, f"the input from layer {layer!r}", (unit * signal)[:, None], leaf))
+    return list(torch.cat(gradients)[0].float())
+
+
+def projection_image(values: Tensor) -> Image.Image:
+    """A projection (C, H, W) as a picture of its size: 0 is mid-grey, the strongest values black or white."""
+    colours: np.ndarray[Any, Any] = values.detach().cpu().numpy()
+    if len(colours) not in (1, 3):
+        colours = colours.mean(0, keepdims=True)
+    return Image.fromarray(render.signed_colours(colours))

@@ -1,0 +1,233 @@
+"""What is kept of a pass over a dataset: of every channel the strongest activations, and sums for statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchviz_cnn.errors import LayerError
+
+_GATHERED = 1 << 24
+"""How many values are copied at a time to look for places of maxima."""
+_CACHED = 1 << 20
+"""How many values are counted at a time."""
+
+
+@dataclass(eq=False)
+class Candidates:
+    """The strongest activations of every channel of a layer so far, at most one per image: row j is the (j+1)-th.
+
+    In order of falling value, equal ones in order of their images. Image -1 and value -inf: there are no more.
+    """
+
+    values: Tensor
+    """(K, C)."""
+    images: Tensor
+    """(K, C): places in the dataset."""
+    positions: Tensor
+    """(K, C, 2): row and column in the layer's map, of several equal maxima the first."""
+    gaps: Tensor
+    """(K, C): how much stronger this position is than every other one of the image."""
+
+    @classmethod
+    def none(cls, count: int, channels: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Candidates:
+        """K = count empty rows."""
+        like: dict[str, Any] = {"device": device}
+        return cls(
+            torch.full((count, channels), -torch.inf, dtype=dtype, **like),
+            torch.full((count, channels), -1, dtype=torch.long, **like),
+            torch.full((count, channels, 2), -1, dtype=torch.long, **like),
+            torch.full((count, channels), torch.inf, dtype=dtype, **like),
+        )
+
+    def best(self, others: Sequence[Candidates], in_order: bool = False) -> Candidates:
+        """The K best of these and others. `in_order`: all images of each are later than those of the ones before."""
+        parts = [self, *others]
+        values, images, positions, gaps = (torch.cat([getattr(p, name) for p in parts]) for name in _FIELDS)
+        count = len(self.values)
+        order = torch.arange(len(values), device=values.device)[:, None].expand_as(values)
+        if not in_order:
+            order = images.argsort(dim=0, stable=True)
+        order = order.gather(0, values.gather(0, order).argsort(dim=0, descending=True, stable=True))[:count]
+        return Candidates(
+            values.gather(0, order),
+            images.gather(0, order),
+            positions.gather(0, order[..., None].expand(-1, -1, 2)),
+            gaps.gather(0, order),
+        )
+
+    def to(self, device: torch.device | str) -> Candidates:
+        """The same on another device."""
+        return Candidates(*(getattr(self, name).to(device) for name in _FIELDS))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, to be saved."""
+        return {name: getattr(self, name) for name in _FIELDS}
+
+
+_FIELDS = ("values", "images", "positions", "gaps")
+
+
+@dataclass(eq=False)
+class Sums:
+    """What statistics need of the images of one batch, or of all so far. All sums are (..., C) in float64."""
+
+    mean: Tensor
+    """Of each image's mean."""
+    zeros: Tensor
+    """Of each image's share of zeros."""
+    counted: Tensor
+    """How many images: those whose mean is a finite number."""
+    labels: Tensor
+    """The classes that occurred, sorted: (u,)."""
+    by_class: Tensor
+    """`mean` by class: (u, C)."""
+    class_counted: Tensor
+    """`counted` by class: (u, C)."""
+
+    @classmethod
+    def none(cls, channels: int) -> Sums:
+        """Of no image."""
+        zero, empty = torch.zeros(channels, dtype=torch.float64), torch.zeros(0, channels, dtype=torch.float64)
+        return cls(zero, zero, zero, torch.zeros(0, dtype=torch.long), empty, empty)
+
+    @classmethod
+    def of(cls, means: Tensor, zeros: Tensor, labels: list[int | None]) -> Sums:
+        """Of a batch: means and shares of zeros (B, C), and the label of each image."""
+        means, zeros = means.cpu().double(), zeros.cpu().double()
+        finite = means.isfinite()
+        means, finite = means.where(finite, 0), finite.double()
+        known = torch.tensor([i for i, label in enumerate(labels) if label is not None], dtype=torch.long)
+        classes = torch.tensor([label for label in labels if label is not None], dtype=torch.long)
+        found, place = classes.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+        empty = torch.zeros(len(found), means.shape[1], dtype=torch.float64)
+        return cls(
+            means.sum(0),
+            (zeros * finite).sum(0),
+            finite.sum(0),
+            found,
+            empty.index_add(0, place, means[known]),
+            empty.index_add(0, place, finite[known]),
+        )
+
+    def plus(self, others: Iterable[Sums]) -> Sums:
+        """The sum of these and others, added one by one in the order given: to the last bit the same every time."""
+        others = list(others)
+        if not others:
+            return self
+        labels = torch.cat([self.labels, *(o.labels for o in others)]).unique()  # type: ignore[no-untyped-call]
+        total = Sums(self.mean.clone(), self.zeros.clone(), self.counted.clone(), labels, *(
+            torch.zeros(len(labels), len(self.mean), dtype=torch.float64) for _ in range(2)
+        ))  # fmt: skip
+        for i, other in enumerate([self, *others]):
+            if i:
+                total.mean += other.mean
+                total.zeros += other.zeros
+                total.counted += other.counted
+            place = torch.searchsorted(labels, other.labels)
+            total.by_class.index_add_(0, place, other.by_class)
+            total.class_counted.index_add_(0, place, other.class_counted)
+        return total
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, to be saved."""
+        return {name: getattr(self, name) for name in _SUMS}
+
+
+_SUMS = ("mean", "zeros", "counted", "labels", "by_class", "class_counted")
+
+
+@dataclass(eq=False)
+class Tally:
+    """One layer after part of the dataset: what a folder of results keeps."""
+
+    candidates: Candidates
+    sums: Sums
+    not_numbers: int = 0
+    """How many times an image's maximum in a channel was not a number."""
+
+    def tensors(self, layer: str) -> dict[str, Tensor]:
+        """By name, to be saved."""
+        both = {**self.candidates.tensors(), **self.sums.tensors(), "not_numbers": torch.tensor(self.not_numbers)}
+        return {f"{layer}/{name}": tensor for name, tensor in both.items()}
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor], layer: str) -> Tally:
+        """What was saved. Raises KeyError where a tensor is missing."""
+        return cls(
+            Candidates(*(tensors[f"{layer}/{name}"] for name in _FIELDS)),
+            Sums(*(tensors[f"{layer}/{name}"] for name in _SUMS)),
+            int(tensors[f"{layer}/not_numbers"]),
+        )
+
+
+@dataclass(eq=False)
+class Collector:
+    """Takes a layer's output of batch after batch, and keeps what `Tally` needs: for one rank, from one save to the next."""
+
+    model: nn.Module
+    limit: dict[str, Tensor]
+    """For each layer the weakest value kept so far in each channel (C,): what is not stronger need not be looked at."""
+    found: dict[str, Candidates]
+    sums: dict[str, list[tuple[int, Sums]]] = field(default_factory=dict)
+    """By layer, the number of each batch and its sums."""
+    not_numbers: dict[str, Tensor] = field(default_factory=dict)
+    number: int = 0
+    images: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    labels: list[int | None] = field(default_factory=list)
+
+    def begin(self, number: int, images: Tensor, labels: list[int | None]) -> None:
+        """Say what the next forward pass is of."""
+        self.number, self.images, self.labels = number, images, labels
+
+    def take(self, layer: str, output: Any) -> None:
+        """A forward hook. All is computed at once, as what follows may write over the output."""
+        flat = as_maps(self.model, layer, output, len(self.images)).flatten(2)
+        kept = self.found[layer]
+        strongest = flat.amax(2).to(kept.values.dtype)
+        sums = Sums.of(flat.mean(2, dtype=kept.values.dtype), _zeros(flat), self.labels)
+        self.sums.setdefault(layer, []).append((self.number, sums))
+        self.not_numbers[layer] = self.not_numbers.get(layer, 0) + strongest.isnan().sum()
+        limit = torch.maximum(self.limit[layer], kept.values[-1])
+        rows, channels = (strongest > limit).nonzero(as_tuple=True)
+        if not len(rows):
+            return
+        new = Candidates.none(len(flat), flat.shape[1], kept.values.dtype, flat.device)
+        new.images[:] = self.images.to(flat.device)[:, None]
+        width = output.shape[3] if output.ndim == 4 else 1
+        step = max(1, _GATHERED // flat.shape[2])
+        for part, at in zip(torch.split(rows, step), torch.split(channels, step), strict=True):
+            maps = flat[part, at]
+            values, places = maps.max(1)
+            others = maps.scatter_(1, places[:, None], -torch.inf).amax(1)
+            new.values[part, at] = values.to(kept.values.dtype)
+            new.positions[part, at] = torch.stack([places // width, places % width], 1)
+            new.gaps[part, at] = (values - others).to(kept.values.dtype).nan_to_num(0.0, torch.inf)
+        new.images[new.values == -torch.inf] = -1
+        self.found[layer] = kept.best([new], in_order=True)
+
+
+def _zeros(flat: Tensor) -> Tensor:
+    """The share of zeros in each row of (B, C, n): (B, C)."""
+    # On a CPU in parts that stay in its cache, and with bytes as numbers: several times faster than what is written plainly.
+    step = max(1, _CACHED // flat[0].numel()) if flat.device.type == "cpu" else len(flat)
+    parts = [part.eq(0).view(torch.uint8).sum(2, dtype=torch.int32) for part in torch.split(flat, step)]
+    return torch.cat(parts).cpu().double() / flat.shape[2]
+
+
+def as_maps(model: nn.Module, layer: str, output: Any, batch: int) -> Tensor:
+    """What a layer gives as maps (B, C, h, w), of one pixel for a fully connected one; raises LayerError otherwise."""
+    if not isinstance(output, Tensor) or output.ndim not in (2, 4) or not output.is_floating_point():
+        shape = f"{tuple(output.shape)} {output.dtype}" if isinstance(output, Tensor) else type(output).__name__
+        raise LayerError(
+            f"layer {layer!r} of {type(model).__name__} gives {shape}, neither maps (B, C, h, w) nor numbers (B, C)"
+        )
+    if len(output) != batch or not output.numel():
+        raise LayerError(
+            f"layer {layer!r} gives {tuple(output.shape)} for {batch} images: which is whose cannot be told"
+        )
+    return output.detach() if output.ndim == 4 else output.detach()[:, :, None, None]

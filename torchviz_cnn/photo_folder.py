@@ -1,0 +1,107 @@
+"""A folder of photos as a dataset, and how torchvision's datasets prepare theirs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from torchviz_cnn.errors import ImageError
+from torchviz_cnn.images import Preprocess, read_image
+
+
+class PhotoFolder:
+    """All photos below a folder, in the order of their names: a map-style dataset of `(input, label)`.
+
+    Where every photo lies in a folder of its class (`cat/1.jpg`, `dog/7.jpg`), `categories` are these folders' names and
+    the label an index into them; otherwise the label is -1. Without `preprocess`, items are photos, not inputs. Files
+    are opened only when asked for. Raises ImageError for a folder that does not exist or has no photos.
+    """
+
+    def __init__(self, path: str | Path, preprocess: Callable[[Image.Image], Tensor] | None = None) -> None:
+        self.path = Path(path)
+        self.preprocess = preprocess
+        if not self.path.is_dir():
+            raise ImageError(
+                f"{path} is no folder of photos: " + ("it is a file" if self.path.exists() else "no such folder")
+            )
+        self.names = _photos_below(self.path)
+        """Path of each photo below the folder, with `/`."""
+        if not self.names:
+            raise ImageError(f"there are no photos in {path}, nor in the folders below it")
+        tops = [name.partition("/")[0] if "/" in name else None for name in self.names]
+        self.categories = tuple(sorted({top for top in tops if top is not None})) if None not in tops else ()
+        place = {name: i for i, name in enumerate(self.categories)}
+        self.labels = [place.get(top or "", -1) for top in tops]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        photo = self.photo(index)
+        return (photo if self.preprocess is None else self.preprocess(photo)), self.labels[index]
+
+    def photo(self, index: int) -> Image.Image:
+        """The photo itself, upright and RGB. Raises ImageError, with its name, where it cannot be read."""
+        return read_image(self.path / self.names[index])
+
+    def __repr__(self) -> str:
+        classes = f" in {len(self.categories)} classes" if self.categories else ""
+        return f"PhotoFolder({str(self.path)!r}: {len(self)} photos{classes})"
+
+
+def _photos_below(folder: Path) -> list[str]:
+    readable = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    found, seen = [], set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        if real in seen:  # a link back to where it came from
+            continue
+        seen.add(real)
+        below = os.path.relpath(place, folder)
+        for name in files:
+            if os.path.splitext(name)[1].lower() in readable and not name.startswith("."):
+                found.append((name if below == "." else os.path.join(below, name)).replace(os.sep, "/"))
+    return sorted(found, key=lambda name: name.split("/"))
+
+
+def preprocess_of_transform(transform: Any) -> Preprocess | None:
+    """Where on a photo a torchvision transform looks, as a Preprocess; None for one that is not understood.
+
+    Understood are torchvision's presets for classification, and a Resize, CenterCrop, or both, followed by whatever
+    turns pixels into numbers without moving them.
+    """
+    if transform is None or isinstance(transform, Preprocess):
+        return transform
+    steps = list(getattr(transform, "transforms", [transform]))
+    if len(steps) == 1 and isinstance(getattr(steps[0], "crop_size", None), list):  # torchvision's preset
+        resize, crop = _sides(steps[0].resize_size), _sides(steps[0].crop_size)
+        return Preprocess(crop, "crop", resize[0]) if len(set(resize)) == 1 else None
+    if any(not type(step).__module__.startswith("torchvision.transforms") for step in steps):
+        return None
+    moving = [step for step in steps if type(step).__name__ not in _STILL]
+    kinds = [type(step).__name__ for step in moving]
+    if kinds == ["Resize", "CenterCrop"] and isinstance(_one(moving[0].size), int):
+        return Preprocess(_sides(moving[1].size), "crop", int(_one(moving[0].size)))
+    if kinds == ["Resize"] and not isinstance(_one(moving[0].size), int):
+        return Preprocess(_sides(moving[0].size), "stretch")
+    return None
+
+
+_STILL = {
+    "ToTensor", "PILToTensor", "ToImage", "ToPILImage", "ConvertImageDtype", "ToDtype", "ToPureTensor", "Normalize", "Grayscale", "RGB", "Identity",
+}  # fmt: skip
+
+
+def _one(size: Any) -> Any:
+    return size[0] if isinstance(size, (list, tuple)) and len(size) == 1 else size
+
+
+def _sides(size: Any) -> tuple[int, int]:
+    size = _one(size)
+    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
