@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
 import statistics
 import subprocess
 import sys
@@ -186,7 +185,7 @@ def matrix_peak(kind: torch.dtype, side: int = 2048) -> float:
 
 
 def memory(layers: list[str]) -> None:
-    """Peaks of processes of their own, which give freed memory back at once: what glibc holds in reserve is not counted."""
+    """Peaks of memory, each of a process of its own."""
     parts = make_layers(cfgs["D"], False)
     widths = {layer: getattr(parts[layer_index(layer)], "out_channels", 0) for layer in layers}
     wide = [layer for layer, width in widths.items() if width >= max(MEMORY_FILTERS)]
@@ -195,10 +194,8 @@ def memory(layers: list[str]) -> None:
     print(f"\npeak memory at {wide[0]}, MiB, beyond the loaded network and without the result itself")
     for filters in MEMORY_FILTERS:
         command = [sys.executable, __file__, "--layers", wide[0], "--memory", str(filters)]
-        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
-        before, peak, result = map(
-            int, subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout.split()
-        )
+        printed = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+        before, peak, result = map(int, printed.split())
         print(
             f"    {filters:4} filters: {(peak - before - result) / 2**20:7.0f}   (the result: {result / 2**20:.0f})",
             flush=True,

@@ -5,8 +5,12 @@ python scripts/figures.py [FOLDER]
 
 from __future__ import annotations
 
+import io
+import shutil
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,7 +18,8 @@ from saliency_methods import draw
 from skimage import data
 
 import torchviz_cnn as tvc
-from torchviz_cnn import render
+from torchviz_cnn import demo, render
+from torchviz_cnn.methods.recipes import Quality
 
 
 def main(folder: Path) -> None:
@@ -34,6 +39,64 @@ def main(folder: Path) -> None:
     save(draw(net, photo, patch=32), folder / "saliency_methods.png", 1400)
     found = tvc.deconvnet(net.model, x, [f"relu{i}" for i in (1, 2, 3, 4, 5)], top=4)
     save(found.plot(photo), folder / "deconvnet.png", 1200)
+
+    qualities: tuple[Quality, Quality] = ("textbook", "clean")
+    both = [patterns(net, layer, quality, 6) for layer in ("conv3", "conv5") for quality in qualities]
+    save(stack(both), folder / "filters_quality.png", 640)
+    deeper = [patterns(net, layer, "clean", 8) for layer in ("conv3", "conv5")]
+    save(stack([patterns(net, "conv1", "textbook", 8), *deeper]), folder / "filters.png", 820)
+    save(top_page(net), folder / "top.png", 1200)
+    report_page(folder)
+
+
+def patterns(net: tvc.Network, layer: str, quality: Quality, count: int, side: int = 100) -> Image.Image:
+    """What the first so many filters of a layer want to see, in a row."""
+    first = layer == "conv1"
+    found = tvc.filter_patterns(net.model, layer, range(count), quality=quality, size=128, rectify=first)
+    tiles = [found.image(i).resize((side, side), Image.Resampling.LANCZOS) for i in range(count)]
+    return Image.fromarray(render.tile_grid(np.stack([np.asarray(tile) for tile in tiles]), columns=count, margin=2))
+
+
+def report_page(folder: Path) -> None:
+    """The demo's report as the system's Chromium shows it: its top, and beside it one unit."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        print("no Chromium here: report.png stays as it is", file=sys.stderr)
+        return
+    from playwright.sync_api import sync_playwright
+
+    shots = []
+    with tempfile.TemporaryDirectory() as scratch, sync_playwright() as play:
+        page = demo.run(Path(scratch)).path.as_uri()
+        browser = play.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        for address, scheme in (("#/heatmaps", "light"), ("#bn5/505", "dark")):
+            view: Any = {
+                "viewport": {"width": 1120, "height": 1000},
+                "color_scheme": scheme,
+                "reduced_motion": "reduce",
+            }
+            tab = browser.new_context(**view).new_page()
+            tab.goto(page + address)
+            tab.wait_for_timeout(1500)
+            shots.append(Image.open(io.BytesIO(tab.screenshot())).convert("RGB"))
+        browser.close()
+    both = Image.new("RGB", (sum(shot.width for shot in shots) + 16, shots[0].height), "white")
+    for i, shot in enumerate(shots):
+        both.paste(shot, (i * (shot.width + 16), 0))
+    save(both, folder / "report.png", 1400)
+
+
+def top_page(net: tvc.Network, layer: str = "relu3", count: int = 8) -> Image.Image:
+    """The strongest of a layer's channels over tiles of CC0 photos, of which no two overlap."""
+    tiles, side = [], 100
+    for make in (data.chelsea, data.coffee, data.rocket, data.brick, data.grass, data.gravel):
+        photo = Image.fromarray(make())  # type: ignore[no-untyped-call]
+        corners = [
+            (x, y) for y in range(0, photo.height - side + 1, side) for x in range(0, photo.width - side + 1, side)
+        ]
+        tiles += [photo.crop((x, y, x + side, y + side)) for x, y in corners]
+    top = tvc.top_activations(net.model, tiles, layer, preprocess=net.preprocess)
+    return top.page(layer, top.strongest_channels(layer, count), columns=2, side=64)
 
 
 def strip(acts: tvc.Activations, layer: str, side: int = 96) -> Image.Image:

@@ -290,10 +290,10 @@ WRONG: Any = "mean"
         (lambda m, x: tvc.smooth_grad(m, x, noise=-1), "1 or more samples"),
         (lambda m, x: tvc.integrated_gradients(m, x, steps=0), "at least 1, not 0"),
         (lambda m, x: tvc.integrated_gradients(m, x, baselines=torch.zeros(3, 8, 8)), r"not \(3, 8, 8\) for an input"),
-        (lambda m, x: tvc.smooth_grad(m, x, samples=2.5), "1 or more samples"),
+        (lambda m, x: tvc.smooth_grad(m, x, samples=2.5), "1 or more samples"),  # type: ignore[arg-type]
         (lambda m, x: tvc.smooth_grad(m, x, noise=torch.nan), "1 or more samples"),
         (lambda m, x: tvc.integrated_gradients(m, x, baselines=torch.nan), "a baseline is a finite number"),
-        (lambda m, x: tvc.integrated_gradients(m, x, steps=2.5), "whole numbers of at least 1, not 2.5"),
+        (lambda m, x: tvc.integrated_gradients(m, x, steps=2.5), "whole numbers of at least 1, not 2.5"),  # type: ignore[arg-type]
         (lambda m, x: tvc.integrated_gradients(m, x, baselines=[]), "at least one baseline"),
         (lambda m, x: tvc.guided_grad_cam(m, x, interpolation=WRONG), "not 'mean'"),
     ],

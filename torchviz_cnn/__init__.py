@@ -12,6 +12,8 @@ from torchviz_cnn.errors import (
     LayerError,
     ModelError,
     OutputError,
+    RankError,
+    SkippedWarning,
     TargetError,
     TorchvizError,
     TorchvizWarning,
@@ -26,12 +28,16 @@ from torchviz_cnn.methods.averaged import integrated_gradients, smooth_grad
 from torchviz_cnn.methods.cam import Heatmap, class_activation_map, grad_cam
 from torchviz_cnn.methods.compare import Comparison, FirstFilters, compare, first_filters
 from torchviz_cnn.methods.deconvnet import Deconvolution, deconvnet, max_pool_with_switches, unpool
+from torchviz_cnn.methods.mining import top_activations
 from torchviz_cnn.methods.occlusion import Occlusion, occlusion
 from torchviz_cnn.methods.patterns import Patterns
 from torchviz_cnn.methods.saliency import Saliency, guided_grad_cam, input_x_gradient, saliency
 from torchviz_cnn.methods.scores import predict
+from torchviz_cnn.methods.top_results import TopActivations
 from torchviz_cnn.models import Network, load_keras_weights, load_model, model_names
+from torchviz_cnn.photo_folder import PhotoFolder
 from torchviz_cnn.relu_rules import ReluRule, relu_rule
+from torchviz_cnn.report import Report, report
 from torchviz_cnn.untouched import untouched
 
 __version__ = "0.1.0"
@@ -57,10 +63,15 @@ __all__ = [
     "Occlusion",
     "OutputError",
     "Patterns",
+    "PhotoFolder",
     "Preprocess",
+    "RankError",
     "ReluRule",
+    "Report",
     "Saliency",
+    "SkippedWarning",
     "TargetError",
+    "TopActivations",
     "TorchvizError",
     "TorchvizWarning",
     "capture",
@@ -86,8 +97,10 @@ __all__ = [
     "predict",
     "read_image",
     "relu_rule",
+    "report",
     "saliency",
     "smooth_grad",
+    "top_activations",
     "transformations",
     "unpool",
     "untouched",

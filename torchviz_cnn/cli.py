@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import torchviz_cnn as tvc
-from torchviz_cnn.commands import filters, layers, maps, report
+from torchviz_cnn.commands import filters, layers, maps, report, top
 from torchviz_cnn.errors import did_you_mean
 
 
@@ -34,6 +34,8 @@ COMMANDS = {
     "saliency": Command(maps.saliency, maps.add_saliency),
     "deconvnet": Command(layers.deconvnet, layers.add_deconvnet),
     "occlusion": Command(maps.occlusion, maps.add_occlusion),
+    "top": Command(top.top, top.add_top),
+    "report": Command(report.run_report, report.add_report),
 }
 
 
@@ -53,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C."""
     parser = _parser()
     args = parser.parse_args(arguments)
+    args.arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         with _surroundings():
             COMMANDS[args.command].run(args)

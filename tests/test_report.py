@@ -1,0 +1,425 @@
+"""The report without a browser: its numbers are the library's, its page is whole, nothing in it comes from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+import re
+import warnings
+import zlib
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import torchviz_cnn as tvc
+from tests.conftest import unchanged
+from tests.networks import CLASSES, NETWORKS, vgg_like
+from torchviz_cnn.cli import main
+from torchviz_cnn.report.encode import Blocks, figure, levels, script_json
+from torchviz_cnn.report.measure import HEAT_SIDE, MAP_SIDE, Measured, measure
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\"'"
+
+
+def network(
+    model: nn.Module, categories: tuple[str, ...] | None = None, side: int = 32, channels: int = 3
+) -> tvc.Network:
+    preprocess = tvc.Preprocess((side, side), resize=side, mean=(0.5,) * channels, std=(0.25,) * channels)
+    return tvc.Network(model, preprocess, categories, "tiny", "random")
+
+
+def photos(count: int, size: tuple[int, int] = (48, 40)) -> list[Image.Image]:
+    noise = np.random.default_rng(0)
+    return [Image.fromarray(noise.integers(0, 255, (*size[::-1], 3), dtype=np.uint8)) for _ in range(count)]
+
+
+class Page(HTMLParser):
+    """The parts of a page that tests ask for."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__()
+        self.text = Path(path).read_text(encoding="utf-8")
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.inside: dict[str, str] = {}
+        self.words = ""
+        self._open = ""
+        self.feed(self.text)
+        self.data: dict[str, Any] = json.loads(self.inside["data"])
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag in ("script", "style"):
+            self._open = dict(attrs).get("id") or tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            self.inside[self._open] = self.inside.get(self._open, "") + data
+        else:
+            self.words += data
+
+    def maps(self, block: int, size: tuple[int, int] | list[int]) -> np.ndarray[Any, Any]:
+        steps = np.frombuffer(zlib.decompress(base64.b64decode(self.inside[f"block-{block}"])), np.uint8)
+        return np.cumsum(steps.reshape(-1, *size), axis=2, dtype=np.uint8)
+
+
+def measured(model: nn.Module, x: Tensor, layers: Any = None, classes: int = 3) -> Measured:
+    found = measure(model, [x], layers, classes, lambda count: None)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("name", ["vgg_like", "reused", "residual", "checkpointed", "data_parallel"])
+def test_one_forward_gives_what_each_method_gives_by_itself(name: str) -> None:
+    model, x = NETWORKS[name](), torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    found = measured(model, x)
+    assert torch.equal(found.classes, found.logits.topk(3, 1).indices)
+    acts = tvc.capture(model, x, list(found.layers))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", tvc.EmptyMapWarning)
+        for layer, of in list(found.layers.items())[::2]:
+            torch.testing.assert_close(of.maps, acts[layer])
+            torch.testing.assert_close(of.peak, acts[layer].amax((2, 3)))
+            torch.testing.assert_close(of.active, (acts[layer] > 0).float().mean((2, 3)))
+            assert of.cams is not None
+            heat = tvc.grad_cam(model, x, layer, target=found.classes)
+            torch.testing.assert_close(of.cams, heat.values, atol=1e-6, rtol=1e-4)
+        for rule, gradients in found.pixels.items():
+            saliency = tvc.saliency(model, x, found.classes, relu=rule)
+            torch.testing.assert_close(gradients, saliency.gradients, atol=1e-6, rtol=1e-4)
+    assert set(found.pixels) == {"standard", "guided", "deconvnet"}
+
+
+def test_photos_run_forward_once_for_all_layers_classes_and_rules() -> None:
+    model, batches = vgg_like(), []
+    model.features.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
+    measure(model, [torch.rand(3, 3, 32, 32)], None, CLASSES, lambda count: None)
+    assert batches.count(3) == 1
+    assert sum(batches) == 4  # and one photo once more, for the layer that is explained first
+
+
+def test_a_photo_is_shown_as_it_would_be_alone() -> None:
+    model, x = vgg_like(), torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    together = measured(model, x)
+    apart = measure(model, torch.split(x, 1), None, 3, lambda count: None)
+    assert apart is not None
+    torch.testing.assert_close(together.logits, apart.logits)
+    for layer, of in together.layers.items():
+        torch.testing.assert_close(of.maps, apart.layers[layer].maps)
+        cams = apart.layers[layer].cams
+        assert of.cams is not None
+        assert cams is not None
+        torch.testing.assert_close(of.cams, cams)
+
+
+def test_the_model_comes_back_as_it_was(tmp_path: Path) -> None:
+    model = vgg_like()
+    model.train()
+    with unchanged(model):
+        tvc.report(network(model), photos(2), tmp_path, budget=0)
+
+
+def test_the_page_is_one_file_that_may_ask_for_nothing(tmp_path: Path) -> None:
+    found = tvc.report(network(vgg_like()), photos(2), tmp_path / "page.html", budget=0)
+    assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
+    page = Page(found)
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "action", "data"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:")), (tag, attributes)
+        assert "style" not in attributes
+        assert not [name for name in attributes if name.startswith("on")]
+    assert not re.search(r"@import|url\(", page.inside["style"])
+    assert not re.search(r"fetch\(|XMLHttpRequest|import\(|eval\(", page.inside["script"])
+    policy = next(a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    for part, kind in (("style", "style-src"), ("script", "script-src")):
+        digest = base64.b64encode(hashlib.sha256(page.inside[part].encode()).digest()).decode()
+        assert f"{kind} 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+
+
+def test_names_stay_text_whatever_they_are(tmp_path: Path) -> None:
+    model = nn.Sequential()
+    model.add_module("<script>alert(3)<!--", nn.Conv2d(3, 4, 3))
+    model.add_module("a/b c#&", nn.ReLU())
+    model.add_module("head", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)))
+    net = tvc.Network(model, network(model).preprocess, (HOSTILE, "<b>"), HOSTILE, HOSTILE)
+    page = Page(tvc.report(net, {HOSTILE: photos(1)[0]}, tmp_path, budget=0, command=HOSTILE))
+    scripts = [attributes for tag, attributes in page.tags if tag == "script"]
+    assert len(scripts) == 2 + len([name for name in page.inside if name.startswith("block-")])
+    assert not [tag for tag, a in page.tags if tag in ("b",) or "onerror" in a]
+    assert page.data["photos"][0]["name"] == HOSTILE
+    assert set(page.data["classes"].values()) == {HOSTILE, "<b>"}
+    assert page.data["layers"][0]["name"] == "<script>alert(3)<!--"
+    assert page.words.count(HOSTILE) >= 5
+
+
+def test_what_is_embedded_is_what_was_computed(tmp_path: Path) -> None:
+    model, shown = vgg_like(), photos(2)
+    net = network(model, tuple(f"class <{i}>" for i in range(CLASSES)))
+    page = Page(tvc.report(net, shown, tmp_path, budget=0, channels=6))
+    x = torch.stack([net.preprocess(photo) for photo in shown])
+    found = measured(model, x)
+    assert [layer["name"] for layer in page.data["layers"]] == list(found.layers)
+    for layer in page.data["layers"]:
+        of = found.layers[layer["name"]]
+        assert layer["shape"] == list(of.shape)
+        maps = of.maps[:, layer["channels"]]
+        low, high = maps.amin((0, 2, 3)).clamp(max=0), maps.amax((0, 2, 3))
+        for i in range(2):
+            drawn = torch.from_numpy(page.maps(layer["maps"][i], layer["size"]).astype(np.float32))
+            values = low[:, None, None] + drawn / 255 * (high - low)[:, None, None]
+            error = (values - maps[i]).abs().amax((1, 2))
+            assert bool((error <= (high - low) / 500).all())  # half a level
+        strongest = of.peak.amax(0).argsort(descending=True, stable=True)[:6]
+        assert layer["channels"] == sorted(strongest.tolist())
+        torch.testing.assert_close(torch.tensor(layer["peak"]), of.peak, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(torch.tensor(layer["sparsity"]), 1 - of.active.mean(1), rtol=1e-3, atol=1e-3)
+        assert of.cams is not None
+        heat = page.maps(layer["heat"]["maps"][1], layer["heat"]["size"])
+        expected = levels(of.cams[1], torch.zeros(3), of.cams[1].amax((1, 2)))
+        assert np.array_equal(heat, expected)
+    first = page.data["photos"][0]
+    assert first["classes"] == found.classes[0].tolist()
+    assert first["seen"] == pytest.approx([4 / 48, 0, 44 / 48, 1], abs=0.02)
+    picture = Image.open(io.BytesIO(base64.b64decode(page.inside[f"block-{first['picture']}"])))
+    assert (picture.format, picture.size) == ("WEBP", (48, 40))
+
+
+def test_large_maps_are_averaged_down(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2))
+    x = torch.rand(1, 3, 120, 240, generator=torch.Generator().manual_seed(3))
+    found = measured(model, x, classes=1)
+    of = found.layers["0"]
+    assert of.shape == (2, 120, 240)
+    assert of.maps.shape == (1, 2, MAP_SIDE // 2, MAP_SIDE)
+    assert of.cams is not None
+    assert of.cams.shape == (1, 1, HEAT_SIDE // 2, HEAT_SIDE)
+    whole = tvc.capture(model, x, "0")["0"]
+    torch.testing.assert_close(of.maps[0, :, 0, 0], whole[0, :, :3, :3].mean((1, 2)))  # 2.5 pixels, whole ones
+    torch.testing.assert_close(of.peak, whole.amax((2, 3)))
+    torch.testing.assert_close(
+        of.maps.mean(), tvc.capture(model, torch.zeros(1, 3, 120, 240))["0"].mean() * 0 + of.maps.mean()
+    )
+
+
+def one_channel() -> tvc.Network:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    return network(model, channels=1)
+
+
+def one_class() -> tvc.Network:
+    return network(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)), ("cat",)
+    )
+
+
+def one_layer() -> tvc.Network:
+    return network(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4)))
+
+
+def one_convolution() -> tvc.Network:
+    return network(nn.Conv2d(3, 5, 32))
+
+
+def no_relu() -> tvc.Network:
+    return network(nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)))
+
+
+def detached() -> tvc.Network:
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.fc(self.conv(x).detach().mean((2, 3)))
+            return out
+
+    return network(Detached())
+
+
+class Aside(nn.Module):
+    """A convolution of broken weights that runs beside the one that the answer comes from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.aside, self.fc = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+        with torch.no_grad():
+            self.aside.weight[0], self.aside.weight[1] = torch.nan, torch.inf
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.aside(x)
+        out: Tensor = self.fc(self.conv(x).relu().mean((2, 3)))
+        return out
+
+
+def broken_aside() -> tvc.Network:
+    return network(Aside())
+
+
+def dead() -> tvc.Network:
+    net = one_class()
+    with torch.no_grad():
+        for parameter in net.model.parameters():
+            parameter.zero_()
+    return net
+
+
+ODD: dict[str, Callable[[], tvc.Network]] = {
+    build.__name__: build
+    for build in (one_channel, one_class, one_layer, no_relu, detached, broken_aside, dead)
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+@pytest.mark.parametrize("name", ODD)
+def test_odd_networks_get_a_page(name: str, count: int, tmp_path: Path) -> None:
+    net = ODD[name]()
+    page = Page(tvc.report(net, photos(count), tmp_path, budget=0))
+    assert len(page.data["photos"]) == count
+    assert bool(page.data["layers"]) == (name != "one_layer")
+    for photo in page.data["photos"]:
+        assert len(photo["classes"]) == min(3, len(photo["classes"]))
+        assert set(photo["pixels"]) == {
+            "one_layer": {"standard"},
+            "no_relu": {"standard"},
+            "detached": set(),
+        }.get(name, {"standard", "guided", "deconvnet"})
+    if name == "detached":
+        assert all(layer["heat"] is None for layer in page.data["layers"])
+
+
+def test_weights_that_are_no_numbers_are_an_error(tmp_path: Path) -> None:
+    net = one_class()
+    with torch.no_grad():
+        next(net.model.parameters())[0] = torch.nan
+    with pytest.raises(tvc.ModelError, match="NaN"):
+        tvc.report(net, photos(1), tmp_path, budget=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_of_one_convolution(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1))
+    page = Page(tvc.report(network(model), photos(1), tmp_path, budget=0))
+    assert [layer["name"] for layer in page.data["layers"]] == ["0"]
+    page = Page(tvc.report(one_convolution(), photos(1), tmp_path, budget=0))  # no layer below the network itself
+    assert page.data["layers"] == []
+
+
+def test_layers_channels_and_classes_can_be_chosen(tmp_path: Path) -> None:
+    net = network(vgg_like())
+    found = tvc.report(
+        net, photos(1), tmp_path, layers=["features.5", nn.MaxPool2d], channels=[3, 1, 99], classes=1, budget=0
+    )
+    assert found.layers == ("features.4", "features.5", "features.8", "features.9")  # and the one explained first
+    page = Page(found)
+    assert [layer["channels"] for layer in page.data["layers"]] == [[1, 3]] * 4
+    assert len(page.data["photos"][0]["classes"]) == 1
+
+
+def test_the_result_is_a_path_and_shows_itself(tmp_path: Path) -> None:
+    found = tvc.report(one_class(), photos(1), tmp_path / "new" / "folder", budget=0)
+    assert found.path == tmp_path / "new" / "folder" / "index.html"
+    assert Path(found) == found.path
+    assert str(found) == str(found.path)
+    assert os.path.getsize(found) > 10_000
+    frame = found._repr_html_()
+    assert frame.startswith("<iframe ")
+    assert frame.count("<") == 2  # the page inside is text
+    assert 'sandbox="allow-scripts"' in frame
+
+
+def test_photos_are_paths_pictures_or_named(tmp_path: Path) -> None:
+    photo = photos(1)[0]
+    photo.save(tmp_path / "a.png")
+    net = one_class()
+    for images, names in (
+        (tmp_path / "a.png", ["a.png"]),
+        ([str(tmp_path / "a.png"), photo], ["a.png", "photo 2"]),
+        ({"mine": photo}, ["mine"]),
+        (photo, ["photo 1"]),
+        ([], []),
+    ):
+        page = Page(tvc.report(net, images, tmp_path / "out", budget=0))  # type: ignore[arg-type]
+        assert [p["name"] for p in page.data["photos"]] == names
+    page = Page(tvc.report(net, tmp_path / "a.png", tmp_path / "out", budget=0))
+    assert hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest() in page.words
+
+
+def test_mistakes_are_told_before_the_work(tmp_path: Path) -> None:
+    net, shown = one_class(), photos(1)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.html").mkdir()
+    wrong: list[tuple[type[Exception], str, Callable[[], object]]] = [
+        (tvc.InputError, "takes a Network, not a plain module", lambda: tvc.report(net.model, shown, tmp_path)),  # type: ignore[arg-type]
+        (tvc.InputError, "channels is a whole number", lambda: tvc.report(net, shown, tmp_path, channels=0)),
+        (tvc.InputError, "classes is a whole number", lambda: tvc.report(net, shown, tmp_path, classes=-1)),
+        (tvc.InputError, "a budget is a number of seconds", lambda: tvc.report(net, shown, tmp_path, budget=-1)),
+        (tvc.LayerError, "no layer '00'", lambda: tvc.report(net, shown, tmp_path, layers=["00"], budget=0)),
+        (tvc.LayerError, "no layer at all", lambda: tvc.report(net, shown, tmp_path, layers=[], budget=0)),
+        (tvc.LayerError, "not maps", lambda: tvc.report(net, shown, tmp_path, layers=["4"], budget=0)),
+        (tvc.ImageError, "no image", lambda: tvc.report(net, tmp_path / "none.png", tmp_path)),
+        (tvc.ImageError, "photos are paths", lambda: tvc.report(net, torch.zeros(1, 3, 8, 8), tmp_path)),  # type: ignore[arg-type]
+        (tvc.OutputError, "is a folder", lambda: tvc.report(net, shown, tmp_path / "folder.html")),
+        (tvc.OutputError, "no folder", lambda: tvc.report(net, shown, tmp_path / "file" / "page.html")),
+    ]
+    for kind, said, call in wrong:
+        with pytest.raises(kind, match=re.escape(said)):
+            call()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder.html"]
+
+
+def test_how_it_was_made_is_told(tmp_path: Path) -> None:
+    from torchviz_cnn.result_folder import model_checksum
+
+    net = one_class()
+    words = Page(tvc.report(net, photos(1), tmp_path, budget=0, seed=5, command="my command --here")).words
+    for what in ("my command --here", model_checksum(net.model), torch.__version__, "random", "channels of each layer"):
+        assert what in words
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos(1)[0].save(tmp_path / "a.png")
+    out = str(tmp_path / "out.html")
+    wanted = ["--layers", "conv1", "pool*", "--channels", "3", "--budget", "0", "--input-size", "96", "--classes", "1"]
+    assert main(["report", str(tmp_path / "a.png"), "--out", out, *wanted]) == 0
+    assert capsys.readouterr().out.splitlines() == ["1 photo, 6 layers, 0 filter patterns", f"open {out}"]
+    page = Page(out)
+    assert "torchviz-cnn report" in page.words
+    assert "--channels 3" in page.words
+    assert main(["report", "--layers", "nothing", "--out", out]) == 2
+    assert "no layer 'nothing'" in capsys.readouterr().err
+
+
+def test_maps_survive_their_encoding() -> None:
+    maps = np.random.default_rng(0).integers(0, 256, (3, 5, 7), dtype=np.uint8)
+    blocks = Blocks()
+    assert [blocks.maps(maps), blocks.maps(maps[:1])] == [0, 1]
+    steps = np.frombuffer(zlib.decompress(base64.b64decode(blocks.texts[0])), np.uint8).reshape(maps.shape)
+    assert np.array_equal(np.cumsum(steps, axis=2, dtype=np.uint8), maps)
+
+
+def test_levels_and_figures() -> None:
+    maps = torch.tensor([[[0.0, 1.0, 2.0]], [[3.0, 3.0, 3.0]], [[torch.nan, -1.0, 9.0]]])
+    low, high = torch.tensor([0.0, 3.0, 0.0]), torch.tensor([2.0, 3.0, 1.0])
+    assert levels(maps, low, high).tolist() == [[[0, 128, 255]], [[0, 0, 0]], [[0, 0, 255]]]
+    assert [figure(v) for v in (1 / 3, 123456.0, torch.tensor(0.0), float("nan"), float("inf"))] == [
+        0.3333, 123500.0, 0.0, None, None,
+    ]  # fmt: skip
+    text = script_json({"name": "</script><!--\u2028&"})
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == {"name": "</script><!--\u2028&"}

@@ -1,0 +1,413 @@
+"""The report in a browser: opened from the disk, clicked through, by keyboard, on a phone, in the dark, printed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+from torch import nn
+
+import torchviz_cnn as tvc
+from tests import browser as driver
+from tests.browser import Browser, Tab
+from tests.networks import CLASSES, vgg_like
+from tests.test_report import Aside
+
+pytestmark = pytest.mark.slow
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\"'"
+SIZE = (96, 72)
+
+
+def pictures(count: int) -> list[Image.Image]:
+    noise = np.random.default_rng(0)
+    found = [Image.fromarray(noise.integers(0, 255, (12, 16, 3), dtype=np.uint8)) for _ in range(count)]
+    return [one.resize(SIZE, Image.Resampling.BICUBIC).filter(ImageFilter.SHARPEN) for one in found]
+
+
+def network(model: nn.Module, names: tuple[str, ...] | None, channels: int = 3) -> tvc.Network:
+    preprocess = tvc.Preprocess((32, 32), resize=32, mean=(0.5,) * channels, std=(0.25,) * channels)
+    return tvc.Network(model, preprocess, names, "tiny net", "random")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with driver.started() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    net = network(vgg_like(), tuple(f"class {chr(97 + i)}" for i in range(CLASSES)))
+    shown = dict(zip(("one.jpg", "two.jpg", "three.jpg"), pictures(3), strict=True))
+    folder = tmp_path_factory.mktemp("report")
+    return tvc.report(net, shown, folder / "a page.html", channels=8, budget=None).path
+
+
+def text(tab: Tab, selector: str) -> str:
+    return str(tab.page.locator(selector).first.inner_text())
+
+
+def nothing_wrong(tab: Tab) -> None:
+    assert tab.said == []
+    assert [url for url in tab.requests if not url.startswith(("file:", "data:", "about:"))] == []
+    assert len({url.partition("#")[0] for url in tab.requests if url.startswith("file:")}) <= 1
+
+
+def violations(tab: Tab) -> list[str]:
+    """What axe finds wrong: everything from `moderate` on."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    found = axe.run(
+        tab.page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+    )
+    return [
+        f"{v['id']} ({v['impact']}): {v['help']}: {[node['html'][:120] for node in v['nodes'][:3]]}"
+        for v in found.response["violations"]
+        if v["impact"] != "minor"
+    ]
+
+
+def test_from_photo_to_layer_to_channel_to_class(browser: Browser, page: Path) -> None:
+    with browser.tab() as tab:
+        tab.open(page)
+        tab.until("document.getElementById('heatmap').width === 96")
+        drawn = {tab.pixels("#heatmap")}
+        assert "one.jpg" in tab.page.get_attribute("#heatmap", "aria-label")
+
+        tab.page.click("[aria-label='Look at two.jpg']")  # a photo
+        tab.until("document.getElementById('heatmap').ariaLabel.includes('two.jpg')")
+        assert tab.page.is_checked("#photo-1")
+        assert tab.page.get_attribute(".pick >> nth=1", "aria-pressed") == "true"
+        assert tab.pixels("#heatmap") not in drawn
+        drawn.add(tab.pixels("#heatmap"))
+
+        tab.page.click("#depth-1")  # a layer
+        tab.until("document.getElementById('heatmap-caption').textContent.includes('Grad-CAM at features.2 ')")
+        assert tab.pixels("#heatmap") not in drawn
+        drawn.add(tab.pixels("#heatmap"))
+
+        tab.page.click("a.tile[href='#features.2/3']")  # a channel
+        assert text(tab, "#unit-title") == "features.2 channel 3"
+        assert tab.page.url.endswith("#features.2/3")
+        assert tab.page.title() == "features.2/3: What tiny net sees"
+        tab.until("document.querySelector('#unit canvas').width === 360")
+        assert tab.page.locator("#unit .photos figure").count() == 3
+        assert tab.page.locator("#unit .pattern img").count() == 1
+        tab.page.keyboard.press("Escape")
+        tab.until("!document.getElementById('unit').open")
+        assert tab.page.evaluate("document.activeElement.getAttribute('href')") == "#features.2/3"
+
+        names = [text(tab, f"label[for=class-{i}]") for i in range(3)]
+        tab.page.click("#class-2")  # a class
+        wanted = names[2].split("  ")[0].strip().rsplit(" ", 2)[0]
+        tab.until("(name) => document.getElementById('heatmap-caption').textContent.includes(`for ${name}`)", wanted)
+        assert tab.pixels("#heatmap") not in drawn
+        assert wanted in text(tab, "#pixels-lead")
+        nothing_wrong(tab)
+
+
+def test_every_method_and_colour_draws_another_picture(browser: Browser, page: Path) -> None:
+    with browser.tab() as tab:
+        tab.open(page)
+        tab.until("document.getElementById('heatmap').width === 96")
+        tab.page.check("#depth-1", force=True)  # where each class has evidence
+        drawn: set[int] = set()
+        for name in ("method", "colours"):
+            labels = tab.page.locator(f"input[name={name}]")
+            for i in range(labels.count()):
+                labels.nth(i).check(force=True)
+                tab.page.wait_for_timeout(150)
+                drawn.add(tab.pixels("#heatmap"))
+        assert len(drawn) == 5 + 4 - 1  # the last method in the first colours is one picture
+
+
+def test_the_slider_changes_the_picture_and_nothing_is_left_of_the_map_at_0(browser: Browser, page: Path) -> None:
+    with browser.tab() as tab:
+        tab.open(page)
+        tab.until("document.getElementById('heatmap').width === 96")
+        tab.page.check("#depth-1", force=True)
+        slider, seen = tab.page.locator("#opacity"), []
+        for value in (0, 30, 100, 0):
+            slider.fill(str(value))
+            tab.until("(value) => document.getElementById('opacity-value').textContent === value", f"{value} %")
+            tab.page.wait_for_timeout(100)
+            seen.append(tab.pixels("#heatmap"))
+        assert len(set(seen)) == 3
+        assert seen[0] == seen[3]
+        slider.focus()
+        tab.page.keyboard.press("ArrowRight")
+        assert text(tab, "#opacity-value") == "1 %"
+
+
+def test_the_heatmap_lies_on_what_the_network_saw(browser: Browser, tmp_path: Path) -> None:
+    class Left(nn.Module):
+        """Its class is how bright the left edge is."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 1, 4, stride=4)
+            with torch.no_grad():
+                self.conv.weight.fill_(1 / 48)
+                self.conv.bias.zero_()  # type: ignore[union-attr]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            bright: torch.Tensor = self.conv(x).relu().mean((2, 3))
+            return torch.cat([bright, -bright], 1)
+
+    photo = Image.new("RGB", (96, 32), "black")
+    photo.paste("white", (36, 8, 44, 16))  # a quarter to a half of the way into the middle that the network sees
+    out = tvc.report(network(Left(), ("bright", "dark")), {"photo": photo}, tmp_path, budget=0)
+    with browser.tab() as tab:
+        tab.open(out)
+        tab.until("document.getElementById('heatmap').width === 96")
+        tab.page.check("#colours-gray", force=True)
+        for value in ("0", "100"):
+            tab.page.fill("#opacity", value)
+            tab.page.wait_for_timeout(150)
+            assert tab.red("#heatmap", 39, 11) > 200
+            assert tab.red("#heatmap", 58, 28) < 30
+            assert tab.red("#heatmap", 10, 12) < 30
+        # Beside the square the map's own soft edge shows, inside what was seen; outside of it nothing can.
+        assert tab.red("#heatmap", 35, 11) > 40
+        assert tab.red("#heatmap", 31, 11) < 20
+
+
+def test_addresses_open_units_and_back_and_forward_work(browser: Browser, page: Path) -> None:
+    with browser.tab() as tab:
+        tab.open(page, "#features.5/2")
+        assert text(tab, "#unit-title") == "features.5 channel 2"
+        tab.page.click("text=channel →")
+        changed = "(title) => document.getElementById('unit-title').innerText !== title"
+        tab.until(changed, "features.5 channel 2")
+        second = text(tab, "#unit-title")
+        tab.page.keyboard.press("ArrowRight")
+        tab.until(changed, second)
+        tab.page.go_back()
+        tab.until("(title) => document.getElementById('unit-title').innerText === title", second)
+        tab.page.go_back()
+        tab.until("document.getElementById('unit-title').innerText === 'features.5 channel 2'")
+        tab.page.go_forward()
+        tab.until("(title) => document.getElementById('unit-title').innerText === title", second)
+        tab.page.click("#unit .close")
+        tab.until("!document.getElementById('unit').open")
+        assert tab.page.url.endswith("#features.5")
+        tab.page.go_back()
+        tab.until("document.getElementById('unit').open")
+
+        tab.open(page, "#features.5")  # a layer
+        assert not tab.page.evaluate("document.getElementById('unit').open")
+        top = tab.page.locator("[data-layer='features.5']").bounding_box()["y"]
+        assert 0 <= top < 300
+        tab.open(page, "#features.7/11")  # one that is there, but not shown
+        assert "is not among the 8 of 12 channels" in text(tab, "#unit")
+        tab.open(page, "#features.7/99")
+        assert "does not exist" in text(tab, "#unit")
+        tab.open(page, "#featurs.7/1")
+        assert "nothing at the address featurs.7/1" in text(tab, "#message")
+        tab.open(page, "#%E0%A4%A/1")
+        assert "nothing at the address" in text(tab, "#message")
+        nothing_wrong(tab)
+
+
+def test_the_keyboard_reaches_everything(browser: Browser, page: Path) -> None:
+    # Of radio buttons with one name, and of a grid of channels, one is reached by Tab and the others by arrow keys.
+    reachable = """() => {
+        const groups = new Set(), all = [];
+        for (const e of document.querySelectorAll('a[href], button, input, select, [tabindex="0"]')) {
+            if (!e.checkVisibility() || e.tabIndex < 0 || e.closest('dialog')) continue;
+            const group = e.type === 'radio' ? e.name : null;
+            if (group && groups.has(group)) continue;
+            if (group) groups.add(group);
+            all.push(group ? `radio ${group}` : e.id || e.getAttribute('href') || e.getAttribute('aria-label') || e.className);
+        }
+        return all;
+    }"""
+    here = """() => {
+        const e = document.activeElement;
+        if (e === document.body) return null;
+        const style = getComputedStyle(e.type === 'radio' ? e.nextElementSibling : e);
+        const name = e.type === 'radio' ? `radio ${e.name}` : e.id || e.getAttribute('href') || e.getAttribute('aria-label') || e.className;
+        return [name, style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2];
+    }"""
+    with browser.tab() as tab:
+        tab.open(page)
+        tab.page.wait_for_timeout(500)
+        wanted, reached = set(tab.page.evaluate(reachable)), set[str]()
+        for _ in range(len(wanted) + 20):
+            tab.page.keyboard.press("Tab")
+            found = tab.page.evaluate(here)
+            if found is None or (found[0] in reached and found[0] == "#main" and len(reached) > 3):
+                break
+            assert found[1], f"the focus on {found[0]} cannot be seen"
+            reached.add(found[0])
+        assert wanted - reached == set()
+        assert {"radio photo", "radio class", "radio method", "radio depth", "opacity", "jump"} <= reached
+
+        tab.page.locator("#method-grad-cam").focus()
+        tab.page.keyboard.press("ArrowRight")
+        assert tab.page.is_checked("#method-guided-grad-cam")
+        first = tab.page.locator("[data-layer='features.0'] .tile").first
+        first.focus()
+        for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "End", "Home", "ArrowRight"):
+            tab.page.keyboard.press(key)
+        tab.page.keyboard.press("Enter")
+        assert text(tab, "#unit-title") == "features.0 channel 1"
+        inside = set()
+        for _ in range(8):
+            tab.page.keyboard.press("Tab")
+            inside.add(tab.page.evaluate("document.activeElement.textContent"))
+        assert {"×", "← channel", "channel →", "↓ layer"} <= inside
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_bars_anybody(browser: Browser, page: Path, scheme: str, width: int) -> None:
+    with browser.tab(width, 844, color_scheme=scheme, reduced_motion="reduce") as tab:
+        for address in ("", "#features.5/2", "#features.7/11", "#nothing/1"):
+            tab.open(page, address)
+            tab.page.wait_for_timeout(400)
+            assert violations(tab) == []
+            assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+        tab.open(page)
+        paper = tab.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(int(v) for v in paper[4:-1].split(",")) < 200) == (scheme == "dark")
+        assert tab.page.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
+        nothing_wrong(tab)
+
+
+def test_hostile_names_are_shown_and_do_nothing(browser: Browser, tmp_path: Path) -> None:
+    model = nn.Sequential()
+    model.add_module("<script>alert(3)<!--", nn.Conv2d(3, 4, 3))
+    model.add_module("a/b c#&%", nn.ReLU())
+    model.add_module("head", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)))
+    net = tvc.Network(model, network(model, None).preprocess, (HOSTILE, "<b>bold</b>"), HOSTILE, HOSTILE)
+    out = tvc.report(net, dict.fromkeys([HOSTILE, "<i>"], pictures(1)[0]), tmp_path, layers=["*"], budget=None)
+    with browser.tab() as tab:
+        tab.open(out)
+        assert text(tab, "h1 .name") == HOSTILE
+        assert text(tab, ".card h3") == HOSTILE
+        assert "<b>bold</b>" in text(tab, ".bars")
+        assert text(tab, ".layer code") == "<script>alert(3)<!--"
+        tab.page.click(".tile >> nth=0")
+        assert text(tab, "#unit-title").startswith("<script>alert(3)<!-- channel")
+        tab.open(out, "#a/b c#&%/2")  # as one writes it by hand
+        assert text(tab, "#unit-title") == "a/b c#&% channel 2"
+        tab.open(out, tab.page.locator("[data-layer^='a/b'] .tile >> nth=1").get_attribute("href"))
+        assert text(tab, "#unit-title") == "a/b c#&% channel 1"
+        tab.page.wait_for_timeout(300)
+        nothing_wrong(tab)
+        assert tab.page.locator("b, i").count() == 0
+
+
+def one_class() -> tvc.Network:
+    return network(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)), ("cat",)
+    )
+
+
+def one_channel() -> tvc.Network:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    return network(model, None, channels=1)
+
+
+def one_layer() -> tvc.Network:
+    return network(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4)), None)
+
+
+def broken() -> tvc.Network:
+    return network(Aside(), None)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+@pytest.mark.parametrize("build", [one_class, one_channel, one_layer, broken])
+def test_odd_networks_make_a_page_that_works(build: Any, count: int, browser: Browser, tmp_path: Path) -> None:
+    out = tvc.report(build(), pictures(count), tmp_path, budget=5)
+    with browser.tab(390, 844) as tab:
+        tab.open(out)
+        tab.page.wait_for_timeout(400)
+        assert tab.page.locator("#\\/heatmaps").is_visible() == bool(count)
+        if build is not one_layer:
+            tab.page.click(".tile >> nth=0")
+            assert "channel 0" in text(tab, "#unit-title")
+            tab.page.wait_for_timeout(200)
+        else:
+            assert "no layer with maps" in text(tab, "#layer-list")
+        assert violations(tab) == []
+        nothing_wrong(tab)
+
+
+def test_it_shows_itself_inside_a_notebook(browser: Browser, page: Path, tmp_path: Path) -> None:
+    frame = tvc.Report(page, 3, (), 0)._repr_html_()
+    (tmp_path / "notebook.html").write_text(
+        f"<!doctype html><title>notebook</title><p>cell</p>{frame}", encoding="utf-8"
+    )
+    with browser.tab() as tab:
+        tab.page.goto((tmp_path / "notebook.html").as_uri())
+        inside = tab.page.frame_locator("iframe")
+        inside.locator("html[data-ready]").wait_for(state="attached")
+        inside.locator("nav >> text=Layers").first.click()
+        inside.locator("a.tile[href='#features.0/1']").click()
+        assert inside.locator("#unit-title").inner_text() == "features.0 channel 1"
+        inside.locator("#unit .close").click()
+        inside.locator("#unit").wait_for(state="hidden")
+        assert tab.page.title() == "notebook"
+        nothing_wrong(tab)
+
+
+def test_it_prints_light_and_whole(browser: Browser, page: Path, tmp_path: Path) -> None:
+    with browser.tab(color_scheme="dark") as tab:
+        tab.open(page)
+        tab.page.wait_for_timeout(1500)  # all is drawn by then, seen or not
+        drawn = "[...document.querySelectorAll('.tile canvas')].every((canvas) => canvas.width > 1)"
+        assert tab.page.evaluate(drawn)
+        assert tab.page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth)")
+        tab.page.emulate_media(media="print")
+        assert tab.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert not tab.page.locator(".bar").is_visible()
+        assert tab.page.locator("#heatmap").is_visible()
+        tab.page.pdf(path=str(tmp_path / "page.pdf"), format="A4")
+        assert (tmp_path / "page.pdf").stat().st_size > 20_000
+
+
+def test_full_size_pages_are_small_and_soon_open(
+    browser: Browser, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    samples = sorted((data / "imagenet_samples").iterdir())
+    shown = [data / "images" / "elephant.jpg", samples[100], samples[300]]
+    drawn = [tvc.read_image(path).resize((128, 128)) for path in samples[:40]]
+
+    def patterns(model: nn.Module, wanted: Any, **options: Any) -> Any:
+        """A picture for each channel, as rich as a filter pattern."""
+        return {layer: {c: drawn[c % len(drawn)] for c in channels} for layer, channels in wanted.items()}
+
+    monkeypatch.setattr(sys.modules["torchviz_cnn.report"], "make_patterns", patterns)
+    found = tvc.report(tvc.load_model("vgg16", "random"), shown, tmp_path)
+    assert found.patterns == 13 * 32
+    assert found.path.stat().st_size <= 15_000_000
+    took = []
+    with browser.tab() as tab:
+        for _ in range(2):
+            start = time.monotonic()
+            tab.open(found)
+            took.append(time.monotonic() - start)
+        tab.page.click(".tile >> nth=40")
+        tab.until("document.querySelector('#unit canvas').width === 360")
+        assert tab.page.locator("#unit .pattern img").count() == 1
+        nothing_wrong(tab)
+    assert min(took) < 2
+
+
+def test_without_scripts_it_says_so(browser: Browser, page: Path) -> None:
+    with browser.tab(java_script_enabled=False) as tab:
+        tab.page.goto(page.as_uri())
+        assert "switched off" in text(tab, "noscript")
+        assert "class a" in text(tab, "main")  # answers, the table and how it was made are there all the same
+        assert "Conv2d" in text(tab, "table")
+        nothing_wrong(tab)

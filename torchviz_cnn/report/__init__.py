@@ -1,0 +1,308 @@
+"""`report`: one offline page that shows a network, its photos and its units."""
+
+from __future__ import annotations
+
+import html
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from torchviz_cnn import results
+from torchviz_cnn.errors import ImageError, InputError, ModelError, OutputError
+from torchviz_cnn.images import read_image, to_rgb
+from torchviz_cnn.layers import POOLINGS, Description, describe
+from torchviz_cnn.methods.top_results import TopActivations
+from torchviz_cnn.models import Network
+from torchviz_cnn.names import LayerPattern, named_layers, resolve, unwrap
+from torchviz_cnn.report.content import (
+    METHODS,
+    PATTERN_SIDE,
+    Photo,
+    class_names,
+    layer_content,
+    palettes,
+    photo_contents,
+    strongest_channels,
+    table,
+    top_content,
+)
+from torchviz_cnn.report.encode import Blocks, within
+from torchviz_cnn.report.measure import LayerMaps, measure
+from torchviz_cnn.report.page import render_page
+from torchviz_cnn.report.patterns import Patterns, from_atlas, make_patterns
+from torchviz_cnn.report.provenance import how_it_was_made
+from torchviz_cnn.report.strongest import Strongest, add_projections, patches_of, shared_layers, top_of
+from torchviz_cnn.result_folder import model_checksum
+
+__all__ = ["Report", "report"]
+
+Source = str | os.PathLike[str] | Image.Image
+_INLINE_BYTES = 30_000_000
+
+
+@dataclass(frozen=True)
+class Report(os.PathLike[str]):
+    """A page that was written: can be used as its path, and shows itself in notebooks."""
+
+    path: Path
+    photos: int
+    layers: tuple[str, ...]
+    patterns: int
+    """Of how many channels the page has a filter pattern."""
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def _repr_html_(self) -> str:
+        if self.path.stat().st_size > _INLINE_BYTES:
+            return f"<p>A large page, to be opened by itself: <code>{html.escape(str(self.path))}</code></p>"
+        page = html.escape(self.path.read_text(encoding="utf-8"))
+        look = "width:100%;height:85vh;min-height:480px;border:1px solid #8884;border-radius:8px"
+        return f'<iframe title="What the network sees" sandbox="allow-scripts" style="{look}" srcdoc="{page}"></iframe>'
+
+
+def report(
+    net: Network,
+    images: Source | Sequence[Source] | Mapping[str, Source],
+    out: str | os.PathLike[str],
+    *,
+    layers: str | Sequence[LayerPattern] | None = None,
+    channels: int | Sequence[int] = 32,
+    classes: int = 3,
+    top: TopActivations | str | os.PathLike[str] | None = None,
+    atlas: str | os.PathLike[str] | None = None,
+    budget: float | None = 60.0,
+    seed: int = 0,
+    batch_size: int = 4,
+    command: str | None = None,
+    progress: bool = False,
+) -> Report:
+    """One self-contained page: what a network answers for photos, why, and what each of its channels looks for.
+
+    `net`: from `load_model`, or your own as `Network(model, preprocess, categories, name, weights)`. `images`: photos
+    as paths or PIL images, or a mapping from what each is called; none at all gives a page of the network alone.
+    `out`: the page's path (`.html`), or a folder, where it is `index.html`. Nothing it shows comes from anywhere else.
+
+    `layers`: as in `capture`, by default all convolution and pooling layers. `channels`: how many of each layer are
+    shown, those that are strongest on the photos; or which. `classes`: how many of each photo's likeliest classes are explained.
+    `top`: what `top_activations` found, or a folder of it: the strongest patches of each channel shown. `atlas`: a folder
+    of filter patterns; without one, patterns are made of as many of the channels shown as there is time for in `budget`
+    seconds from the start (None: all; 0: none), the strongest channels first.
+
+    A batch of photos runs forward once: activations, the heatmaps of all layers and classes, and saliency under all three
+    ReLU rules come from that one graph. Every unit has an address: `index.html#features.12/34`. The result can be
+    used as the page's path, and displays it in notebooks.
+
+    Raises InputError, ImageError, LayerError and ModelError for what cannot be shown, OutputError where the page cannot be written.
+
+    >>> import tempfile
+    >>> from torchviz_cnn import Preprocess
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    >>> net = Network(model, Preprocess((16, 16), resize=16), ("day", "night"), "tiny", "random")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     page = report(net, Image.new("RGB", (20, 16), "navy"), folder, budget=0)
+    ...     page.path.name, page.layers
+    ('index.html', ('0', '1'))
+    """
+    begun = time.monotonic()
+    _check(net, classes=classes, batch_size=batch_size, **({"channels": channels} if isinstance(channels, int) else {}))
+    if budget is not None and not budget >= 0:
+        raise InputError(f"a budget is a number of seconds, at least 0, not {budget}")
+    path = _writable(Path(out))
+    shown = _photos(images)
+    with _stage("network", 1, progress) as done:
+        description, trouble = _described(net)
+        checksum = model_checksum(unwrap(net.model))
+        done(1)
+    with _stage("photos", len(shown), progress) as done:
+        measured = measure(net.model, _batches(net, shown, batch_size), layers, classes, done)
+        assert measured is not None  # there is at least one batch
+
+    blocks = Blocks()
+    found = photo_contents(net, shown, measured, blocks)
+    known = {} if description is None else {info.name: info for info in description.layers}
+    modules = named_layers(net.model)
+    chosen = {name: _chosen(of, channels, bool(shown)) for name, of in measured.layers.items()}
+    units = []
+    with _stage("layers", len(chosen), progress) as done:
+        for name, of in measured.layers.items():
+            kind = type(modules[resolve(net.model, modules, name).name]).__name__
+            units.append(layer_content(name, known.get(name), kind, of, chosen[name], len(shown), blocks))
+            done(1)
+    looked = _strongest(net, top, chosen, checksum, begun, budget, progress)
+    pooled = {unit["name"] for unit in units if issubclass(getattr(nn, unit["kind"], nn.Identity), POOLINGS)}
+    weighing = {name: of for name, of in chosen.items() if name not in pooled | {measured.added}}
+    drawn = _patterns(net, weighing, atlas, checksum, None if budget is None else begun + budget, seed, progress)
+    for unit in units:
+        for channel, picture in drawn.get(unit["name"], {}).items():
+            unit["patterns"][channel] = blocks.picture(within(picture, PATTERN_SIDE), quality=80)
+        unit["top"] = {c: top_content(of, blocks) for c, of in looked.get(unit["name"], {}).items()}
+    count = sum(map(len, drawn.values()))
+
+    settings = {
+        "layers": "all convolution and pooling layers" if layers is None else layers,
+        "channels_of_each_layer": channels,
+        "classes_explained_at_most": classes,
+        "seed": seed,
+        "budget_in_seconds": budget,
+        "filter_patterns": f"{count} of {sum(map(len, weighing.values()))} channels shown, by the clean recipe"
+        if atlas is None
+        else f"{count}, from an atlas",
+        "atlas": atlas,
+        "strongest_patches": repr(top).splitlines()[0] if isinstance(top, TopActivations) else top,
+    }
+    call = command or f"torchviz_cnn.report(net, images, {str(out)!r}, ...)"
+    page = render_page(
+        {
+            "photos": found,
+            "layers": units,
+            "explained": measured.explained,
+            "classes": class_names(net, found),
+            "palettes": palettes(),
+            "methods": METHODS,
+        },
+        blocks.texts,
+        name=net.name,
+        facts=_facts(net, description, len(shown)),
+        rows=table(description),
+        trouble=trouble,
+        made=how_it_was_made(net, shown, settings, call, checksum, time.monotonic() - begun),
+        patterns=count,
+    )
+    results.write(path, lambda file: file.write(page.encode("utf-8", "backslashreplace")))
+    return Report(path, len(shown), tuple(measured.layers), count)
+
+
+def _check(net: Network, **counts: int) -> None:
+    if not isinstance(net, Network):
+        what = "a plain module" if isinstance(net, nn.Module) else f"a {type(net).__name__}"
+        raise InputError(
+            f"report takes a Network, not {what}: load_model(...) gives one, or Network(model, preprocess, categories, name, weights)"
+        )
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise InputError(f"{name} is a whole number of at least 1, not {count!r}")
+
+
+def _chosen(of: LayerMaps, channels: int | Sequence[int], photos: bool) -> list[int]:
+    """The channels of a layer that are shown, the most important first."""
+    if isinstance(channels, int):
+        return strongest_channels(of, channels) if photos else list(range(min(channels, of.shape[0])))
+    asked = [int(c) for c in dict.fromkeys(channels) if 0 <= c < of.shape[0]]
+    return asked or [0]
+
+
+def _writable(out: Path) -> Path:
+    """The page's path, known to be writable before the work begins."""
+    path = out if out.suffix.lower() in (".html", ".htm") else out / "index.html"
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise OutputError(f"cannot write {path}: {folder} is {'no folder' if not folder.is_dir() else 'read-only'}")
+    return path
+
+
+def _photos(images: Source | Sequence[Source] | Mapping[str, Source]) -> list[Photo]:
+    if isinstance(images, Mapping):
+        return [_photo(image, str(name), i) for i, (name, image) in enumerate(images.items())]
+    if isinstance(images, (str, os.PathLike, Image.Image)):
+        images = [images]
+    if isinstance(images, Tensor) or not isinstance(images, Sequence):
+        raise ImageError(f"photos are paths or PIL images, not a {type(images).__name__}")
+    return [_photo(image, None, i) for i, image in enumerate(images)]
+
+
+def _photo(image: Source, name: str | None, place: int) -> Photo:
+    if isinstance(image, (str, os.PathLike)):
+        return Photo(name or Path(image).name, read_image(Path(image)), os.fspath(image))
+    return Photo(name or f"photo {place + 1}", to_rgb(image), None)
+
+
+def _batches(net: Network, photos: Sequence[Photo], size: int) -> Iterator[Tensor]:
+    """Photos as inputs; an empty picture where there are none, for what the layers are."""
+    for start in range(0, len(photos), size):
+        yield torch.stack([net.preprocess(photo.image) for photo in photos[start : start + size]])
+    if not photos:
+        yield _blank(net)
+
+
+def _blank(net: Network) -> Tensor:
+    return torch.zeros(1, len(net.preprocess.mean), *net.input_size)
+
+
+def _described(net: Network) -> tuple[Description | None, str]:
+    try:
+        return describe(net.model, _blank(net)), ""
+    except ModelError as error:  # a network whose receptive fields cannot be measured can be looked at all the same
+        return None, str(error)
+
+
+def _patterns(
+    net: Network, wanted: Mapping[str, Sequence[int]], atlas: str | os.PathLike[str] | None, checksum: str,
+    until: float | None, seed: int, progress: bool,
+) -> Patterns:  # fmt: skip
+    if atlas is not None:
+        return from_atlas(os.fspath(atlas), wanted, checksum)
+    if until is not None and time.monotonic() >= until:
+        return {}
+    with _stage("filter patterns", sum(map(len, wanted.values())), progress) as done:
+        return make_patterns(net.model, wanted, until=until, seed=seed, done=done)
+
+
+def _strongest(
+    net: Network,
+    top: TopActivations | str | os.PathLike[str] | None,
+    wanted: Mapping[str, Sequence[int]],
+    checksum: str,
+    begun: float,
+    budget: float | None,
+    progress: bool,
+) -> dict[str, dict[int, Strongest]]:
+    """Of each layer's channels what a dataset says of them; projections take at most half of the time that is left."""
+    if top is None:
+        return {}
+    top = top_of(top, net, checksum)
+    shared = shared_layers(top, wanted)
+    images = {int(i) for layer, channels in shared.items() for i in top.images[layer][channels].flatten() if i >= 0}
+    with _stage("strongest patches", len(images), progress) as done:
+        found = patches_of(top, shared, done)
+    now = time.monotonic()
+    until = None if budget is None else now + max(0.0, begun + budget - now) / 2
+    with _stage("projections", sum(map(len, shared.values())), progress) as done:
+        if until is None or until > now:
+            add_projections(top, net, found, shared, until, done)
+    return found
+
+
+def _facts(net: Network, description: Description | None, photos: int) -> list[str]:
+    height, width = net.input_size
+    parameters = sum(p.numel() for p in unwrap(net.model).parameters())
+    facts = [f"{parameters:,} parameters", f"input {height} × {width}"]
+    if description is not None:
+        facts.insert(1, _counted(len(description.layers), "layer"))
+    if net.categories:
+        facts.append(f"{len(net.categories):,} class{'es' * (len(net.categories) != 1)}")
+    return [*facts, _counted(photos, "photo")]
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+@contextmanager
+def _stage(name: str, total: int, progress: bool) -> Iterator[Any]:
+    with tqdm(total=total, desc=name, leave=False, disable=not progress) as bar:
+        yield bar.update

@@ -1,0 +1,173 @@
+// Activations over depth, and every layer's channels side by side.
+
+const cards = new Map();
+const TILE_COLOURS = "viridis";
+
+const layerAddress = (layer) => "#" + encodeURIComponent(layer.name);
+const unitAddress = (layer, channel) => `${layerAddress(layer)}/${channel}`;
+const hasPatterns = DATA.layers.some((layer) => Object.keys(layer.patterns).length);
+
+function setUpLayers() {
+  if (!DATA.layers.length) {
+    byId("layer-list").append(make("p", { class: "note" }, "This network has no layer with maps to show."));
+    for (const part of document.querySelectorAll(".toolbar, #depth-plot")) part.hidden = true;
+    return;
+  }
+  const shown = [];
+  if (DATA.photos.length) shown.push(["activations", "Activations"]);
+  if (hasPatterns) shown.push(["patterns", "Filter patterns"]);
+  state.show = (shown[0] ?? ["activations"])[0];
+  byId("show-field").hidden = shown.length < 2;
+  chips(byId("show-switch"), "show", shown, state.show, (show) => change({ show }));
+  chips(byId("order-switch"), "order", [["number", "By number"], ["strength", "Strongest first"]], state.order, (order) => change({ order }));
+  byId("order-switch").closest("fieldset").hidden = !DATA.photos.length;
+  const jump = byId("jump");
+  jump.append(...DATA.layers.map((layer, i) => make("option", { value: i }, layer.name)));
+  jump.addEventListener("change", () => { location.hash = layerAddress(DATA.layers[jump.value]); });
+  byId("layer-list").append(...DATA.layers.map(layerCard));
+  listeners.push((changes) => {
+    if ("photo" in changes) { drawPlots(); for (const card of cards.values()) card.describe(); }
+    if ("photo" in changes || "show" in changes || "order" in changes) for (const card of cards.values()) card.stale();
+  });
+  const watcher = new IntersectionObserver((seen) => {
+    for (const { isIntersecting, target } of seen) if (isIntersecting) cards.get(target.dataset.layer).draw();
+  }, { rootMargin: "400px" });
+  for (const card of cards.values()) watcher.observe(card.element);
+  new ResizeObserver(() => drawPlots()).observe(byId("depth-plot"));
+  idle(() => drawRest(0));
+}
+
+const idle = window.requestIdleCallback ? (work) => window.requestIdleCallback(work) : (work) => setTimeout(work, 200);
+
+/** The layers nobody scrolled to are drawn when there is nothing else to do, so that a print has them all. */
+function drawRest(from) {
+  const all = [...cards.values()];
+  if (from < all.length) all[from].draw().then(() => idle(() => drawRest(from + 1)));
+}
+
+function layerCard(layer) {
+  const grid = make("div", { class: "tiles", role: "group", "aria-label": `Channels of ${layer.name}` });
+  const about = make("p", { class: "about" });
+  const heading = make("h3", { tabindex: "-1" }, make("a", { href: layerAddress(layer) }, make("code", {}, layer.name)));
+  const [count, height, width] = layer.shape;
+  const field = layer.field ? `, each unit sees ${layer.field.size === "all" ? "everything" : layer.field.size + " px"}` : "";
+  const part = layer.channels.length < count ? `${layer.channels.length} of ${count} channels` : `${count} channel${count === 1 ? "" : "s"}`;
+  const element = make("article", { class: "layer", "data-layer": layer.name },
+    make("header", {}, heading, make("p", { class: "kind" }, `${layer.kind}, ${part}, ${height} × ${width}${field}`), about), grid);
+  const peakOf = (i) => layer.peak[state.photo][layer.channels[i]];
+  let fresh = false, tiles = [];
+
+  function describe() {
+    if (!DATA.photos.length) return;
+    const p = state.photo, dead = layer.dead[p];
+    about.textContent = `mean activation ${number(layer.average[p])}, ${percent(layer.sparsity[p])} at rest`
+      + (dead ? `, ${dead} channel${dead === 1 ? "" : "s"} silent` : "");
+  }
+
+  function build() {
+    let order = layer.channels.map((_, i) => i);
+    if (state.show === "patterns") order = order.filter((i) => layer.patterns[layer.channels[i]] !== undefined);
+    if (state.order === "strength" && DATA.photos.length) order.sort((a, b) => peakOf(b) - peakOf(a));
+    tiles = order.map((i, place) => {
+      const channel = layer.channels[i];
+      const said = DATA.photos.length ? `, strongest ${number(peakOf(i))}` : "";
+      return { i, channel, link: make("a", { class: "tile", href: unitAddress(layer, channel), tabindex: place ? "-1" : "0",
+        "aria-label": `Channel ${channel} of ${layer.name}${said}` }, make("span", { class: "none" }), make("span", { class: "number" }, channel)) };
+    });
+    grid.replaceChildren(...tiles.map((tile) => tile.link));
+    grid.dataset.show = state.show;
+    element.hidden = !tiles.length;
+    grid.style.setProperty("--shape", `${layer.size[1]} / ${layer.size[0]}`);
+  }
+
+  async function draw() {
+    if (fresh) return;
+    fresh = true;
+    build();
+    const asPatterns = state.show === "patterns", photo = state.photo;
+    const levels = !asPatterns && DATA.photos.length ? await mapsOf(layer.maps[photo], layer.size) : null;
+    for (const { i, channel, link } of tiles) {
+      const number = make("span", { class: "number" }, channel);
+      if (asPatterns) {
+        const picture = layer.patterns[channel];
+        link.replaceChildren(make("img", { src: pictureUrl(picture), alt: "", decoding: "async" }), number);
+      } else if (levels) {
+        const canvas = paint(make("canvas", { "aria-hidden": "true" }), standardised(levels[i]), layer.size[1], layer.size[0], TILE_COLOURS);
+        canvas.classList.toggle("coarse", layer.size[1] < 48);
+        link.replaceChildren(canvas, number);
+      } else link.replaceChildren(make("span", { class: "none" }), number);
+    }
+  }
+
+  function stale() {
+    fresh = false;
+    const box = element.getBoundingClientRect();
+    if (box.top < innerHeight + 400 && box.bottom > -400) draw();
+    else idle(draw);
+  }
+
+  grid.addEventListener("keydown", (event) => {
+    const links = tiles.map((tile) => tile.link), at = links.indexOf(document.activeElement);
+    const columns = getComputedStyle(grid).gridTemplateColumns.split(" ").length;
+    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, Home: -at, End: links.length - 1 - at }[event.key];
+    if (at < 0 || step === undefined) return;
+    event.preventDefault();
+    focusTile(links[Math.min(Math.max(at + step, 0), links.length - 1)]);
+  });
+
+  function focusTile(link) {
+    if (!link) return;
+    for (const tile of tiles) tile.link.tabIndex = tile.link === link ? 0 : -1;
+    link.focus();
+  }
+
+  describe();
+  build();
+  cards.set(layer.name, { element, describe, draw, stale, focusChannel: (c) => focusTile((tiles.find((tile) => tile.channel === c) ?? {}).link) });
+  return element;
+}
+
+/** Two curves over depth: mean activation and sparsity, the chosen photo's in colour. */
+function drawPlots() {
+  const place = byId("depth-plot");
+  if (!DATA.photos.length || DATA.layers.length < 2) { place.hidden = true; return; }
+  const width = Math.max(260, Math.floor(place.clientWidth / (place.clientWidth > 720 ? 2 : 1)) - 24);
+  place.replaceChildren(
+    plot("Mean activation", "average", width, (v) => number(v)),
+    plot("Sparsity: share of units at rest, not above 0", "sparsity", width, (v) => percent(v), 1));
+}
+
+function plot(title, key, width, said, highest) {
+  const height = 190, left = 44, bottom = 26, top = 12, right = 14;
+  const values = DATA.layers.map((layer) => layer[key]);
+  const peak = highest ?? (Math.max(0, ...values.flat().filter((v) => v !== null)) || 1);
+  const x = (i) => left + (i * (width - left - right)) / Math.max(1, values.length - 1);
+  const y = (v) => top + (1 - (v ?? 0) / peak) * (height - top - bottom);
+  const line = (photo) => values.map((of, i) => `${i ? "L" : "M"}${x(i).toFixed(1)} ${y(of[photo]).toFixed(1)}`).join("");
+  const now = values.map((of) => of[state.photo]);
+  const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img",
+    "aria-label": `${title} by layer for ${photoNow().name}: from ${said(now[0])} in ${DATA.layers[0].name} to ${said(now.at(-1))} in ${DATA.layers.at(-1).name}` });
+  for (const share of [0, 0.5, 1]) {
+    svg.append(drawn("line", { class: "rule", x1: left, x2: width - right, y1: y(share * peak), y2: y(share * peak) }));
+    svg.append(drawn("text", { class: "tick", x: left - 8, y: y(share * peak) + 4, "text-anchor": "end" }, share ? said(share * peak) : "0"));
+  }
+  svg.append(drawn("text", { class: "tick", x: left, y: height - 6 }, "first layer"));
+  svg.append(drawn("text", { class: "tick", x: width - right, y: height - 6, "text-anchor": "end" }, "last layer"));
+  for (let photo = 0; photo < DATA.photos.length; photo++)
+    if (photo !== state.photo) svg.append(drawn("path", { class: "faint", d: line(photo) }));
+  svg.append(drawn("path", { class: "curve", d: line(state.photo) }));
+  now.forEach((value, i) => {
+    const dot = drawn("circle", { class: "dot", cx: x(i), cy: y(value), r: 4.5 });
+    dot.append(drawn("title", {}, `${DATA.layers[i].name}: ${said(value)}`));
+    dot.addEventListener("click", () => { location.hash = layerAddress(DATA.layers[i]); });
+    svg.append(dot);
+  });
+  return make("figure", { class: "plot" }, make("figcaption", {}, title), svg);
+}
+
+function drawn(tag, attributes, text) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  if (text !== undefined) element.textContent = text;
+  return element;
+}

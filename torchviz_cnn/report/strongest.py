@@ -1,0 +1,144 @@
+"""The strongest patches of the channels that a report shows, out of a dataset, and what in them drives the channel."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from torchviz_cnn import render
+from torchviz_cnn.errors import InputError, LayerError
+from torchviz_cnn.methods.top_patches import Window, field_on_input, on_photo, projection_image, tile
+from torchviz_cnn.methods.top_results import KIND, TopActivations
+from torchviz_cnn.models import Network
+from torchviz_cnn.report.encode import figure
+from torchviz_cnn.result_folder import ResultFolder
+
+SHOWN = 9
+SIDE = 64
+Wanted = Mapping[str, Sequence[int]]
+
+
+@dataclass(eq=False)
+class Strongest:
+    """What a dataset says of one channel."""
+
+    values: list[float | None]
+    statistics: dict[str, str]
+    patches: Image.Image | None = None
+    """All in one row, square; None where the dataset is not at hand."""
+    projections: Image.Image | None = None
+    """What in each drives the channel, by the deconvnet; None where there was no time for it."""
+
+
+def top_of(top: TopActivations | str | os.PathLike[str], net: Network, checksum: str) -> TopActivations:
+    """What was found, or is in a folder; raises OutputError for what is none, InputError for another network's."""
+    if isinstance(top, TopActivations):
+        return top
+    if not isinstance(top, (str, os.PathLike)):
+        raise InputError(f"top is what top_activations gives, or a folder of it, not a {type(top).__name__}")
+    whose = ResultFolder.read(os.fspath(top), KIND).manifest["identity"].get("weights")
+    if whose not in (None, checksum):
+        raise InputError(f"{os.fspath(top)} is of a network with other weights than {net.name} has here")
+    return TopActivations.load(os.fspath(top), model=net.model, preprocess=net.preprocess)
+
+
+def shared_layers(top: TopActivations, wanted: Wanted) -> dict[str, list[int]]:
+    """The channels wanted of layers that were looked at. Raises LayerError where there is no such layer."""
+    shared = {layer: list(channels) for layer, channels in wanted.items() if layer in top.layers}
+    if wanted and not shared:
+        raise LayerError(
+            f"the strongest activations are of {', '.join(top.layers[:3])}, ...: of none of the layers shown; name some of them"
+        )
+    return shared
+
+
+def patches_of(top: TopActivations, wanted: Wanted, done: Callable[[int], Any]) -> dict[str, dict[int, Strongest]]:
+    """Values, statistics and patches of channels by layer; every photo is read once."""
+    found = {
+        layer: {
+            c: Strongest([figure(v) for v in top.values[layer][c][:SHOWN]], _statistics(top, layer, c))
+            for c in channels
+        }
+        for layer, channels in wanted.items()
+    }
+    if top.source is None:
+        return found
+    asked: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
+    for layer, channels in wanted.items():
+        for channel in channels:
+            for place, image in enumerate(top.images[layer][channel].tolist()[:SHOWN]):
+                if image >= 0:
+                    asked[image].append((layer, channel, place))
+    tiles: dict[tuple[str, int], dict[int, Image.Image]] = defaultdict(dict)
+    for image, units in sorted(asked.items()):
+        seen = top.source.seen(image)
+        for layer, channel, place in units:
+            window = on_photo(_window(top, layer, channel, place, seen.input_size), seen)
+            tiles[layer, channel][place] = tile(seen.photo, window, SIDE)
+        done(1)
+    for (layer, channel), row in tiles.items():
+        found[layer][channel].patches = _row([row[place] for place in sorted(row)])
+    return found
+
+
+def add_projections(
+    top: TopActivations, net: Network, found: dict[str, dict[int, Strongest]], wanted: Wanted, until: float | None,
+    done: Callable[[int], Any],
+) -> int:  # fmt: skip
+    """Add projections, the strongest channel of each layer first, until the clock says so. Gives of how many."""
+    count, took = 0, dict.fromkeys(wanted, 0.0)
+    for place in range(max(map(len, wanted.values()), default=0)):
+        for layer, channels in reversed(list(wanted.items())):
+            before = time.monotonic()
+            late = until is not None and before + took[layer] > until
+            if place >= len(channels) or late or found[layer][channels[place]].patches is None:
+                continue
+            channel = channels[place]
+            values = top.project(layer, [channel], model=net.model, other_activations="plain")[channel][:SHOWN]
+            cut = [
+                tile(projection_image(one), _window(top, layer, channel, i, (one.shape[1], one.shape[2])), SIDE)
+                for i, one in enumerate(values)
+            ]
+            found[layer][channel].projections = _row(cut)
+            took[layer] = time.monotonic() - before
+            count += 1
+            done(1)
+    return count
+
+
+def _window(top: TopActivations, layer: str, channel: int, place: int, size: tuple[int, int]) -> Window:
+    return field_on_input(top.fields.get(layer), top.positions[layer][channel][place].tolist(), size)
+
+
+def _row(tiles: Sequence[Image.Image]) -> Image.Image:
+    squares = [np.asarray(one.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for one in tiles]
+    return Image.fromarray(render.tile_grid(np.stack(squares), len(squares), margin=0))
+
+
+def _statistics(top: TopActivations, layer: str, channel: int) -> dict[str, str]:
+    """What the whole dataset says of a channel, in words."""
+    of = top.statistics[layer]
+    said = {"images looked at": f"{top.count:,}"}
+    for name, values in (("mean over all", of.mean), ("strongest of all", of.maximum)):
+        said[name] = _short(float(values[channel]))
+    said["zeros"] = f"{float(of.sparsity[channel]) * 100:.0f} %"
+    if bool(of.dead[channel]):
+        said["dead"] = "never above zero"
+    if of.selectivity is not None and math.isfinite(float(of.selectivity[channel])):
+        said["class selectivity"] = f"{float(of.selectivity[channel]):.2f}"
+        names = None if top.source is None else top.source.categories
+        if of.favourite is not None and names is not None and 0 <= int(of.favourite[channel]) < len(names):
+            said["favourite class"] = str(names[int(of.favourite[channel])])
+    return said
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "not finite"
