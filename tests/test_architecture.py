@@ -55,6 +55,7 @@ ORDER = [
     "methods.transformations",
     "methods.recipes",
     "methods.patterns",
+    "methods.twins",
     "methods.workers",
     "methods.climb",
     "methods.ascent_run",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import signal
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import torch.nn.functional as F
@@ -293,6 +295,85 @@ def test_from_a_photo() -> None:
     assert bool(found.raised)
 
 
+@pytest.mark.parametrize("count", [1, 4, 7])
+def test_one_start_for_each_channel(count: int) -> None:
+    model, starts = networks.vgg_like(), images(count, 24)
+    found = tvc.filter_patterns(model, "features.5", range(count), start=starts, steps=3, step=1.0)
+    for i in range(count):
+        alone = tvc.filter_patterns(model, "features.5", i, start=starts[i], steps=3, step=1.0)
+        assert torch.allclose(found.values[i], alone.values[0], atol=1e-5)
+        expected, _ = by_hand(model, "features.5", i, starts[i : i + 1], 3, 1.0, "l2", 2)
+        assert torch.allclose(found.values[i], expected[0], atol=1e-4)
+
+
+def test_nothing_is_kept_after_a_call() -> None:
+    """An operation that saves its own output, as an in-place ReLU, must not end up in a circle."""
+    model = networks.vgg_like()
+
+    def alive() -> int:
+        gc.collect()
+        return sum(isinstance(thing, Tensor) for thing in gc.get_objects())
+
+    before = psutil.Process().memory_info().rss
+    tvc.filter_patterns(model, "features.7", [0], size=200, steps=1)
+    count = alive()
+    for _ in range(20):
+        tvc.filter_patterns(model, "features.7", [0], size=200, steps=1)
+    assert alive() <= count
+    assert psutil.Process().memory_info().rss - before < 100e6  # a circle would be 8 MB a call
+
+
+def test_the_callers_defaults_make_no_difference() -> None:
+    model = networks.vgg_like()
+    expected = tvc.filter_patterns(model, "features.5", range(3), size=24, steps=2, quality="clean")
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = tvc.filter_patterns(model, "features.5", range(3), size=24, steps=2, quality="clean")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with torch.device("meta"):
+        other = tvc.filter_patterns(model, "features.5", range(3), size=24, steps=2)
+    assert torch.allclose(found.values, expected.values, atol=1e-4)
+    assert torch.equal(other.values, tvc.filter_patterns(model, "features.5", range(3), size=24, steps=2).values)
+
+
+@pytest.mark.parametrize("given", [np.int64(2), torch.tensor(2), (c for c in [2]), np.array([2]), torch.tensor([2])])
+def test_channels_of_any_kind(given: Any) -> None:
+    found = tvc.filter_patterns(networks.vgg_like(), "features.5", given, size=np.int64(24), steps=1)  # type: ignore[arg-type]
+    assert found.channels is not None
+    assert found.channels.tolist() == [2]
+
+
+def test_a_layer_that_reads_its_own_weight_is_computed_whole() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.conv(F.conv2d(x, self.conv.weight, self.conv.bias, padding=1))
+            return out
+
+    assert bool(tvc.filter_patterns(networks.seeded(Twice)(), "conv", [1], size=16, steps=3).raised)
+
+
+def test_a_forward_put_there_by_hand() -> None:
+    model = networks.vgg_like()
+    expected = tvc.filter_patterns(model, "features.5", [1], size=24, steps=3).values
+    own = model.forward
+    model.forward = lambda x: own(x)  # type: ignore[method-assign]
+    assert torch.allclose(tvc.filter_patterns(model, "features.5", [1], size=24, steps=3).values, expected, atol=1e-4)
+
+
+def test_calls_are_named_as_everywhere() -> None:
+    model = networks.reused()
+    first = tvc.filter_patterns(model, "conv2#0", [0], size=24, steps=1)
+    assert first.layer == "conv2"
+    assert tvc.filter_patterns(model, "pool#1", [1], size=24, steps=1).layer == "pool#1"
+    with pytest.raises(LayerError, match=r"every call of 'relu': name one"):
+        tvc.filter_patterns(model, "relu#*", [0], size=24, steps=1)
+
+
 def test_regularisers_make_smoother_images() -> None:
     model = networks.vgg_like()
     goal = objectives.channel("features.5", 1)
@@ -429,7 +510,19 @@ def test_results_are_saved(tmp_path: Path) -> None:
         ({"normalize": "L2"}, "did you mean 'l2'"),
         ({"optimizer": "sgd"}, "no optimizer 'sgd'"),
         ({"precision": "half"}, "precision is"),
-        ({"steps": -1}, "steps and border are at least 0"),
+        ({"steps": -1}, "steps is a whole number of at least 0"),
+        ({"steps": 2.5}, "not 2.5"),
+        ({"border": "1"}, "border is a whole number"),
+        ({"step": float("nan")}, "a step is a finite number"),
+        ({"rectify": "yes"}, "rectify is True or False"),
+        ({"channels": "12"}, "a channel is an index"),
+        ({"channels": [1.7]}, "a channel is an index"),
+        ({"channels": [True, False]}, "a channel is an index"),
+        ({"preprocess": "x"}, "preprocess is a Preprocess, not a str"),
+        ({"size": 10**6}, "at most 100,000,000"),
+        ({"transformations": jitter(2)}, "transformations are a list"),
+        ({"start": torch.zeros(3, 8, 8, dtype=torch.uint8), "size": None}, "finite floating point"),
+        ({"start": torch.full((3, 8, 8), torch.nan), "size": None}, "finite floating point"),
         ({"batch_size": 0}, "batch_size is at least 1"),
         ({"transformations": [3]}, "not 3"),
         ({"start": torch.zeros(2, 4, 4)}, r"start is an image \(3, H, W\).*not \(2, 4, 4\)"),

@@ -89,7 +89,7 @@ def test_a_folder_of_something_else_is_refused_and_kept(tmp_path: Path) -> None:
     model = networks.vgg_like()
     tvc.filter_atlas(model, tmp_path, ["features.0"], 2, **SMALL)
     before = files(tmp_path)
-    for arguments, field in (({"seed": 1}, "seed"), ({"steps": 4}, "settings"), ({"size": 25}, "size")):
+    for arguments, field in (({"seed": 1}, "seed"), ({"steps": 4}, r"settings\.steps"), ({"size": 25}, "size")):
         with pytest.raises(OutputError, match=f"its {field} is"):
             tvc.filter_atlas(model, tmp_path, ["features.0"], 2, **{**SMALL, **arguments})
     with pytest.raises(OutputError, match="its model is 'VGGLike', this one's is 'Residual'"):
@@ -105,6 +105,13 @@ def test_mistakes_write_nothing(tmp_path: Path) -> None:
         tvc.filter_atlas(model, tmp_path / "a", rectify="sometimes", **SMALL)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="at least 1"):
         tvc.filter_atlas(model, tmp_path / "a", channels=0, **SMALL)
+    for wrong, message in (
+        ({"stepz": 3}, "did you mean 'step'"),
+        ({"layers": []}, "at least one layer"),
+        ({"seed": 1.5}, "seed is"),
+    ):
+        with pytest.raises(InputError, match=message):
+            tvc.filter_atlas(model, tmp_path / "a", **{**SMALL, **wrong})  # type: ignore[arg-type]
     assert not (tmp_path / "a").exists()
     with pytest.raises(OutputError, match="no folder of results"):
         tvc.Atlas.read(tmp_path)
@@ -119,6 +126,16 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "features.0.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(OutputError, match=r"features\.0\.safetensors is broken"):
         tvc.Atlas.read(tmp_path)
+
+
+def test_a_manifest_of_something_else_is_named(tmp_path: Path) -> None:
+    tvc.filter_atlas(networks.vgg_like(), tmp_path, ["features.0"], 1, **SMALL)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    for field in ("settings", "scale", "seed"):
+        changed = {**manifest, "identity": {k: v for k, v in manifest["identity"].items() if k != field}}
+        (tmp_path / "manifest.json").write_text(json.dumps(changed))
+        with pytest.raises(OutputError, match="not that of an atlas"):
+            tvc.Atlas.read(tmp_path).patterns("features.0")
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,6 +186,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--size", "8"], "does not run on an image of 3 x 8 x 8"),
         (["--preset", "dlwp-2017", "--quality", "clean"], "not of quality 'clean'"),
         (["--border", "-1"], "at least 0"),
+        (["--step", "nan"], "a step is a finite number"),
     ],
 )
 def test_mistakes_at_the_command_line_are_one_line(

@@ -147,6 +147,16 @@ def test_movements_stay_in_their_bounds_and_differ() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(InputError, match="jitter is at least 0"):
         jitter(-1)
+    with pytest.raises(InputError, match=r"whole pixels, not 2\.5"):
+        jitter(2.5)  # type: ignore[arg-type]
+    for number in (math.nan, math.inf, "5"):
+        with pytest.raises(InputError, match="by a finite number"):
+            rotate(number)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="by a finite number"):
+            scale(1, number)  # type: ignore[arg-type]
+    odd = Transformation("odd", lambda g, n, s: torch.full((n, 3, 3), math.nan))
+    with pytest.raises(InputError, match="movements odd are not all finite"):
+        drawn([odd], generator(), 2, (8, 8))
     with pytest.raises(InputError, match="scale goes from"):
         scale(1.1, 0.9)
     with pytest.raises(InputError, match="from a low to a high value"):

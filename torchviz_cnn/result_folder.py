@@ -143,13 +143,13 @@ class ResultFolder:
         return self.path / f"{safe}.safetensors"
 
     def _require(self, identity: dict[str, Any]) -> None:
-        mine = self.manifest["identity"]
-        for field in dict.fromkeys([*identity, *mine]):
-            if mine.get(field) != identity.get(field):
-                raise OutputError(
-                    f"{self.path} holds results of another run: its {field} is {_short(mine.get(field))}, this one's is "
-                    f"{_short(identity.get(field))}; use another folder"
-                )
+        found = _difference(self.manifest["identity"], identity)
+        if found is not None:
+            field, mine, other = found
+            raise OutputError(
+                f"{self.path} holds results of another run: its {field} is {_short(mine)}, this one's is {_short(other)}; "
+                "use another folder"
+            )
 
     def _write(self) -> None:
         text = json.dumps(self.manifest, indent=1, ensure_ascii=False) + "\n"
@@ -185,6 +185,19 @@ def versions() -> dict[str, str]:
     except metadata.PackageNotFoundError:
         own = "unknown"
     return {"python": platform.python_version(), "torch": str(torch.__version__), "torchviz_cnn": own}
+
+
+def _difference(mine: dict[str, Any], other: dict[str, Any], above: str = "") -> tuple[str, Any, Any] | None:
+    """The first field in which two differ, as a dotted name, with both values."""
+    for field in dict.fromkeys([*other, *mine]):
+        a, b = mine.get(field), other.get(field)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found = _difference(a, b, f"{above}{field}.")
+            if found is not None:
+                return found
+        elif a != b:
+            return f"{above}{field}", a, b
+    return None
 
 
 def _left_behind(name: str) -> bool:

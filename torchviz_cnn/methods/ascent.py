@@ -20,6 +20,7 @@ from torchviz_cnn.methods.objectives import Objective
 from torchviz_cnn.methods.patterns import Patterns
 from torchviz_cnn.methods.recipes import Normalize, Optimizer, Parameters, Preset, Quality, choose
 from torchviz_cnn.methods.transformations import Transformation
+from torchviz_cnn.names import named_layers, resolve
 from torchviz_cnn.untouched import untouched
 
 
@@ -65,6 +66,7 @@ def filter_patterns(
         optimizer=optimizer, transformations=transformations,
     )  # fmt: skip
     with untouched(model) as lent:
+        layer = one_call(lent, layer)
         run = AscentRun(
             lent, recipe, size=size, start=start, seed=seed, precision=precision, preprocess=preprocess,
             batch_size=batch_size, compile=compile,
@@ -106,14 +108,17 @@ def maximize(
         preset, quality, steps=steps, step=step, normalize=normalize, parameters=parameters, optimizer=optimizer,
         transformations=transformations,
     )  # fmt: skip
-    counts = {objective.count, images, None if start is None or start.ndim < 4 else len(start)} - {None}
-    if len(counts) > 1 or (images is not None and images < 1):
+    if images is not None and not (isinstance(images, int) and images >= 1):
+        raise InputError(f"images is how many, at least 1, not {images!r}")
+    counts = {objective.count, images, len(start) if isinstance(start, Tensor) and start.ndim == 4 else None} - {None}
+    if len(counts) > 1:
         given = "noise" if start is None else f"a start {tuple(start.shape)}"
-        raise InputError(
-            f"{images or 'as many as needed'} images were asked for, for {objective.text}, from {given}: that does not fit"
-        )
+        asked = "as many as needed" if images is None else images
+        raise InputError(f"{asked} images were asked for, for {objective.text}, from {given}: that does not fit")
     count = counts.pop() if counts else 1
     with untouched(model) as lent:
+        for name in objective.layers:
+            one_call(lent, name)
         run = AscentRun(
             lent, recipe, size=size, start=start, seed=seed, precision=precision, preprocess=preprocess,
             batch_size=batch_size, compile=compile,
@@ -138,16 +143,25 @@ def channel_patterns(run: AscentRun, layer: str, channels: Sequence[int], found:
     )  # fmt: skip
 
 
+def one_call(model: nn.Module, layer: str) -> str:
+    """The name under which a layer's call is known; raises LayerError for one that is not there, or stands for several."""
+    call = resolve(model, named_layers(model), layer)
+    if call.index is None:
+        raise LayerError(f"{layer!r} is every call of {call.name!r}: name one, as {call.name!r} or '{call.name}#1'")
+    return str(call)
+
+
 def chosen_channels(
     channels: int | Iterable[int] | None, layer: str, shapes: Mapping[str, tuple[int, ...]]
 ) -> list[int]:
     """The channels asked for, checked against what the layer gives; all of them for None."""
     (shape,) = shapes.values()
     if len(shape) not in (1, 3):
-        raise LayerError(f"layer {layer!r} gives {('B', *shape)}, neither maps (B, C, h, w) nor features (B, C)")
+        gives = ("B", *shape) if shape else "no tensor"
+        raise LayerError(f"layer {layer!r} gives {gives}, neither maps (B, C, h, w) nor features (B, C)")
     if channels is None:
         return list(range(shape[0]))
-    chosen = [channels] if isinstance(channels, int) else [int(c) for c in channels]
+    chosen: list[int] = objectives.indices(channels, "channel").flatten().tolist()
     wrong = [c for c in chosen if not 0 <= c < shape[0]]
     if wrong or not chosen:
         raise InputError(
@@ -186,4 +200,4 @@ def _some(numbers: Sequence[int]) -> str:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, DeadFilterWarning, stacklevel=3)
+    warnings.warn(message, DeadFilterWarning, stacklevel=4)

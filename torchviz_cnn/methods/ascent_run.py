@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +22,8 @@ from torchviz_cnn.methods.climb import Climb
 from torchviz_cnn.methods.image_parameters import InputScale, fourier, pixels
 from torchviz_cnn.methods.objectives import Objective
 from torchviz_cnn.methods.recipes import Recipe
-from torchviz_cnn.methods.workers import side_by_side, twin
-from torchviz_cnn.names import named_layers
+from torchviz_cnn.methods.twins import made_for_bfloat16, narrowed, output_of, prepare, twin
+from torchviz_cnn.methods.workers import side_by_side
 
 Precision = Literal["float32", "bfloat16", "auto"]
 Size = int | tuple[int, int]
@@ -33,6 +35,7 @@ _CACHE = 8 << 20
 """Bytes that the largest tensor of a batch should keep to on a CPU: larger ones cost more in memory than they save."""
 _GPU_BYTES = 4 << 30
 _LARGEST_BATCH = 64
+_LARGEST = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,15 @@ class AscentRun:
         self.start = None if start is None else _start(start, channels, size, recipe)
         height, width = _size(size, recipe) if self.start is None else self.start.shape[2:]
         self.shape = (channels, height, width)
+        self._narrow: dict[str, bool] = {}
         self.layout = torch.channels_last
         """How images lie in memory: channels last, which is faster, unless the network minds."""
+        if preprocess is not None and not isinstance(preprocess, Preprocess):
+            raise InputError(f"preprocess is a Preprocess, not a {type(preprocess).__name__}")
         self.scale = InputScale.of(preprocess or preprocess_of(model), channels)
         self.low_precision = self._low_precision(precision)
-        if batch_size is not None and batch_size < 1:
-            raise InputError(f"batch_size is at least 1, not {batch_size}")
+        if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
+            raise InputError(f"batch_size is at least 1, not {batch_size!r}")
         low, high = recipe.noise
         self.parameters = (
             fourier(self.shape, self.scale)
@@ -97,7 +103,7 @@ class AscentRun:
             place = tensor.untyped_storage().data_ptr()
             into = weights if place in own else saved
             into[place] = max(into.get(place, 0), tensor.numel() * tensor.element_size())
-            return tensor
+            return tensor.detach()  # an operation that kept its own output would be a circle that is never freed
 
         def shape_of(name: str, output: object) -> None:
             shapes[name] = tuple(output.shape[1:]) if isinstance(output, Tensor) else ()
@@ -160,7 +166,8 @@ class AscentRun:
             if ended is not None:
                 ended([channels[place] for place in places], found)
 
-        return self._climb(lent, layer, channels, batches, self._parts(lent, layer, channels), tick, done, alone=alone)
+        part, starts = self._parts(lent, layer, channels), self._starts(len(channels))
+        return self._climb(lent, layer, channels, batches, part, tick, starts, done, alone=alone)
 
     def batch(
         self, lent: nn.Module, layer: str, channels: Sequence[int], measured: Measured, most: int = _LARGEST_BATCH
@@ -178,17 +185,31 @@ class AscentRun:
 
         How convolutions sum up depends on shapes and numbers of threads, not on values: what one step shows, all do.
         """
-        one = self.with_recipe(replace(self.recipe, steps=1))
-        part, ends = self._parts(lent, layer, channels), [batches[0][0], batches[0][-1]]
-        asked = [channels[place] for place in ends]
-        whole = one._climb(lent, layer, channels[: len(batches[0])], batches[:1], part, lambda n: None, alone=not cores)
-        each = one._climb(lent, layer, asked, [[0], [1]], self._parts(lent, layer, asked), lambda n: None, alone=True)
+        one, size, starts = (
+            self.with_recipe(replace(self.recipe, steps=1)),
+            len(batches[0]),
+            self._starts(len(channels)),
+        )
+
+        def step(places: Sequence[int], together: Sequence[Sequence[int]], alone: bool) -> Found:
+            asked = [channels[place] for place in places]
+            part, own = self._parts(lent, layer, asked), None if starts is None else starts[list(places)]
+            return one._climb(lent, layer, asked, list(together), part, lambda n: None, own, alone=alone)
+
+        whole, each = step(range(size), [range(size)], not cores), step([0, size - 1], [[0], [1]], True)
+        ends = [0, size - 1]
         return torch.equal(whole.values[ends], each.values) and torch.equal(whole.scores[ends], each.scores)
 
+    def _starts(self, count: int) -> Tensor | None:
+        """An image to start from for each of so many patterns."""
+        return None if self.start is None else self.start.expand(count, -1, -1, -1)
+
     def _parts(self, lent: nn.Module, layer: str, channels: Sequence[int]) -> Part:
+        narrow = self._narrows(lent, layer)
+
         def part(model: nn.Module, places: Sequence[int]) -> tuple[Objective, Tensor]:
             asked = [channels[place] for place in places]
-            if model is not lent and _narrowed(model, lent, layer, asked):
+            if narrow and model is not lent and narrowed(model, lent, layer, asked):
                 asked = list(range(len(asked)))
             recipe = self.recipe
             return objectives.channel(layer, asked, border=recipe.border, rectify=recipe.rectify), torch.arange(
@@ -206,12 +227,13 @@ class AscentRun:
             size = count
         batches: list[Sequence[int]] = [range(i, min(i + size, count)) for i in range(0, count, size)]
         return self._climb(
-            lent, "", range(count), batches, lambda model, places: (objective, torch.tensor(places)), tick
-        )
+            lent, "", range(count), batches, lambda model, places: (objective, torch.tensor(places)), tick,
+            self._starts(count),
+        )  # fmt: skip
 
     def _climb(
         self, lent: nn.Module, about: str, numbers: Sequence[int], batches: list[Sequence[int]],
-        part: Part, tick: Tick,
+        part: Part, tick: Tick, starts: Tensor | None,
         ended: Callable[[Sequence[int], Found], None] = lambda places, found: None, alone: bool = False,
     ) -> Found:  # fmt: skip
         climb = Climb(
@@ -221,8 +243,8 @@ class AscentRun:
         # Written into as it comes: put together at the end, there would be two of it.
         count, steps = len(numbers), self.recipe.steps + 1
         whole = Found(
-            torch.empty(count, *self.shape, device=self.device),
-            torch.empty(count, steps, device=self.device),
+            torch.empty(count, *self.shape, dtype=torch.float32, device=self.device),
+            torch.empty(count, steps, dtype=torch.float32, device=self.device),
             torch.empty(count, dtype=torch.bool, device=self.device),
         )
 
@@ -232,7 +254,7 @@ class AscentRun:
                 tick(len(places))
 
             objective, rows = part(model, places)
-            start = None if self.start is None else self.start.expand(len(numbers), -1, -1, -1)[list(places)]
+            start = None if starts is None else starts[list(places)]
             return Found(*climb(model, objective, [numbers[place] for place in places], rows, start, step))
 
         def done(index: int, batch: Found) -> None:
@@ -243,7 +265,7 @@ class AscentRun:
         copied = twin(lent)
         model = lent if copied is None else copied
         if copied is not None:
-            _prepare(copied, self.device, self.low_precision)
+            prepare(copied, self.device, self.low_precision)
         if copied is not None and self.device.type == "cpu" and not self.compile and (alone or len(batches) > 1):
             others = [twin(copied) for _ in range(min(self._cores(), len(batches)) - 1)]
             side_by_side([copied, *(m for m in others if m is not None)], batches, work, done, lambda: tick(0))
@@ -251,6 +273,20 @@ class AscentRun:
             for index, places in enumerate(batches):
                 done(index, work(model, places, lambda: None))
         return whole
+
+    def _narrows(self, lent: nn.Module, layer: str) -> bool:
+        """Whether one channel of a layer can be computed without the others, and is then what it is among them."""
+        if layer not in self._narrow:
+            copied = twin(lent)
+            self._narrow[layer] = False
+            if copied is not None and narrowed(copied, lent, layer, [0]):
+                x = self.parameters.images(self.parameters.start(torch.Generator().manual_seed(0), 0)[None])
+                x = x.to(self.device, self.dtype)
+                with contextlib.suppress(RuntimeError), torch.no_grad():
+                    one, all_of_it = (output_of(model, layer, x.clone()) for model in (copied, lent))
+                    scale = float(all_of_it.abs().max())
+                    self._narrow[layer] = torch.allclose(one[:, 0], all_of_it[:, 0], rtol=1e-2, atol=1e-2 * scale)
+        return self._narrow[layer]
 
     def with_recipe(self, recipe: Recipe) -> AscentRun:
         """The same run by another recipe for the same images."""
@@ -280,61 +316,18 @@ class AscentRun:
             raise InputError(f"precision is 'float32', 'bfloat16' or 'auto', not {precision!r}")
         if self.dtype != torch.float32 or precision == "float32":
             return False
-        return precision == "bfloat16" or _made_for_bfloat16(self.device)
-
-
-def _narrowed(model: nn.Module, lent: nn.Module, layer: str, channels: Sequence[int]) -> bool:
-    """Leave a twin's convolution only the output channels asked for, where it is plain; gives whether it was.
-
-    The layer ends the forward pass, so the others of its channels would be computed for nothing.
-    """
-    original = named_layers(lent).get(layer)
-    if type(original) is not nn.Conv2d or original.groups > 1 or original._forward_hooks or original._forward_pre_hooks:
-        return False
-    if original._parameters.get("weight") is None:  # made by a parametrisation or a hook
-        return False
-    copy = named_layers(model)[layer]
-    for name in ("weight", "bias"):
-        tensor = original._parameters[name]
-        if tensor is not None:
-            kept = tensor.detach()[list(channels)].to(copy._parameters[name].dtype)  # type: ignore[union-attr]
-            copy._parameters[name] = nn.Parameter(kept, requires_grad=False)
-    return True
-
-
-_LOWERED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
-
-
-def _prepare(model: nn.Module, device: torch.device, low_precision: bool) -> None:
-    """Give a twin weights as they are read at every step: in bfloat16, and on a GPU channels last."""
-    kind = torch.bfloat16 if low_precision else None
-    order = torch.channels_last if device.type == "cuda" else torch.preserve_format
-    for module in model.modules():
-        if type(module) in _LOWERED and (low_precision or order is torch.channels_last):
-            for name, tensor in module._parameters.items():
-                if tensor is not None:
-                    how = order if tensor.ndim == 4 else torch.preserve_format
-                    made = tensor.detach().to(dtype=kind or tensor.dtype, memory_format=how)
-                    module._parameters[name] = nn.Parameter(made, requires_grad=False)
-
-
-def _made_for_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu":
-        return False
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(bool(getattr(torch.cpu, name, bool)()) for name in names)
+        return precision == "bfloat16" or made_for_bfloat16(self.device)
 
 
 def _size(size: Size | None, recipe: Recipe) -> tuple[int, int]:
     given = recipe.size if size is None else size
     try:
-        height, width = (int(side) for side in ((given, given) if isinstance(given, int) else given))
+        sides: Any = given if isinstance(given, (tuple, list)) else (given, given)
+        height, width = (operator.index(side) for side in sides)
     except (TypeError, ValueError):
         raise InputError(f"size is a side in pixels or (height, width), not {size!r}") from None
-    if height < 1 or width < 1:
-        raise InputError(f"size is at least 1 pixel, not {size!r}")
+    if height < 1 or width < 1 or height * width > _LARGEST:
+        raise InputError(f"size is at least 1 pixel and at most {_LARGEST:,} in all, not {size!r}")
     return height, width
 
 
@@ -346,6 +339,8 @@ def _start(start: Tensor, channels: int, size: Size | None, recipe: Recipe) -> T
         raise InputError(
             f"start is an image ({channels}, H, W), or one for each pattern (n, {channels}, H, W), not {shape}"
         )
+    if not start.numel() or not start.is_floating_point() or not bool(start.isfinite().all()):
+        raise InputError(f"start is an image of finite floating point values, as preprocess gives, not {start.dtype}")
     if size is not None and tuple(start.shape[-2:]) != _size(size, recipe):
         raise InputError(f"start is {tuple(start.shape[-2:])}, which is not the size asked for, {size}")
     return (start if start.ndim == 4 else start[None]).detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from torchviz_cnn.errors import InputError, LayerError, OutputError
 from torchviz_cnn.images import Preprocess
 from torchviz_cnn.layers import convolutions
 from torchviz_cnn.methods import objectives
-from torchviz_cnn.methods.ascent import chosen_channels, steps_bar
+from torchviz_cnn.methods.ascent import chosen_channels, one_call, steps_bar
 from torchviz_cnn.methods.ascent_run import AscentRun, Found, Measured, Precision, Size
 from torchviz_cnn.methods.image_parameters import InputScale
 from torchviz_cnn.methods.patterns import Patterns
@@ -29,7 +30,7 @@ from torchviz_cnn.untouched import untouched
 Rectify = Literal["first", "always", "never"]
 KIND = "atlas"
 _SECONDS = 5.0
-"""How much work may be lost to a process that is killed."""
+"""How often what is finished is written. A process that is killed loses that, and the batches it was at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,8 @@ class Atlas:
         """The atlas in a folder, finished or not. Raises OutputError where there is none, or it is broken."""
         folder = ResultFolder.read(path, KIND)
         files = {layer: None for layer, _ in _files(folder)}
-        order = [name for name in folder.manifest["progress"].get("layers", []) if name in files]
+        known = folder.manifest["progress"].get("layers", [])
+        order = [name for name in known if name in files] if isinstance(known, list) else []
         return cls(folder, tuple(dict.fromkeys([*order, *files])))
 
     def patterns(self, layer: str) -> Patterns:
@@ -57,19 +59,23 @@ class Atlas:
             raise LayerError(f"the atlas {self.folder.path} has no layer {layer!r}; it has {', '.join(self.layers)}")
         parts = [self.folder.load(path.stem) for name, path in _files(self.folder) if name == layer]
         joined = _joined(parts)
-        identity = self.folder.manifest["identity"]
-        recipe = from_settings({**identity["settings"], "rectify": bool(joined["rectify"].any())})
-        channels, dead = joined["channels"], joined["dead"]
+        identity, channels, dead = self.folder.manifest["identity"], joined["channels"], joined["dead"]
+        try:
+            recipe = from_settings({**identity["settings"], "rectify": bool(joined["rectify"].any())})
+            scale = InputScale(*(tuple(identity["scale"][part]) for part in ("mean", "std")))
+            seed = int(identity["seed"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise OutputError(f"the manifest of {self.folder.path} is not that of an atlas: {error}") from error
         return Patterns(
             values=joined["values"].float(),
             scores=joined["scores"],
             objective=f"channels of {layer}",
             recipe=recipe,
-            scale=InputScale(*(tuple(identity["scale"][part]) for part in ("mean", "std"))),
+            scale=scale,
             layer=layer,
             channels=channels,
             dead=tuple(channels[dead].tolist()),
-            seed=int(identity["seed"]),
+            seed=seed,
         )
 
     def __repr__(self) -> str:
@@ -88,16 +94,23 @@ def filter_atlas(
     kept: running again goes on where it stopped, also for more layers or channels. `rectify`: `"first"` for layers that are
     linear in the image (see `objectives.channel`), `"always"` or `"never"`. `ranks`: the processes that share the work, from
     `ranks.joined()`; the files are the same, bit for bit on a CPU, for any number of them and of cores. Other arguments as
-    for `filter_patterns`.
+    for `filter_patterns`: `changes` may be `steps`, `step`, `normalize`, `border`, `parameters`, `optimizer`,
+    `transformations`.
 
     Raises OutputError for a folder of another model or other settings; what `filter_patterns` raises.
     """
     ranks = ranks or Ranks()
+    if not isinstance(seed, int):
+        raise InputError(f"seed is a whole number, not {seed!r}")
     recipe = choose(preset, quality, **changes)
     if rectify not in ("first", "always", "never"):
         raise InputError(f"rectify is 'first', 'always' or 'never', not {rectify!r}")
-    if channels is not None and channels < 1:
-        raise InputError(f"channels is how many of each layer, at least 1, not {channels}")
+    if channels is not None and not (isinstance(channels, int) and channels >= 1):
+        raise InputError(f"channels is how many of each layer, at least 1, not {channels!r}")
+    if isinstance(layers, str):
+        layers = [layers]
+    if layers is not None and not layers:
+        raise InputError("an atlas is of at least one layer")
     with untouched(model) as lent:
         run = AscentRun(lent, recipe, size=size, seed=seed, precision=precision, preprocess=preprocess)
         plan = _plan(lent, run, layers, channels, rectify)
@@ -117,7 +130,7 @@ def filter_atlas(
             _tidy(opened)
             known = opened.manifest["progress"].get("layers", [])
             opened.update(layers=list(dict.fromkeys([*known, *(layer.name for layer in plan)])))
-            return _missing(lent, run, opened, plan)
+            return _missing(lent, run, opened, plan, ranks.count * torch.get_num_threads())
 
         missing = ranks.gather(ranks.once(prepare))[0] or []
         opened = ResultFolder.read(folder, KIND)
@@ -148,7 +161,7 @@ def _plan(
     if layers is None:
         layers = convolutions(lent, torch.zeros(1, *run.shape), first=True)
     plan = []
-    for name in dict.fromkeys(layers):
+    for name in dict.fromkeys(one_call(lent, layer) for layer in layers):
         measured = run.measure(lent, objectives.channel(name, 0))
         every = chosen_channels(None, name, measured.shapes)
         rectified = rectify == "always" or (rectify == "first" and run.is_linear(lent, name))
@@ -156,15 +169,17 @@ def _plan(
     return plan
 
 
-def _missing(lent: nn.Module, run: AscentRun, folder: ResultFolder, plan: list[_Layer]) -> list[list[list[int]]]:
-    """For each layer, the batches of channels that are still to be made."""
+def _missing(
+    lent: nn.Module, run: AscentRun, folder: ResultFolder, plan: list[_Layer], workers: int
+) -> list[list[list[int]]]:  # fmt: skip
+    """For each layer, the batches of channels that are still to be made, by so many workers."""
     missing = []
     for layer in plan:
         there = {c for name, path in _files(folder) if name == layer.name for c in _channels_of(path)}
         batches: list[list[int]] = []
         if not there.issuperset(layer.channels):
-            size = run.with_recipe(layer.recipe).batch(lent, layer.name, layer.channels, layer.measured)
-            # Always the same channels together, whatever is there already.
+            most = max(1, -(-len(layer.channels) // workers))
+            size = run.with_recipe(layer.recipe).batch(lent, layer.name, layer.channels, layer.measured, most)
             every = [layer.channels[i : i + size] for i in range(0, len(layer.channels), size)]
             batches = [left for left in ([c for c in batch if c not in there] for batch in every) if left]
         missing.append(batches)
@@ -176,7 +191,9 @@ def _fill(
     ranks: Ranks, progress: bool,
 ) -> None:  # fmt: skip
     """Make this rank's share of what is missing."""
-    shares = [batches[ranks.rank :: ranks.count] for batches in missing]
+    # Dealt out one by one across all layers: dealt anew for each, those with few batches would all be the first rank's.
+    before = list(itertools.accumulate((len(batches) for batches in missing), initial=0))
+    shares = [b[(ranks.rank - offset) % ranks.count :: ranks.count] for b, offset in zip(missing, before, strict=False)]
     total = sum(len(batch) for batches in shares for batch in batches)
     with steps_bar(total, "filters", "filters", run.recipe.steps, progress and ranks.first and total > 0) as tick:
         for layer, batches in zip(plan, shares, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,12 @@ COLOURS = (
     (0.581, -0.001, -0.115),
     (0.589, -0.195, 0.060),
 )
+
+_PLAIN: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever the caller's defaults are, noise is the same
+
+
+def _uniform(*shape: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(*shape, generator=generator, **_PLAIN)
 
 
 @dataclass(frozen=True)
@@ -72,10 +79,10 @@ def pixels(
 
     def start(generator: torch.Generator, attempt: int = 0) -> Tensor:
         if attempt > 1:
-            coarse = torch.rand(1, shape[0], *(-(-side // 16) for side in shape[1:]), generator=generator)
+            coarse = _uniform(1, shape[0], *(-(-side // 16) for side in shape[1:]), generator=generator)
             return scale.to_input(F.interpolate(coarse, shape[1:], mode="bilinear")[0])
         a, b = (low, high) if attempt == 0 else (0.0, 1.0)
-        return scale.to_input(a + (b - a) * torch.rand(shape, generator=generator))
+        return scale.to_input(a + (b - a) * _uniform(*shape, generator=generator))
 
     return ImageParameters(start, lambda parameters: parameters)
 
@@ -91,14 +98,14 @@ def fourier(
     Olah, Mordvintsev, Schubert: Feature Visualization, Distill 2017.
     """
     channels, height, width = shape
-    rows, columns = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)
+    rows, columns = torch.fft.fftfreq(height, **_PLAIN)[:, None], torch.fft.rfftfreq(width, **_PLAIN)
     frequency = (rows**2 + columns**2).sqrt().clamp_min(1 / max(height, width))
     spread = math.sqrt(height * width) / frequency**decay
-    colours = torch.tensor(COLOURS) if channels == 3 else torch.eye(channels)
+    colours = torch.tensor(COLOURS, **_PLAIN) if channels == 3 else torch.eye(channels, **_PLAIN)
 
     def start(generator: torch.Generator, attempt: int = 0) -> Tensor:
         strength = deviation * 10.0**attempt
-        return strength * torch.randn(channels, *frequency.shape, 2, generator=generator)
+        return strength * torch.randn(channels, *frequency.shape, 2, generator=generator, **_PLAIN)
 
     def images(parameters: Tensor) -> Tensor:
         spectrum = torch.view_as_complex(parameters.contiguous()) * spread.to(parameters)

@@ -7,10 +7,12 @@ image and knows the layers it reads, so that the forward pass stops at the deepe
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -48,6 +50,8 @@ class Objective:
     """How many images there are, where each has an objective of its own."""
     is_sum: bool = False
     """Whether its text is a sum, which needs brackets beside a product."""
+
+    __array_ufunc__ = None  # numpy's numbers leave the joining to the objective
 
     def __add__(self, other: Objective | float) -> Objective:
         return _joined(self, other, operator.add, "+")
@@ -109,6 +113,8 @@ def unit(
 ) -> Objective:  # fmt: skip
     """The activation of one unit: a channel of a layer at (row, column), by default in the middle of the map."""
     index = _indices(channel, "channel")
+    if position is not None and indices(position, "position").shape != (2,):
+        raise InputError(f"a position is a row and a column, not {position!r}")
 
     def value(seen: Seen) -> Tensor:
         chosen = _chosen(_maps(seen, layer), layer, index, seen.rows)
@@ -139,7 +145,10 @@ def direction(layer: str, vector: Sequence[float] | Tensor, *, cosine_power: flo
     With `cosine_power` p, each position counts times max(0.1, cosine) ** p: the direction more, the length less.
     """
     with torch.inference_mode(False):
-        towards = torch.tensor(vector.tolist() if isinstance(vector, Tensor) else list(vector)).float().flatten()
+        try:
+            towards = torch.as_tensor(vector, dtype=torch.float32, device="cpu").detach().clone().flatten()
+        except (TypeError, ValueError, RuntimeError):
+            raise InputError(f"a direction is a vector of numbers, not {vector!r}") from None
 
     def value(seen: Seen) -> Tensor:
         maps = _maps(seen, layer)
@@ -220,7 +229,7 @@ def _maps(seen: Seen, layer: str) -> Tensor:
     """The activations of a layer as (B, C, h, w) in float32."""
     maps = seen.activations[layer]
     if not isinstance(maps, Tensor) or maps.ndim not in (2, 4):
-        shape = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+        shape = tuple(maps.shape) if isinstance(maps, Tensor) else f"a {type(maps).__name__}"
         raise LayerError(f"layer {layer!r} gives {shape}, neither maps (B, C, h, w) nor features (B, C)")
     if len(maps) != len(seen.images):
         raise LayerError(f"layer {layer!r} gives {len(maps)} maps for {len(seen.images)} images")
@@ -239,17 +248,33 @@ def _chosen(maps: Tensor, layer: str, index: Tensor, rows: Tensor) -> Tensor:
     return maps[torch.arange(len(maps), device=maps.device), index.to(maps.device)[rows]]
 
 
-def _indices(given: int | Sequence[int] | Tensor, what: str) -> Tensor:
+def indices(given: Any, what: str) -> Tensor:
+    """An index, or one for each image, as a tensor: whole numbers of any kind. Raises InputError for anything else."""
     try:
+        values = given.tolist() if isinstance(given, (Tensor, np.ndarray)) else given
+        if isinstance(values, (str, bytes, bool)):
+            raise TypeError
+        if isinstance(values, Iterable):
+            values = [operator.index(value) for value in values if not _is_bool(value)]
+        else:
+            values = operator.index(values)
         with torch.inference_mode(False):  # it is to take part in a graph, wherever it was made
-            index = torch.tensor(
-                given.tolist() if isinstance(given, Tensor) else given if isinstance(given, int) else list(given)
-            )
-    except (TypeError, ValueError, RuntimeError):
+            return torch.tensor(values, dtype=torch.long, device="cpu")
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise InputError(f"a {what} is an index, or one for each image, not {given!r}") from None
-    if index.dtype.is_floating_point or index.dtype == torch.bool or index.ndim > 1 or not index.numel():
+
+
+def _is_bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        raise TypeError
+    return False
+
+
+def _indices(given: Any, what: str) -> Tensor:
+    index = indices(given, what)
+    if not index.numel():
         raise InputError(f"a {what} is an index, or one for each image, not {given!r}")
-    return index.long()
+    return index
 
 
 def _count(index: Tensor) -> int | None:
@@ -265,7 +290,7 @@ def _joined(
     a: Objective | float, b: Objective | float, operation: Callable[[Any, Any], Any], sign: str
 ) -> Objective:  # fmt: skip
     for side in (a, b):
-        if not isinstance(side, (Objective, int, float)):
+        if not isinstance(side, (Objective, Real)):
             raise InputError(f"an objective is joined with objectives and numbers, not with a {type(side).__name__}")
     both = [side for side in (a, b) if isinstance(side, Objective)]
     counts = sorted({side.count for side in both if side.count is not None})

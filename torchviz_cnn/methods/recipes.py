@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
@@ -69,6 +70,8 @@ def choose(preset: Preset | None, quality: Quality | None, **changes: Any) -> Re
     if name not in RECIPES:
         raise InputError(f"no preset {name!r}{did_you_mean(str(name), RECIPES) or ';'} there are {', '.join(RECIPES)}")
     given = {key: value for key, value in changes.items() if value is not None}
+    for key, value in given.items():
+        _check(key, value)
     if "transformations" in given:
         given["transformations"] = _all_transformations(given["transformations"])
     if given.get("optimizer") == "adam" and RECIPES[name].optimizer != "adam":
@@ -80,12 +83,24 @@ def choose(preset: Preset | None, quality: Quality | None, **changes: Any) -> Re
         if value not in get_args(kind):
             near = did_you_mean(str(value), get_args(kind)) or ";"
             raise InputError(f"no {key} {value!r}{near} there are {', '.join(get_args(kind))}")
-    if recipe.steps < 0 or recipe.border < 0:
-        raise InputError(f"steps and border are at least 0, not {recipe.steps} and {recipe.border}")
     return recipe
 
 
+def _check(key: str, value: Any) -> None:
+    known = ("steps", "border", "step", "rectify", "normalize", "parameters", "optimizer", "transformations")
+    if key not in known:
+        raise InputError(f"no option {key!r}{did_you_mean(key, known) or ';'} a recipe has {', '.join(known)}")
+    if key in ("steps", "border") and not (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        raise InputError(f"{key} is a whole number of at least 0, not {value!r}")
+    if key == "step" and not (isinstance(value, (int, float)) and math.isfinite(value)):
+        raise InputError(f"a step is a finite number, not {value!r}")
+    if key == "rectify" and not isinstance(value, bool):
+        raise InputError(f"rectify is True or False, not {value!r}")
+
+
 def _all_transformations(given: Sequence[Transformation]) -> tuple[Transformation, ...]:
+    if not isinstance(given, Sequence):
+        raise InputError(f"transformations are a list of them, not {given!r}")
     wrong = [part for part in given if not isinstance(part, Transformation)]
     if wrong:
         raise InputError(f"transformations are jitter(...), scale(...) and rotate(...), not {wrong[0]!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from torchviz_cnn.errors import InputError
 
+_PLAIN: Any = {"dtype": torch.float32, "device": "cpu"}
 Draw = Callable[[torch.Generator, int, tuple[int, int]], Tensor]
 
 
@@ -30,12 +32,12 @@ class Transformation:
 
 def jitter(pixels: int) -> Transformation:
     """Shift by whole pixels, up to so many each way."""
-    if pixels < 0:
-        raise InputError(f"jitter is at least 0 pixels, not {pixels}")
+    if not isinstance(pixels, int) or pixels < 0:
+        raise InputError(f"jitter is at least 0 whole pixels, not {pixels!r}")
 
     def draw(generator: torch.Generator, steps: int, size: tuple[int, int]) -> Tensor:
-        matrices = torch.eye(3).repeat(steps, 1, 1)
-        matrices[:, :2, 2] = torch.randint(-pixels, pixels + 1, (steps, 2), generator=generator).float()
+        matrices = _identity().repeat(steps, 1, 1)
+        matrices[:, :2, 2] = torch.randint(-pixels, pixels + 1, (steps, 2), generator=generator, device="cpu").float()
         return matrices
 
     return Transformation(f"jitter({pixels})", draw)
@@ -43,12 +45,12 @@ def jitter(pixels: int) -> Transformation:
 
 def scale(low: float, high: float) -> Transformation:
     """Enlarge by a factor between two."""
-    if not 0 < low <= high:
+    if not 0 < _finite(low) <= _finite(high):
         raise InputError(f"scale goes from a factor above 0 to one not below it, not from {low} to {high}")
 
     def draw(generator: torch.Generator, steps: int, size: tuple[int, int]) -> Tensor:
-        matrices = torch.eye(3).repeat(steps, 1, 1)
-        factor = low + (high - low) * torch.rand(steps, generator=generator)
+        matrices = _identity().repeat(steps, 1, 1)
+        factor = low + (high - low) * torch.rand(steps, generator=generator, **_PLAIN)
         matrices[:, 0, 0] = matrices[:, 1, 1] = 1 / factor
         return matrices
 
@@ -57,10 +59,11 @@ def scale(low: float, high: float) -> Transformation:
 
 def rotate(degrees: float) -> Transformation:
     """Turn about the middle, up to so many degrees each way."""
+    degrees = _finite(degrees)
 
     def draw(generator: torch.Generator, steps: int, size: tuple[int, int]) -> Tensor:
-        matrices = torch.eye(3).repeat(steps, 1, 1)
-        angle = math.radians(degrees) * (2 * torch.rand(steps, generator=generator) - 1)
+        matrices = _identity().repeat(steps, 1, 1)
+        angle = math.radians(degrees) * (2 * torch.rand(steps, generator=generator, **_PLAIN) - 1)
         matrices[:, 0, 0] = matrices[:, 1, 1] = angle.cos()
         matrices[:, 0, 1], matrices[:, 1, 0] = angle.sin(), -angle.sin()
         return matrices
@@ -73,12 +76,24 @@ def drawn(
 ) -> Tensor:
     """All movements of one image, step by step, each step's composed to one matrix (steps, 2, 3) for `moved`."""
     height, width = size
-    product = torch.eye(3).repeat(steps, 1, 1)
+    product = _identity().repeat(steps, 1, 1)
     for transformation in transformations:  # what comes first acts on the image first
         product = product @ transformation.draw(generator, steps, size)
-    pixels = torch.diag(torch.tensor([width / 2, height / 2, 1.0]))  # of places as -1..1
+    if not bool(product.isfinite().all()):
+        raise InputError(f"the movements {', '.join(map(repr, transformations))} are not all finite")
+    pixels = torch.diag(torch.tensor([width / 2, height / 2, 1.0], **_PLAIN))  # of places as -1..1
     matrices: Tensor = torch.linalg.inv(pixels) @ product @ pixels
     return matrices[:, :2]
+
+
+def _identity() -> Tensor:
+    return torch.eye(3, **_PLAIN)
+
+
+def _finite(number: float) -> float:
+    if not isinstance(number, (int, float)) or not math.isfinite(number):
+        raise InputError(f"a movement is by a finite number, not by {number!r}")
+    return number
 
 
 def moved(images: Tensor, matrices: Tensor) -> Tensor:

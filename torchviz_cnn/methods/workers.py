@@ -6,7 +6,6 @@ changes its last bits. So what is made here is the same whatever the number of c
 
 from __future__ import annotations
 
-import copy
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -23,15 +22,6 @@ Result = TypeVar("Result")
 
 class Cancelled(BaseException):
     """Ends a job because another failed, or the user interrupted."""
-
-
-def twin(model: nn.Module) -> nn.Module | None:
-    """A copy of a model's modules around the same parameters and buffers; None where it cannot be copied."""
-    shared = [*model.parameters(), *model.buffers()]
-    try:
-        return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
-    except Exception:  # whatever a user's module holds that does not copy
-        return None
 
 
 def side_by_side(
