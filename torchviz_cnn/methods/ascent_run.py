@@ -78,7 +78,7 @@ class AscentRun:
         self.shape = (channels, height, width)
         self._narrow: dict[str, bool] = {}
         self.layout = torch.channels_last
-        """How images lie in memory: channels last, which is faster, unless the network minds."""
+        """How images lie in memory: channels last, which is faster, until a layer that is measured minds."""
         if preprocess is not None and not isinstance(preprocess, Preprocess):
             raise InputError(f"preprocess is a Preprocess, not a {type(preprocess).__name__}")
         self.scale = InputScale.of(preprocess or preprocess_of(model), channels)
@@ -113,7 +113,7 @@ class AscentRun:
         if objective.layers or objective.needs_output:
             with HookManager(lent) as hooks, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 hooks.on_forward(objective.layers, shape_of)
-                for layout in (torch.channels_last, torch.contiguous_format):
+                for layout in dict.fromkeys((self.layout, torch.contiguous_format)):
                     self.layout = layout
                     try:
                         hooks.run(x.clone(memory_format=layout), stop_early=not objective.needs_output)
@@ -185,11 +185,8 @@ class AscentRun:
 
         How convolutions sum up depends on shapes and numbers of threads, not on values: what one step shows, all do.
         """
-        one, size, starts = (
-            self.with_recipe(replace(self.recipe, steps=1)),
-            len(batches[0]),
-            self._starts(len(channels)),
-        )
+        one = self.with_recipe(replace(self.recipe, steps=1))
+        size, starts = len(batches[0]), self._starts(len(channels))
 
         def step(places: Sequence[int], together: Sequence[Sequence[int]], alone: bool) -> Found:
             asked = [channels[place] for place in places]
@@ -211,10 +208,8 @@ class AscentRun:
             asked = [channels[place] for place in places]
             if narrow and model is not lent and narrowed(model, lent, layer, asked):
                 asked = list(range(len(asked)))
-            recipe = self.recipe
-            return objectives.channel(layer, asked, border=recipe.border, rectify=recipe.rectify), torch.arange(
-                len(asked)
-            )
+            objective = objectives.channel(layer, asked, border=self.recipe.border, rectify=self.recipe.rectify)
+            return objective, torch.arange(len(asked))
 
         return part
 
@@ -304,7 +299,9 @@ class AscentRun:
                 x = self.parameters.start(torch.Generator().manual_seed(seed), 0)
                 leaf = self.parameters.images(x[None]).detach().to(self.device, self.dtype).requires_grad_()
                 hooks.run(leaf.clone())
-                weights = torch.rand(kept[-1].shape, generator=torch.Generator().manual_seed(2)).to(kept[-1])
+                weights = torch.rand(kept[-1].shape, generator=torch.Generator().manual_seed(2), device="cpu").to(
+                    kept[-1]
+                )
                 gradients.append(torch.autograd.grad((kept[-1] * weights).sum(), leaf)[0])
         return bool(torch.allclose(gradients[0], gradients[1], rtol=1e-3, atol=1e-5 * float(gradients[0].abs().max())))
 
