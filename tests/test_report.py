@@ -331,6 +331,34 @@ def test_layers_channels_and_classes_can_be_chosen(tmp_path: Path) -> None:
     assert len(page.data["photos"][0]["classes"]) == 1
 
 
+def test_layers_without_the_channels_asked_for_are_left_out(tmp_path: Path) -> None:
+    net = network(vgg_like())  # its convolutions have 8, 8, 10 and 12 channels
+    widest = tvc.layer_names(net.model, types=nn.Conv2d)[-1]
+    found = tvc.report(net, photos(1), tmp_path, layers=nn.Conv2d, channels=[11], budget=0)
+    page = Page(found)
+    assert widest in found.layers
+    assert "features.0" not in found.layers
+    assert [layer["channels"] for layer in page.data["layers"]] == [[11]] * len(found.layers)
+    with pytest.raises(tvc.LayerError, match=r"no layer shown has a channel 99: .* 0 to 11"):
+        tvc.report(net, photos(1), tmp_path, channels=[99], budget=0)
+
+
+def test_without_photos_no_layer_is_there_for_its_heatmap(tmp_path: Path) -> None:
+    net = network(vgg_like())
+    assert tvc.report(net, [], tmp_path, layers=["features.0"], budget=0).layers == ("features.0",)
+    assert len(tvc.report(net, photos(1), tmp_path, layers=["features.0"], budget=0).layers) == 2
+
+
+def test_photos_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    files = [tmp_path / "a.png", tmp_path / "b" / "a.png", tmp_path / "other.png"]
+    for file in files:
+        photos(1)[0].save(file)
+    page = Page(tvc.report(one_class(), [*files, files[2]], tmp_path / "out", budget=0))
+    other = str(files[2])
+    assert [p["name"] for p in page.data["photos"]] == [str(files[0]), str(files[1]), f"{other} (1)", f"{other} (2)"]
+
+
 def test_the_result_is_a_path_and_shows_itself(tmp_path: Path) -> None:
     found = tvc.report(one_class(), photos(1), tmp_path / "new" / "folder", budget=0)
     assert found.path == tmp_path / "new" / "folder" / "index.html"
@@ -368,7 +396,27 @@ def test_mistakes_are_told_before_the_work(tmp_path: Path) -> None:
         (tvc.InputError, "takes a Network, not a plain module", lambda: tvc.report(net.model, shown, tmp_path)),  # type: ignore[arg-type]
         (tvc.InputError, "channels is a whole number", lambda: tvc.report(net, shown, tmp_path, channels=0)),
         (tvc.InputError, "classes is a whole number", lambda: tvc.report(net, shown, tmp_path, classes=-1)),
+        *(
+            (
+                tvc.InputError,
+                "channels is a whole number",
+                lambda bad=bad: tvc.report(net, shown, tmp_path, channels=bad),
+            )
+            for bad in ([], [-1], [2, -1], ["a"], "3", 0.5, None, True)
+        ),
         (tvc.InputError, "a budget is a number of seconds", lambda: tvc.report(net, shown, tmp_path, budget=-1)),
+        (tvc.InputError, "a budget is a number of seconds", lambda: tvc.report(net, shown, tmp_path, budget="5")),  # type: ignore[arg-type]
+        (tvc.InputError, "atlas is a folder", lambda: tvc.report(net, shown, tmp_path, atlas=5)),  # type: ignore[arg-type]
+        (tvc.LayerError, "layers are names", lambda: tvc.report(net, shown, tmp_path, layers=5, budget=0)),  # type: ignore[arg-type]
+        (
+            tvc.LayerError,
+            "matches ConvTranspose2d",
+            lambda: tvc.report(net, shown, tmp_path, layers=nn.ConvTranspose2d),
+        ),
+        (tvc.OutputError, "out is the path of the page", lambda: tvc.report(net, shown, None)),  # type: ignore[arg-type]
+        (tvc.OutputError, "out is the path of the page", lambda: tvc.report(net, shown, 5)),  # type: ignore[arg-type]
+        (tvc.OutputError, "cannot write 'nnn", lambda: tvc.report(net, shown, "n" * 300 + ".html")),
+        (tvc.OutputError, "ends in .html", lambda: tvc.report(net, shown, tmp_path / "page.pdf")),
         (tvc.LayerError, "no layer '00'", lambda: tvc.report(net, shown, tmp_path, layers=["00"], budget=0)),
         (tvc.LayerError, "no layer at all", lambda: tvc.report(net, shown, tmp_path, layers=[], budget=0)),
         (tvc.LayerError, "not maps", lambda: tvc.report(net, shown, tmp_path, layers=["4"], budget=0)),
@@ -403,6 +451,9 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "--channels 3" in page.words
     assert main(["report", "--layers", "nothing", "--out", out]) == 2
     assert "no layer 'nothing'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["report", "--budget", "abc", "--out", out])
+    assert "abc is no number of seconds, nor 'all'" in capsys.readouterr().err
 
 
 def test_maps_survive_their_encoding() -> None:

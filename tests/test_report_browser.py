@@ -113,6 +113,110 @@ def test_from_photo_to_layer_to_channel_to_class(browser: Browser, page: Path) -
         nothing_wrong(tab)
 
 
+def test_of_two_choices_soon_after_each_other_the_last_is_drawn(browser: Browser, page: Path) -> None:
+    tiles = (
+        "[...document.querySelectorAll('[data-layer=\"features.0\"] .tile canvas')].map((c) => c.toDataURL()).join()"
+    )
+    with browser.tab() as tab:
+        tab.open(page, "#features.0")
+        tab.page.wait_for_timeout(1000)
+        first = tab.page.evaluate(tiles)
+        assert len(first) > 100
+        # The second photo's maps come late, as those that have not been looked at yet do.
+        tab.page.evaluate("""() => {
+            const layer = DATA.layers.find((one) => one.name === "features.0"), id = layer.maps[1], given = mapsOf(id, layer.size);
+            decodedMaps.set(id, given.then((maps) => new Promise((done) => setTimeout(() => done(maps), 300))));
+            const photo = photoImage(1);
+            loadedPhotos.set(1, photo.then((image) => new Promise((done) => setTimeout(() => done(image), 300))));
+        }""")
+        heatmap = tab.pixels("#heatmap")
+        tab.page.locator("#photo-0").focus()
+        tab.page.keyboard.press("ArrowRight")
+        tab.page.wait_for_timeout(100)  # the heatmap's own values are there by then, its photo is not
+        tab.page.keyboard.press("ArrowLeft")
+        assert tab.page.is_checked("#photo-0")
+        tab.page.wait_for_timeout(800)
+        assert tab.page.evaluate(tiles) == first
+        assert tab.pixels("#heatmap") == heatmap
+        tab.page.locator("#photo-0").focus()
+        tab.page.keyboard.press("ArrowRight")
+        tab.page.wait_for_timeout(800)
+        assert tab.page.evaluate(tiles) != first
+        nothing_wrong(tab)
+
+
+def test_a_unit_shows_all_photos_on_one_scale(browser: Browser, tmp_path: Path) -> None:
+    bright = pictures(1)[0]
+    dim = bright.point([v // 4 + 96 for v in range(256)] * 3)
+    out = tvc.report(
+        network(vgg_like(), None), {"bright": bright, "dim": dim}, tmp_path, layers=["features.0"], budget=0
+    )
+    spread = """(canvas) => {
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height), greens = [];
+        for (let i = 1; i < data.length; i += 4) greens.push(data[i]);
+        return Math.max(...greens) - Math.min(...greens);
+    }"""
+    with browser.tab() as tab:
+        tab.open(out, "#features.0/0")
+        tab.until("[...document.querySelectorAll('#unit canvas')].every((canvas) => canvas.width !== 300)")
+        maps = tab.page.locator("#unit canvas.alone")
+        assert maps.nth(1).evaluate(spread) < 0.6 * maps.nth(0).evaluate(spread)
+        assert "All photos are on one scale." in text(tab, "#unit .about-maps")
+
+
+def test_without_photos_patterns_stay_in_sight(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = {"features.0": {0: Image.new("RGB", (8, 8)), 1: Image.new("RGB", (8, 8))}}
+    monkeypatch.setattr(sys.modules["torchviz_cnn.report"], "make_patterns", lambda *args, **options: made)
+    out = tvc.report(network(vgg_like(), None), [], tmp_path, channels=3)
+    with browser.tab() as tab:
+        tab.open(out)
+        assert tab.page.locator("#jump option").all_inner_texts() == ["features.0"]
+        assert text(tab, "#\\/layers .lead").startswith("What drives each channel")
+        tab.open(out, "#features.2")
+        assert "no filter pattern of any channel of features.2" in text(tab, "#message")
+        assert tab.page.locator(".tile img").count() == 2
+        tab.open(out, "#features.0/2")
+        assert "No pattern: the time given was over." in text(tab, "#unit")
+        nothing_wrong(tab)
+
+
+@pytest.mark.parametrize("length", [39, 300])
+def test_long_names_do_not_widen_a_phone(length: int, browser: Browser, tmp_path: Path) -> None:
+    model = nn.Sequential()
+    model.add_module(("inception_branch_" * 20)[:length], nn.Conv2d(3, 4, 3))
+    model.add_module("head", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)))
+    out = tvc.report(network(model, None), pictures(1), tmp_path, budget=0)
+    with browser.tab(390, 844) as tab:
+        tab.open(out)
+        assert tab.page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert tab.page.evaluate("document.getElementById('jump').getBoundingClientRect().right") <= 390
+        nothing_wrong(tab)
+
+
+def test_a_name_that_turns_letters_round_turns_no_others(browser: Browser, tmp_path: Path) -> None:
+    turned = "cat \u202egod"
+    out = tvc.report(network(vgg_like(), (turned,) * CLASSES), {turned: pictures(1)[0]}, tmp_path, budget=0)
+    # Where the last letter of the sentence lies, seen from its first: to its right, as in any sentence.
+    ends = """(selector) => {
+        const all = [...document.querySelectorAll(selector)].map((element) => {
+            const walk = document.createTreeWalker(element, NodeFilter.SHOW_TEXT), texts = [];
+            while (walk.nextNode()) if (walk.currentNode.data.trim()) texts.push(walk.currentNode);
+            const last = texts.at(-1), range = document.createRange(), length = last.data.trimEnd().length;
+            const at = (i) => { range.setStart(last, i); range.setEnd(last, i + 1); return range.getBoundingClientRect(); };
+            return at(length - 1).left > at(length - 2).left;
+        });
+        return all.length > 0 && all.every(Boolean);
+    }"""
+    with browser.tab() as tab:
+        tab.open(out)
+        tab.until("document.getElementById('heatmap-caption').textContent.includes('Grad-CAM at ')")
+        assert tab.page.evaluate(ends, "#heatmap-caption")
+        assert tab.page.evaluate(ends, "#pixels-lead")
+        nothing_wrong(tab)
+
+
 def test_every_method_and_colour_draws_another_picture(browser: Browser, page: Path) -> None:
     with browser.tab() as tab:
         tab.open(page)

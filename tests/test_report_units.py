@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,18 @@ def test_all_channels_shown_get_patterns_and_no_others(asked: list[Any], tmp_pat
     count = sum(len(layer["patterns"]) for layer in page.data["layers"])
     assert found.patterns == count
     assert f"{count} of 20 channels shown" in page.words
+    assert not any(layer["late"] for layer in page.data["layers"])  # the dead are not late
+
+
+def test_channels_that_there_was_no_time_for_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = {"features.7": {2: Image.new("RGB", (8, 8)), 3: None}}
+    monkeypatch.setattr(sys.modules["torchviz_cnn.report"], "make_patterns", lambda *args, **options: made)
+    for budget, late in ((60.0, [0, 1]), (0.0, [])):
+        found = tvc.report(network(vgg_like()), [], tmp_path, layers=["features.7"], channels=4, budget=budget)
+        layer = Page(found).data["layers"][0]
+        assert layer["late"] == late
+        assert list(layer["patterns"]) == (["2"] if budget else [])
+        assert found.patterns == len(layer["patterns"])
 
 
 def test_the_strongest_channels_come_first_and_the_budget_ends_it(
@@ -79,7 +92,7 @@ def test_the_strongest_channels_come_first_and_the_budget_ends_it(
     found = patterns.make_patterns(model, wanted, until=5.0, seed=0, done=done.append)
     assert asked == [("features.7", [5, 4]), ("features.0", [7, 1])]
     assert sum(done) == 4
-    assert set(found["features.0"]) <= {7, 1}
+    assert set(found["features.0"]) == {7, 1}
 
 
 def test_patterns_come_from_an_atlas(asked: list[Any], tmp_path: Path) -> None:
@@ -142,7 +155,10 @@ def test_strongest_patches_are_those_of_the_dataset(asked: list[Any], dataset: P
             for channel, of in layer["top"].items():
                 values = top.values[layer["name"]][int(channel)]
                 assert of["values"] == pytest.approx(values.tolist(), rel=1e-3)
-                assert of["statistics"]["images looked at"] == "12"
+                said, whole = of["statistics"], top.statistics[layer["name"]]
+                assert said["images looked at"] == "12"
+                assert said["mean over all, negative ones too"] == pytest.approx(float(whole.mean[int(channel)]), 1e-3)
+                assert said["exactly zero"] == pytest.approx(float(whole.sparsity[int(channel)]), 1e-3)
                 assert (of["projections"] is not None) == projected
                 row = picture(page, of["patches"])
                 assert row.size == (9 * row.height, row.height)
@@ -161,10 +177,12 @@ def test_top_activations_of_something_else_are_refused(dataset: Path, tmp_path: 
     net, other = network(vgg_like()), network(vgg_like())
     with torch.no_grad():
         next(other.model.parameters()).add_(1)
-    tvc.top_activations(
+    found = tvc.top_activations(
         net.model, dataset, ["features.7"], k=2, preprocess=net.preprocess, workers=0, out=tmp_path / "top"
     )
     shown, out = photos(1), tmp_path / "page"
+    with pytest.raises(tvc.InputError, match="other weights"):
+        tvc.report(other, shown, out, top=found, budget=0)
     with pytest.raises(tvc.InputError, match="other weights"):
         tvc.report(other, shown, out, top=tmp_path / "top", budget=0)
     with pytest.raises(tvc.LayerError, match=r"are of features\.7, \.\.\.: of none of the layers shown"):

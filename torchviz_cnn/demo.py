@@ -19,10 +19,7 @@ BUDGET = 30.0
 def run(out: Path, images: Sequence[Path] = (), *, command: str | None = None, progress: bool = False) -> Report:
     """Write the report of the bundled network for photos, by default a cat, to `index.html` in a folder; gives its path."""
     net = load_model(MODEL)
-    photos: dict[str, Path | Image.Image] = {path.name: path for path in images}
-    if len(photos) < len(images):
-        photos = {str(path): path for path in images}
-    photos = photos or {"chelsea": _cat()}
+    photos = list(images) or {"chelsea": _cat()}
     layers = [name for name, _ in net.model.named_children() if name.startswith(("bn", "pool"))]
     return report(net, photos, out / "index.html", layers=layers, budget=BUDGET, command=command, progress=progress)
 

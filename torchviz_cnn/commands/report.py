@@ -60,7 +60,10 @@ def _command(args: argparse.Namespace) -> str:
 def _seconds(text: str) -> float | None:
     if text == "all":
         return None
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds, nor 'all'") from None
     if not value >= 0:
         raise argparse.ArgumentTypeError(f"{text} is not at least 0")
     return value

@@ -5,9 +5,11 @@ from __future__ import annotations
 import html
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from torchviz_cnn import results
-from torchviz_cnn.errors import ImageError, InputError, ModelError, OutputError
+from torchviz_cnn.errors import ImageError, InputError, LayerError, ModelError, OutputError
 from torchviz_cnn.images import read_image, to_rgb
 from torchviz_cnn.layers import POOLINGS, Description, describe
 from torchviz_cnn.methods.top_results import TopActivations
@@ -38,9 +40,9 @@ from torchviz_cnn.report.content import (
 from torchviz_cnn.report.encode import Blocks, within
 from torchviz_cnn.report.measure import LayerMaps, measure
 from torchviz_cnn.report.page import render_page
-from torchviz_cnn.report.patterns import Patterns, from_atlas, make_patterns
+from torchviz_cnn.report.patterns import PatternPictures, from_atlas, make_patterns
 from torchviz_cnn.report.provenance import how_it_was_made
-from torchviz_cnn.report.strongest import Strongest, add_projections, patches_of, shared_layers, top_of
+from torchviz_cnn.report.strongest import ZEROS, Strongest, add_projections, patches_of, shared_layers, top_of
 from torchviz_cnn.result_folder import model_checksum
 
 __all__ = ["Report", "report"]
@@ -78,7 +80,7 @@ def report(
     images: Source | Sequence[Source] | Mapping[str, Source],
     out: str | os.PathLike[str],
     *,
-    layers: str | Sequence[LayerPattern] | None = None,
+    layers: LayerPattern | Sequence[LayerPattern] | None = None,
     channels: int | Sequence[int] = 32,
     classes: int = 3,
     top: TopActivations | str | os.PathLike[str] | None = None,
@@ -96,7 +98,7 @@ def report(
     `out`: the page's path (`.html`), or a folder, where it is `index.html`. Nothing it shows comes from anywhere else.
 
     `layers`: as in `capture`, by default all convolution and pooling layers. `channels`: how many of each layer are
-    shown, those that are strongest on the photos; or which. `classes`: how many of each photo's likeliest classes are explained.
+    shown, those that are strongest on the photos; or which, where a layer without any of them is left out. `classes`: how many of each photo's likeliest classes are explained.
     `top`: what `top_activations` found, or a folder of it: the strongest patches of each channel shown. `atlas`: a folder
     of filter patterns; without one, patterns are made of as many of the channels shown as there is time for in `budget`
     seconds from the start (None: all; 0: none), the strongest channels first.
@@ -117,27 +119,29 @@ def report(
     ('index.html', ('0', '1'))
     """
     begun = time.monotonic()
-    _check(net, classes=classes, batch_size=batch_size, **({"channels": channels} if isinstance(channels, int) else {}))
-    if budget is not None and not budget >= 0:
-        raise InputError(f"a budget is a number of seconds, at least 0, not {budget}")
-    path = _writable(Path(out))
+    _check(net, classes=classes, batch_size=batch_size)
+    channels = _asked(channels)
+    if budget is not None and (not isinstance(budget, (int, float)) or not budget >= 0):
+        raise InputError(f"a budget is a number of seconds, at least 0, not {budget!r}")
+    path = _writable(out)
     shown = _photos(images)
     with _stage("network", 1, progress) as done:
         description, trouble = _described(net)
         checksum = model_checksum(unwrap(net.model))
         done(1)
     with _stage("photos", len(shown), progress) as done:
-        measured = measure(net.model, _batches(net, shown, batch_size), layers, classes, done)
+        measured = measure(net.model, _batches(net, shown, batch_size), layers, classes, done, explain=bool(shown))
         assert measured is not None  # there is at least one batch
 
     blocks = Blocks()
     found = photo_contents(net, shown, measured, blocks)
     known = {} if description is None else {info.name: info for info in description.layers}
     modules = named_layers(net.model)
-    chosen = {name: _chosen(of, channels, bool(shown)) for name, of in measured.layers.items()}
+    chosen = _chosen(measured.layers, channels, bool(shown))
     units = []
     with _stage("layers", len(chosen), progress) as done:
-        for name, of in measured.layers.items():
+        for name in chosen:
+            of = measured.layers[name]
             kind = type(modules[resolve(net.model, modules, name).name]).__name__
             units.append(layer_content(name, known.get(name), kind, of, chosen[name], len(shown), blocks))
             done(1)
@@ -146,10 +150,14 @@ def report(
     weighing = {name: of for name, of in chosen.items() if name not in pooled | {measured.added}}
     drawn = _patterns(net, weighing, atlas, checksum, None if budget is None else begun + budget, seed, progress)
     for unit in units:
-        for channel, picture in drawn.get(unit["name"], {}).items():
-            unit["patterns"][channel] = blocks.picture(within(picture, PATTERN_SIDE), quality=80)
+        made = drawn.get(unit["name"], {})
+        for channel, picture in made.items():
+            if picture is not None:
+                unit["patterns"][channel] = blocks.picture(within(picture, PATTERN_SIDE), quality=80)
+        if atlas is None and budget != 0:
+            unit["late"] = [channel for channel in weighing.get(unit["name"], ()) if channel not in made]
         unit["top"] = {c: top_content(of, blocks) for c, of in looked.get(unit["name"], {}).items()}
-    count = sum(map(len, drawn.values()))
+    count = sum(len(unit["patterns"]) for unit in units)
 
     settings = {
         "layers": "all convolution and pooling layers" if layers is None else layers,
@@ -169,6 +177,7 @@ def report(
             "photos": found,
             "layers": units,
             "explained": measured.explained,
+            "zeros": ZEROS,
             "classes": class_names(net, found),
             "palettes": palettes(),
             "methods": METHODS,
@@ -182,7 +191,7 @@ def report(
         patterns=count,
     )
     results.write(path, lambda file: file.write(page.encode("utf-8", "backslashreplace")))
-    return Report(path, len(shown), tuple(measured.layers), count)
+    return Report(path, len(shown), tuple(chosen), count)
 
 
 def _check(net: Network, **counts: int) -> None:
@@ -196,20 +205,57 @@ def _check(net: Network, **counts: int) -> None:
             raise InputError(f"{name} is a whole number of at least 1, not {count!r}")
 
 
-def _chosen(of: LayerMaps, channels: int | Sequence[int], photos: bool) -> list[int]:
-    """The channels of a layer that are shown, the most important first."""
+def _asked(channels: int | Sequence[int]) -> int | list[int]:
+    """How many channels of each layer, or the numbers of those."""
+    single = not isinstance(channels, (bool, Iterable))
+    several: Any = [channels] if single else channels
+    try:
+        numbers = [index(c) for c in several]
+    except TypeError:
+        numbers = []
+    if not numbers or min(numbers) < single:
+        raise InputError(
+            f"channels is a whole number of at least 1, so many of each layer, or a list of channels' numbers from 0, not {channels!r}"
+        )
+    return numbers[0] if single else list(dict.fromkeys(numbers))
+
+
+def _chosen(layers: Mapping[str, LayerMaps], channels: int | list[int], photos: bool) -> dict[str, list[int]]:
+    """The channels of each layer that are shown, the most important first, without the layers that have none of those asked for."""
     if isinstance(channels, int):
-        return strongest_channels(of, channels) if photos else list(range(min(channels, of.shape[0])))
-    asked = [int(c) for c in dict.fromkeys(channels) if 0 <= c < of.shape[0]]
-    return asked or [0]
+        return {
+            name: strongest_channels(of, channels) if photos else list(range(min(channels, of.shape[0])))
+            for name, of in layers.items()
+        }
+    chosen = {name: [c for c in channels if c < of.shape[0]] for name, of in layers.items()}
+    if layers and not any(chosen.values()):
+        widest = max(layers, key=lambda name: layers[name].shape[0])
+        raise LayerError(
+            f"no layer shown has a channel {min(channels)}: the most have those of {widest}, 0 to {layers[widest].shape[0] - 1}"
+        )
+    return {name: some for name, some in chosen.items() if some}
 
 
-def _writable(out: Path) -> Path:
+def _writable(out: str | os.PathLike[str]) -> Path:
     """The page's path, known to be writable before the work begins."""
-    path = out if out.suffix.lower() in (".html", ".htm") else out / "index.html"
-    if path.is_dir():
-        raise OutputError(f"cannot write {path}: it is a folder")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not isinstance(out, (str, os.PathLike)):
+        raise OutputError(f"out is the path of the page or of a folder for it, not {out!r}")
+    path = Path(out)
+    try:
+        if path.suffix.lower() not in (".html", ".htm"):
+            if path.suffix and not path.is_dir():
+                raise OutputError(
+                    f"cannot write {path}: a page's name ends in .html, and {path.suffix} is something else"
+                )
+            path /= "index.html"
+        if path.is_dir():
+            raise OutputError(f"cannot write {path}: it is a folder")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+    except OutputError:
+        raise
+    except (OSError, ValueError) as error:  # a name that the system does not take
+        short = f"{str(path)[:60]}{'...' * (len(str(path)) > 60)}"
+        raise OutputError(f"cannot write {short!r}: {getattr(error, 'strerror', None) or error}") from None
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise OutputError(f"cannot write {path}: {folder} is {'no folder' if not folder.is_dir() else 'read-only'}")
     return path
@@ -217,12 +263,23 @@ def _writable(out: Path) -> Path:
 
 def _photos(images: Source | Sequence[Source] | Mapping[str, Source]) -> list[Photo]:
     if isinstance(images, Mapping):
-        return [_photo(image, str(name), i) for i, (name, image) in enumerate(images.items())]
+        return _apart([_photo(image, str(name), i) for i, (name, image) in enumerate(images.items())])
     if isinstance(images, (str, os.PathLike, Image.Image)):
         images = [images]
     if isinstance(images, Tensor) or not isinstance(images, Sequence):
         raise ImageError(f"photos are paths or PIL images, not a {type(images).__name__}")
-    return [_photo(image, None, i) for i, image in enumerate(images)]
+    return _apart([_photo(image, None, i) for i, image in enumerate(images)])
+
+
+def _apart(photos: list[Photo]) -> list[Photo]:
+    """Photos of one name by their paths, and those of one path by a number too."""
+    for called in (lambda photo, n: photo.file or photo.name, lambda photo, n: f"{photo.name} ({n})"):
+        count, seen = Counter(photo.name for photo in photos), Counter[str]()
+        for i, photo in enumerate(photos):
+            seen[photo.name] += 1
+            if count[photo.name] > 1:
+                photos[i] = replace(photo, name=called(photo, seen[photo.name]))
+    return photos
 
 
 def _photo(image: Source, name: str | None, place: int) -> Photo:
@@ -253,9 +310,9 @@ def _described(net: Network) -> tuple[Description | None, str]:
 def _patterns(
     net: Network, wanted: Mapping[str, Sequence[int]], atlas: str | os.PathLike[str] | None, checksum: str,
     until: float | None, seed: int, progress: bool,
-) -> Patterns:  # fmt: skip
+) -> PatternPictures:  # fmt: skip
     if atlas is not None:
-        return from_atlas(os.fspath(atlas), wanted, checksum)
+        return from_atlas(atlas, wanted, checksum)
     if until is not None and time.monotonic() >= until:
         return {}
     with _stage("filter patterns", sum(map(len, wanted.values())), progress) as done:

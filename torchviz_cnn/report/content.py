@@ -119,6 +119,7 @@ def layer_content(
         "dead": (of.active[:count] == 0).sum(1).tolist(),
         "heat": None,
         "patterns": {},
+        "late": [],
         "top": {},
     }
     if of.cams is not None and count:

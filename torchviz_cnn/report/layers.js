@@ -2,10 +2,17 @@
 
 const cards = new Map();
 const TILE_COLOURS = "viridis";
+const AT_REST = "At rest: a value that is not above 0.";
+const SILENT = "Silent: a channel that is at rest everywhere on this photo.";
+
+/** A word with what it means, for a pointer that stays on it; the text beside says it too. */
+const explained = (word, meaning) => make("span", { class: "term", title: meaning }, word);
 
 const layerAddress = (layer) => "#" + encodeURIComponent(layer.name);
 const unitAddress = (layer, channel) => `${layerAddress(layer)}/${channel}`;
 const hasPatterns = DATA.layers.some((layer) => Object.keys(layer.patterns).length);
+/** Without photos there are only patterns to see, and of a layer without any nothing. */
+const pictured = (layer) => DATA.photos.length > 0 || !hasPatterns || Object.keys(layer.patterns).length > 0;
 
 function setUpLayers() {
   if (!DATA.layers.length) {
@@ -22,7 +29,7 @@ function setUpLayers() {
   chips(byId("order-switch"), "order", [["number", "By number"], ["strength", "Strongest first"]], state.order, (order) => change({ order }));
   byId("order-switch").closest("fieldset").hidden = !DATA.photos.length;
   const jump = byId("jump");
-  jump.append(...DATA.layers.map((layer, i) => make("option", { value: i }, layer.name)));
+  jump.append(...DATA.layers.flatMap((layer, i) => (pictured(layer) ? [make("option", { value: i }, layer.name)] : [])));
   jump.addEventListener("change", () => { location.hash = layerAddress(DATA.layers[jump.value]); });
   byId("layer-list").append(...DATA.layers.map(layerCard));
   listeners.push((changes) => {
@@ -55,13 +62,13 @@ function layerCard(layer) {
   const element = make("article", { class: "layer", "data-layer": layer.name },
     make("header", {}, heading, make("p", { class: "kind" }, `${layer.kind}, ${part}, ${height} × ${width}${field}`), about), grid);
   const peakOf = (i) => layer.peak[state.photo][layer.channels[i]];
-  let fresh = false, tiles = [];
+  let fresh = false, tiles = [], asked = null;
 
   function describe() {
     if (!DATA.photos.length) return;
     const p = state.photo, dead = layer.dead[p];
-    about.textContent = `mean activation ${number(layer.average[p])}, ${percent(layer.sparsity[p])} at rest`
-      + (dead ? `, ${dead} channel${dead === 1 ? "" : "s"} silent` : "");
+    about.replaceChildren(`mean activation ${number(layer.average[p])}, ${percent(layer.sparsity[p])} `, explained("at rest", AT_REST),
+      ...(dead ? [`, ${dead} channel${dead === 1 ? "" : "s"} `, explained("silent", SILENT)] : []));
   }
 
   function build() {
@@ -83,9 +90,11 @@ function layerCard(layer) {
   async function draw() {
     if (fresh) return;
     fresh = true;
+    const mine = (asked = {});
     build();
     const asPatterns = state.show === "patterns", photo = state.photo;
     const levels = !asPatterns && DATA.photos.length ? await mapsOf(layer.maps[photo], layer.size) : null;
+    if (mine !== asked) return; // another photo was chosen meanwhile
     for (const { i, channel, link } of tiles) {
       const number = make("span", { class: "number" }, channel);
       if (asPatterns) {
@@ -101,6 +110,7 @@ function layerCard(layer) {
 
   function stale() {
     fresh = false;
+    asked = null;
     const box = element.getBoundingClientRect();
     if (box.top < innerHeight + 400 && box.bottom > -400) draw();
     else idle(draw);
@@ -133,7 +143,7 @@ function drawPlots() {
   if (!DATA.photos.length || DATA.layers.length < 2) { place.hidden = true; return; }
   const width = Math.max(260, Math.floor(place.clientWidth / (place.clientWidth > 720 ? 2 : 1)) - 24);
   place.replaceChildren(
-    plot("Mean activation", "average", width, (v) => number(v)),
+    plot("Mean activation, negative values as 0", "average", width, (v) => number(v)),
     plot("Sparsity: share of units at rest, not above 0", "sparsity", width, (v) => percent(v), 1));
 }
 

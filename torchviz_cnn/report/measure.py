@@ -64,21 +64,23 @@ class Measured:
 def measure(
     model: nn.Module,
     batches: Iterable[Tensor],
-    layers: str | Sequence[LayerPattern] | None,
+    layers: LayerPattern | Sequence[LayerPattern] | None,
     classes: int,
     done: Callable[[int], object],
+    *,
+    explain: bool = True,
 ) -> Measured | None:
     """Run batches (B, C, H, W) through a model; None where there are no batches. `done` gets the photos of each batch.
 
     `layers`: names, patterns or types; by default all convolution and pooling layers with maps larger than a pixel, and
-    the one that Grad-CAM explains by default.
+    the one that Grad-CAM explains by default, unless `explain` is False.
     """
     parts: list[Measured] = []
     explained: str | None = None
     for x in batches:
         with untouched(model) as lent:
             x = lend_input(lent, x)
-            if not parts:
+            if explain and not parts:
                 explained = _explained(lent, x[:1])
             parts.append(_measure(lent, x, _Wanted(lent, layers, explained), classes, explained))
         done(len(x))
@@ -88,13 +90,16 @@ def measure(
 class _Wanted:
     """The calls of layers that are kept, and those of them that were asked for by name and so must have maps."""
 
-    def __init__(self, model: nn.Module, layers: str | Sequence[LayerPattern] | None, explained: str | None) -> None:
+    def __init__(
+        self, model: nn.Module, layers: LayerPattern | Sequence[LayerPattern] | None, explained: str | None
+    ) -> None:
         if layers is None:
             modules = list(named_layers(model).values())
             kinds = [kind for kind in (*CONVOLUTIONS, *POOLINGS) if any(isinstance(m, kind) for m in modules)]
             patterns: Sequence[LayerPattern] = kinds
         else:
-            patterns = [layers] if isinstance(layers, str) else list(layers)
+            given: Any = layers if isinstance(layers, Iterable) and not isinstance(layers, (str, type)) else [layers]
+            patterns = list(given)  # of one that is no pattern `expand` tells
             if not patterns:
                 raise LayerError("the report was asked for no layer at all")
         calls = expand(model, named_layers(model), patterns)

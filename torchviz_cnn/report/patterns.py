@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -18,12 +18,16 @@ from torchviz_cnn.methods.atlas import Atlas
 AT_ONCE = 2
 """Channels of a layer before the next layer has its turn; on a graphics card eight times as many."""
 
-Patterns = dict[str, dict[int, Image.Image]]
+PatternPictures = dict[str, dict[int, Image.Image | None]]
+"""By layer and channel; None for what there can be no pattern of. Those that there was no time for are not in it."""
 
 
-def from_atlas(folder: str | Path, wanted: Mapping[str, Sequence[int]], checksum: str) -> Patterns:
+def from_atlas(folder: str | os.PathLike[str], wanted: Mapping[str, Sequence[int]], checksum: str) -> PatternPictures:
     """Patterns by layer and channel, of those wanted that an atlas holds. Raises OutputError where it holds none of the layers,
-    InputError for an atlas of other weights."""
+    InputError for an atlas of other weights, or no folder's name."""
+    if not isinstance(folder, (str, os.PathLike)):
+        raise InputError(f"atlas is a folder of filter patterns, not a {type(folder).__name__}")
+    folder = os.fspath(folder)
     atlas = Atlas.read(folder)
     if atlas.folder.manifest["identity"].get("checksum") not in (None, checksum):
         raise InputError(f"{folder} is of a network with other weights than this one")
@@ -31,7 +35,7 @@ def from_atlas(folder: str | Path, wanted: Mapping[str, Sequence[int]], checksum
     if wanted and not shared:
         some = ", ".join(list(atlas.layers)[:3])
         raise OutputError(f"the atlas {folder} has none of the layers shown: it has {some}, ...")
-    found: Patterns = {}
+    found: PatternPictures = {}
     for layer in shared:
         patterns = atlas.patterns(layer)
         place = {int(channel): i for i, channel in enumerate([] if patterns.channels is None else patterns.channels)}
@@ -45,12 +49,12 @@ def from_atlas(folder: str | Path, wanted: Mapping[str, Sequence[int]], checksum
 
 def make_patterns(
     model: nn.Module, wanted: Mapping[str, Sequence[int]], *, until: float | None, seed: int, done: Callable[[int], Any]
-) -> Patterns:
+) -> PatternPictures:
     """Patterns by layer and channel, a few channels of each layer in turn, the deepest layer first, until the clock says so.
 
     `until`: a time of `time.monotonic`, None for all. What is begun takes as long as the same layer took before at most.
     """
-    found: Patterns = {layer: {} for layer in wanted}
+    found: PatternPictures = {layer: {} for layer in wanted}
     took: dict[str, float] = {}
     at_once = AT_ONCE if next((p.device.type for p in model.parameters()), "cpu") == "cpu" else 8 * AT_ONCE
     for start in range(0, max(map(len, wanted.values()), default=0), at_once):
@@ -67,8 +71,9 @@ def make_patterns(
                     patterns = filter_patterns(model, layer, part, quality="clean", seed=seed)
             except TorchvizError:  # a layer that patterns cannot be made of; the page does without
                 took[layer] = -1.0
+                found[layer].update(dict.fromkeys(channels))
                 continue
-            found[layer].update({c: patterns.image(i) for i, c in enumerate(part) if c not in patterns.dead})
+            found[layer].update({c: None if c in patterns.dead else patterns.image(i) for i, c in enumerate(part)})
             took[layer] = time.monotonic() - before
             done(len(part))
     return found

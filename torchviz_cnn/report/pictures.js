@@ -121,9 +121,12 @@ async function drawSeen(canvas, index, map, opacity, side = 360) {
   context.drawImage(map(canvas), 0, 0);
 }
 
+/** Whether a part is the whole picture, give or take a pixel. */
+const seesAll = (part, width, height) => part.x <= 1 && part.y <= 1 && part.x + part.width >= width - 1 && part.y + part.height >= height - 1;
+
 /** What the network did not see of a photo, veiled. */
 function frame(context, part, width, height) {
-  if (part.x <= 1 && part.y <= 1 && part.x + part.width >= width - 1 && part.y + part.height >= height - 1) return;
+  if (seesAll(part, width, height)) return;
   context.globalAlpha = 0.42;
   context.fillStyle = "#14161a";
   context.beginPath();
@@ -133,11 +136,15 @@ function frame(context, part, width, height) {
   context.globalAlpha = 1;
 }
 
-/** As the textbook draws activations: minus their mean, over their deviation, x 64 + 128. A constant map is 0. */
-function standardised(levels) {
-  let sum = 0, squares = 0;
-  for (const v of levels) { sum += v; squares += v * v; }
-  const mean = sum / levels.length, deviation = Math.sqrt(Math.max(0, squares / levels.length - mean * mean));
+/** As the textbook draws activations: minus their mean, over their deviation, x 64 + 128, both those of all the maps in `all`.
+ * A constant map is 0. */
+function standardised(levels, all = [levels]) {
+  let sum = 0, squares = 0, count = 0;
+  for (const one of all) {
+    for (const v of one) { sum += v; squares += v * v; }
+    count += one.length;
+  }
+  const mean = sum / count, deviation = Math.sqrt(Math.max(0, squares / count - mean * mean));
   return deviation < 1e-6 ? new Float32Array(levels.length) : Float32Array.from(levels, (v) => ((v - mean) / deviation) * 64 + 128);
 }
 
@@ -151,6 +158,9 @@ function make(tag, attributes = {}, ...children) {
   element.append(...children.filter((child) => child !== null && child !== undefined));
   return element;
 }
+
+/** A name inside a sentence: whatever directions it has in it, the sentence goes on as before. */
+const named = (name) => make("bdi", {}, name);
 
 const byId = (id) => document.getElementById(id);
 const className = (index) => DATA.classes[index];

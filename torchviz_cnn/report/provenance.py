@@ -62,5 +62,7 @@ def _version(name: str) -> str:
 
 def _text(value: object) -> str:
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value))
+        return ", ".join(map(_text, value))
+    if isinstance(value, type):
+        return value.__name__
     return "not set" if value is None else str(value)

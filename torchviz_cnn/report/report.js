@@ -26,6 +26,11 @@ function addressed() {
 function follow(behavior = "auto") {
   const address = addressed(), message = byId("message");
   const left = unitNow;
+  const tell = (...words) => {
+    message.replaceChildren(...words);
+    message.hidden = false;
+    message.scrollIntoView({ block: "center", behavior });
+  };
   message.hidden = true;
   if (address?.layer && address.channel !== null) return showUnit(address.layer, address.channel);
   unitNow = null;
@@ -33,11 +38,12 @@ function follow(behavior = "auto") {
   document.title = pageTitle;
   if (!address) return;
   if (!address.layer) {
-    message.textContent = `This page has nothing at the address ${decoded(address.asked)}. An address is a layer, or a layer and the number of a channel: ${DATA.layers.length ? `${DATA.layers[0].name}/${DATA.layers[0].channels[0]}` : ""}`;
-    message.hidden = false;
-    return message.scrollIntoView({ block: "center", behavior });
+    const first = DATA.layers[0];
+    return tell("This page has nothing at the address ", named(decoded(address.asked)), ". An address is a layer, or a layer and the number of a channel",
+      ...(first ? [": ", named(`${first.name}/${first.channels[0]}`)] : []), ".");
   }
   const card = cards.get(address.layer.name);
+  if (!pictured(address.layer)) return tell("There is no filter pattern of any channel of ", named(address.layer.name), ", and no photo to show it on.");
   if (card.element.hidden) { // among filter patterns, a layer without any
     check("show", "activations");
     change({ show: "activations" });

@@ -85,6 +85,7 @@ function showPhoto() {
   const photo = photoNow();
   if (byId("heatmap").width !== photo.width || byId("heatmap").height !== photo.height) reserve();
   check("photo", state.photo);
+  byId("veiled").hidden = seesAll(seenPart(photo, photo.width, photo.height), photo.width, photo.height);
   for (const card of document.querySelectorAll(".card")) {
     const chosen = Number(card.dataset.photo) === state.photo;
     card.classList.toggle("chosen", chosen);
@@ -104,14 +105,14 @@ async function explanation() {
     const [h, w] = layer.heat.size;
     const heat = (await mapsOf(layer.heat.maps[state.photo], layer.heat.size))[state.rank];
     const empty = layer.heat.empty[state.photo][state.rank];
-    if (state.method === "grad-cam") return { values: heat, w, h, words: `Grad-CAM at ${layer.name}`, empty };
+    if (state.method === "grad-cam") return { values: heat, w, h, words: "Grad-CAM", at: layer.name, empty };
     const guided = photo.pixels.guided;
     const fine = (await mapsOf(guided.maps, guided.size))[state.rank];
     const [H, W] = guided.size;
     const wide = enlarged(heat, w, h, W, H);
     const product = fine.length === wide.length ? wide.map((v, i) => (v * fine[i]) / 255) : wide;
     const peak = product.reduce((a, b) => Math.max(a, b), 0);
-    return { values: peak ? product.map((v) => (v * 255) / peak) : product, w: W, h: H, words: `Guided Grad-CAM at ${layer.name}`, empty: empty || !peak };
+    return { values: peak ? product.map((v) => (v * 255) / peak) : product, w: W, h: H, words: "Guided Grad-CAM", at: layer.name, empty: empty || !peak };
   }
   const pixels = photo.pixels[state.method];
   const values = (await mapsOf(pixels.maps, pixels.size))[state.rank];
@@ -124,7 +125,7 @@ async function drawHeatmap() {
   if (!state.method) return drawOverlay(byId("heatmap"), state.photo, null, 1);
   const key = [state.photo, state.rank, state.method, state.layer, state.colours].join("\n");
   const asked = (drawHeatmap.asked = {});
-  const found = await explanation();
+  const [found] = await Promise.all([explanation(), photoImage(state.photo)]);
   if (asked !== drawHeatmap.asked) return;
   await drawOverlay(byId("heatmap"), state.photo, (part) => {
     if (heatmapNow.key !== key) {
@@ -136,9 +137,9 @@ async function drawHeatmap() {
     return heatmapNow.canvas;
   }, state.opacity);
   const photo = photoNow();
-  const said = `${found.words} for ${classNow()} (${chance(photo.chances[state.rank])})`;
-  byId("heatmap-caption").textContent = said + (found.empty ? ": nothing speaks for it here." : "");
-  byId("heatmap").setAttribute("aria-label", `${said}, over the photo ${photo.name}${found.empty ? ": nothing speaks for it" : ""}`);
+  const said = [found.words, ...(found.at ? [" at ", named(found.at)] : []), " for ", named(classNow()), ` (${chance(photo.chances[state.rank])})`];
+  byId("heatmap-caption").replaceChildren(...said, found.empty ? ": nothing speaks for it here." : "");
+  byId("heatmap").setAttribute("aria-label", `${said.map((part) => part.textContent ?? part).join("")}, over the photo ${photo.name}${found.empty ? ": nothing speaks for it" : ""}`);
 }
 
 async function drawStrip() {
@@ -159,9 +160,9 @@ function showPixels() {
     guided: "Only what adds up to the class, on the way back through every ReLU.",
     deconvnet: "What the rectified signal leads back to.",
   };
-  byId("pixels-lead").textContent = rules.length
-    ? `How the score of ${classNow()} (${photo.name}) changes with each pixel and colour: mid-grey is no change.`
-    : "No gradient comes back to the input.";
+  byId("pixels-lead").replaceChildren(...(rules.length
+    ? ["How the score of ", named(classNow()), " (", named(photo.name), ") changes with each pixel and colour: mid-grey is no change. Each picture is on its own scale."]
+    : ["No gradient comes back to the input."]));
   byId("pixels").replaceChildren(...rules.map(([rule, label]) => make("figure", {},
     make("img", { src: pictureUrl(photo.pixels[rule].pictures[state.rank]), alt: `${label} of ${classNow()} for ${photo.name}`, decoding: "async" }),
     make("figcaption", {}, make("strong", {}, label), ` ${photo.pixels[rule].empty[state.rank] ? "Nothing: no pixel matters." : words[rule]}`))));

@@ -18,11 +18,14 @@ from torchviz_cnn.errors import InputError, LayerError
 from torchviz_cnn.methods.top_patches import Window, field_on_input, on_photo, projection_image, tile
 from torchviz_cnn.methods.top_results import KIND, TopActivations
 from torchviz_cnn.models import Network
+from torchviz_cnn.names import unwrap
 from torchviz_cnn.report.encode import figure
-from torchviz_cnn.result_folder import ResultFolder
+from torchviz_cnn.result_folder import ResultFolder, model_checksum
 
 SHOWN = 9
 SIDE = 64
+ZEROS = "exactly zero"
+"""What the share of zeros is called; the page shows it in percent."""
 Wanted = Mapping[str, Sequence[int]]
 
 
@@ -31,7 +34,8 @@ class Strongest:
     """What a dataset says of one channel."""
 
     values: list[float | None]
-    statistics: dict[str, str]
+    statistics: dict[str, str | float | None]
+    """Words, or numbers that the page writes as all others; None for what is not finite."""
     patches: Image.Image | None = None
     """All in one row, square; None where the dataset is not at hand."""
     projections: Image.Image | None = None
@@ -41,6 +45,8 @@ class Strongest:
 def top_of(top: TopActivations | str | os.PathLike[str], net: Network, checksum: str) -> TopActivations:
     """What was found, or is in a folder; raises OutputError for what is none, InputError for another network's."""
     if isinstance(top, TopActivations):
+        if top.model is not None and model_checksum(unwrap(top.model)) != checksum:
+            raise InputError(f"the strongest activations are of a network with other weights than {net.name} has here")
         return top
     if not isinstance(top, (str, os.PathLike)):
         raise InputError(f"top is what top_activations gives, or a folder of it, not a {type(top).__name__}")
@@ -123,22 +129,20 @@ def _row(tiles: Sequence[Image.Image]) -> Image.Image:
     return Image.fromarray(render.tile_grid(np.stack(squares), len(squares), margin=0))
 
 
-def _statistics(top: TopActivations, layer: str, channel: int) -> dict[str, str]:
-    """What the whole dataset says of a channel, in words."""
+def _statistics(top: TopActivations, layer: str, channel: int) -> dict[str, str | float | None]:
+    """What the whole dataset says of a channel. Unlike the photos' figures, its mean takes negative values as they are."""
     of = top.statistics[layer]
-    said = {"images looked at": f"{top.count:,}"}
-    for name, values in (("mean over all", of.mean), ("strongest of all", of.maximum)):
-        said[name] = _short(float(values[channel]))
-    said["zeros"] = f"{float(of.sparsity[channel]) * 100:.0f} %"
+    said: dict[str, str | float | None] = {
+        "images looked at": f"{top.count:,}",
+        "mean over all, negative ones too": figure(of.mean[channel]),
+        "strongest of all": figure(of.maximum[channel]),
+        ZEROS: figure(of.sparsity[channel]),
+    }
     if bool(of.dead[channel]):
         said["dead"] = "never above zero"
     if of.selectivity is not None and math.isfinite(float(of.selectivity[channel])):
-        said["class selectivity"] = f"{float(of.selectivity[channel]):.2f}"
+        said["class selectivity"] = figure(of.selectivity[channel])
         names = None if top.source is None else top.source.categories
         if of.favourite is not None and names is not None and 0 <= int(of.favourite[channel]) < len(names):
             said["favourite class"] = str(names[int(of.favourite[channel])])
     return said
-
-
-def _short(value: float) -> str:
-    return f"{value:.3g}" if math.isfinite(value) else "not finite"

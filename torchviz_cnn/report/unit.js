@@ -21,10 +21,12 @@ function showUnit(layer, channel) {
     if (pattern !== undefined) body.append(make("section", { class: "pattern" }, make("h3", {}, "What it looks for"),
       make("figure", {}, make("img", { src: pictureUrl(pattern), alt: `Filter pattern of channel ${channel} of ${layer.name}` }),
         make("figcaption", {}, "An input made to drive this channel as far as it will go."))));
+    else if (layer.late.includes(channel)) body.append(make("section", { class: "pattern" }, make("h3", {}, "What it looks for"),
+      make("p", { class: "about-maps" }, "No pattern: the time given was over.")));
     parts.push(body);
     if (top) parts.push(strongestPatches(layer, channel, top));
   }
-  parts.push(steps(layer, channel), make("p", { class: "address" }, "Address of this unit: ", make("a", { href: address }, decodeURIComponent(address))));
+  parts.push(steps(layer, channel), make("p", { class: "address" }, "Address of this unit: ", make("a", { href: address }, named(decodeURIComponent(address)))));
   unitDialog.replaceChildren(make("div", { class: "sheet" }, ...parts));
   if (!unitDialog.open) unitDialog.showModal();
   unitDialog.scrollTop = 0;
@@ -47,24 +49,25 @@ function statistics(layer, channel) {
     const peaks = layer.peak.map((of) => of[channel]);
     const best = peaks.reduce((at, v, p) => (v > peaks[at] ? p : at), 0);
     const average = (key) => layer[key].reduce((sum, of) => sum + (of[channel] ?? 0), 0) / layer[key].length;
-    rows.push(["strongest", `${number(peaks[best])}${DATA.photos.length > 1 ? `, on ${DATA.photos[best].name}` : ""}`]);
-    rows.push(["mean", number(average("mean"))], ["at rest", percent(1 - average("active"))]);
+    rows.push(["strongest", number(peaks[best]), ...(DATA.photos.length > 1 ? [", on ", named(DATA.photos[best].name)] : [])]);
+    rows.push(["mean, negative values as 0", number(average("mean"))], ["at rest: not above 0", percent(1 - average("active"))]);
   }
   return figuresOf(rows);
 }
 
-const figuresOf = (rows) => make("dl", { class: "figures" }, ...rows.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
+const figuresOf = (rows) => make("dl", { class: "figures" }, ...rows.map(([name, ...value]) => make("div", {}, make("dt", {}, name), make("dd", {}, ...value))));
 
 /** Its map on each photo, by itself and over the photo; all photos on one scale. */
 function onPhotos(layer, i) {
+  const maps = Promise.all(DATA.photos.map((_, p) => mapsOf(layer.maps[p], layer.size).then((all) => all[i])));
   const figures = DATA.photos.map((photo, p) => {
     const over = make("canvas", { role: "img", "aria-label": `Where channel ${layer.channels[i]} of ${layer.name} fires on ${photo.name}` });
     const alone = make("canvas", { role: "img", class: "alone", "aria-label": `Its activation map on ${photo.name}` });
     const figure = make("figure", {}, make("div", { class: "pair" }, over, alone),
-      make("figcaption", {}, make("strong", {}, photo.name), ` strongest ${number(layer.peak[p][layer.channels[i]])}, ${percent(1 - layer.active[p][layer.channels[i]])} at rest`));
-    mapsOf(layer.maps[p], layer.size).then((maps) => {
-      const [h, w] = layer.size, zero = layer.zero[i], levels = maps[i];
-      paint(alone, standardised(levels), w, h, TILE_COLOURS);
+      make("figcaption", {}, make("strong", {}, photo.name), ` strongest ${number(layer.peak[p][layer.channels[i]])}, ${percent(1 - layer.active[p][layer.channels[i]])} `, explained("at rest", AT_REST)));
+    maps.then((all) => {
+      const [h, w] = layer.size, zero = layer.zero[i], levels = all[p];
+      paint(alone, standardised(levels, all), w, h, TILE_COLOURS);
       alone.classList.toggle("coarse", w < 48);
       const positive = Float32Array.from(levels, (v) => (zero < 255 ? Math.max(0, ((v - zero) * 255) / (255 - zero)) : 0));
       return drawSeen(over, p, (part) =>
@@ -72,13 +75,15 @@ function onPhotos(layer, i) {
     });
     return figure;
   });
-  return make("section", {}, make("h3", {}, DATA.photos.length > 1 ? "On the photos" : "On the photo"), make("div", { class: "photos" }, ...figures));
+  return make("section", {}, make("h3", {}, DATA.photos.length > 1 ? "On the photos" : "On the photo"),
+    make("p", { class: "about-maps" }, `Left where it is above 0, over what the network saw; right its whole map.${DATA.photos.length > 1 ? " All photos are on one scale." : ""}`),
+    make("div", { class: "photos" }, ...figures));
 }
 
 /** The patches lie in one picture, side by side, and so do their projections: each is cut out onto a canvas. */
 function strongestPatches(layer, channel, top) {
   const title = make("h3", {}, "Where it is strongest");
-  const said = figuresOf(Object.entries(top.statistics));
+  const said = figuresOf(Object.entries(top.statistics).map(([name, value]) => [name, name === DATA.zeros ? percent(value) : typeof value === "string" ? named(value) : number(value)]));
   if (top.patches === null) return make("section", {}, title, make("p", {}, "Out of a whole dataset, whose photos were not at hand."), said);
   const cut = (block, said) => {
     const canvases = top.values.map((value, n) => make("canvas", { role: "img", "aria-label": `${said} ${n + 1}, activation ${number(value)}` }));
@@ -105,7 +110,7 @@ function steps(layer, channel) {
     return next === undefined ? null : unitAddress(layer, next);
   };
   const near = (step) => {
-    const other = DATA.layers[place + step];
+    const other = step < 0 ? DATA.layers.slice(0, place).findLast(pictured) : DATA.layers.slice(place + 1).find(pictured);
     return other ? unitAddress(other, other.channels[Math.max(0, Math.min(at, other.channels.length - 1))]) : null;
   };
   return make("nav", { class: "steps", "aria-label": "Neighbours" },
