@@ -1,6 +1,6 @@
 """Time the saliency family beside captum's, as ratios: above 1 is faster than captum.
 
-    python scripts/benchmark_saliency.py [--batch 4] [--rounds 5]
+    python scripts/benchmark_saliency.py [--batch 2] [--rounds 5]
 
 Each pair takes turns in one run, and medians are compared: a machine's noise then meets both alike. Needs the `bench`
 extra. captum gets a copy of the network without in-place ReLUs, which its backward hooks do not allow.
@@ -28,7 +28,7 @@ LAYERS = {"vgg16": "features.29", "resnet18": "layer4", "squeezenet1_0": "featur
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
