@@ -175,8 +175,6 @@ def test_ascent_raises_the_objective(name: str) -> None:
 
 
 def test_only_what_is_needed_runs() -> None:
-    model = networks.counting()
-    tvc.filter_patterns(model, tvc.layer_names(model)[0], [0], size=32, steps=1)
     seen: list[tuple[int, ...]] = []
 
     class Watched(nn.Conv2d):
@@ -596,12 +594,14 @@ def test_an_error_in_a_worker_stops_the_others_and_is_raised() -> None:
 
 def test_ctrl_c_stops_all_workers() -> None:
     model = networks.vgg_like()
+    before = threading.active_count()
     timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
     with unchanged(model):
         timer.start()
         with pytest.raises(KeyboardInterrupt):
             tvc.filter_patterns(model, "features.7", range(12), size=64, steps=100_000, batch_size=1)
-    assert threading.active_count() == 1 or not any(t.name.startswith("Thread-") and t.is_alive() and t is not timer for t in threading.enumerate())  # fmt: skip
+    timer.join()
+    assert threading.active_count() == before
 
 
 def test_a_model_that_cannot_be_copied_still_works() -> None:
@@ -628,7 +628,6 @@ def test_movements_are_part_of_a_recipe() -> None:
     model = networks.vgg_like()
     still = tvc.filter_patterns(model, "features.5", [0], size=32, steps=4)
     moved = tvc.filter_patterns(model, "features.5", [0], size=32, steps=4, transformations=[jitter(3)])
-    assert torch.equal(still.scores[:, 0], still.scores[:, 0])
     assert not torch.equal(still.values, moved.values)
     again = tvc.filter_patterns(model, "features.5", [2, 0], size=32, steps=4, transformations=[jitter(3)])
     assert torch.allclose(again.values[1], moved.values[0], atol=1e-4)

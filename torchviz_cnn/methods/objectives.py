@@ -252,22 +252,15 @@ def indices(given: Any, what: str) -> Tensor:
     """An index, or one for each image, as a tensor: whole numbers of any kind. Raises InputError for anything else."""
     try:
         values = given.tolist() if isinstance(given, (Tensor, np.ndarray)) else given
-        if isinstance(values, (str, bytes, bool)):
+        several = isinstance(values, Iterable)
+        each: list[Any] = list(values) if several else [values]
+        if isinstance(values, (str, bytes)) or any(isinstance(value, bool) for value in each):
             raise TypeError
-        if isinstance(values, Iterable):
-            values = [operator.index(value) for value in values if not _is_bool(value)]
-        else:
-            values = operator.index(values)
+        numbers = [operator.index(value) for value in each]
         with torch.inference_mode(False):  # it is to take part in a graph, wherever it was made
-            return torch.tensor(values, dtype=torch.long, device="cpu")
+            return torch.tensor(numbers if several else numbers[0], dtype=torch.long, device="cpu")
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise InputError(f"a {what} is an index, or one for each image, not {given!r}") from None
-
-
-def _is_bool(value: Any) -> bool:
-    if isinstance(value, bool):
-        raise TypeError
-    return False
 
 
 def _indices(given: Any, what: str) -> Tensor:
