@@ -33,6 +33,7 @@ ORDER = [
     "capture",
     "relu_rules",
     "methods.layout",
+    "methods.thin_products",
     "methods.scores",
     "methods.maps",
     "methods.cam",

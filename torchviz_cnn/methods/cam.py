@@ -28,6 +28,7 @@ from torchviz_cnn.methods.scores import (
     resolve_target,
     score_of,
 )
+from torchviz_cnn.methods.thin_products import thin_products
 from torchviz_cnn.untouched import lend_input, untouched
 
 _LARGE = 64  # what follows a layer is linear if it is so at one size of input and at 64 times that
@@ -199,7 +200,7 @@ def _from_layer(model: nn.Module, x: Tensor, layer: str) -> Iterator[tuple[Tenso
             leaf = output.detach().clone().requires_grad_()
         return leaf.clone()  # what follows may overwrite it in place
 
-    with HookManager(model) as hooks:
+    with HookManager(model) as hooks, thin_products(model):
         hooks.on_forward(layer, lift)
         output = hooks.run(x, stop_early=False)
         hooks.require_reached()

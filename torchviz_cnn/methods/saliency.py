@@ -33,6 +33,7 @@ from torchviz_cnn.methods.scores import (
     resolve_target,
     score_of,
 )
+from torchviz_cnn.methods.thin_products import thin_products
 from torchviz_cnn.relu_rules import OtherActivations, ReluRule, Rule, relu_rule
 from torchviz_cnn.untouched import lend_input, untouched
 
@@ -188,7 +189,7 @@ def guided_grad_cam(
         kept: dict[str, Tensor] = {}
         rule = relu_rule("guided", other_activations=other_activations)
         leaf = x.detach().requires_grad_()
-        with HookManager(lent) as hooks:
+        with HookManager(lent) as hooks, thin_products(lent):
             hooks.on_forward(name, keep_maps(lent, len(x), kept))
             with rule:
                 output = hooks.run(leaf.clone(), stop_early=False)
@@ -253,7 +254,7 @@ def differentiate(
     """
     ruling = rule if rule is not None and rule.rule != "standard" else None
     leaf = x.detach().requires_grad_()
-    with HookManager(model) as hooks:
+    with HookManager(model) as hooks, thin_products(model):
         with ruling or contextlib.nullcontext():
             output = hooks.run(leaf.clone(), stop_early=False)
         if ruling:
