@@ -34,6 +34,7 @@ ORDER = [
     "relu_rules",
     "methods.layout",
     "methods.thin_products",
+    "methods.blocked_maps",
     "methods.scores",
     "methods.maps",
     "methods.cam",

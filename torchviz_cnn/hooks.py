@@ -20,6 +20,7 @@ from torchviz_cnn.interrupts import deliver, held, let_through
 from torchviz_cnn.names import Call, call_name, is_compiled, named_layers, resolve, unwrap
 
 ForwardHook = Callable[[str, Any], Any]
+CallHook = Callable[[str], None]
 BackwardHook = Callable[[str, Tensor], Any]
 
 
@@ -90,6 +91,14 @@ class HookManager:
         """
         for call in self._resolve(layers):
             self._tap(call).backward.append((call.index, hook))
+
+    def on_call(self, layers: str | Iterable[str], hook: CallHook) -> None:
+        """Call `hook(name)` before each of these layers runs, at every call of it.
+
+        Raises LayerError for a name that does not exist, and then adds nothing.
+        """
+        for call in self._resolve(layers):
+            self._before(call, hook)
 
     @let_through
     def run(self, *args: Any, stop_early: bool = True, **kwargs: Any) -> Any:
@@ -170,6 +179,10 @@ class HookManager:
         if call.index is not None:
             self._awaited.add(call)
         return self._taps[module]
+
+    @held
+    def _before(self, call: Call, hook: CallHook) -> None:
+        self._handles.append(self._layers[call.name].register_forward_pre_hook(lambda module, args: hook(call.name)))
 
     def _begin(self, model: nn.Module, args: Any) -> None:
         if not _in_backward():

@@ -19,6 +19,7 @@ from torchviz_cnn.errors import EmptyMapWarning, InputError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.images import Geometry, Preprocess, preprocess_of, to_rgb
 from torchviz_cnn.layers import last_spatial_layer
+from torchviz_cnn.methods.blocked_maps import blocked_maps
 from torchviz_cnn.methods.maps import OnPhoto, keep_maps, require_images
 from torchviz_cnn.methods.scores import (
     Score,
@@ -189,7 +190,7 @@ def guided_grad_cam(
         kept: dict[str, Tensor] = {}
         rule = relu_rule("guided", other_activations=other_activations)
         leaf = x.detach().requires_grad_()
-        with HookManager(lent) as hooks, thin_products(lent):
+        with HookManager(lent) as hooks, blocked_maps(lent, hooks, x), thin_products(lent):
             hooks.on_forward(name, keep_maps(lent, len(x), kept))
             with rule:
                 output = hooks.run(leaf.clone(), stop_early=False)
@@ -254,7 +255,7 @@ def differentiate(
     """
     ruling = rule if rule is not None and rule.rule != "standard" else None
     leaf = x.detach().requires_grad_()
-    with HookManager(model) as hooks, thin_products(model):
+    with HookManager(model) as hooks, blocked_maps(model, hooks, x), thin_products(model):
         with ruling or contextlib.nullcontext():
             output = hooks.run(leaf.clone(), stop_early=False)
         if ruling:
