@@ -79,6 +79,7 @@ class PositiveNetwork(TorchFunctionMode):
         self._input_size: Size = tuple(x.shape[2:])
         # By id, with the tensor itself, so that the id stays its own.
         self._fields: dict[int, tuple[Tensor, int, ReceptiveField]] = {}
+        self._measuring = False
         self._remember(self.x, ReceptiveField((1,) * dims, (1,) * dims, (0,) * dims, False))
 
     def field(self, output: Tensor) -> ReceptiveField | None:
@@ -91,6 +92,13 @@ class PositiveNetwork(TorchFunctionMode):
             return None, False
         if (known := self._known(output)) is not None:
             return known, True
+        self._measuring = True
+        try:
+            return self._measured(output)
+        finally:
+            self._measuring = False
+
+    def _measured(self, output: Tensor) -> tuple[ReceptiveField | None, bool]:
         sizes = output.shape[2:]
         middle = [(size - 1) // 2 for size in sizes]
         here = self._seen(output, middle)
@@ -123,6 +131,8 @@ class PositiveNetwork(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if self._measuring:  # our own arithmetic, of hundreds of small steps
+            return func(*args, **(kwargs or {}))
         # Saved as they are, also where activation checkpointing would run this part again for the backward pass,
         # which is then without this mode.
         with torch.autograd.graph.saved_tensors_hooks(_itself, _itself):
