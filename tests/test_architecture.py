@@ -35,6 +35,8 @@ ORDER = [
     "methods.layout",
     "methods.thin_products",
     "methods.blocked_maps",
+    "methods.max_pooling",
+    "methods.faster_on_cpu",
     "methods.scores",
     "methods.maps",
     "methods.cam",

@@ -17,7 +17,7 @@ import torchviz_cnn as tvc
 from tests.conftest import unchanged
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.methods import blocked_maps as module
-from torchviz_cnn.methods import saliency as saliency_module
+from torchviz_cnn.methods import faster_on_cpu as faster
 from torchviz_cnn.methods.blocked_maps import BlockedMaps, blocked_maps
 
 pytestmark = pytest.mark.skipif(
@@ -53,7 +53,7 @@ def in_blocks(monkeypatch: pytest.MonkeyPatch) -> set[Any]:
 
 def without(run: Callable[[], Tensor]) -> Tensor:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(saliency_module, "blocked_maps", lambda model, hooks, x: contextlib.nullcontext())
+        patch.setattr(faster, "blocked_maps", lambda model, hooks, x: contextlib.nullcontext())
         return run()
 
 

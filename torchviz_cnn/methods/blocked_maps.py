@@ -56,8 +56,11 @@ def blocked_maps(model: nn.Module, hooks: HookManager, x: Tensor) -> Iterator[No
 
 def _places(model: nn.Module, x: Tensor) -> Iterator[str]:
     """The largest parts of a model (`""`: all of it) that run known code alone, and in which a chain pays."""
+    modules = list(model.modules())
+    if not any(map(_links, modules)):
+        return  # in a fraction of the time
     known: dict[nn.Module, bool] = {}
-    for module in reversed(list(model.modules())):  # children come before what holds them
+    for module in reversed(modules):  # children come before what holds them
         known[module] = _plain(module) and all(known.get(child, False) for child in module.children())
     inside: set[nn.Module] = set()
     for name, module in model.named_modules():
@@ -71,20 +74,25 @@ def _pays(place: nn.Module, x: Tensor) -> bool:
     """Whether at least half of the convolutions follow another, with nothing but ReLUs and pools between, and the maps
     of the first, on images, are large: what runs here costs some time for every operation."""
     convolutions = [module for module in place.modules() if isinstance(module, nn.Conv2d)]
-    links = 0
-    for module in place.modules():
-        open_ = False
-        for child in module.children() if isinstance(module, nn.Sequential) else ():
-            if isinstance(child, nn.Conv2d):
-                links += open_
-                open_ = True
-            else:
-                open_ = open_ and isinstance(child, (nn.ReLU, nn.MaxPool2d, nn.Dropout, nn.Dropout2d, nn.Identity))
+    links = sum(map(_links, place.modules()))
     if not links or 2 * links < len(convolutions) or x.ndim != 4:
         return False
     first = convolutions[0]
     values = len(x) * first.out_channels * math.prod(x.shape[2 + i] // first.stride[i] for i in (0, 1))
     return first.in_channels <= _IMAGE_CHANNELS and first.weight.device.type == "cpu" and values >= _LARGE
+
+
+def _links(module: nn.Module) -> int:
+    """How many convolutions of a sequence follow another, with nothing but ReLUs and pools between."""
+    found = 0
+    open_ = False
+    for child in module._modules.values() if isinstance(module, nn.Sequential) else ():
+        if isinstance(child, nn.Conv2d):
+            found += open_
+            open_ = True
+        elif open_:
+            open_ = isinstance(child, (nn.ReLU, nn.MaxPool2d, nn.Dropout, nn.Dropout2d, nn.Identity))
+    return found
 
 
 def _plain(module: nn.Module) -> bool:

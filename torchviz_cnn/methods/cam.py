@@ -19,6 +19,7 @@ from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.images import Geometry, Preprocess, preprocess_of, to_rgb
 from torchviz_cnn.layers import last_spatial_layer
 from torchviz_cnn.methods.maps import OnPhoto, require_images, require_maps
+from torchviz_cnn.methods.max_pooling import FastMaxPooling
 from torchviz_cnn.methods.scores import (
     Score,
     Target,
@@ -200,7 +201,7 @@ def _from_layer(model: nn.Module, x: Tensor, layer: str) -> Iterator[tuple[Tenso
             leaf = output.detach().clone().requires_grad_()
         return leaf.clone()  # what follows may overwrite it in place
 
-    with HookManager(model) as hooks, thin_products(model):
+    with HookManager(model) as hooks, FastMaxPooling(), thin_products(model):
         hooks.on_forward(layer, lift)
         output = hooks.run(x, stop_early=False)
         hooks.require_reached()

@@ -19,7 +19,7 @@ from torchviz_cnn.errors import EmptyMapWarning, InputError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.images import Geometry, Preprocess, preprocess_of, to_rgb
 from torchviz_cnn.layers import last_spatial_layer
-from torchviz_cnn.methods.blocked_maps import blocked_maps
+from torchviz_cnn.methods.faster_on_cpu import faster_on_cpu
 from torchviz_cnn.methods.maps import OnPhoto, keep_maps, require_images
 from torchviz_cnn.methods.scores import (
     Score,
@@ -34,7 +34,6 @@ from torchviz_cnn.methods.scores import (
     resolve_target,
     score_of,
 )
-from torchviz_cnn.methods.thin_products import thin_products
 from torchviz_cnn.relu_rules import OtherActivations, ReluRule, Rule, relu_rule
 from torchviz_cnn.untouched import lend_input, untouched
 
@@ -190,7 +189,7 @@ def guided_grad_cam(
         kept: dict[str, Tensor] = {}
         rule = relu_rule("guided", other_activations=other_activations)
         leaf = x.detach().requires_grad_()
-        with HookManager(lent) as hooks, blocked_maps(lent, hooks, x), thin_products(lent):
+        with HookManager(lent) as hooks, faster_on_cpu(lent, hooks, x):
             hooks.on_forward(name, keep_maps(lent, len(x), kept))
             with rule:
                 output = hooks.run(leaf.clone(), stop_early=False)
@@ -255,7 +254,7 @@ def differentiate(
     """
     ruling = rule if rule is not None and rule.rule != "standard" else None
     leaf = x.detach().requires_grad_()
-    with HookManager(model) as hooks, blocked_maps(model, hooks, x), thin_products(model):
+    with HookManager(model) as hooks, faster_on_cpu(model, hooks, x):
         with ruling or contextlib.nullcontext():
             output = hooks.run(leaf.clone(), stop_early=False)
         if ruling:
