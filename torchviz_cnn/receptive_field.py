@@ -112,8 +112,11 @@ class PositiveNetwork(TorchFunctionMode):
         for d, full in enumerate(self._input_size):
             step, last = _moved(here, after, d), _moved(before, here, d)
             regular &= whole or sizes[d] == 1 or (step > 0 and (middle[d] == 0 or step == last))
-            usual = max(full / sizes[d], 1.0) if whole or sizes[d] == 1 else self._mean_step(output, middle, d)
-            stride.append(step if step > 0 and (middle[d] == 0 or step == last) else usual)
+            if step > 0 and (middle[d] == 0 or step == last):
+                stride.append(step)
+            else:
+                alone = whole or sizes[d] == 1
+                stride.append(max(full / sizes[d], 1.0) if alone else self._mean_step(output, middle, d))
             start.append(0 if whole else low[d] - int(middle[d] * stride[d]))
             size.append(full if whole else high[d] - low[d])
         plain = tuple(int(s) if s == int(s) else round(s, 2) for s in stride)

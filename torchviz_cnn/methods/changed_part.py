@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +112,7 @@ class ChangedPart:
             torch.channels_last if clean.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
         )
         windows = torch.empty((len(jobs), clean.shape[1], *sides), dtype=clean.dtype, device=clean.device, memory_format=layout)  # fmt: skip
-        for n, (image, *corner) in enumerate(jobs):
+        for here, images, corner in _together(jobs):
             source, target, whole = [], [], []
             for d in (0, 1):
                 begin = axes[d].begin(following[d], corner[d], self._patch[d])
@@ -123,9 +123,9 @@ class ChangedPart:
                 if computed is not None:
                     origin = last[d].begin(axes[d], corner[d], self._patch[d]) // last[d].step
                     source.append(slice(low - origin, max(high, low) - origin))
-            windows[n] = clean[image, :, whole[0], whole[1]]
-            new = self._colour if computed is None else computed[n, :, source[0], source[1]]
-            windows[n, :, target[0], target[1]] = new
+            windows[here] = clean[images, :, whole[0], whole[1]]
+            new = self._colour if computed is None else computed[here, :, source[0], source[1]]
+            windows[here, :, target[0], target[1]] = new
         return windows
 
     def _append(self, name: str, axes: tuple[_Axis, _Axis], places: Sequence[tuple[int, ...]]) -> bool:
@@ -207,6 +207,16 @@ class ChangedPart:
         exact = self._x.dtype in (torch.float32, torch.float64)
         tolerance = 1e-2 * change + (1e-6 if exact else 2e-2) * whole.abs().max()
         return bool((part - whole).abs().max() <= tolerance)
+
+
+def _together(jobs: Sequence[Job]) -> Iterator[tuple[slice, slice, tuple[int, int]]]:
+    """Jobs that follow each other with the same corner on images that follow each other: which jobs, and which images."""
+    start = 0
+    for end in range(1, len(jobs) + 1):
+        image, *corner = jobs[start]
+        if end == len(jobs) or jobs[end] != (image + end - start, *corner):
+            yield slice(start, end), slice(image, image + end - start), (corner[0], corner[1])
+            start = end
 
 
 def _axes(maps: Tensor, field: ReceptiveField) -> tuple[_Axis, _Axis]:

@@ -107,7 +107,7 @@ def occlusion(
             raise InputError(f"batch_size is at least 1, not {batch_size}")
         rows, columns = _starts(height, sides[0], steps[0]), _starts(width, sides[1], steps[1])
         corners = [(top, left) for top in rows for left in columns]
-        jobs = [(image, *corner) for image in range(len(x)) for corner in corners]
+        jobs = [(image, *corner) for corner in corners for image in range(len(x))]
 
         def attempt(x: Tensor) -> tuple[Tensor, Tensor, bool, Tensor, Tensor]:
             network = ChangedPart(lent, x, jobs, sides, colour, whole)
@@ -119,7 +119,7 @@ def occlusion(
                     part = jobs[start : start + at_once]
                     found.append(score_of(network.run(part), classes[[image for image, _, _ in part]], score))
                     bar.update(len(part))
-            scores = torch.cat(found).view(len(x), len(rows), len(columns), -1).permute(0, 3, 1, 2)
+            scores = torch.cat(found).view(len(rows), len(columns), len(x), -1).permute(2, 3, 0, 1).contiguous()
             return network.logits, classes, one, score_of(network.logits, classes, score), scores
 
         whole = batch_size or (_CACHED if x.device.type == "cpu" else _PARALLEL)
