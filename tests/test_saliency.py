@@ -191,6 +191,34 @@ def test_guided_grad_cam_is_the_product_of_both_in_one_forward(build: Callable[[
     assert len(calls) == 2
 
 
+class Overwritten(nn.Module):
+    """Writes into its last map, as a DenseNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.features, self.head = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(F.relu(self.features(x), inplace=True).mean((2, 3)))
+        return scores
+
+
+@quiet
+@pytest.mark.parametrize(("build", "passes"), [(networks.vgg_like, 1), (networks.residual, 1), (networks.reused, 1),
+    (networks.functional_relu, 2), (networks.squeeze_like, 1), (Overwritten, 2)])  # fmt: skip
+def test_guided_grad_cam_finds_its_layer_on_the_way(build: Callable[[], nn.Module], passes: int) -> None:
+    x, calls = images(2), []
+    model = build()
+    layer = tvc.grad_cam(model, x).layer
+    expected = tvc.guided_grad_cam(model, x, layer).gradients
+    model.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
+    with unchanged(model):
+        found = tvc.guided_grad_cam(model, x).gradients
+    assert torch.equal(found, expected)
+    assert calls == [2] * passes
+
+
 @quiet
 @pytest.mark.parametrize("classes", [torch.tensor([1, 2]), torch.tensor([[0, 3], [1, 2]])])
 def test_both_rules_go_back_together_or_one_after_the_other(classes: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

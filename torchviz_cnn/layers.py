@@ -79,23 +79,46 @@ def last_spatial_layer(model: nn.Module, x: Tensor, *, pooled: bool = False) -> 
     `features.29` in VGG16, `layer4` in a ResNet, `features` in a DenseNet. With `pooled`, the last layer with a map
     larger than one pixel, whatever gives it. Runs the model on `x` once. Raises LayerError where there is none.
     """
-    found: tuple[str, tuple[int, ...]] | None = None
-    layers = named_layers(model)
+    last = LastMap(model, pooled=pooled)
+    _run(model, x, last.layers, last.follow)
+    return last.require()
 
-    def follow(name: str, output: Any) -> None:
-        nonlocal found
-        module = layers[resolve(model, layers, name).name]
+
+class LastMap:
+    """Follows a forward pass, as a hook on all `layers`, to the one that `last_spatial_layer` names."""
+
+    def __init__(self, model: nn.Module, *, pooled: bool = False) -> None:
+        self.layers = named_layers(model)
+        self.name: str | None = None
+        """The layer, as far as the pass has come,"""
+        self.output: Tensor | None = None
+        """and what it gave."""
+        self._model, self._pooled = model, pooled
+        self._size: tuple[int, ...] = ()
+        self._version = 0
+
+    def follow(self, name: str, output: Any) -> None:
+        """The hook, for each call of each layer."""
+        module = self.layers[resolve(self._model, self.layers, name).name]
         if not isinstance(output, Tensor) or output.ndim != 4 or output.shape[2:] == (1, 1):
             return
         size = tuple(output.shape[2:])
-        same = found is not None and found[1] == size and not isinstance(module, POOLINGS)
-        if pooled or same or isinstance(module, CONVOLUTIONS):
-            found = name, size
+        same = size == self._size and not isinstance(module, POOLINGS)
+        if self._pooled or same or isinstance(module, CONVOLUTIONS):
+            self.name, self.output, self._size, self._version = name, output, size, output._version
 
-    _run(model, x, layers, follow)
-    if found is None:
-        raise LayerError(f"{type(unwrap(model)).__name__} has no layer with a spatial map on this input; name a layer")
-    return found[0]
+    @property
+    def overwritten(self) -> bool:
+        """Whether something wrote into the output since."""
+        return self.output is not None and self.output._version != self._version
+
+    def require(self) -> str:
+        """The layer; raises LayerError where there was none."""
+        if self.name is None:
+            raise LayerError(
+                f"{type(unwrap(self._model)).__name__} has no layer with a spatial map on this input; name a layer"
+            )
+        return self.name
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,9 +18,9 @@ from torchviz_cnn import render, results
 from torchviz_cnn.errors import EmptyMapWarning, InputError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.images import Geometry, Preprocess, preprocess_of, to_rgb
-from torchviz_cnn.layers import last_spatial_layer
+from torchviz_cnn.layers import LastMap
 from torchviz_cnn.methods.faster_on_cpu import faster_on_cpu
-from torchviz_cnn.methods.maps import OnPhoto, keep_maps, require_images
+from torchviz_cnn.methods.maps import OnPhoto, keep_maps, require_images, require_maps
 from torchviz_cnn.methods.scores import (
     Score,
     Target,
@@ -185,19 +185,13 @@ def guided_grad_cam(
         raise InputError(f"interpolation is 'bilinear' or 'nearest', not {interpolation!r}")
     with untouched(model) as lent:
         x = lend_input(lent, require_images(x))
-        name = last_spatial_layer(lent, x[:1]) if layer is None else layer
-        kept: dict[str, Tensor] = {}
         rule = relu_rule("guided", other_activations=other_activations)
         leaf = x.detach().requires_grad_()
         with HookManager(lent) as hooks, faster_on_cpu(lent, hooks, x):
-            hooks.on_forward(name, keep_maps(lent, len(x), kept))
-            with rule:
-                output = hooks.run(leaf.clone(), stop_early=False)
-            hooks.require_reached()
+            name, maps, output = _with_maps(lent, hooks, leaf, layer, rule)
             rule.require_met(lent)
             logits = class_outputs(output, len(x))
             classes, one = resolve_target(target, logits)
-            maps = kept[name]
             weights, guided = _under_both_rules(lent, name, score_of(logits, classes, score), maps, leaf, rule)
         with torch.autocast(x.device.type, enabled=False):
             cam = torch.einsum("kbc,bchw->bkhw", weights, maps.detach().float()).relu()
@@ -205,6 +199,29 @@ def guided_grad_cam(
             cam = nn.functional.interpolate(cam, x.shape[2:], mode=interpolation, **smooth)
         gradients = guided * cam[:, :, None]
         return explained("guided Grad-CAM", lent, x, gradients, channels, classes, one, logits)
+
+
+def _with_maps(
+    model: nn.Module, hooks: HookManager, leaf: Tensor, layer: str | None, rule: ReluRule
+) -> tuple[str, Tensor, Any]:
+    """Run a lent model under a rule, to the end: the layer, its maps as part of the graph, and the output."""
+
+    def run() -> Any:
+        with rule:
+            return hooks.run(leaf.clone(), stop_early=False)
+
+    if layer is None:
+        last = LastMap(model)
+        hooks.on_forward([f"{name}#*" for name in last.layers], last.follow)
+        output = run()
+        layer = last.require()
+        if last.output is not None and not last.overwritten:
+            return layer, require_maps(model, layer, last.output, len(leaf)), output
+    kept: dict[str, Tensor] = {}
+    hooks.on_forward(layer, keep_maps(model, len(leaf), kept))
+    output = run()
+    hooks.require_reached()
+    return layer, kept[layer], output
 
 
 def _under_both_rules(
