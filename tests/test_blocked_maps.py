@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torchvision.models import get_model
 
 import torchviz_cnn as tvc
 from tests.conftest import unchanged
@@ -347,3 +348,18 @@ def test_an_error_on_the_way_leaves_nothing() -> None:
     with HookManager(model) as hooks, pytest.raises(ZeroDivisionError), blocked_maps(model, hooks, torch.empty(9, 3, 224, 224)):  # fmt: skip
         raise ZeroDivisionError
     assert type(model(images(model))) is Tensor
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "batch"), [("vgg11", 1), ("vgg16", 2), ("alexnet", 8)])
+@pytest.mark.parametrize("rule", ["standard", "guided"])
+def test_at_full_size(name: str, batch: int, rule: Any) -> None:
+    torch.manual_seed(0)
+    model = get_model(name, weights=None).eval()
+    x = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    assert list(module._places(model, x)) == [""]
+    found = tvc.saliency(model, x, 2, relu=rule)
+    logits = without(lambda: tvc.saliency(model, x, 2, relu=rule).logits)
+    gradients = without(lambda: tvc.saliency(model, x, 2, relu=rule).gradients)
+    assert torch.equal(found.logits, logits)
+    assert (found.gradients - gradients).abs().max() <= 1e-6 * gradients.abs().max()
