@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -11,6 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from torchvision.models import get_model
 
@@ -341,6 +344,104 @@ def test_indices_of_a_pool_are_there_for_those_who_ask() -> None:
     assert torch.equal(pooled + 0, expected)
     assert torch.equal(indices + 0, where)
     assert torch.equal(F.max_unpool2d(pooled, indices, [2, 2]), F.max_unpool2d(expected, where, [2, 2]))
+
+
+@pytest.mark.parametrize("how", ["compiled", "fails", "in a thread", "gives indices"])
+def test_places_that_are_odd(in_blocks: set[Any], how: str) -> None:
+    class Odd(Mine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.outside = torch.randn(8, 3, 3, 3)
+            self.pool: nn.Module = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            if how == "fails":
+                with contextlib.suppress(RuntimeError):
+                    self.features(x[:, :2])
+            elif how == "in a thread":
+                for event in (entered, done):
+                    event.clear()
+                thread = threading.Thread(target=self.features, args=(x.detach(),))
+                thread.start()
+                entered.wait()
+                self.look(F.conv2d(x, self.outside, padding=1))
+                done.set()
+                thread.join()
+            elif how == "gives indices":
+                values, indices = F.max_pool2d(self.features(x), 1), self.pool(self.features(x))[1]
+                indices.numpy()
+                return super().forward(x) + values.mean()
+            self.look(F.conv2d(x, self.outside, padding=1))
+            return super().forward(x)
+
+    entered, done = threading.Event(), threading.Event()
+    model = Odd().eval()
+    if how == "compiled":
+        model.features = torch.compile(model.features, backend="eager")  # type: ignore[assignment]
+    elif how == "in a thread":
+
+        class Waits(nn.Identity):
+            def forward(self, input: Tensor) -> Tensor:
+                if threading.current_thread() is not threading.main_thread():
+                    entered.set()
+                    done.wait()
+                return input
+
+        Waits.__module__ = nn.Identity.__module__
+        model.features.append(Waits())
+    elif how == "gives indices":
+        model.pool = nn.Sequential(conv(16, 16), relu(), conv(16, 16), nn.MaxPool2d(2, return_indices=True))
+    x = images(model)
+    found = tvc.saliency(model, x, 2).gradients
+    assert torch.equal(found, without(lambda: tvc.saliency(model, x, 2).gradients))
+    assert model.seen == {Tensor}
+
+
+@pytest.mark.parametrize("write", [lambda y: y.mul_(2), F.relu_, lambda y: y])
+def test_default_layer_of_guided_grad_cam_is_written_into(
+    in_blocks: set[Any], write: Callable[[Tensor], Tensor]
+) -> None:
+    class Writes(Mine):
+        def forward(self, x: Tensor) -> Tensor:
+            scores: Tensor = self.head(write(self.features(x)).repeat(1, 1, 1, 1).flatten(1)[:, : 8 * 144])
+            return scores
+
+    model = Writes().eval()
+    x = images(model)
+    layer = tvc.grad_cam(model, x).layer
+    assert torch.equal(tvc.guided_grad_cam(model, x).gradients, tvc.guided_grad_cam(model, x, layer).gradients)
+    assert POOL in in_blocks
+
+
+@pytest.mark.parametrize("watcher", ["function mode", "dispatch mode", "saved tensors"])
+def test_those_who_watch_see_the_operations_as_they_are(in_blocks: set[Any], watcher: str) -> None:
+    class Function(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return func(*args, **(kwargs or {}))
+
+    class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return func(*args, **(kwargs or {}))
+
+    model = chain("like VGG")
+    watchers: dict[str, Any] = {
+        "function mode": Function,
+        "dispatch mode": Dispatch,
+        "saved tensors": lambda: torch.autograd.graph.saved_tensors_hooks(lambda t: t.numpy(), torch.from_numpy),
+    }
+    x = images(model)
+    with watchers[watcher]():
+        found = tvc.saliency(model, x, 2).gradients
+    assert not in_blocks
+    assert torch.equal(found, tvc.saliency(model, x, 2).gradients)
+    assert in_blocks
+
+
+def test_pools_that_pytorch_refuses_are_refused() -> None:
+    values = torch.randn(2, 16, 8, 8)
+    for kernel, stride, padding in ((3, 2, 2), (2, 0, 0)):
+        with pytest.raises(RuntimeError):
+            F.max_pool2d(held(values), kernel, stride, padding)
 
 
 def test_an_error_on_the_way_leaves_nothing() -> None:

@@ -9,11 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tests import networks
 from tests.networks import NETWORKS, images
 from torchviz_cnn.errors import InputError, LayerError, ModelError
 from torchviz_cnn.layers import describe, input_channels, last_spatial_layer, layer_names
+from torchviz_cnn.methods.saliency import guided_grad_cam
 from torchviz_cnn.names import call_name, expand, named_layers, resolve
 
 
@@ -372,3 +374,36 @@ def test_fields_behind_an_upsampling_are_those_of_the_gradient() -> None:
     up = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Upsample(scale_factor=2), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3))
     fields = [layer.receptive_field for layer in describe(up, (64, 64)).layers]
     assert [field and (field.size[0], field.stride[0]) for field in fields] == [(3, 1), (3, 0.5), (4, 0.5), (5, 0.5)]
+
+
+def test_fields_under_activation_checkpointing() -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self, use: bool) -> None:
+            super().__init__()
+            self.use = use
+            self.body = nn.Sequential(
+                nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Upsample(scale_factor=2), nn.Conv2d(4, 4, 3)
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = checkpoint(self.body, x, use_reentrant=False) if self.use else self.body(x)
+            return out
+
+    assert str(describe(Checkpointed(True), (24, 24))) == str(describe(Checkpointed(False), (24, 24)))
+
+
+def test_a_part_in_inference_mode_does_not_hide_the_last_layer() -> None:
+    class Peeks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.inference_mode():
+                brightness = float(self.body(x).mean())
+            scores: Tensor = self.head(self.body(x + brightness).mean((2, 3)))
+            return scores
+
+    x = torch.randn(2, 3, 8, 8)
+    assert last_spatial_layer(Peeks(), x) == "body#1"
+    assert guided_grad_cam(Peeks(), x).gradients.shape == x.shape

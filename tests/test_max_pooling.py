@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -122,3 +123,17 @@ def test_under_checkpointing_rules_and_several_classes(taken: list[Any], rule: A
         patch.setattr(module, "_pooled", lambda *args, **kwargs: None)
         expected = tvc.saliency(model, x, target, relu=rule).gradients
     assert torch.equal(found, expected)
+
+
+def test_what_pytorch_alone_can_do_is_left_to_it(taken: list[Any]) -> None:
+    x = torch.randn(2, 16, 8, 8)
+    with FastMaxPooling():
+        assert torch.equal(F.max_pool2d(x, np.int64(2)), torch.max_pool2d(x.double(), 2).float())  # type: ignore[call-overload]
+        assert torch.equal(torch.vmap(nn.MaxPool2d(2))(x[None]), torch.max_pool2d(x.double(), 2).float()[None])
+        found = torch.func.jvp(nn.MaxPool2d(2), (x,), (x,))
+        assert torch.equal(found[0], found[1])
+        taken.clear()
+        for wrong in ({"kernel_size": (2, 3, 2)}, {"kernel_size": 2, "stride": 0}, {"kernel_size": 2, "padding": 2}):
+            with pytest.raises((RuntimeError, TypeError)):
+                F.max_pool2d(x, **wrong)  # type: ignore[arg-type]
+    assert not taken

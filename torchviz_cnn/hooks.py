@@ -92,13 +92,14 @@ class HookManager:
         for call in self._resolve(layers):
             self._tap(call).backward.append((call.index, hook))
 
-    def on_call(self, layers: str | Iterable[str], hook: CallHook) -> None:
-        """Call `hook(name)` before each of these layers runs, at every call of it.
+    def around(self, layers: str | Iterable[str], before: CallHook, after: ForwardHook) -> None:
+        """Call `before(name)` when a call of one of these layers begins, and `after(name, output)` when it ends: with None
+        where it ended in an error. What that returns, unless None, replaces the output.
 
         Raises LayerError for a name that does not exist, and then adds nothing.
         """
         for call in self._resolve(layers):
-            self._before(call, hook)
+            self._surround(self._layers[call.name], call.name, before, after)
 
     @let_through
     def run(self, *args: Any, stop_early: bool = True, **kwargs: Any) -> Any:
@@ -171,7 +172,7 @@ class HookManager:
     @held
     def _tap(self, call: Call) -> _Tap:
         module = self._layers[call.name]
-        if not self._handles:
+        if not self._taps:
             self._handles.append(self.model.register_forward_pre_hook(self._begin))
         if module not in self._taps:
             self._taps[module] = _Tap(call.name)
@@ -181,8 +182,10 @@ class HookManager:
         return self._taps[module]
 
     @held
-    def _before(self, call: Call, hook: CallHook) -> None:
-        self._handles.append(self._layers[call.name].register_forward_pre_hook(lambda module, args: hook(call.name)))
+    def _surround(self, module: nn.Module, name: str, before: CallHook, after: ForwardHook) -> None:
+        self._handles.append(module.register_forward_pre_hook(lambda module, args: before(name)))
+        ending = module.register_forward_hook(lambda module, args, output: after(name, output), always_call=True)
+        self._handles.append(ending)
 
     def _begin(self, model: nn.Module, args: Any) -> None:
         if not _in_backward():

@@ -105,12 +105,12 @@ class LastMap:
         size = tuple(output.shape[2:])
         same = size == self._size and not isinstance(module, POOLINGS)
         if self._pooled or same or isinstance(module, CONVOLUTIONS):
-            self.name, self.output, self._size, self._version = name, output, size, output._version
+            self.name, self.output, self._size, self._version = name, output, size, _version(output)
 
     @property
     def overwritten(self) -> bool:
-        """Whether something wrote into the output since."""
-        return self.output is not None and self.output._version != self._version
+        """Whether something may have written into the output since."""
+        return self.output is None or self._version == -1 or self._version != _version(self.output)
 
     def require(self) -> str:
         """The layer; raises LayerError where there was none."""
@@ -119,6 +119,10 @@ class LastMap:
                 f"{type(unwrap(self._model)).__name__} has no layer with a spatial map on this input; name a layer"
             )
         return self.name
+
+
+def _version(output: Tensor) -> int:
+    return -1 if output.is_inference() else output._version
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,8 @@ class PositiveNetwork(TorchFunctionMode):
             return known, True
         self._measuring = True
         try:
-            return self._measured(output)
+            with torch.autograd.graph.saved_tensors_hooks(_itself, _itself):
+                return self._measured(output)
         finally:
             self._measuring = False
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,12 +22,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from torchviz_cnn.hooks import HookManager
+from torchviz_cnn.names import named_layers
 
-_KNOWN = ("torch.", "torchvision.", "torchviz_cnn.")
+_KNOWN = ("torch.nn.", "torchvision.", "torchviz_cnn.")
 _IMAGE_CHANNELS = 4
 """A chain begins at images: their copy into oneDNN's keeping is small beside what is gained."""
 _LARGE = 2**20
 """Values in the first maps, of all images, from which on it is faster."""
+_SMALL = 20480
+"""Values of the maps of a single image up to which PyTorch may convolve them without oneDNN."""
 _BOUND = 1e30
 """oneDNN's ReLU makes zero of NaN. Maps that could grow beyond this, on the way to infinity and NaN, leave the chain."""
 
@@ -48,8 +52,7 @@ def blocked_maps(model: nn.Module, hooks: HookManager, x: Tensor) -> Iterator[No
     if places == [""]:
         mode.depth = 1
     else:
-        hooks.on_call(places, mode.enter)
-        hooks.on_forward([f"{name}#*" for name in places], mode.leave)
+        hooks.around(places, mode.enter, mode.leave)
     with mode:
         yield
 
@@ -63,8 +66,8 @@ def _places(model: nn.Module, x: Tensor) -> Iterator[str]:
     for module in reversed(modules):  # children come before what holds them
         known[module] = _plain(module) and all(known.get(child, False) for child in module.children())
     inside: set[nn.Module] = set()
-    for name, module in model.named_modules():
-        if known[module] and module not in inside:
+    for name, module in (("", model), *named_layers(model).items()):
+        if known.get(module) and module not in inside:
             inside.update(module.modules())
             if _pays(module, x):
                 yield name
@@ -78,6 +81,8 @@ def _pays(place: nn.Module, x: Tensor) -> bool:
     if not links or 2 * links < len(convolutions) or x.ndim != 4:
         return False
     first = convolutions[0]
+    if len(first.stride) != 2 or min(first.stride) < 1:
+        return False
     values = len(x) * first.out_channels * math.prod(x.shape[2 + i] // first.stride[i] for i in (0, 1))
     return first.in_channels <= _IMAGE_CHANNELS and first.weight.device.type == "cpu" and values >= _LARGE
 
@@ -97,7 +102,8 @@ def _links(module: nn.Module) -> int:
 
 def _plain(module: nn.Module) -> bool:
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return type(module).__module__.startswith(_KNOWN) and not any(hooks) and "forward" not in vars(module)
+    patched = any(callable(getattr(type(module), name, None)) for name in vars(module))
+    return type(module).__module__.startswith(_KNOWN) and not any(hooks) and not patched
 
 
 def _hooked_everywhere() -> bool:
@@ -117,13 +123,14 @@ class _Chains(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.depth = 0
         """How many of the places are running."""
+        self._thread = threading.get_ident()
 
     def enter(self, name: str) -> None:
-        self.depth += 1
+        self.depth += threading.get_ident() == self._thread
 
     def leave(self, name: str, output: Any) -> Any:
-        self.depth -= 1
-        return tree_map(lambda part: _Leave.apply(part) if isinstance(part, BlockedMaps) else part, output)
+        self.depth -= threading.get_ident() == self._thread
+        return tree_map(_ordinary_tensor, output)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -176,7 +183,7 @@ class BlockedMaps(Tensor):
         if func in _IN_BLOCKS and not any(value is not None for value in (kwargs or {}).values()):
             try:
                 found = _IN_BLOCKS[func](*args)
-            except RuntimeError:  # oneDNN has no kernel for it
+            except (RuntimeError, ValueError):  # oneDNN has no kernel for it
                 found = None
             if found is not None:
                 return found
@@ -225,6 +232,12 @@ class _Leave(torch.autograd.Function):
         return gradient
 
 
+def _ordinary_tensor(value: Any) -> Any:
+    if isinstance(value, _Indices):
+        return value.usual()
+    return _Leave.apply(value) if isinstance(value, BlockedMaps) else value  # type: ignore[no-untyped-call]
+
+
 def _as_usual(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run any operation on the maps in the usual order. One that writes into them gives them back."""
     owners: dict[int, Tensor] = {}
@@ -253,8 +266,9 @@ def _convolve(
     if not _held(x) or transposed or weight.ndim != 4 or not _ordinary(weight):
         return None
     pointwise = weight.shape[2:] == (1, 1) and max(stride) == max(dilation) == 1
-    if pointwise and torch.get_num_threads() == 1 and len(x) < 16:
-        return None  # PyTorch leaves these to another kernel than oneDNN's
+    small = len(x) == 1 and x.numel() <= _SMALL
+    if small or (pointwise and torch.get_num_threads() == 1 and len(x) < 16):
+        return None  # PyTorch leaves these to another kernel than oneDNN's, which rounds in another way
     gain = x.cell.gains[id(weight)] = _gain(weight)
     bound = x.cell.bound * gain + (0.0 if bias is None else float(bias.abs().max()))
     if not bound < _BOUND:
@@ -310,7 +324,8 @@ def _relu_back(gradient: Any, output: Any, threshold: float) -> BlockedMaps | No
 def _pool(
     x: Any, kernel: Any, stride: Any = (), padding: Any = (0, 0), dilation: Any = (1, 1), ceil: bool = False
 ) -> tuple[BlockedMaps, _Indices] | None:
-    if not _held(x) or x.ndim != 4 or max(dilation) != 1:
+    inside = all(0 <= 2 * p <= k for p, k in zip(_pair(padding), _pair(kernel), strict=True))
+    if not _held(x) or not inside or max(dilation) != 1 or min(stride or (1,)) < 1:
         return None
     options = (kernel, stride, padding, dilation, ceil)
     with torch.enable_grad():  # or oneDNN does not keep what going back takes
@@ -328,6 +343,10 @@ def _pool_back(
         return None
     source, out, options = indices.pooled
     return BlockedMaps(_Cell(_aten.mkldnn_max_pool2d_backward(taken.maps, out, source, *options), taken.bound))
+
+
+def _pair(sides: Any) -> tuple[int, int]:
+    return sides[0], sides[-1]
 
 
 def _share(x: Any) -> BlockedMaps | None:

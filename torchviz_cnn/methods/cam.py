@@ -18,8 +18,8 @@ from torchviz_cnn.errors import EmptyMapWarning, LayerError, ModelError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.images import Geometry, Preprocess, preprocess_of, to_rgb
 from torchviz_cnn.layers import last_spatial_layer
+from torchviz_cnn.methods.faster_on_cpu import faster_on_cpu
 from torchviz_cnn.methods.maps import OnPhoto, require_images, require_maps
-from torchviz_cnn.methods.max_pooling import FastMaxPooling
 from torchviz_cnn.methods.scores import (
     Score,
     Target,
@@ -29,7 +29,6 @@ from torchviz_cnn.methods.scores import (
     resolve_target,
     score_of,
 )
-from torchviz_cnn.methods.thin_products import thin_products
 from torchviz_cnn.untouched import lend_input, untouched
 
 _LARGE = 64  # what follows a layer is linear if it is so at one size of input and at 64 times that
@@ -201,7 +200,7 @@ def _from_layer(model: nn.Module, x: Tensor, layer: str) -> Iterator[tuple[Tenso
             leaf = output.detach().clone().requires_grad_()
         return leaf.clone()  # what follows may overwrite it in place
 
-    with HookManager(model) as hooks, FastMaxPooling(), thin_products(model):
+    with HookManager(model) as hooks, faster_on_cpu(model, hooks, x, chains=False):
         hooks.on_forward(layer, lift)
         output = hooks.run(x, stop_early=False)
         hooks.require_reached()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 _LEAST = 2**17  # values from which on it pays
@@ -35,10 +36,18 @@ def _pooled(
     if type(input) is not Tensor or input.ndim != 4 or input.dtype != torch.float32 or input.device.type != "cpu":
         return None
     small = input.numel() < _LEAST or input.shape[1] < _CHANNELS or 4 * input[0].numel() > _CACHED
-    if return_indices or small or not input.is_contiguous() or input.is_contiguous(memory_format=torch.channels_last):
+    stride = kernel_size if stride is None or (isinstance(stride, (tuple, list)) and not stride) else stride
+    sides = [_pair(given) for given in (kernel_size, stride, padding, dilation)]
+    if (
+        return_indices
+        or small
+        or None in sides
+        or _transformed()
+        or not input.is_contiguous()
+        or input.is_contiguous(memory_format=torch.channels_last)
+    ):
         return None
-    options = (_pair(kernel_size), _pair(stride or kernel_size), _pair(padding), _pair(dilation), ceil_mode)
-    return _MaxPool.apply(input, options)[0]  # type: ignore[no-any-return, no-untyped-call]
+    return _MaxPool.apply(input, (*sides, ceil_mode))[0]  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _MaxPool(torch.autograd.Function):
@@ -65,6 +74,12 @@ class _MaxPool(torch.autograd.Function):
         return torch.ops.aten.max_pool2d_with_indices_backward(gradient, x, *ctx.options, indices), None
 
 
-def _pair(sides: Any) -> list[int]:
-    sides = [sides] if isinstance(sides, int) else list(sides)
-    return [sides[0], sides[-1]]
+def _pair(given: Any) -> list[int] | None:
+    """One side or two, as two; None for what PyTorch is to look at itself."""
+    sides = [given] if type(given) is int else list(given) if isinstance(given, (tuple, list)) else []
+    return [sides[0], sides[-1]] if 1 <= len(sides) <= 2 and all(type(side) is int for side in sides) else None
+
+
+def _transformed() -> bool:
+    """Whether this runs inside `torch.func` or forward-mode differentiation, where PyTorch's own operations are needed."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0

@@ -50,14 +50,21 @@ _PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
 
 
 def _large(matrix: Tensor) -> bool:
-    return matrix.numel() >= _LARGE and matrix.dtype == torch.float32 and matrix.device.type == "cpu"
+    return matrix.numel() >= _LARGE and _plain(matrix)
 
 
 def _thin(rows: Tensor, matrix: Tensor) -> bool:
+    if not (_large(matrix) and _plain(rows)):
+        return False
     turned = matrix.t().is_contiguous()  # as a linear layer reads its weights on the way forward
     few = (1 if turned else 2) <= len(rows) <= _FEW
-    return few and _large(matrix) and rows.dtype == torch.float32 and (turned or matrix.is_contiguous())
+    return few and (turned or matrix.is_contiguous())
 
 
 def _fits(bias: Tensor, matrix: Tensor) -> bool:
-    return bias.shape == matrix.shape[1:] and bias.dtype == torch.float32
+    return bias.shape == matrix.shape[1:] and _plain(bias)
+
+
+def _plain(x: Tensor) -> bool:
+    kind = x.dtype == torch.float32 and x.device.type == "cpu" and x.layout == torch.strided
+    return kind and type(x) in (Tensor, nn.Parameter)
