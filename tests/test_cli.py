@@ -22,6 +22,9 @@ def net():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3), nn.ReLU(),
                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+def gelu():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.GELU(), nn.Conv2d(4, 4, 3),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
 def stops():
     raise SystemExit(3)
 class raises(nn.Conv2d):
@@ -182,21 +185,75 @@ def test_saliency_of_several_photos_and_classes(here: Path, method: str, capsys:
     asked = ["--method", method, "--target", "tusker", "2", "--out", "o", "--batch-size", "1"]
     assert main(["saliency", "photo.png", "other/photo.png", *NET, *asked]) == 0
     names = {path.name for path in pictures(here / "o")}
-    assert {f"{p}_{c}_{k}.png" for p in ("photo", "photo-2") for c in ("tusker", "b_zebra_b") for k in ("heatmap", "overlay", "panel")} <= names  # fmt: skip
-    assert {"saliency_photo.npz", "saliency_photo-2.npz"} <= names
+    assert {f"{p}_{method}_{c}_{k}.png" for p in ("photo", "photo-2") for c in ("tusker", "b_zebra_b") for k in ("heatmap", "overlay", "panel")} <= names  # fmt: skip
+    assert {f"{method}_photo.npz", f"{method}_photo-2.npz"} <= names
     assert "strongest at x" in capsys.readouterr().out
 
 
 def test_occlusion(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["occlusion", "photo.png", *NET, "--patch", "8", "--score", "probability", "--out", "o"]) == 0
     assert {path.name for path in pictures(here / "o")} == {
-        "photo_heatmap.png",
-        "photo_overlay.png",
-        "photo_panel.png",
+        "photo_occlusion_heatmap.png",
+        "photo_occlusion_overlay.png",
+        "photo_occlusion_panel.png",
         "occlusion.npz",
     }
     assert main(["occlusion", "photo.png", *NET, "--patch", "80", "--out", "o"]) == 2
     assert "error: a patch of 80 x 80 does not fit" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::torchviz_cnn.errors.EmptyMapWarning")
+def test_no_photo_is_overwritten_and_no_picture_twice(here: Path) -> None:
+    """Photos that are called like pictures, classes that are called alike, and one command after another."""
+    Path("labels.txt").write_text("crane\ncrane!\nb$\\frac\n")
+    Path("photo_crane_heatmap.png").write_bytes(Path("other/photo.png").read_bytes())
+    before = Path("photo_crane_heatmap.png").read_bytes()
+    photos = ["photo.png", "photo_crane_heatmap.png"]
+    asked = [*NET, "--labels", "labels.txt", "--target", "0", "1", "--batch-size", "1", "--out", "."]
+    for command in (["cam"], ["saliency"], ["saliency", "--method", "guided"], ["occlusion", "--patch", "8"]):
+        known = set(Path().glob("*.png"))
+        assert main([command[0], *photos, *asked, *command[1:], "--truth", "costs $5 and $6 or $\\frac"]) == 0
+        assert len(set(Path().glob("*.png")) - known) == 12
+        assert Path("photo_crane_heatmap.png").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["saliency", "--layer", "3"], "--layer is for --method guided-grad-cam"),
+        (["cam", "--method", "cam", "--score", "probability"], "cam explains the logit"),
+        (["deconvnet", "--top", "2", "--channel", "1"], "give one of the two"),
+        (["occlusion", "--colormap", "jett"], "no colormap 'jett'"),
+        (["occlusion", "--out", "photo.png/deeper"], "photo.png is a file, not a folder"),
+        (["deconvnet", "--out", "photo.png"], "photo.png is a file, not a folder"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_before_the_work(
+    here: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for work in ("saliency", "occlusion", "grad_cam", "class_activation_map", "deconvnet"):
+        monkeypatch.setattr(f"torchviz_cnn.{work}", lambda *args, **kwargs: pytest.fail("worked"))
+    assert main([arguments[0], "photo.png", *NET, *arguments[1:]]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert words in error
+
+
+@pytest.mark.filterwarnings("ignore::torchviz_cnn.errors.EmptyMapWarning")
+def test_other_activations_are_let_through(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = ["--model", "clinet:gelu", "--weights", "random", "--input-size", "15"]
+    for command in (["saliency", "--method", "guided"], ["deconvnet"]):
+        assert main([command[0], "photo.png", *net, *command[1:]]) == 2
+        assert "GELU" in capsys.readouterr().err
+        assert main([command[0], "photo.png", *net, *command[1:], "--other-activations", "plain"]) == 0
+
+
+@pytest.mark.filterwarnings("ignore::torchviz_cnn.errors.EmptyMapWarning")
+def test_every_class_asked_for_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["saliency", "photo.png", *NET, "--target", "tusker", "2"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("photo.png")]
+    assert len(lines) == 2
+    assert sum("tusker" in line for line in lines) >= 1
 
 
 def test_deconvnet(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

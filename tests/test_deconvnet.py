@@ -17,6 +17,7 @@ import torchviz_cnn as tvc
 from tests import networks
 from tests.conftest import unchanged
 from tests.networks import images, seeded
+from torchviz_cnn.methods.deconvnet import _square
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -345,3 +346,20 @@ def test_dead_and_repeated_filters_are_counted() -> None:
     assert abs(tiles[:10, 12:22].astype(int) - 127).max() <= 1  # a dead one is not stretched
     with pytest.raises(tvc.ModelError, match="no 2-D convolution"):
         tvc.first_filters(nn.Linear(2, 2))
+
+
+def test_patches_are_cut_out_square() -> None:
+    for box, size, expected in (
+        ((10, 10, 20, 30), (64, 64), (5, 10, 25, 30)),
+        ((50, 0, 64, 40), (64, 64), (24, 0, 64, 40)),
+        ((0, 0, 64, 20), (32, 64), (0, 0, 64, 32)),
+    ):
+        assert _square(box, *size) == expected
+
+
+def test_a_network_that_gives_nan_is_refused() -> None:
+    model = networks.vgg_like()
+    with torch.no_grad():
+        model.features[0].bias[1] = torch.nan  # type: ignore[index,union-attr,operator]
+    with pytest.raises(tvc.ModelError, match=r"'features\.0' of VGGLike gives NaN"):
+        tvc.deconvnet(model, images(1), ["features.0", "features.5"])

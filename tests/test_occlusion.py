@@ -219,3 +219,22 @@ def test_pictures_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     with np.load(found.save(tmp_path / "occlusion.npz")) as saved:
         assert np.array_equal(saved["scores"], found.scores.numpy())
         assert saved["patch"].tolist() == [8, 8]
+
+
+def test_a_cross_entropy_rises_where_the_class_is_hidden() -> None:
+    model = networks.vgg_like()
+    x = images(2)
+    lost = tvc.occlusion(model, x, 1, patch=8, score="log_probability")
+    loss = tvc.occlusion(model, x, 1, patch=8, score="cross_entropy")
+    assert torch.equal(loss.scores, -lost.scores)
+    assert torch.equal(loss.values, lost.values)
+
+
+def test_patches_hide_something_and_maps_of_nothing_warn() -> None:
+    found = tvc.occlusion(networks.vgg_like(), images(1), 1, patch=2, stride=15)
+    assert found.scores.shape == (1, 3, 3)
+    assert tvc.occlusion(networks.vgg_like(), images(1), 1, patch=2, stride=1000).scores.shape == (1, 1, 1)
+    constant = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3))
+    nn.init.zeros_(constant[4].weight)  # type: ignore[arg-type]
+    with pytest.warns(tvc.EmptyMapWarning, match="no patch changes the score of class 1"):
+        assert not tvc.occlusion(constant, images(1), 1, patch=8).values.any()

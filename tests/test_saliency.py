@@ -391,3 +391,11 @@ def test_save(tmp_path: Path) -> None:
         assert str(saved["method"]) == "saliency"
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.values = found.values  # type: ignore[misc]
+
+
+def test_red_speaks_for_the_class_whatever_the_score() -> None:
+    model, x = networks.vgg_like(), images(1)
+    sure = tvc.saliency(model, x, 2, score="log_probability")
+    loss = tvc.saliency(model, x, 2, score="cross_entropy")
+    assert torch.equal(loss.gradients, -sure.gradients)
+    assert np.array_equal(loss.signed(), sure.signed())

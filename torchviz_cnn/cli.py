@@ -52,7 +52,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C."""
+    """Run the command line; gives the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C, 141 where nobody
+    reads on."""
     parser = _parser()
     args = parser.parse_args(arguments)
     args.arguments = sys.argv[1:] if arguments is None else list(arguments)
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as a program has it that the signal ended
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         return 130

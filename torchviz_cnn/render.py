@@ -202,7 +202,7 @@ def titled(picture: Array, title: str, scale: float) -> Image.Image:
     figure = Figure(figsize=(max(width * scale, 1), max(height * scale, 1) + 0.5), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(picture, aspect="auto", interpolation="nearest")
-    axes.set_title(title)
+    axes.set_title(title, parse_math=False)
     axes.set_axis_off()
     return drawn(figure)
 
@@ -223,10 +223,10 @@ def panel(pictures: Sequence[Image.Image | Array], titles: Sequence[str], headli
             picture = picture.copy()
             picture.thumbnail((1600, 1600))
         axes.imshow(np.asarray(picture), cmap="viridis")
-        axes.set_title(title, fontsize=11)
+        axes.set_title(title, fontsize=11, parse_math=False)
         axes.set_axis_off()
     if headline:
-        figure.suptitle(headline, fontsize=13)
+        figure.suptitle(headline, fontsize=13, parse_math=False)
     return drawn(figure)
 
 
@@ -246,9 +246,9 @@ def column_figure(columns: Mapping[str, Sequence[tuple[str, Image.Image]]], head
             if row < len(column):
                 caption, picture = column[row]
                 axes.imshow(np.asarray(picture))
-                axes.set_title(f"{title}\n{caption}" if row == 0 else caption, fontsize=8)
+                axes.set_title(f"{title}\n{caption}" if row == 0 else caption, fontsize=8, parse_math=False)
     if headline:
-        figure.suptitle(headline, fontsize=11)
+        figure.suptitle(headline, fontsize=11, parse_math=False)
     return drawn(figure)
 
 

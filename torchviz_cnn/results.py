@@ -106,6 +106,15 @@ def file_names(paths: Iterable[Path]) -> dict[Path, str]:
     return names
 
 
+def require_folder(path: Path) -> None:
+    """Raise OutputError, before there is anything to lose, for a folder that cannot be written to because it is a file."""
+    for part in (path, *path.parents):
+        if part.is_dir():
+            return
+        if part.exists():
+            raise OutputError(f"cannot write to {path}: {part} is a file, not a folder")
+
+
 def png(image: Image.Image) -> bytes:
     """A picture as the bytes of a PNG file."""
     buffer = io.BytesIO()

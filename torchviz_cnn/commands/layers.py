@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-import torch
 from tqdm import tqdm
 
 import torchviz_cnn as tvc
 from torchviz_cnn import results
 from torchviz_cnn.commands.shared import (
+    Pictures,
     add_network,
+    add_other_activations,
     add_out,
     add_photos,
     batches,
@@ -21,6 +22,7 @@ from torchviz_cnn.commands.shared import (
     together,
 )
 from torchviz_cnn.errors import InputError
+from torchviz_cnn.layers import convolutions
 
 
 def add_layers(parser: argparse.ArgumentParser) -> None:
@@ -88,24 +90,28 @@ def add_deconvnet(parser: argparse.ArgumentParser) -> None:
     add_photos(parser)
     add_out(parser)
     add = parser.add_argument
-    add("--layer", nargs="+", help="a column each (default: all convolutions)")
+    add("--layer", nargs="+", help="a column each (default: the first convolution at each size of the map)")
     add("--channel", type=int, nargs="+", help="channels of each layer (default: the strongest for each photo)")
-    add("--top", type=positive, default=4, help="how many of the strongest channels (%(default)s)")
+    add("--top", type=positive, help="how many of the strongest channels (default: 4)")
+    add_other_activations(parser)
 
 
 def deconvnet(args: argparse.Namespace) -> None:
     """project the strongest units of layers down to the pixels of photos that drove them"""
+    if args.top and args.channel:
+        raise InputError("--top chooses channels and --channel names them: give one of the two")
     net = network(args)
     photos = named_photos(args.images)
-    layers = args.layer or tvc.layer_names(net.model, types=torch.nn.Conv2d)
+    pictures = Pictures(args.out, photos)
     for paths, x in batches(net, photos, args):
-        found = tvc.deconvnet(net.model, x, layers, args.channel, top=None if args.channel else args.top)
+        layers = list(dict.fromkeys(args.layer or convolutions(net.model, x[:1], first=True)))
+        top = None if args.channel else args.top or 4
+        found = tvc.deconvnet(net.model, x, layers, args.channel, top=top, other_activations=args.other_activations)
+        found.save(args.out / together("deconvnet", photos, paths))
         for index, path in enumerate(paths):
-            file = results.save_image(
-                args.out / f"{photos[path]}_deconvnet.png", found.plot(tvc.read_image(path), index=index)
-            )
+            (file,) = pictures.paths(photos[path], ["deconvnet"])
+            results.save_image(file, found.plot(tvc.read_image(path), index=index))
             units = zip(found.layers, found.channels[index].tolist(), found.activations[index].tolist(), strict=True)
             print(f"{path} -> {file}")
             for layer, channel, activation in units:
                 print(f"  {layer} channel {channel}: {activation:.3g}")
-        found.save(args.out / together("deconvnet", photos, paths))

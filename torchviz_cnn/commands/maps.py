@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
 import torchviz_cnn as tvc
 from torchviz_cnn import render, results
 from torchviz_cnn.commands.shared import (
+    Pictures,
     add_network,
+    add_other_activations,
     add_out,
     add_photos,
     batches,
@@ -22,8 +26,10 @@ from torchviz_cnn.commands.shared import (
     positive,
     together,
 )
+from torchviz_cnn.errors import InputError
 from torchviz_cnn.methods.scores import Score
 
+KINDS = ("heatmap", "overlay", "panel")
 SALIENCY_METHODS = (
     "saliency", "guided", "deconvnet", "guided-grad-cam", "smooth-grad", "integrated-gradients", "input-x-gradient",
 )  # fmt: skip
@@ -40,21 +46,15 @@ def add_cam(parser: argparse.ArgumentParser) -> None:
 
 def cam(args: argparse.Namespace) -> None:
     """draw class heatmaps over photos"""
-    net = network(args)
-    photos = named_photos(args.images)
-    classes = [net.class_index(target) for target in args.target or ()]
-    for paths, x in batches(net, photos, args):
-        target = [classes] * len(paths) if classes else None
+    if args.method == "cam" and args.score != "logit":
+        raise InputError(f"--method cam explains the logit; --score {args.score} is for grad-cam")
+
+    def explain(net: tvc.Network, x: Tensor, target: list[list[int]] | None) -> tvc.Heatmap:
         if args.method == "cam":
-            heat = tvc.class_activation_map(net.model, x, target, layer=args.layer)
-        else:
-            heat = tvc.grad_cam(net.model, x, args.layer, target, score=args.score)
-        for index, path in enumerate(paths):
-            photo = tvc.read_image(path)
-            print(f"{path}: {heat.headline(index, 0, args.truth, net.categories)}; {heat.method} at {heat.layer}")
-            for k in range(max(len(classes), 1)):
-                _write_heatmap(args, net, heat, photo, photos[path], index, k)
-        heat.save(args.out / together("heatmaps", photos, paths))
+            return tvc.class_activation_map(net.model, x, target, layer=args.layer)
+        return tvc.grad_cam(net.model, x, args.layer, target, score=args.score)
+
+    _explain(args, explain, "heatmaps")
 
 
 def add_saliency(parser: argparse.ArgumentParser) -> None:
@@ -63,18 +63,25 @@ def add_saliency(parser: argparse.ArgumentParser) -> None:
     add("--method", choices=SALIENCY_METHODS, default="saliency", help="what to draw (%(default)s)")
     add("--layer", help="the layer of guided Grad-CAM (default: as for cam)")
     add("--channels", choices=["max", "sum"], default="max", help="how the colours are joined (%(default)s)")
+    add_other_activations(parser)
 
 
 def saliency(args: argparse.Namespace) -> None:
     """draw which pixels the answer depends on: gradients, guided backpropagation, SmoothGrad, ..."""
 
+    if args.layer is not None and args.method != "guided-grad-cam":
+        raise InputError(
+            f"--layer is for --method guided-grad-cam; {args.method} explains the input from the score alone"
+        )
+
     def explain(net: tvc.Network, x: Tensor, target: list[list[int]] | None) -> tvc.Saliency:
-        options = {"score": args.score, "channels": args.channels}
+        options: dict[str, Any] = {"score": args.score, "channels": args.channels}
         if args.method == "guided-grad-cam":
-            return tvc.guided_grad_cam(net.model, x, args.layer, target, **options)
+            others = args.other_activations
+            return tvc.guided_grad_cam(net.model, x, args.layer, target, other_activations=others, **options)
         if args.method in ("saliency", "guided", "deconvnet"):
             rule: Any = "standard" if args.method == "saliency" else args.method
-            return tvc.saliency(net.model, x, target, relu=rule, **options)
+            return tvc.saliency(net.model, x, target, relu=rule, other_activations=args.other_activations, **options)
         methods = {
             "input-x-gradient": tvc.input_x_gradient,
             "smooth-grad": tvc.smooth_grad,
@@ -82,7 +89,7 @@ def saliency(args: argparse.Namespace) -> None:
         }
         return methods[args.method](net.model, x, target, **options)  # type: ignore[operator, no-any-return]
 
-    _explain(args, explain)
+    _explain(args, explain, args.method, args.method)
 
 
 def add_occlusion(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +107,7 @@ def occlusion(args: argparse.Namespace) -> None:
             net.model, x, target, patch=args.patch, stride=args.stride, score=args.score, progress=sys.stderr.isatty()
         )
 
-    _explain(args, explain)
+    _explain(args, explain, "occlusion", "occlusion")
 
 
 def _add_class_map(parser: argparse.ArgumentParser, colormap: str | None) -> None:
@@ -111,48 +118,65 @@ def _add_class_map(parser: argparse.ArgumentParser, colormap: str | None) -> Non
     add("--target", nargs="+", metavar="CLASS", help="class names or indices (default: each photo's top class)")
     add("--score", choices=get_args(Score), default="logit", help="which number of the class (%(default)s)")
     add("--truth", help="the true class, for the title")
-    add("--alpha", type=float, default=0.4, help="strength of the colours over the photo (%(default)s)")
+    add("--alpha", type=_share, default=0.4, help="strength of the colours over the photo (%(default)s)")
     add("--blend", choices=get_args(render.Blend), default="add", help="add: as in the textbook; mix: translucent")
     add("--colormap", default=colormap, help=f"a name that matplotlib knows ({colormap or 'gray, hot over the photo'})")
 
 
 def _explain(
     args: argparse.Namespace,
-    explain: Callable[[tvc.Network, Tensor, list[list[int]] | None], tvc.Saliency | tvc.Occlusion],
+    explain: Callable[[tvc.Network, Tensor, list[list[int]] | None], tvc.Heatmap | tvc.Saliency | tvc.Occlusion],
+    numbers: str,
+    label: str = "",
 ) -> None:
-    """Draw and save what a method of the input finds for each photo and class."""
+    """Draw and save what a method finds for each photo and class. `numbers` names the file with the numbers, `label` goes
+    into the pictures' names."""
+    render.colormap(np.zeros((1, 1)), args.colormap or "gray")  # an unknown one is told before the work, not after
     net = network(args)
     photos = named_photos(args.images)
+    pictures = Pictures(args.out, photos)
     classes = [net.class_index(target) for target in args.target or ()]
     for paths, x in batches(net, photos, args):
         found = explain(net, x, [classes] * len(paths) if classes else None)
+        found.save(args.out / together(numbers, photos, paths))
         for index, path in enumerate(paths):
             photo = tvc.read_image(path)
-            print(f"{path}: {found.headline(index, 0, args.truth, net.categories)}; {found.method}")
             for k in range(max(len(classes), 1)):
-                _write_heatmap(args, net, found, photo, photos[path], index, k)
-        found.save(args.out / together(args.command, photos, paths))
+                at = f" at {found.layer}" if isinstance(found, tvc.Heatmap) else ""
+                print(f"{path}: {found.headline(index, k, args.truth, net.categories)}; {found.method}{at}")
+                parts = [photos[path], label]
+                if len(classes) > 1:
+                    parts.append(results.safe_name(net.category(int(found.target[index, k]))))
+                _draw(args, net, found, photo, pictures.paths("_".join(filter(None, parts)), KINDS), index, k)
 
 
-def _write_heatmap(
+def _draw(
     args: argparse.Namespace,
     net: tvc.Network,
-    heat: tvc.Heatmap | tvc.Saliency | tvc.Occlusion,
+    found: tvc.Heatmap | tvc.Saliency | tvc.Occlusion,
     photo: Image.Image,
-    name: str,
+    paths: Sequence[Path],
     index: int,
     k: int,
 ) -> None:
     drawn: dict[str, Any] = {"index": index, "k": k, "colormap": args.colormap}
     over = {**drawn, "alpha": args.alpha, "blend": args.blend}
-    if heat.target.ndim == 2 and heat.target.shape[1] > 1:
-        name = f"{name}_{results.safe_name(net.category(int(heat.target[index, k])))}"
-    pictures = {
-        "heatmap": heat.image(photo, **drawn),
-        "overlay": heat.overlay(photo, **over),
-        "panel": heat.plot(photo, truth=args.truth, categories=net.categories, **over),
-    }
-    for kind, picture in pictures.items():
-        results.save_image(args.out / f"{name}_{kind}.png", picture)
-    x, y = heat.peak(photo, index=index, k=k)
-    print(f"  {args.out / name}_{{heatmap,overlay,panel}}.png, strongest at x {x}, y {y}")
+    shown = found.clipped() if isinstance(found, tvc.Saliency) else found  # a few pixels would leave the others black
+    drawings = (
+        shown.image(photo, **drawn),
+        shown.overlay(photo, **over),
+        found.plot(photo, truth=args.truth, categories=net.categories, **over),
+    )
+    for path, picture in zip(paths, drawings, strict=True):
+        results.save_image(path, picture)
+    x, y = found.peak(photo, index=index, k=k)
+    where = f"strongest at x {x}, y {y}" if found.map(index, k).any() else "all zero"
+    stem = str(paths[0]).removesuffix(f"_{KINDS[0]}.png")
+    print(f"  {stem}_{{{','.join(KINDS)}}}.png, {where}")
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"alpha is a share from 0 to 1, not {text}")
+    return value

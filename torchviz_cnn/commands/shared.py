@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -16,6 +16,7 @@ import torchviz_cnn as tvc
 from torchviz_cnn import results
 from torchviz_cnn.errors import InputError
 from torchviz_cnn.images import Geometry
+from torchviz_cnn.relu_rules import OtherActivations
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +38,14 @@ def add_photos(parser: argparse.ArgumentParser) -> None:
 def add_out(parser: argparse.ArgumentParser, default: str = "out") -> None:
     """Where a command writes to."""
     parser.add_argument("--out", type=Path, default=Path(default), help="folder to write to (%(default)s)")
+
+
+def add_other_activations(parser: argparse.ArgumentParser) -> None:
+    """What a backward rule of ReLUs does about activations that are none."""
+    parser.add_argument(
+        "--other-activations", choices=get_args(OtherActivations), default="error",
+        help="plain: let the gradient of activations that are no ReLUs through as it is (default: an error)",
+    )  # fmt: skip
 
 
 def network(args: argparse.Namespace) -> tvc.Network:
@@ -67,6 +76,28 @@ def batches(net: tvc.Network, photos: dict[Path, str], args: argparse.Namespace)
             part = paths[start : start + args.batch_size]
             yield part, torch.stack([net.preprocess(tvc.read_image(path)) for path in part])
             bar.update(len(part))
+
+
+class Pictures:
+    """The names of the pictures a command writes: none is a photo it was given, and none is used twice."""
+
+    def __init__(self, out: Path, photos: Iterable[Path]) -> None:
+        results.require_folder(out)
+        self._out = out
+        self._taken = {path.resolve() for path in photos}
+
+    def paths(self, name: str, kinds: Sequence[str]) -> list[Path]:
+        """A path for each kind of picture, `NAME_KIND.png`; with a number after the name where one is taken."""
+        copy, free = 1, name
+        while any(path.resolve() in self._taken for path in self._of(free, kinds)):
+            copy += 1
+            free = f"{name}-{copy}"
+        paths = self._of(free, kinds)
+        self._taken.update(path.resolve() for path in paths)
+        return paths
+
+    def _of(self, name: str, kinds: Sequence[str]) -> list[Path]:
+        return [self._out / f"{name}_{kind}.png" for kind in kinds]
 
 
 def together(what: str, photos: dict[Path, str], part: Sequence[Path]) -> str:

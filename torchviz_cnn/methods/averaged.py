@@ -67,7 +67,7 @@ def smooth_grad(
         x = lend_input(lent, require_images(x))
         logits, classes, one = _classes(lent, x, target)
         gradients = torch.stack([average(lent, x[i], classes[i]) for i in range(len(x))])
-        return explained(names[statistic], lent, x, gradients, channels, classes, one, logits)
+        return explained(names[statistic], lent, x, gradients, channels, classes, one, logits, score)
 
 
 def gaussian(seed: int, samples: int, like: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def integrated_gradients(
         ends = score_of(logits, classes, score)
         begins = torch.stack([score_of(_logits(lent, s), classes, score) for s in starts]).mean(0)
         error = attributions.sum((2, 3, 4)) - (ends - begins)
-        return explained("integrated gradients", lent, x, attributions, channels, classes, one, logits, error)
+        return explained("integrated gradients", lent, x, attributions, channels, classes, one, logits, score, error)
 
 
 def _baselines(given: Tensor | float | Sequence[Any], x: Tensor) -> list[Tensor]:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn import render, results
-from torchviz_cnn.errors import InputError, LayerError
+from torchviz_cnn.errors import InputError, LayerError, ModelError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.images import Geometry, Preprocess, preprocess_of
 from torchviz_cnn.methods.maps import keep_maps, require_images, seen_picture
@@ -67,12 +67,12 @@ class Deconvolution:
     ) -> Image.Image:  # fmt: skip
         """A column for each layer, as in the paper's figure 2: its units below each other, the patch of the photo beside.
 
-        Each is cut to what the projection covers (`whole`: shown in full) and enlarged to `side` pixels.
+        Each is cut to a square around what the projection covers (`whole`: shown in full) and enlarged to `side` pixels.
         """
         seen = None if photo is None else seen_picture(photo, self.input_size, geometry, self.preprocess)
         columns: dict[str, list[tuple[str, Image.Image]]] = {}
         for unit, layer in enumerate(self.layers):
-            box = None if whole else self.patch(index, unit)
+            box = None if whole else _square(self.patch(index, unit), *self.input_size)
             pair = [self.image(index, unit)] if seen is None else [seen, self.image(index, unit)]
             tiles = np.stack([np.asarray(p.resize((side, side), Image.Resampling.BICUBIC, box)) for p in pair])
             caption = f"channel {int(self._flat(self.channels)[index, unit])}: {float(self._flat(self.activations)[index, unit]):.3g}"
@@ -136,7 +136,7 @@ def deconvnet(
     """
     layers = [layer] if isinstance(layer, str) else list(layer)
     if not layers:
-        raise LayerError("the deconvnet was asked for no layer at all")
+        raise LayerError("the deconvnet was asked for no layer at all; layer_names(model) lists them")
     if top is not None and top < 1:
         raise InputError(f"top is how many channels are shown, at least 1, not {top}")
     asked = {name: _asked(channel.get(name) if isinstance(channel, Mapping) else channel) for name in layers}
@@ -154,6 +154,11 @@ def deconvnet(
             with rule:
                 hooks.run(leaf.clone())
             hooks.require_reached()
+            for name, maps in kept.items():
+                if not bool(maps.detach().sum().isfinite()) and bool(maps.detach().isnan().any()):
+                    raise ModelError(
+                        f"layer {name!r} of {type(lent).__name__} gives NaN: some of its weights are no numbers"
+                    )
             found = []
             for place, name in enumerate(layers):
                 chosen = _choose(kept[name].detach(), name, asked[name], unit, top or 1)
@@ -177,6 +182,16 @@ def deconvnet(
             input_size=(x.shape[2], x.shape[3]),
             preprocess=preprocess_of(lent),
         )
+
+
+def _square(box: tuple[int, int, int, int], height: int, width: int) -> tuple[int, int, int, int]:
+    """A part of a picture, as (left, top, right, bottom), made as wide as high, as far as the picture goes."""
+    left, top, right, bottom = box
+    side = max(right - left, bottom - top)
+    across, down = min(side, width), min(side, height)
+    left = min(max((left + right - across) // 2, 0), width - across)
+    top = min(max((top + bottom - down) // 2, 0), height - down)
+    return left, top, left + across, top + down
 
 
 @dataclass(frozen=True, eq=False)

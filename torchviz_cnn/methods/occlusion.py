@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from torchviz_cnn import render, results
-from torchviz_cnn.errors import InputError
+from torchviz_cnn.errors import EmptyMapWarning, InputError
 from torchviz_cnn.images import Geometry, Preprocess, preprocess_of, to_rgb
 from torchviz_cnn.methods.changed_part import ChangedPart
 from torchviz_cnn.methods.layout import in_fast_layout
@@ -35,7 +36,8 @@ class Occlusion(OnPhoto):
     clean: Tensor
     """The score of the whole picture: (B,) or (B, K)."""
     values: Tensor
-    """How much the score drops, for each pixel the mean over the patches that hide it: (B, H, W) or (B, K, H, W)."""
+    """How much the score drops (a cross-entropy: rises), for each pixel the mean over the patches that hide it: (B, H, W)
+    or (B, K, H, W)."""
     target: Tensor
     logits: Tensor
     """What the network gave for all classes, without a patch: (B, n)."""
@@ -82,7 +84,7 @@ def occlusion(
     patch's value, or one for each channel (C,); 0, the default, is the mean grey of a network with the usual
     normalisation. `batch_size` occluded images run at a time (default: what is fast on the device). `progress` shows a
     bar. `target` as in `saliency`; the paper's figure 7 shows `score="probability"`. Where the network allows it, only what
-    a patch changes is computed (see `ChangedPart`).
+    a patch changes is computed (see `ChangedPart`). Warns (EmptyMapWarning) where no patch changes anything.
 
     Gives `values` (B, H, W), 0 where no patch comes, and `scores` (B, rows, columns); with K after B for (B, K). Raises
     TargetError, and InputError for a patch, stride or fill that does not fit.
@@ -124,7 +126,10 @@ def occlusion(
 
         whole = batch_size or (_CACHED if x.device.type == "cpu" else _PARALLEL)
         logits, classes, one, clean, scores = in_fast_layout(lent, x, attempt, min(whole, len(jobs)))
-        values = _spread(clean[:, :, None, None] - scores, corners, sides, (height, width))
+        drops = clean[:, :, None, None] - scores
+        drops = -drops if score == "cross_entropy" else drops
+        values = _spread(drops, corners, sides, (height, width))
+        _warn_if_empty(values, classes)
         return Occlusion(
             scores=scores[:, 0] if one else scores,
             clean=clean[:, 0] if one else clean,
@@ -135,6 +140,19 @@ def occlusion(
             stride=steps,
             input_size=(height, width),
             preprocess=preprocess_of(lent),
+        )
+
+
+def _warn_if_empty(values: Tensor, classes: Tensor) -> None:
+    empty = ~values.flatten(2).any(2)
+    if bool(empty.any()):
+        image, k = (int(i) for i in empty.nonzero()[0])
+        others = f" (and {int(empty.sum()) - 1} more)" if int(empty.sum()) > 1 else ""
+        warnings.warn(
+            f"no patch changes the score of class {int(classes[image, k])} in image {image}{others}: the occlusion map is all "
+            "zeros",
+            EmptyMapWarning,
+            stacklevel=3,
         )
 
 
@@ -150,7 +168,7 @@ def _spread(drops: Tensor, corners: list[tuple[int, int]], sides: tuple[int, int
 
 
 def _starts(size: int, patch: int, stride: int) -> list[int]:
-    return [i * stride for i in range(math.ceil((size - patch) / stride) + 1)]
+    return [i * stride for i in range(math.ceil((size - patch) / stride) + 1) if i * stride < size]
 
 
 def _sides(given: int | tuple[int, ...], what: str) -> tuple[int, int]:

@@ -61,6 +61,8 @@ class Saliency(OnPhoto):
     preprocess: Preprocess | None = field(default=None, repr=False)
     completeness_error: Tensor | None = None
     """Integrated gradients: sum of all attributions minus the difference of the scores they explain, (B,) or (B, K)."""
+    score: Score = "logit"
+    """Which number of the class was explained."""
 
     def map(self, index: int = 0, k: int = 0) -> render.Array:
         """One map (H, W) from its minimum to its maximum as 0..1; a constant one is zeros."""
@@ -79,8 +81,12 @@ class Saliency(OnPhoto):
         return replace(self, values=torch.minimum(self.values, level[..., None, None]))
 
     def signed(self, index: int = 0, k: int = 0, percentile: float = 99.5) -> render.Array:
-        """The sum over channels with its sign as 0..1 (H, W): 0.5 is nothing, 0 and 1 this percentile of its strength."""
+        """The sum over channels with its sign as 0..1 (H, W): 0.5 is nothing, 0 and 1 this percentile of its strength.
+
+        Above 0.5 speaks for the class: of a cross-entropy, which rises where the class is lost, the sign is turned.
+        """
         values = self._of(self.gradients, index, k).double().sum(0).cpu().numpy()
+        values = -values if self.score == "cross_entropy" else values
         peak = max(float(np.percentile(np.abs(values), percentile)), np.finfo(np.float64).tiny)
         return np.asarray(0.5 + 0.5 * np.clip(values / peak, -1, 1))
 
@@ -150,7 +156,7 @@ def saliency(
         x = lend_input(lent, require_images(x))
         logits, classes, one, gradients = differentiate(lent, x, target, score, rule)
         name = {"standard": "saliency", "guided": "guided backpropagation", "deconvnet": "deconvnet"}[relu]
-        return explained(name, lent, x, gradients, channels, classes, one, logits)
+        return explained(name, lent, x, gradients, channels, classes, one, logits, score)
 
 
 def input_x_gradient(
@@ -165,7 +171,7 @@ def input_x_gradient(
         x = lend_input(lent, require_images(x))
         logits, classes, one, gradients = differentiate(lent, x, target, score)
         gradients = gradients * x.detach().float()[:, None]
-        return explained("input x gradient", lent, x, gradients, channels, classes, one, logits)
+        return explained("input x gradient", lent, x, gradients, channels, classes, one, logits, score)
 
 
 def guided_grad_cam(
@@ -198,7 +204,7 @@ def guided_grad_cam(
             smooth = {"align_corners": False} if interpolation == "bilinear" else {}
             cam = nn.functional.interpolate(cam, x.shape[2:], mode=interpolation, **smooth)
         gradients = guided * cam[:, :, None]
-        return explained("guided Grad-CAM", lent, x, gradients, channels, classes, one, logits)
+        return explained("guided Grad-CAM", lent, x, gradients, channels, classes, one, logits, score)
 
 
 def _with_maps(
@@ -295,7 +301,7 @@ def check_options(score: str, channels: str) -> None:
 
 def explained(
     method: str, model: nn.Module, x: Tensor, gradients: Tensor, channels: Channels, classes: Tensor, one: bool,
-    logits: Tensor, completeness_error: Tensor | None = None,
+    logits: Tensor, score: Score, completeness_error: Tensor | None = None,
 ) -> Saliency:  # fmt: skip
     """The result of a method from gradients (B, K, C, H, W); K is left out where one class was asked for."""
     gradients = gradients.contiguous()
@@ -322,4 +328,5 @@ def explained(
         input_size=(x.shape[2], x.shape[3]),
         preprocess=preprocess_of(model),
         completeness_error=completeness_error,
+        score=score,
     )
