@@ -167,7 +167,7 @@ def test_every_method_of_the_family(in_blocks: set[Any], method: str) -> None:
 
     with unchanged(model):
         found = run()
-    assert POOL in in_blocks
+    assert (POOL in in_blocks) == ("two" not in method)  # gradients of several classes would leave the blocks
     expected = without(run)
     assert type(found) is Tensor
     assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()

@@ -20,7 +20,8 @@ from torchviz_cnn.methods.thin_products import thin_products
 def faster_on_cpu(model: nn.Module, hooks: HookManager, x: Tensor, *, chains: bool = True) -> Iterator[None]:
     """A block for one run of a lent model on images (B, C, H, W), forward and backward. Does nothing on other devices, nor
     where the caller has modes or hooks of PyTorch's on, which are to see the operations as they are.
-    Without `chains` no `blocked_maps`, which hooks of ours would meet."""
+    Without `chains` no `blocked_maps`: hooks of ours would meet them, and gradients of several classes at once do not stay
+    in blocks."""
     if x.device.type != "cpu" or _watched():
         yield
         return

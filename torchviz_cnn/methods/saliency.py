@@ -33,6 +33,7 @@ from torchviz_cnn.methods.scores import (
     portions,
     resolve_target,
     score_of,
+    several_classes,
 )
 from torchviz_cnn.relu_rules import OtherActivations, ReluRule, Rule, relu_rule
 from torchviz_cnn.untouched import lend_input, untouched
@@ -193,7 +194,7 @@ def guided_grad_cam(
         x = lend_input(lent, require_images(x))
         rule = relu_rule("guided", other_activations=other_activations)
         leaf = x.detach().requires_grad_()
-        with HookManager(lent) as hooks, faster_on_cpu(lent, hooks, x):
+        with HookManager(lent) as hooks, faster_on_cpu(lent, hooks, x, chains=not several_classes(target)):
             name, maps, output = _with_maps(lent, hooks, leaf, layer, rule)
             rule.require_met(lent)
             logits = class_outputs(output, len(x))
@@ -277,7 +278,7 @@ def differentiate(
     """
     ruling = rule if rule is not None and rule.rule != "standard" else None
     leaf = x.detach().requires_grad_()
-    with HookManager(model) as hooks, faster_on_cpu(model, hooks, x):
+    with HookManager(model) as hooks, faster_on_cpu(model, hooks, x, chains=not several_classes(target)):
         with ruling or contextlib.nullcontext():
             output = hooks.run(leaf.clone(), stop_early=False)
         if ruling:

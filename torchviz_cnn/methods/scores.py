@@ -78,6 +78,14 @@ def resolve_target(target: Target, outputs: Tensor) -> tuple[Tensor, bool]:
     return (index[:, None] if one else index), one
 
 
+def several_classes(target: Target) -> bool:
+    """Whether a target, right or wrong, asks for more than one class of each image."""
+    try:
+        return target is not None and np.ndim(target) == 2 and np.shape(target)[1] > 1
+    except ValueError:  # rows of different lengths
+        return True
+
+
 def score_of(outputs: Tensor, target: Tensor, score: Score) -> Tensor:
     """The score of each target class: outputs (B, n) and classes (B, K) give (B, K).
 
