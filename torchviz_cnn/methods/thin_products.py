@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 _LARGE = 2**21
 """Weights (8 MB) that no core keeps at hand: each product reads them from memory."""
-_FEW = 64
+_FEW = 128
 """Rows up to which reading the weights is what a product spends its time on."""
 
 
