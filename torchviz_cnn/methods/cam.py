@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,12 +13,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn import render, results
-from torchviz_cnn.errors import EmptyMapWarning, LayerError, ModelError
+from torchviz_cnn.errors import LayerError, ModelError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.images import Geometry, Preprocess, preprocess_of, to_rgb
 from torchviz_cnn.layers import last_spatial_layer
 from torchviz_cnn.methods.faster_on_cpu import faster_on_cpu
-from torchviz_cnn.methods.maps import OnPhoto, require_images, require_maps
+from torchviz_cnn.methods.maps import OnPhoto, require_images, require_maps, warn_of_empty
 from torchviz_cnn.methods.scores import (
     Score,
     Target,
@@ -238,16 +237,9 @@ def _not_pooled(model: nn.Module, layer: str, why: str) -> ModelError:
 
 def _positive(values: Tensor, classes: Tensor, layer: str) -> Tensor:
     values = values.relu()
-    empty = values.amax((2, 3)) <= 0
-    if bool(empty.any()):
-        image, k = (int(i) for i in empty.nonzero()[0])
-        others = f" (and {int(empty.sum()) - 1} more)" if int(empty.sum()) > 1 else ""
-        warnings.warn(
-            f"no positive evidence for class {int(classes[image, k])} at layer {layer!r} in image {image}{others}: the map "
-            "is all zeros",
-            EmptyMapWarning,
-            stacklevel=3,
-        )
+    name = layer.replace("{", "{{").replace("}", "}}")
+    why = f"no positive evidence for class {{label}} at layer {name!r} in image {{image}}"
+    warn_of_empty(values.amax((2, 3)) <= 0, classes, why)
     return values
 
 

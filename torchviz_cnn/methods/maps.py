@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn import render, results
-from torchviz_cnn.errors import InputError, LayerError
+from torchviz_cnn.errors import EmptyMapWarning, InputError, LayerError
 from torchviz_cnn.hooks import ForwardHook
 from torchviz_cnn.images import Geometry, Preprocess, seen_box, to_rgb
 from torchviz_cnn.methods.scores import probabilities
@@ -51,6 +52,18 @@ def keep_maps(model: nn.Module, batch: int, kept: dict[str, Tensor]) -> ForwardH
         return output.clone()  # type: ignore[no-any-return]  # what follows may overwrite it in place
 
     return keep
+
+
+def warn_of_empty(empty: Tensor, classes: Tensor, why: str, kind: str = "", stacklevel: int = 4) -> None:
+    """Warn (EmptyMapWarning), in one line for all, of maps that are all zeros: (B, K), with their classes. `why` has places
+    for `{label}` and `{image}`. The warning is the line's that called what called the caller."""
+    if bool(empty.any()):
+        image, k = (int(i) for i in empty.nonzero()[0])
+        others = f" (and {int(empty.sum()) - 1} more)" if int(empty.sum()) > 1 else ""
+        message = why.format(label=int(classes[image, k]), image=image)
+        warnings.warn(
+            f"{message}{others}: the {kind} map is all zeros".replace("  ", " "), EmptyMapWarning, stacklevel=stacklevel
+        )
 
 
 def seen_picture(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +13,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from torchviz_cnn import render, results
-from torchviz_cnn.errors import EmptyMapWarning, InputError
+from torchviz_cnn.errors import InputError
 from torchviz_cnn.images import Geometry, Preprocess, preprocess_of, to_rgb
 from torchviz_cnn.methods.changed_part import ChangedPart
 from torchviz_cnn.methods.layout import in_fast_layout
-from torchviz_cnn.methods.maps import OnPhoto, require_images
+from torchviz_cnn.methods.maps import OnPhoto, require_images, warn_of_empty
 from torchviz_cnn.methods.scores import Score, Target, check_score, resolve_target, score_of
 from torchviz_cnn.untouched import lend_input, untouched
 
@@ -129,7 +128,8 @@ def occlusion(
         drops = clean[:, :, None, None] - scores
         drops = -drops if score == "cross_entropy" else drops
         values = _spread(drops, corners, sides, (height, width))
-        _warn_if_empty(values, classes)
+        why = "no patch changes the score of class {label} in image {image}"
+        warn_of_empty(~values.flatten(2).any(2), classes, why, "occlusion", stacklevel=3)
         return Occlusion(
             scores=scores[:, 0] if one else scores,
             clean=clean[:, 0] if one else clean,
@@ -140,19 +140,6 @@ def occlusion(
             stride=steps,
             input_size=(height, width),
             preprocess=preprocess_of(lent),
-        )
-
-
-def _warn_if_empty(values: Tensor, classes: Tensor) -> None:
-    empty = ~values.flatten(2).any(2)
-    if bool(empty.any()):
-        image, k = (int(i) for i in empty.nonzero()[0])
-        others = f" (and {int(empty.sum()) - 1} more)" if int(empty.sum()) > 1 else ""
-        warnings.warn(
-            f"no patch changes the score of class {int(classes[image, k])} in image {image}{others}: the occlusion map is all "
-            "zeros",
-            EmptyMapWarning,
-            stacklevel=3,
         )
 
 

@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn import render, results
-from torchviz_cnn.errors import EmptyMapWarning, InputError
+from torchviz_cnn.errors import InputError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.images import Geometry, Preprocess, preprocess_of, to_rgb
 from torchviz_cnn.layers import LastMap
 from torchviz_cnn.methods.faster_on_cpu import faster_on_cpu
-from torchviz_cnn.methods.maps import OnPhoto, keep_maps, require_images, require_maps
+from torchviz_cnn.methods.maps import OnPhoto, keep_maps, require_images, require_maps, warn_of_empty
 from torchviz_cnn.methods.scores import (
     Score,
     Target,
@@ -308,15 +308,7 @@ def explained(
     gradients = gradients.contiguous()
     strength = gradients.abs()
     values = strength.amax(2) if channels == "max" else strength.sum(2)
-    empty = ~values.flatten(2).any(2)
-    if bool(empty.any()):
-        image, k = (int(i) for i in empty.nonzero()[0])
-        others = f" (and {int(empty.sum()) - 1} more)" if int(empty.sum()) > 1 else ""
-        warnings.warn(
-            f"no pixel of image {image} matters for class {int(classes[image, k])}{others}: the {method} map is all zeros",
-            EmptyMapWarning,
-            stacklevel=3,
-        )
+    warn_of_empty(~values.flatten(2).any(2), classes, "no pixel of image {image} matters for class {label}", method)
     if one:
         gradients, values, classes = gradients[:, 0], values[:, 0], classes[:, 0]
         completeness_error = None if completeness_error is None else completeness_error[:, 0]
