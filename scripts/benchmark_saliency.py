@@ -1,6 +1,6 @@
 """Time the saliency family beside captum's, as ratios: above 1 is faster than captum.
 
-    python scripts/benchmark_saliency.py [--batch 2] [--rounds 5]
+    python scripts/benchmark_saliency.py [--batch 2] [--rounds 5] [--only "vgg16: guided"]
 
 Each pair takes turns in one run, and medians are compared: a machine's noise then meets both alike. Needs the `bench`
 extra. captum gets a copy of the network without in-place ReLUs, which its backward hooks do not allow.
@@ -30,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="only lines that begin so")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
@@ -38,16 +39,19 @@ def main() -> None:
     for name, layer in LAYERS.items():
         model = get_model(name, weights=None).eval()
         for what, ours, theirs in pairs(model, layer, torch.randn(args.batch, 3, 224, 224), args.batch):
-            report(f"{name}: {what}", ours, theirs, args.rounds)
+            if f"{name}: {what}".startswith(args.only):
+                report(f"{name}: {what}", ours, theirs, args.rounds)
     model, x = get_model("squeezenet1_0", weights=None).eval(), torch.randn(8, 3, 224, 224)
     slide = {"target": 5, "sliding_window_shapes": (3, 56, 56), "strides": (3, 42, 42)}
     reference = captum.Occlusion(model)
-    report(
-        "squeezenet1_0: occlusion, batch 8, 25 patches",
-        lambda: tvc.occlusion(model, x, 5, patch=56, stride=42),
-        lambda: reference.attribute(x, **slide),
-        args.rounds,
-    )
+    what = "squeezenet1_0: occlusion, batch 8, 25 patches"
+    if what.startswith(args.only):
+        report(
+            what,
+            lambda: tvc.occlusion(model, x, 5, patch=56, stride=42),
+            lambda: reference.attribute(x, **slide),
+            args.rounds,
+        )
 
 
 def pairs(model: nn.Module, layer: str, x: Tensor, batch: int) -> Iterator[tuple[str, Run, Run]]:

@@ -402,6 +402,10 @@ def test_default_layer_of_guided_grad_cam_is_written_into(
     in_blocks: set[Any], write: Callable[[Tensor], Tensor]
 ) -> None:
     class Writes(Mine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Sequential(conv(3, 16), relu(), conv(16, 16), relu(), conv(16, 16))
+
         def forward(self, x: Tensor) -> Tensor:
             scores: Tensor = self.head(write(self.features(x)).repeat(1, 1, 1, 1).flatten(1)[:, : 8 * 144])
             return scores
@@ -409,8 +413,20 @@ def test_default_layer_of_guided_grad_cam_is_written_into(
     model = Writes().eval()
     x = images(model)
     layer = tvc.grad_cam(model, x).layer
+    assert layer == "features"
     assert torch.equal(tvc.guided_grad_cam(model, x).gradients, tvc.guided_grad_cam(model, x, layer).gradients)
+    assert in_blocks
+
+
+def test_small_maps_of_a_single_image_are_left_to_pytorch(in_blocks: set[Any]) -> None:
+    """It may convolve them without oneDNN, which rounds in another way."""
+    torch.manual_seed(0)
+    blocks = [part for n in (3, 32, 32) for part in (conv(n, 32), relu(), nn.MaxPool2d(4))]
+    model = nn.Sequential(*blocks, conv(32, 32), relu(), conv(32, 32), relu(), *head(32)).eval()
+    x = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    found = tvc.saliency(model, x, 2)
     assert POOL in in_blocks
+    assert torch.equal(found.gradients, without(lambda: tvc.saliency(model, x, 2).gradients))
 
 
 @pytest.mark.parametrize("watcher", ["function mode", "dispatch mode", "saved tensors"])

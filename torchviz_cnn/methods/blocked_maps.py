@@ -1,7 +1,7 @@
 """Maps that stay in the layout a CPU's convolutions compute in, from an image to the end of a chain of convolutions.
 
 oneDNN computes convolutions on maps in blocks of channels. PyTorch hands it maps in the usual order, so that each convolution
-reorders what comes in and what goes out, and max pooling, in the usual order, runs a few times slower than in blocks. Inside
+reorders what comes in and what goes out, and max pooling, in the usual order, runs slower than in blocks. Inside
 `blocked_maps` the maps of a chain of convolutions, ReLUs and max pools stay in blocks, forward and backward. The
 kernels, and with them the values, are the same.
 """
@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from torchviz_cnn.hooks import HookManager
+from torchviz_cnn.methods.layout import ordinary
 from torchviz_cnn.names import named_layers
 
 _KNOWN = ("torch.nn.", "torchvision.", "torchviz_cnn.")
@@ -324,7 +325,7 @@ def _relu_back(gradient: Any, output: Any, threshold: float) -> BlockedMaps | No
 def _pool(
     x: Any, kernel: Any, stride: Any = (), padding: Any = (0, 0), dilation: Any = (1, 1), ceil: bool = False
 ) -> tuple[BlockedMaps, _Indices] | None:
-    inside = all(0 <= 2 * p <= k for p, k in zip(_pair(padding), _pair(kernel), strict=True))
+    inside = all(0 <= 2 * p <= k for p, k in zip((padding[0], padding[-1]), (kernel[0], kernel[-1]), strict=True))
     if not _held(x) or not inside or max(dilation) != 1 or min(stride or (1,)) < 1:
         return None
     options = (kernel, stride, padding, dilation, ceil)
@@ -343,10 +344,6 @@ def _pool_back(
         return None
     source, out, options = indices.pooled
     return BlockedMaps(_Cell(_aten.mkldnn_max_pool2d_backward(taken.maps, out, source, *options), taken.bound))
-
-
-def _pair(sides: Any) -> tuple[int, int]:
-    return sides[0], sides[-1]
 
 
 def _share(x: Any) -> BlockedMaps | None:
@@ -376,8 +373,7 @@ def _gain(weight: Tensor) -> float:
 
 
 def _ordinary(x: Tensor) -> bool:
-    kind = x.dtype == torch.float32 and x.device.type == "cpu" and x.layout == torch.strided
-    return kind and type(x) in (Tensor, nn.Parameter) and x.is_contiguous()
+    return ordinary(x) and x.is_contiguous()
 
 
 _aten = torch.ops.aten

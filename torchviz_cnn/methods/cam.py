@@ -96,7 +96,8 @@ def grad_cam(
     `x` (B, C, H, W). `layer`: a dotted name; by default the last map that has the resolution of the last convolution,
     after its activation (the result's `layer` says which). `target`: None for each image's top class, an int, (B,) or
     (B, K). `score`: `logit` as in the paper, `probability` as in the textbook, `log_probability`, `cross_entropy`
-    (a loss: its map shows what speaks against the class). `relu=False` keeps negative evidence. Returns values (B, h, w) or (B, K, h, w).
+    (a loss: its map shows what speaks against the class). `relu=False` keeps negative evidence. Returns values
+    (B, h, w) or (B, K, h, w).
 
     Only what comes after the layer is differentiated, all K classes in one forward and one batched backward pass.
     Raises LayerError for a layer that does not exist, is not reached or has no map (B, C, h, w), TargetError, and

@@ -157,7 +157,7 @@ def deconvnet(
             for name, maps in kept.items():
                 if not bool(maps.detach().sum().isfinite()) and bool(maps.detach().isnan().any()):
                     raise ModelError(
-                        f"layer {name!r} of {type(lent).__name__} gives NaN: some of its weights are no numbers"
+                        f"layer {name!r} of {type(lent).__name__} gives NaN: some of its weights, or what it computes, are no numbers"
                     )
             found = []
             for place, name in enumerate(layers):

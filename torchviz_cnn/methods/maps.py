@@ -61,9 +61,7 @@ def warn_of_empty(empty: Tensor, classes: Tensor, why: str, kind: str = "", stac
         image, k = (int(i) for i in empty.nonzero()[0])
         others = f" (and {int(empty.sum()) - 1} more)" if int(empty.sum()) > 1 else ""
         message = why.format(label=int(classes[image, k]), image=image)
-        warnings.warn(
-            f"{message}{others}: the {kind} map is all zeros".replace("  ", " "), EmptyMapWarning, stacklevel=stacklevel
-        )
+        warnings.warn(f"{message}{others}: the {kind}map is all zeros", EmptyMapWarning, stacklevel=stacklevel)
 
 
 def seen_picture(

@@ -1,4 +1,4 @@
-"""Max pooling on a CPU, channels last: on maps in the usual order PyTorch takes up to four times as long."""
+"""Max pooling on a CPU, channels last: on maps in the usual order PyTorch takes longer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
+
+from torchviz_cnn.methods.layout import ordinary
 
 _LEAST = 2**17  # values from which on it pays
 _CHANNELS = 16  # and channels
@@ -33,7 +35,7 @@ def _pooled(
     input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Tensor | None:  # fmt: skip
-    if type(input) is not Tensor or input.ndim != 4 or input.dtype != torch.float32 or input.device.type != "cpu":
+    if not ordinary(input) or input.ndim != 4:
         return None
     small = input.numel() < _LEAST or input.shape[1] < _CHANNELS or 4 * input[0].numel() > _CACHED
     stride = kernel_size if stride is None or (isinstance(stride, (tuple, list)) and not stride) else stride

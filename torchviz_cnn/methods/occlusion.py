@@ -129,7 +129,7 @@ def occlusion(
         drops = -drops if score == "cross_entropy" else drops
         values = _spread(drops, corners, sides, (height, width))
         why = "no patch changes the score of class {label} in image {image}"
-        warn_of_empty(~values.flatten(2).any(2), classes, why, "occlusion", stacklevel=3)
+        warn_of_empty(~values.flatten(2).any(2), classes, why, "occlusion ", stacklevel=3)
         return Occlusion(
             scores=scores[:, 0] if one else scores,
             clean=clean[:, 0] if one else clean,

@@ -308,7 +308,9 @@ def explained(
     gradients = gradients.contiguous()
     strength = gradients.abs()
     values = strength.amax(2) if channels == "max" else strength.sum(2)
-    warn_of_empty(~values.flatten(2).any(2), classes, "no pixel of image {image} matters for class {label}", method)
+    warn_of_empty(
+        ~values.flatten(2).any(2), classes, "no pixel of image {image} matters for class {label}", f"{method} "
+    )
     if one:
         gradients, values, classes = gradients[:, 0], values[:, 0], classes[:, 0]
         completeness_error = None if completeness_error is None else completeness_error[:, 0]

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from torchviz_cnn.methods.layout import ordinary
+
 _LARGE = 2**21
 """Weights (8 MB) that no core keeps at hand: each product reads them from memory."""
 _FEW = 128
@@ -18,7 +20,7 @@ _FEW = 128
 def thin_products(model: nn.Module) -> contextlib.AbstractContextManager[object]:
     """A block in which products of a few rows with a large matrix, forward and backward, read that matrix only once.
 
-    PyTorch's own product of 2 to 16 rows takes two to three times as long as the memory needs on many processors. For
+    PyTorch's own product of a few rows can take some times as long as reading the matrix does. For
     float32 on a CPU, and networks that have such a linear layer; elsewhere the block does nothing. Values are the same
     but for rounding. It is for gradients: what a layer gives is read without.
     """
@@ -50,11 +52,11 @@ _PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
 
 
 def _large(matrix: Tensor) -> bool:
-    return matrix.numel() >= _LARGE and _plain(matrix)
+    return matrix.numel() >= _LARGE and ordinary(matrix)
 
 
 def _thin(rows: Tensor, matrix: Tensor) -> bool:
-    if not (_large(matrix) and _plain(rows)):
+    if not (_large(matrix) and ordinary(rows)):
         return False
     turned = matrix.t().is_contiguous()  # as a linear layer reads its weights on the way forward
     few = (1 if turned else 2) <= len(rows) <= _FEW
@@ -62,9 +64,4 @@ def _thin(rows: Tensor, matrix: Tensor) -> bool:
 
 
 def _fits(bias: Tensor, matrix: Tensor) -> bool:
-    return bias.shape == matrix.shape[1:] and _plain(bias)
-
-
-def _plain(x: Tensor) -> bool:
-    kind = x.dtype == torch.float32 and x.device.type == "cpu" and x.layout == torch.strided
-    return kind and type(x) in (Tensor, nn.Parameter)
+    return bias.shape == matrix.shape[1:] and ordinary(bias)
