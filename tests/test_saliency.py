@@ -20,7 +20,6 @@ from tests.conftest import unchanged
 from tests.networks import CLASSES, images
 from torchviz_cnn.images import remember_preprocess
 from torchviz_cnn.methods.averaged import gaussian
-from torchviz_cnn.methods.saliency import _plain_and_guided
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -221,30 +220,13 @@ def test_guided_grad_cam_finds_its_layer_on_the_way(build: Callable[[], nn.Modul
 
 @quiet
 @pytest.mark.parametrize("classes", [torch.tensor([1, 2]), torch.tensor([[0, 3], [1, 2]])])
-def test_both_rules_go_back_together_or_one_after_the_other(classes: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Together where everything passes through the layer; else, as beside a shortcut, in two passes."""
-    together: list[bool] = []
-
-    def spy(*args: Any) -> Any:
-        together.append(True)
-        return _plain_and_guided(*args)
-
-    monkeypatch.setattr("torchviz_cnn.methods.saliency._plain_and_guided", spy)
+@pytest.mark.parametrize("layer", ["layer2.0", "layer2.1.bn2"])
+def test_guided_grad_cam_is_guided_backpropagation_times_grad_cam(layer: str, classes: Tensor) -> None:
     x = images(2)
-    for layer, expected in (("layer2.0", True), ("layer2.1.bn2", False)):
-        together.clear()
-        found = tvc.guided_grad_cam(networks.residual(), x, layer, classes, interpolation="nearest").gradients
-        assert bool(together) == expected
-        guided = tvc.saliency(networks.residual(), x, classes, relu="guided").gradients
-        cam = tvc.grad_cam(networks.residual(), x, layer, classes).values
-        assert close(found, guided * F.interpolate(cam.view(2, -1, 8, 8), (32, 32)).view(*cam.shape[:-2], 1, 32, 32))
-
-    def fails(*args: Any) -> Any:
-        raise RuntimeError("vmap: no rule for this operation")
-
-    batched = tvc.guided_grad_cam(networks.vgg_like(), x, None, classes).gradients
-    monkeypatch.setattr("torchviz_cnn.methods.saliency._plain_and_guided", fails)
-    assert close(tvc.guided_grad_cam(networks.vgg_like(), x, None, classes).gradients, batched, 1e-5)
+    found = tvc.guided_grad_cam(networks.residual(), x, layer, classes, interpolation="nearest").gradients
+    guided = tvc.saliency(networks.residual(), x, classes, relu="guided").gradients
+    cam = tvc.grad_cam(networks.residual(), x, layer, classes).values
+    assert close(found, guided * F.interpolate(cam.view(2, -1, 8, 8), (32, 32)).view(*cam.shape[:-2], 1, 32, 32))
 
 
 @pytest.mark.parametrize("relu", ["standard", "guided", "deconvnet"])

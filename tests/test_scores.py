@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from torchviz_cnn import InputError, ModelError, TargetError
-from torchviz_cnn.methods.scores import class_outputs, resolve_target, score_gradients, score_of, several_classes
+from torchviz_cnn.methods.scores import class_outputs, resolve_target, score_gradients, score_of
 
 OUTPUTS = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
 
@@ -149,12 +149,3 @@ def test_an_input_without_influence_has_no_gradient() -> None:
         ((_, (first, second)),) = score_gradients(leaf[:, :columns] * 2, [leaf, other])
         assert first is not None
         assert second is None
-
-
-@pytest.mark.parametrize(
-    ("target", "expected"),
-    [(None, False), (3, False), ([1, 2], False), ([[1], [2]], False), (torch.tensor([[1, 2], [0, 1]]), True), ([[1, 2]], True),
-     ([[1], [2, 3]], True), ("tusker", False), (np.zeros((2, 3)), True)],
-)  # fmt: skip
-def test_whether_several_classes_are_asked_for(target: Any, expected: bool) -> None:
-    assert several_classes(target) is expected

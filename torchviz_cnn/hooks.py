@@ -20,7 +20,6 @@ from torchviz_cnn.interrupts import deliver, held, let_through
 from torchviz_cnn.names import Call, call_name, is_compiled, named_layers, resolve, unwrap
 
 ForwardHook = Callable[[str, Any], Any]
-CallHook = Callable[[str], None]
 BackwardHook = Callable[[str, Tensor], Any]
 
 
@@ -91,15 +90,6 @@ class HookManager:
         """
         for call in self._resolve(layers):
             self._tap(call).backward.append((call.index, hook))
-
-    def around(self, layers: str | Iterable[str], before: CallHook, after: ForwardHook) -> None:
-        """Call `before(name)` when a call of one of these layers begins, and `after(name, output)` when it ends: with None
-        where it ended in an error. What that returns, unless None, replaces the output.
-
-        Raises LayerError for a name that does not exist, and then adds nothing.
-        """
-        for call in self._resolve(layers):
-            self._surround(self._layers[call.name], call.name, before, after)
 
     @let_through
     def run(self, *args: Any, stop_early: bool = True, **kwargs: Any) -> Any:
@@ -180,12 +170,6 @@ class HookManager:
         if call.index is not None:
             self._awaited.add(call)
         return self._taps[module]
-
-    @held
-    def _surround(self, module: nn.Module, name: str, before: CallHook, after: ForwardHook) -> None:
-        self._handles.append(module.register_forward_pre_hook(lambda module, args: before(name)))
-        ending = module.register_forward_hook(lambda module, args, output: after(name, output), always_call=True)
-        self._handles.append(ending)
 
     def _begin(self, model: nn.Module, args: Any) -> None:
         if not _in_backward():

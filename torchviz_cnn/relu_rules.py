@@ -55,9 +55,6 @@ class ReluRule(TorchFunctionMode):
         super().__init__()
         self.rule: Rule = rule
         """Read when a gradient passes: a graph made under `guided` can go back under `standard` too."""
-        self.floor: Tensor | None = None
-        """Under `guided`, the least that a ReLU passes back instead of 0; minus infinity is the standard rule. For
-        gradients that go back together under both."""
         self.count = 0
         """How many ReLUs ran."""
         self._other_activations = other_activations
@@ -130,9 +127,7 @@ class _Rectify(torch.autograd.Function):
         else:
             gradient = aten.hardtanh_backward(gradient, output, 0, ctx.top)
         if rule == "guided":
-            # In place where it can be: it is new, and memory is what this takes time for.
-            floor = ctx.rule.floor
-            gradient = aten.relu_(gradient) if floor is None else gradient.maximum(floor.to(gradient.dtype))
+            gradient = aten.relu_(gradient)  # in place, as it is new: memory is what this takes time for
         return gradient, None, None, None
 
 

@@ -17,7 +17,6 @@ from torchviz_cnn.errors import LayerError, ModelError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.images import Geometry, Preprocess, preprocess_of, to_rgb
 from torchviz_cnn.layers import last_spatial_layer
-from torchviz_cnn.methods.faster_on_cpu import faster_on_cpu
 from torchviz_cnn.methods.maps import OnPhoto, require_images, require_maps, warn_of_empty
 from torchviz_cnn.methods.scores import (
     Score,
@@ -200,7 +199,7 @@ def _from_layer(model: nn.Module, x: Tensor, layer: str) -> Iterator[tuple[Tenso
             leaf = output.detach().clone().requires_grad_()
         return leaf.clone()  # what follows may overwrite it in place
 
-    with HookManager(model) as hooks, faster_on_cpu(model, hooks, x, chains=False):
+    with HookManager(model) as hooks:
         hooks.on_forward(layer, lift)
         output = hooks.run(x, stop_early=False)
         hooks.require_reached()

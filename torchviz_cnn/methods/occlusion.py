@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,16 +14,14 @@ from tqdm import tqdm
 
 from torchviz_cnn import render, results
 from torchviz_cnn.errors import InputError
+from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.images import Geometry, Preprocess, preprocess_of, to_rgb
-from torchviz_cnn.methods.changed_part import ChangedPart
-from torchviz_cnn.methods.layout import in_fast_layout
 from torchviz_cnn.methods.maps import OnPhoto, require_images, warn_of_empty
-from torchviz_cnn.methods.scores import Score, Target, check_score, resolve_target, score_of
+from torchviz_cnn.methods.scores import Score, Target, check_score, class_outputs, resolve_target, score_of
 from torchviz_cnn.untouched import lend_input, untouched
 
 _CACHED = 8  # images at a time on a CPU: more fall out of its cache, and take up to twice as long each
 _PARALLEL = 128
-_WINDOWS = 2  # times as many where only windows of them are computed
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +80,8 @@ def occlusion(
     input; the patches start in the top left corner, and the last ones reach over the edge if need be. `fill`: the
     patch's value, or one for each channel (C,); 0, the default, is the mean grey of a network with the usual
     normalisation. `batch_size` occluded images run at a time (default: what is fast on the device). `progress` shows a
-    bar. `target` as in `saliency`; the paper's figure 7 shows `score="probability"`. Where the network allows it, only what
-    a patch changes is computed (see `ChangedPart`). Warns (EmptyMapWarning) where no patch changes anything.
+    bar. `target` as in `saliency`; the paper's figure 7 shows `score="probability"`. Every occluded picture runs through
+    the whole network. Warns (EmptyMapWarning) where no patch changes anything.
 
     Gives `values` (B, H, W), 0 where no patch comes, and `scores` (B, rows, columns); with K after B for (B, K). Raises
     TargetError, and InputError for a patch, stride or fill that does not fit.
@@ -108,23 +106,25 @@ def occlusion(
             raise InputError(f"batch_size is at least 1, not {batch_size}")
         rows, columns = _starts(height, sides[0], steps[0]), _starts(width, sides[1], steps[1])
         corners = [(top, left) for top in rows for left in columns]
-        jobs = [(image, *corner) for corner in corners for image in range(len(x))]
+        at_once = batch_size or (_CACHED if x.device.type == "cpu" else _PARALLEL)
+        with HookManager(lent) as hooks:
 
-        def attempt(x: Tensor) -> tuple[Tensor, Tensor, bool, Tensor, Tensor]:
-            network = ChangedPart(lent, x, jobs, sides, colour, whole)
-            classes, one = resolve_target(target, network.logits)
-            at_once = batch_size or (whole if not network.layers else _WINDOWS * whole)
-            found = []
-            with tqdm(total=len(jobs), unit=" patches", leave=False, disable=not progress) as bar:
-                for start in range(0, len(jobs), at_once):
-                    part = jobs[start : start + at_once]
-                    found.append(score_of(network.run(part), classes[[image for image, _, _ in part]], score))
+            def run(images: Tensor) -> Tensor:
+                return class_outputs(hooks.run(images, stop_early=False), len(images))
+
+            logits = torch.cat([run(part.clone()) for part in x.split(at_once)])  # type: ignore[no-untyped-call]
+            classes, one = resolve_target(target, logits)
+            occluded = []
+            with tqdm(total=len(corners) * len(x), unit=" patches", leave=False, disable=not progress) as bar:
+                for part in _batches(len(x), corners, at_once):
+                    images = [image for image, _ in part]
+                    pictures = x[images]
+                    for picture, (_, (top, left)) in zip(pictures, part, strict=True):
+                        picture[:, top : top + sides[0], left : left + sides[1]] = colour
+                    occluded.append(score_of(run(pictures), classes[images], score))
                     bar.update(len(part))
-            scores = torch.cat(found).view(len(rows), len(columns), len(x), -1).permute(2, 3, 0, 1).contiguous()
-            return network.logits, classes, one, score_of(network.logits, classes, score), scores
-
-        whole = batch_size or (_CACHED if x.device.type == "cpu" else _PARALLEL)
-        logits, classes, one, clean, scores = in_fast_layout(lent, x, attempt, min(whole, len(jobs)))
+        scores = torch.cat(occluded).view(len(x), len(rows), len(columns), -1).permute(0, 3, 1, 2).contiguous()
+        clean = score_of(logits, classes, score)
         drops = clean[:, :, None, None] - scores
         drops = -drops if score == "cross_entropy" else drops
         values = _spread(drops, corners, sides, (height, width))
@@ -141,6 +141,13 @@ def occlusion(
             input_size=(height, width),
             preprocess=preprocess_of(lent),
         )
+
+
+def _batches(images: int, corners: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, tuple[int, int]]]]:
+    """All pairs of an image and a corner, so many at a time."""
+    pairs = [(image, corner) for image in range(images) for corner in corners]
+    for start in range(0, len(pairs), size):
+        yield pairs[start : start + size]
 
 
 def _spread(drops: Tensor, corners: list[tuple[int, int]], sides: tuple[int, int], size: tuple[int, int]) -> Tensor:

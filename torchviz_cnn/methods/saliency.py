@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,21 +18,15 @@ from torchviz_cnn.errors import InputError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.images import Geometry, Preprocess, preprocess_of, to_rgb
 from torchviz_cnn.layers import LastMap
-from torchviz_cnn.methods.faster_on_cpu import faster_on_cpu
 from torchviz_cnn.methods.maps import OnPhoto, keep_maps, require_images, require_maps, warn_of_empty
 from torchviz_cnn.methods.scores import (
     Score,
     Target,
     check_score,
     class_outputs,
-    decided_by,
     gradients_at,
-    one_hot,
-    passed_back,
-    portions,
     resolve_target,
     score_of,
-    several_classes,
 )
 from torchviz_cnn.relu_rules import OtherActivations, ReluRule, Rule, relu_rule
 from torchviz_cnn.untouched import lend_input, untouched
@@ -194,7 +187,7 @@ def guided_grad_cam(
         x = lend_input(lent, require_images(x))
         rule = relu_rule("guided", other_activations=other_activations)
         leaf = x.detach().requires_grad_()
-        with HookManager(lent) as hooks, faster_on_cpu(lent, hooks, x, chains=not several_classes(target)):
+        with HookManager(lent) as hooks:
             name, maps, output = _with_maps(lent, hooks, leaf, layer, rule)
             rule.require_met(lent)
             logits = class_outputs(output, len(x))
@@ -236,37 +229,11 @@ def _under_both_rules(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of scores (B, K) from one graph: the plain ones of a layer's maps, averaged over each, (K, B, c), and the
     guided ones of the input, (B, K, C, H, W)."""
-    if decided_by(scores.grad_fn, maps.grad_fn):
-        # Both go back as far as the maps together: what follows them is often large in weights and small in work.
-        with contextlib.suppress(RuntimeError):  # of an operation that cannot be batched
-            count, found = scores.shape[1], []
-            for part in portions(count, [leaf, maps, maps]):
-                plain, guided = _plain_and_guided(one_hot(scores, part), scores, maps, rule)
-                (at_input,) = passed_back(maps, [leaf], guided, part.stop < count)
-                found.append((plain.float().mean((-2, -1)), at_input))
-            means, guideds = zip(*found, strict=True)
-            return torch.cat(means), torch.cat(guideds).float().transpose(0, 1)
     rule.rule = "standard"
     parts = gradients_at(model, f"layer {layer!r}", scores, maps, keep_graph=True)
     weights = torch.cat([part.float().mean((-2, -1)) for part in parts])
     rule.rule = "guided"
     return weights, _input_gradients(model, scores, leaf)
-
-
-def _plain_and_guided(select: Tensor, scores: Tensor, maps: Tensor, rule: ReluRule) -> list[Tensor]:
-    floors = torch.tensor([-torch.inf, 0.0], device=scores.device).repeat_interleave(len(select))
-
-    def back(gradient: Tensor, floor: Tensor) -> Tensor:
-        rule.floor = floor
-        return torch.autograd.grad(scores, maps, gradient, retain_graph=True)[0]
-
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="There is a performance drop")
-            both: Tensor = torch.vmap(back)(torch.cat([select, select]), floors)
-    finally:
-        rule.floor = None
-    return list(both.chunk(2))
 
 
 def differentiate(
@@ -278,7 +245,7 @@ def differentiate(
     """
     ruling = rule if rule is not None and rule.rule != "standard" else None
     leaf = x.detach().requires_grad_()
-    with HookManager(model) as hooks, faster_on_cpu(model, hooks, x, chains=not several_classes(target)):
+    with HookManager(model) as hooks:
         with ruling or contextlib.nullcontext():
             output = hooks.run(leaf.clone(), stop_early=False)
         if ruling:

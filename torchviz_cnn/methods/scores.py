@@ -78,14 +78,6 @@ def resolve_target(target: Target, outputs: Tensor) -> tuple[Tensor, bool]:
     return (index[:, None] if one else index), one
 
 
-def several_classes(target: Target) -> bool:
-    """Whether a target, right or wrong, asks for more than one class of each image."""
-    try:
-        return target is not None and np.ndim(target) == 2 and np.shape(target)[1] > 1
-    except ValueError:  # rows of different lengths
-        return True
-
-
 def score_of(outputs: Tensor, target: Tensor, score: Score) -> Tensor:
     """The score of each target class: outputs (B, n) and classes (B, K) give (B, K).
 
@@ -191,21 +183,6 @@ def passed_back(
         for k, gradient in enumerate(gradients)
     ]
     return [None if parts[0] is None else torch.stack(parts) for parts in zip(*one_by_one, strict=True)]
-
-
-def decided_by(end: Any, node: Any) -> bool:
-    """Whether every way through a graph, from the node it ends in back to an input, leads through another node."""
-    seen: set[Any] = {node}
-    ahead = [end]
-    while ahead:
-        here = ahead.pop()
-        if here is None or here in seen:
-            continue
-        seen.add(here)
-        if hasattr(here, "variable"):
-            return False
-        ahead.extend(before for before, _ in here.next_functions)
-    return node is not None
 
 
 def _as_index(target: Any) -> Tensor:
