@@ -25,7 +25,7 @@ from tests import networks
 from tests.conftest import unchanged
 from tests.networks import images
 from torchviz_cnn import objectives
-from torchviz_cnn.errors import DeadFilterWarning, InputError, LayerError, ModelError
+from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError, ModelError
 from torchviz_cnn.images import Preprocess, remember_preprocess
 from torchviz_cnn.methods.ascent_run import Precision
 from torchviz_cnn.methods.climb import normalized
@@ -131,7 +131,7 @@ def test_two_runs_with_one_seed_are_equal_and_seeds_differ() -> None:
     assert len({tuple(t.flatten()[:4].tolist()) for t in (*start, *other)}) == 4
 
 
-@pytest.mark.filterwarnings("ignore::torchviz_cnn.errors.DeadFilterWarning")
+@pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.DeadFilterWarning")
 @pytest.mark.parametrize("quality", ["textbook", "clean"])
 @pytest.mark.parametrize("name", LAST)
 def test_the_model_is_given_back_as_it_was(name: str, quality: Quality) -> None:

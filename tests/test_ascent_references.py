@@ -17,7 +17,7 @@ from tests import networks
 from torchviz_cnn.layers import convolutions
 from torchviz_cnn.methods.recipes import RECIPES, Normalize, Preset
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::torchviz_cnn.errors.DeadFilterWarning")]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.DeadFilterWarning")]
 
 
 @pytest.fixture(scope="module")

@@ -157,7 +157,7 @@ def test_interrupting_is_one_line(
 
 
 def test_warnings_are_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from torchviz_cnn.errors import EmptyMapWarning
+    from torchviz_cnn.core.errors import EmptyMapWarning
 
     cli._show_warning("no positive evidence", EmptyMapWarning)
     cli._show_warning("something of another library", UserWarning)
@@ -180,7 +180,7 @@ def test_as_a_module_and_without_a_terminal(here: Path) -> None:
 
 
 @pytest.mark.parametrize("method", SALIENCY_METHODS)
-@pytest.mark.filterwarnings("ignore::torchviz_cnn.errors.EmptyMapWarning")
+@pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.EmptyMapWarning")
 def test_saliency_of_several_photos_and_classes(here: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["--method", method, "--target", "tusker", "2", "--out", "o", "--batch-size", "1"]
     assert main(["saliency", "photo.png", "other/photo.png", *NET, *asked]) == 0
@@ -202,7 +202,7 @@ def test_occlusion(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "error: a patch of 80 x 80 does not fit" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore::torchviz_cnn.errors.EmptyMapWarning")
+@pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.EmptyMapWarning")
 def test_no_photo_is_overwritten_and_no_picture_twice(here: Path) -> None:
     """Photos that are called like pictures, classes that are called alike, and one command after another."""
     Path("labels.txt").write_text("crane\ncrane!\nb$\\frac\n")
@@ -239,7 +239,7 @@ def test_what_cannot_be_meant_is_told_before_the_work(
     assert words in error
 
 
-@pytest.mark.filterwarnings("ignore::torchviz_cnn.errors.EmptyMapWarning")
+@pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.EmptyMapWarning")
 def test_other_activations_are_let_through(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     net = ["--model", "clinet:gelu", "--weights", "random", "--input-size", "15"]
     for command in (["saliency", "--method", "guided"], ["deconvnet"]):
@@ -248,7 +248,7 @@ def test_other_activations_are_let_through(here: Path, capsys: pytest.CaptureFix
         assert main([command[0], "photo.png", *net, *command[1:], "--other-activations", "plain"]) == 0
 
 
-@pytest.mark.filterwarnings("ignore::torchviz_cnn.errors.EmptyMapWarning")
+@pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.EmptyMapWarning")
 def test_every_class_asked_for_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["saliency", "photo.png", *NET, "--target", "tusker", "2"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("photo.png")]

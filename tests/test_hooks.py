@@ -14,7 +14,7 @@ import torchviz_cnn
 from tests import networks
 from tests.conftest import unchanged
 from tests.networks import images
-from torchviz_cnn.errors import HookError, LayerError
+from torchviz_cnn.core.errors import HookError, LayerError
 from torchviz_cnn.hooks import HookManager
 
 

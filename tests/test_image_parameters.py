@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchviz_cnn.errors import InputError
+from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.images import Preprocess
 from torchviz_cnn.methods.image_parameters import COLOURS, InputScale, fourier, pixels
 from torchviz_cnn.methods.transformations import Transformation, drawn, jitter, moved, rotate, scale

@@ -18,7 +18,7 @@ from torchvision import models
 from torchvision.transforms import InterpolationMode
 
 from tests import networks
-from torchviz_cnn.errors import GeometryWarning, ImageError, InputError
+from torchviz_cnn.core.errors import GeometryWarning, ImageError, InputError
 from torchviz_cnn.images import Preprocess, preprocess_of, read_image, remember_preprocess, seen_box, to_rgb
 from torchviz_cnn.render import Box, overlay
 

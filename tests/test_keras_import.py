@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from torchviz_cnn.errors import CheckpointError
+from torchviz_cnn.core.errors import CheckpointError
 from torchviz_cnn.models.convnets import fashion_mnist_convnet
 from torchviz_cnn.models.keras_import import load_keras_weights
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VGG, vgg16
 
-from torchviz_cnn.errors import CheckpointError, CheckpointWarning, TorchvizWarning
+from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning, TorchvizWarning
 from torchviz_cnn.methods.cam import grad_cam
 from torchviz_cnn.methods.scores import Score
 from torchviz_cnn.models.convnets import convnet_2017, convnet_2025, fashion_mnist_convnet

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchviz_cnn.errors import CheckpointError
+from torchviz_cnn.core.errors import CheckpointError
 from torchviz_cnn.models import bundled as bundled_module
 from torchviz_cnn.models.bundled import BUNDLED, bundled, bundled_path
 from torchviz_cnn.models.convnets import convnet_2017, convnet_2025, fashion_mnist_convnet

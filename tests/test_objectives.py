@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.networks import images
-from torchviz_cnn.errors import InputError, LayerError
+from torchviz_cnn.core.errors import InputError, LayerError
 from torchviz_cnn.methods import objectives
 from torchviz_cnn.methods.objectives import Objective, Seen, inner
 from torchviz_cnn.methods.scores import Score

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from torch import distributed
 
-from torchviz_cnn.errors import InputError, RankError
+from torchviz_cnn.core.errors import InputError, RankError
 from torchviz_cnn.ranks import Ranks, joined
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +72,7 @@ def test_a_group_that_the_caller_made_is_used_and_left(tmp_path: Path) -> None:
 def test_ranks_gather_in_order_and_share_errors(tmp_path: Path) -> None:
     script = """
 import torch.distributed
-from torchviz_cnn.errors import LayerError
+from torchviz_cnn.core.errors import LayerError
 from torchviz_cnn.ranks import joined
 
 def fail():
@@ -102,7 +102,7 @@ assert not torch.distributed.is_initialized()
 def test_a_rank_that_dies_ends_the_others_with_one_clear_line(tmp_path: Path) -> None:
     script = """
 import os, signal, time
-from torchviz_cnn.errors import RankError
+from torchviz_cnn.core.errors import RankError
 from torchviz_cnn.ranks import joined
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun would end the others before they notice

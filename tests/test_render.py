@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import ndimage
 
 from torchviz_cnn import render
-from torchviz_cnn.errors import InputError
+from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.render import Array
 
 

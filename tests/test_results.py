@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from torchviz_cnn import results
-from torchviz_cnn.errors import OutputError
+from torchviz_cnn.core.errors import OutputError
 
 
 def half(file: BinaryIO, error: BaseException) -> None:

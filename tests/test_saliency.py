@@ -38,7 +38,9 @@ METHODS: dict[str, Callable[..., tvc.Saliency]] = {
     "integrated gradients": lambda *args, **options: tvc.integrated_gradients(*args, steps=4, **options),
     "guided Grad-CAM": lambda model, x, target=None, **options: tvc.guided_grad_cam(model, x, None, target, **options),
 }
-quiet = pytest.mark.filterwarnings("ignore::torchviz_cnn.errors.EmptyMapWarning")  # of classes that Grad-CAM is against
+quiet = pytest.mark.filterwarnings(
+    "ignore::torchviz_cnn.core.errors.EmptyMapWarning"
+)  # of classes that Grad-CAM is against
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
 
 

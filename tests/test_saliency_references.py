@@ -78,7 +78,9 @@ CASES: dict[str, tuple[Callable[[nn.Module, Tensor, str], tvc.Saliency], Referen
 }
 
 
-@pytest.mark.filterwarnings("ignore::torchviz_cnn.errors.EmptyMapWarning")  # SqueezeNet ends in a ReLU, shut for some
+@pytest.mark.filterwarnings(
+    "ignore::torchviz_cnn.core.errors.EmptyMapWarning"
+)  # SqueezeNet ends in a ReLU, shut for some
 @pytest.mark.parametrize("case", CASES)
 def test_equals_captum(pair: tuple[nn.Module, nn.Module, str], case: str) -> None:
     model, twin, layer = pair

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 import torchviz_cnn as tvc
 from tests import networks
 from tests.conftest import unchanged
-from torchviz_cnn.errors import InputError, LayerError, SkippedWarning
+from torchviz_cnn.core.errors import InputError, LayerError, SkippedWarning
 from torchviz_cnn.methods import near_ties, top_pass
 
 K = 4

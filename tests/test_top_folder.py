@@ -23,7 +23,7 @@ from torch import Tensor
 import torchviz_cnn as tvc
 from tests import networks
 from torchviz_cnn.cli import main
-from torchviz_cnn.errors import InputError, OutputError, SkippedWarning
+from torchviz_cnn.core.errors import InputError, OutputError, SkippedWarning
 
 ROOT = Path(__file__).parents[1]
 LAYERS = ["features.3", "features.8"]
@@ -215,7 +215,7 @@ def command(folder: Path, out: Path, *more: str) -> list[str]:
     return ["top", str(folder), "--layers", "conv1", "relu3", "--k", "4", "--workers", "0", "--out", str(out), *more]
 
 
-@pytest.mark.filterwarnings("default::torchviz_cnn.errors.SkippedWarning")
+@pytest.mark.filterwarnings("default::torchviz_cnn.core.errors.SkippedWarning")
 def test_the_command_writes_pages_and_statistics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = photos(tmp_path / "photos", broken=4)
     assert main(command(folder, tmp_path / "out", "--pages", "3", "--batch-size", "5")) == 0

@@ -13,7 +13,7 @@ from torch import nn
 
 import torchviz_cnn as tvc
 from tests import networks
-from torchviz_cnn.errors import InputError, LayerError
+from torchviz_cnn.core.errors import InputError, LayerError
 from torchviz_cnn.image_source import ImageSource, Seen
 from torchviz_cnn.layers import receptive_fields
 from torchviz_cnn.methods.top_patches import cut, field_on_input, on_photo, tile

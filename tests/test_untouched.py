@@ -21,7 +21,7 @@ from tests import networks
 from tests.conftest import unchanged
 from tests.networks import NETWORKS, images
 from torchviz_cnn.capture import capture
-from torchviz_cnn.errors import InputError, ModelError
+from torchviz_cnn.core.errors import InputError, ModelError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.layers import describe, layer_names
 from torchviz_cnn.methods.cam import grad_cam

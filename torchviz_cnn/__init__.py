@@ -1,7 +1,7 @@
 """torchviz_cnn: see what a convolutional network sees."""
 
 from torchviz_cnn.capture import Activations, capture
-from torchviz_cnn.errors import (
+from torchviz_cnn.core.errors import (
     CheckpointError,
     DeadFilterWarning,
     EmptyMapWarning,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import torchviz_cnn as tvc
 from torchviz_cnn.commands import filters, layers, maps, report, top
-from torchviz_cnn.errors import did_you_mean
+from torchviz_cnn.core.errors import did_you_mean
 
 
 class Command(NamedTuple):

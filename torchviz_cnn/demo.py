@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from torchviz_cnn.errors import ImageError
+from torchviz_cnn.core.errors import ImageError
 from torchviz_cnn.models import load_model
 from torchviz_cnn.report import Report, report
 

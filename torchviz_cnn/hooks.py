@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn import interrupts
-from torchviz_cnn.errors import HookError, InputError, LayerError
+from torchviz_cnn.core.errors import HookError, InputError, LayerError
+from torchviz_cnn.core.names import Call, call_name, is_compiled, named_layers, resolve, unwrap
 from torchviz_cnn.interrupts import deliver, held, let_through
-from torchviz_cnn.names import Call, call_name, is_compiled, named_layers, resolve, unwrap
 
 ForwardHook = Callable[[str, Any], Any]
 BackwardHook = Callable[[str, Tensor], Any]

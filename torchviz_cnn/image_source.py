@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.errors import InputError
+from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.images import Preprocess, read_image
 from torchviz_cnn.photo_folder import PhotoFolder, preprocess_of_transform
 

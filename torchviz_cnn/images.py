@@ -15,8 +15,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 
-from torchviz_cnn.errors import GeometryWarning, ImageError, InputError, did_you_mean
-from torchviz_cnn.names import unwrap
+from torchviz_cnn.core.errors import GeometryWarning, ImageError, InputError, did_you_mean
+from torchviz_cnn.core.names import unwrap
 from torchviz_cnn.render import Box
 
 Geometry = Literal["crop", "stretch", "pad"]

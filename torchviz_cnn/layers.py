@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.errors import InputError, LayerError, ModelError
+from torchviz_cnn.core.errors import InputError, LayerError, ModelError
+from torchviz_cnn.core.names import named_layers, resolve, unwrap
 from torchviz_cnn.hooks import HookManager
-from torchviz_cnn.names import named_layers, resolve, unwrap
 from torchviz_cnn.receptive_field import PositiveNetwork, ReceptiveField
 from torchviz_cnn.untouched import lend_input, untouched
 

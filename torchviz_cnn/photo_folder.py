@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.errors import ImageError
+from torchviz_cnn.core.errors import ImageError
 from torchviz_cnn.images import Preprocess, read_image
 
 

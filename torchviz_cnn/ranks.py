@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from torchviz_cnn.errors import InputError, RankError
+from torchviz_cnn.core.errors import InputError, RankError
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)

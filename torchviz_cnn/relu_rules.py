@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from torchviz_cnn.errors import InputError, LayerError, did_you_mean
+from torchviz_cnn.core.errors import InputError, LayerError, did_you_mean
 
 Rule = Literal["standard", "guided", "deconvnet"]
 OtherActivations = Literal["error", "plain"]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from torchviz_cnn.errors import InputError, did_you_mean
+from torchviz_cnn.core.errors import InputError, did_you_mean
 
 Array = NDArray[Any]
 Box = tuple[float, float, float, float]

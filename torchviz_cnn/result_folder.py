@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn import results
-from torchviz_cnn.errors import OutputError
-from torchviz_cnn.names import unwrap
+from torchviz_cnn.core.errors import OutputError
+from torchviz_cnn.core.names import unwrap
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.errors import OutputError
+from torchviz_cnn.core.errors import OutputError
 
 
 def write(path: str | Path, fill: Callable[[BinaryIO], object]) -> Path:

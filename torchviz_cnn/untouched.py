@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from torchviz_cnn.errors import InputError, ModelError
+from torchviz_cnn.core.errors import InputError, ModelError
+from torchviz_cnn.core.names import unwrap
 from torchviz_cnn.interrupts import guarded, held, let_through
-from torchviz_cnn.names import unwrap
 
 
 @contextmanager

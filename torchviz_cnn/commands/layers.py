@@ -21,7 +21,7 @@ from torchviz_cnn.commands.shared import (
     positive,
     together,
 )
-from torchviz_cnn.errors import InputError
+from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.layers import convolutions
 
 

@@ -26,7 +26,7 @@ from torchviz_cnn.commands.shared import (
     positive,
     together,
 )
-from torchviz_cnn.errors import InputError
+from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.methods.scores import Score
 
 KINDS = ("heatmap", "overlay", "panel")

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.errors import InputError, ModelError
+from torchviz_cnn.core.errors import InputError, ModelError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.images import Preprocess, preprocess_of
 from torchviz_cnn.layers import input_channels

@@ -13,7 +13,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from torchviz_cnn.errors import InputError, LayerError, OutputError
+from torchviz_cnn.core.errors import InputError, LayerError, OutputError
+from torchviz_cnn.core.names import unwrap
 from torchviz_cnn.images import Preprocess
 from torchviz_cnn.layers import convolutions
 from torchviz_cnn.methods import objectives
@@ -22,7 +23,6 @@ from torchviz_cnn.methods.ascent_run import AscentRun, Found, Measured, Precisio
 from torchviz_cnn.methods.image_parameters import InputScale
 from torchviz_cnn.methods.patterns import Patterns
 from torchviz_cnn.methods.recipes import Preset, Quality, Recipe, as_settings, choose, from_settings
-from torchviz_cnn.names import unwrap
 from torchviz_cnn.ranks import Ranks
 from torchviz_cnn.result_folder import ResultFolder, model_checksum
 from torchviz_cnn.untouched import untouched

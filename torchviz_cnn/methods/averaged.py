@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.errors import InputError
+from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.methods.maps import require_images
 from torchviz_cnn.methods.saliency import Channels, Saliency, check_options, differentiate, explained

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn import render, results
-from torchviz_cnn.errors import LayerError, ModelError
+from torchviz_cnn.core.errors import LayerError, ModelError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.images import Geometry, Preprocess, preprocess_of, to_rgb
 from torchviz_cnn.layers import last_spatial_layer

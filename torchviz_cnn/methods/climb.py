@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.errors import InputError, ModelError
+from torchviz_cnn.core.errors import InputError, ModelError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.methods.image_parameters import ImageParameters
 from torchviz_cnn.methods.objectives import Objective, Seen

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn import render, results
-from torchviz_cnn.errors import InputError, LayerError, ModelError
+from torchviz_cnn.core.errors import InputError, LayerError, ModelError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.images import Geometry, Preprocess, preprocess_of
 from torchviz_cnn.methods.maps import keep_maps, require_images, seen_picture

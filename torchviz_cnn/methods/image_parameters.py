@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchviz_cnn.errors import InputError
+from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.images import Preprocess
 
 # Written by scripts/colour_statistics.py: the square root of the covariance of the colours of 700 photos of ImageNet's

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from torchviz_cnn.errors import InputError, SkippedWarning
+from torchviz_cnn.core.errors import InputError, SkippedWarning
 from torchviz_cnn.image_source import ImageSource
 from torchviz_cnn.images import preprocess_of
 from torchviz_cnn.methods.channel_statistics import ChannelStatistics

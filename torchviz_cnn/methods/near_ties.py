@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.errors import RankError
+from torchviz_cnn.core.errors import RankError
 from torchviz_cnn.image_source import ImageSource
 from torchviz_cnn.methods.top_pass import exact_maxima
 from torchviz_cnn.methods.top_tally import Candidates

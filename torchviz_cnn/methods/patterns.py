@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from torchviz_cnn import render, results
-from torchviz_cnn.errors import InputError
+from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.methods.image_parameters import InputScale
 from torchviz_cnn.methods.recipes import Recipe, as_settings
 

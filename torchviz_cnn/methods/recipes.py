@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from torchviz_cnn.errors import InputError, did_you_mean
+from torchviz_cnn.core.errors import InputError, did_you_mean
 from torchviz_cnn.methods.transformations import Transformation, jitter, rotate, scale
 from torchviz_cnn.render import Order
 

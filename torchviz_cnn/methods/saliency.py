@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn import render, results
-from torchviz_cnn.errors import InputError
+from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.images import Geometry, Preprocess, preprocess_of, to_rgb
 from torchviz_cnn.layers import LastMap

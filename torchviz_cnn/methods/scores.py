@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchviz_cnn.errors import InputError, ModelError, TargetError, did_you_mean
+from torchviz_cnn.core.errors import InputError, ModelError, TargetError, did_you_mean
 from torchviz_cnn.untouched import lend_input, untouched
 
 Score = Literal["logit", "probability", "log_probability", "cross_entropy"]

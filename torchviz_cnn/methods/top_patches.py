@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn import render
-from torchviz_cnn.errors import InputError
+from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.image_source import ImageSource, Seen
 from torchviz_cnn.methods.scores import gradients_at

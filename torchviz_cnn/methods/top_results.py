@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from torchviz_cnn import results
-from torchviz_cnn.errors import InputError, LayerError, OutputError, did_you_mean
+from torchviz_cnn.core.errors import InputError, LayerError, OutputError, did_you_mean
 from torchviz_cnn.image_source import ImageSource, Seen
 from torchviz_cnn.images import Preprocess
 from torchviz_cnn.methods.channel_statistics import ChannelStatistics, depth_plot

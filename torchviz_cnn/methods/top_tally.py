@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.errors import LayerError
+from torchviz_cnn.core.errors import LayerError
 
 _GATHERED = 1 << 24
 """How many values are copied at a time to look for places of maxima."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchviz_cnn.errors import InputError
+from torchviz_cnn.core.errors import InputError
 
 _PLAIN: Any = {"dtype": torch.float32, "device": "cpu"}
 Draw = Callable[[torch.Generator, int, tuple[int, int]], Tensor]

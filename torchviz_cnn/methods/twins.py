@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from torchviz_cnn.core.names import named_layers
 from torchviz_cnn.hooks import HookManager
-from torchviz_cnn.names import named_layers
 
 
 def twin(model: nn.Module) -> nn.Module | None:

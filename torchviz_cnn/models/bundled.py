@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from torch import nn
 
-from torchviz_cnn.errors import CheckpointError, did_you_mean
+from torchviz_cnn.core.errors import CheckpointError, did_you_mean
 from torchviz_cnn.models.convnets import convnet_2025
 from torchviz_cnn.models.xception import mini_xception
 

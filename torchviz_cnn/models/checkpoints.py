@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.errors import CheckpointError, CheckpointWarning, did_you_mean
+from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning, did_you_mean
 
 _HOLDERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module")
 _WRAPPERS = ("module.", "_orig_mod.")

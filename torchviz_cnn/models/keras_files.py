@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torchviz_cnn.errors import CheckpointError, CheckpointWarning
+from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning
 
 KERAS_EPSILON = 1e-3
 MAX_CONFIG_BYTES = 64 << 20

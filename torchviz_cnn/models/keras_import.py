@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.errors import CheckpointError, TorchvizWarning
+from torchviz_cnn.core.errors import CheckpointError, TorchvizWarning
 from torchviz_cnn.models.keras_files import KerasLayer, keras_layers
 
 __all__ = ["load_keras_weights"]

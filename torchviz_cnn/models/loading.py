@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.errors import CheckpointError, InputError, ModelError, did_you_mean
+from torchviz_cnn.core.errors import CheckpointError, InputError, ModelError, did_you_mean
 from torchviz_cnn.images import Geometry, Preprocess, remember_preprocess
 from torchviz_cnn.layers import input_channels
 from torchviz_cnn.models.bundled import BUNDLED, bundled_path

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 from torch import nn
 
-from torchviz_cnn.errors import DeadFilterWarning, InputError, OutputError, TorchvizError
+from torchviz_cnn.core.errors import DeadFilterWarning, InputError, OutputError, TorchvizError
 from torchviz_cnn.methods.ascent import filter_patterns
 from torchviz_cnn.methods.atlas import Atlas
 

@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 from torchviz_cnn import render
-from torchviz_cnn.errors import InputError, LayerError
+from torchviz_cnn.core.errors import InputError, LayerError
+from torchviz_cnn.core.names import unwrap
 from torchviz_cnn.methods.top_patches import Window, field_on_input, on_photo, projection_image, tile
 from torchviz_cnn.methods.top_results import KIND, TopActivations
 from torchviz_cnn.models import Network
-from torchviz_cnn.names import unwrap
 from torchviz_cnn.report.encode import figure
 from torchviz_cnn.result_folder import ResultFolder, model_checksum
 

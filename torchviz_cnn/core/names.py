@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from torchviz_cnn.errors import LayerError, did_you_mean
+from torchviz_cnn.core.errors import LayerError, did_you_mean
 
 EVERY_CALL = "*"
 LayerPattern = str | type[nn.Module]

@@ -1,0 +1,1 @@
+"""Errors, warnings, checks and the names of layers: what everything else stands on."""
