@@ -18,7 +18,8 @@ from saliency_methods import draw
 from skimage import data
 
 import torchviz_cnn as tvc
-from torchviz_cnn import demo, render
+from torchviz_cnn import demo
+from torchviz_cnn.media import render
 from torchviz_cnn.methods.recipes import Quality
 
 

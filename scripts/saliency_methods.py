@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 import torchviz_cnn as tvc
-from torchviz_cnn.render import panel
+from torchviz_cnn.media.render import panel
 
 
 def draw(net: tvc.Network, photo: Image.Image, patch: int = 40) -> Image.Image:

@@ -26,7 +26,7 @@ from tests.conftest import unchanged
 from tests.networks import images
 from torchviz_cnn import objectives
 from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError, ModelError
-from torchviz_cnn.images import Preprocess, remember_preprocess
+from torchviz_cnn.media.images import Preprocess, remember_preprocess
 from torchviz_cnn.methods.ascent_run import Precision
 from torchviz_cnn.methods.climb import normalized
 from torchviz_cnn.methods.patterns import Patterns

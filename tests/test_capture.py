@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from tests import networks
 from tests.conftest import unchanged
 from tests.networks import NETWORKS, images
-from torchviz_cnn import render
 from torchviz_cnn.capture import Activations, KeptValues, capture
 from torchviz_cnn.core.errors import InputError, LayerError, OutputError
+from torchviz_cnn.media import render
 
 
 def own_outputs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:

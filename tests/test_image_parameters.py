@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchviz_cnn.core.errors import InputError
-from torchviz_cnn.images import Preprocess
+from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.methods.image_parameters import COLOURS, InputScale, fourier, pixels
 from torchviz_cnn.methods.transformations import Transformation, drawn, jitter, moved, rotate, scale
 

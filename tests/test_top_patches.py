@@ -14,10 +14,10 @@ from torch import nn
 import torchviz_cnn as tvc
 from tests import networks
 from torchviz_cnn.core.errors import InputError, LayerError
-from torchviz_cnn.image_source import ImageSource, Seen
 from torchviz_cnn.layers import receptive_fields
+from torchviz_cnn.media.dataset import ImageSource, Seen
+from torchviz_cnn.media.photo_folder import PhotoFolder, preprocess_of_transform
 from torchviz_cnn.methods.top_patches import cut, field_on_input, on_photo, tile
-from torchviz_cnn.photo_folder import PhotoFolder, preprocess_of_transform
 from torchviz_cnn.receptive_field import ReceptiveField
 from torchviz_cnn.untouched import untouched
 

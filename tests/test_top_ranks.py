@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 def test_parts_join_to_the_whole_whoever_found_them(count: int) -> None:
     """Several ranks in turn in one process: what each finds, joined, is what one finds, to the last bit."""
     from torchviz_cnn.hooks import HookManager
-    from torchviz_cnn.image_source import ImageSource
+    from torchviz_cnn.media.dataset import ImageSource
     from torchviz_cnn.methods.top_pass import _collector, run_pass
 
     images = torch.cat([networks.images(9), networks.images(9), networks.images(5, seed=3)])  # with ties

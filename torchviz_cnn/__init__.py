@@ -19,8 +19,9 @@ from torchviz_cnn.core.errors import (
     TorchvizWarning,
 )
 from torchviz_cnn.hooks import HookManager
-from torchviz_cnn.images import Preprocess, read_image
 from torchviz_cnn.layers import Description, describe, layer_names
+from torchviz_cnn.media.images import Preprocess, read_image
+from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.methods import objectives, transformations
 from torchviz_cnn.methods.ascent import filter_patterns, maximize
 from torchviz_cnn.methods.atlas import Atlas, filter_atlas
@@ -35,7 +36,6 @@ from torchviz_cnn.methods.saliency import Saliency, guided_grad_cam, input_x_gra
 from torchviz_cnn.methods.scores import predict
 from torchviz_cnn.methods.top_results import TopActivations
 from torchviz_cnn.models import Network, load_keras_weights, load_model, model_names
-from torchviz_cnn.photo_folder import PhotoFolder
 from torchviz_cnn.relu_rules import ReluRule, relu_rule
 from torchviz_cnn.report import Report, report
 from torchviz_cnn.untouched import untouched

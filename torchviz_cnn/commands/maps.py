@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 import torchviz_cnn as tvc
-from torchviz_cnn import render, results
+from torchviz_cnn import results
 from torchviz_cnn.commands.shared import (
     Pictures,
     add_network,
@@ -27,6 +27,7 @@ from torchviz_cnn.commands.shared import (
     together,
 )
 from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.media import render
 from torchviz_cnn.methods.scores import Score
 
 KINDS = ("heatmap", "overlay", "panel")

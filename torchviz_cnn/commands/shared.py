@@ -15,7 +15,7 @@ from tqdm import tqdm
 import torchviz_cnn as tvc
 from torchviz_cnn import results
 from torchviz_cnn.core.errors import InputError
-from torchviz_cnn.images import Geometry
+from torchviz_cnn.media.images import Geometry
 from torchviz_cnn.relu_rules import OtherActivations
 
 

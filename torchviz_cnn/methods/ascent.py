@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError
 from torchviz_cnn.core.names import named_layers, resolve
-from torchviz_cnn.images import Preprocess
+from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.methods import objectives
 from torchviz_cnn.methods.ascent_run import AscentRun, Found, Precision, Size
 from torchviz_cnn.methods.objectives import Objective

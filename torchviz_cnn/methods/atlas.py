@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import InputError, LayerError, OutputError
 from torchviz_cnn.core.names import unwrap
-from torchviz_cnn.images import Preprocess
 from torchviz_cnn.layers import convolutions
+from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.methods import objectives
 from torchviz_cnn.methods.ascent import chosen_channels, one_call, steps_bar
 from torchviz_cnn.methods.ascent_run import AscentRun, Found, Measured, Precision, Size

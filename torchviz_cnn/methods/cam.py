@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from torchviz_cnn import render, results
+from torchviz_cnn import results
 from torchviz_cnn.core.errors import LayerError, ModelError
 from torchviz_cnn.hooks import HookManager
-from torchviz_cnn.images import Geometry, Preprocess, preprocess_of, to_rgb
 from torchviz_cnn.layers import last_spatial_layer
+from torchviz_cnn.media import render
+from torchviz_cnn.media.images import Geometry, Preprocess, preprocess_of, to_rgb
 from torchviz_cnn.methods.maps import OnPhoto, require_images, require_maps, warn_of_empty
 from torchviz_cnn.methods.scores import (
     Score,

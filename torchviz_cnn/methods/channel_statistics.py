@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn import render
+from torchviz_cnn.media import render
 from torchviz_cnn.methods.top_tally import Tally
 
 

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from torchviz_cnn import render, results
+from torchviz_cnn import results
 from torchviz_cnn.core.errors import InputError, LayerError, ModelError
 from torchviz_cnn.hooks import HookManager
-from torchviz_cnn.images import Geometry, Preprocess, preprocess_of
+from torchviz_cnn.media import render
+from torchviz_cnn.media.images import Geometry, Preprocess, preprocess_of
 from torchviz_cnn.methods.maps import keep_maps, require_images, seen_picture
 from torchviz_cnn.methods.scores import gradients_at
 from torchviz_cnn.relu_rules import OtherActivations, relu_rule

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchviz_cnn.core.errors import InputError
-from torchviz_cnn.images import Preprocess
+from torchviz_cnn.media.images import Preprocess
 
 # Written by scripts/colour_statistics.py: the square root of the covariance of the colours of 700 photos of ImageNet's
 # classes, 0..1, divided by its largest column norm. A column is a colour that varies on its own: light and dark, blue and

@@ -13,14 +13,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import InputError, SkippedWarning
-from torchviz_cnn.image_source import ImageSource
-from torchviz_cnn.images import preprocess_of
+from torchviz_cnn.media.dataset import ImageSource
+from torchviz_cnn.media.images import preprocess_of
+from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.methods.channel_statistics import ChannelStatistics
 from torchviz_cnn.methods.near_ties import Settled, settle
 from torchviz_cnn.methods.reading import usual_workers
 from torchviz_cnn.methods.top_pass import STATE, Layers, Probe, State, probe, run_pass
 from torchviz_cnn.methods.top_results import KIND, RESULTS, TopActivations
-from torchviz_cnn.photo_folder import PhotoFolder
 from torchviz_cnn.ranks import joined
 from torchviz_cnn.result_folder import ResultFolder, model_checksum
 from torchviz_cnn.untouched import untouched

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import RankError
-from torchviz_cnn.image_source import ImageSource
+from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.methods.top_pass import exact_maxima
 from torchviz_cnn.methods.top_tally import Candidates
 from torchviz_cnn.ranks import Ranks

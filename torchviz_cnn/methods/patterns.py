@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn import render, results
+from torchviz_cnn import results
 from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.media import render
 from torchviz_cnn.methods.image_parameters import InputScale
 from torchviz_cnn.methods.recipes import Recipe, as_settings
 

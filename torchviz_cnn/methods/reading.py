@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from torchviz_cnn.core.errors import InputError
-from torchviz_cnn.image_source import ImageSource
+from torchviz_cnn.media.dataset import ImageSource
 
 
 @dataclass(eq=False)

@@ -15,8 +15,8 @@ from tqdm import tqdm
 from torchviz_cnn.core.errors import InputError, LayerError, ModelError, OutputError
 from torchviz_cnn.core.names import LayerPattern, expand, named_layers
 from torchviz_cnn.hooks import HookManager
-from torchviz_cnn.image_source import ImageSource
 from torchviz_cnn.layers import CONVOLUTIONS, input_channels, receptive_fields
+from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.methods.reading import Batch, Cut, OneByOne, read_batches, skip_reason
 from torchviz_cnn.methods.top_tally import Candidates, Collector, Sums, Tally, as_maps
 from torchviz_cnn.ranks import Ranks

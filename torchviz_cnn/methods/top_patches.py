@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from torchviz_cnn import render
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.hooks import HookManager
-from torchviz_cnn.image_source import ImageSource, Seen
+from torchviz_cnn.media import render
+from torchviz_cnn.media.dataset import ImageSource, Seen
 from torchviz_cnn.methods.scores import gradients_at
 from torchviz_cnn.methods.top_tally import as_maps
 from torchviz_cnn.receptive_field import ReceptiveField

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from torchviz_cnn import results
 from torchviz_cnn.core.errors import InputError, LayerError, OutputError, did_you_mean
-from torchviz_cnn.image_source import ImageSource, Seen
-from torchviz_cnn.images import Preprocess
+from torchviz_cnn.media.dataset import ImageSource, Seen
+from torchviz_cnn.media.images import Preprocess
+from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.methods.channel_statistics import ChannelStatistics, depth_plot
 from torchviz_cnn.methods.top_patches import (
     Projection,
@@ -30,7 +31,6 @@ from torchviz_cnn.methods.top_patches import (
     projection_image,
     tile,
 )
-from torchviz_cnn.photo_folder import PhotoFolder
 from torchviz_cnn.receptive_field import ReceptiveField
 from torchviz_cnn.relu_rules import OtherActivations
 from torchviz_cnn.result_folder import ResultFolder, model_checksum

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from torch import nn
 
-from torchviz_cnn.images import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from torchviz_cnn.media.images import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from torchviz_cnn.models.bundled import BUNDLED, Bundled
 from torchviz_cnn.models.convnets import convnet_2017, convnet_2025, fashion_mnist_convnet
 from torchviz_cnn.models.xception import mini_xception, mini_xception_fer2013, xception

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn import render
-from torchviz_cnn.images import to_rgb
 from torchviz_cnn.layers import Description, LayerInfo
+from torchviz_cnn.media import render
+from torchviz_cnn.media.images import to_rgb
 from torchviz_cnn.methods.scores import probabilities
 from torchviz_cnn.models import Network
 from torchviz_cnn.report.encode import Blocks, figure, figures, levels, within

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.render import Array
+from torchviz_cnn.media.render import Array
 
 
 class Blocks:

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from torchviz_cnn.images import Preprocess
+from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.models import Network
 from torchviz_cnn.report.content import Photo
 from torchviz_cnn.result_folder import versions

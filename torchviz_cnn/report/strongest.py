@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from torchviz_cnn import render
 from torchviz_cnn.core.errors import InputError, LayerError
 from torchviz_cnn.core.names import unwrap
+from torchviz_cnn.media import render
 from torchviz_cnn.methods.top_patches import Window, field_on_input, on_photo, projection_image, tile
 from torchviz_cnn.methods.top_results import KIND, TopActivations
 from torchviz_cnn.models import Network

@@ -12,9 +12,9 @@ from matplotlib import colormaps
 from PIL import Image
 from scipy import ndimage
 
-from torchviz_cnn import render
 from torchviz_cnn.core.errors import InputError
-from torchviz_cnn.render import Array
+from torchviz_cnn.media import render
+from torchviz_cnn.media.render import Array
 
 
 def noise(*shape: int, seed: int = 0) -> Array:

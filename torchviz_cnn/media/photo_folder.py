@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from torchviz_cnn.core.errors import ImageError
-from torchviz_cnn.images import Preprocess, read_image
+from torchviz_cnn.media.images import Preprocess, read_image
 
 
 class PhotoFolder:

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from torchviz_cnn.core.errors import InputError
-from torchviz_cnn.images import Preprocess, read_image
-from torchviz_cnn.photo_folder import PhotoFolder, preprocess_of_transform
+from torchviz_cnn.media.images import Preprocess, read_image
+from torchviz_cnn.media.photo_folder import PhotoFolder, preprocess_of_transform
 
 _IMAGE_KEYS = ("image", "pixel_values", "img", "images", "input", "x")
 _LABEL_KEYS = ("label", "labels", "target", "class", "y")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import GeometryWarning, ImageError, InputError, did_you_mean
 from torchviz_cnn.core.names import unwrap
-from torchviz_cnn.render import Box
+from torchviz_cnn.media.render import Box
 
 Geometry = Literal["crop", "stretch", "pad"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -19,8 +19,8 @@ from torchvision.transforms import InterpolationMode
 
 from tests import networks
 from torchviz_cnn.core.errors import GeometryWarning, ImageError, InputError
-from torchviz_cnn.images import Preprocess, preprocess_of, read_image, remember_preprocess, seen_box, to_rgb
-from torchviz_cnn.render import Box, overlay
+from torchviz_cnn.media.images import Preprocess, preprocess_of, read_image, remember_preprocess, seen_box, to_rgb
+from torchviz_cnn.media.render import Box, overlay
 
 
 def photo(width: int = 40, height: int = 30, seed: int = 0) -> Image.Image:
