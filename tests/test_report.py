@@ -432,7 +432,7 @@ def test_mistakes_are_told_before_the_work(tmp_path: Path) -> None:
 
 
 def test_how_it_was_made_is_told(tmp_path: Path) -> None:
-    from torchviz_cnn.result_folder import model_checksum
+    from torchviz_cnn.runs.folder import model_checksum
 
     net = one_class()
     words = Page(tvc.report(net, photos(1), tmp_path, budget=0, seed=5, command="my command --here")).words

@@ -401,7 +401,7 @@ def test_memory_does_not_hold_the_dataset() -> None:
     """What is kept between batches is as large after many images as after few."""
     from torchviz_cnn.media.dataset import ImageSource
     from torchviz_cnn.methods.top_pass import State, probe, run_pass
-    from torchviz_cnn.ranks import Ranks
+    from torchviz_cnn.runs.ranks import Ranks
     from torchviz_cnn.untouched import untouched
 
     sizes = []

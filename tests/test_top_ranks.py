@@ -18,7 +18,7 @@ import torchviz_cnn as tvc
 from tests import networks
 from tests.test_top_folder import photos, same_files
 from torchviz_cnn.methods.top_pass import State, _join, _plain, probe
-from torchviz_cnn.ranks import Ranks
+from torchviz_cnn.runs.ranks import Ranks
 from torchviz_cnn.untouched import untouched
 
 ROOT = Path(__file__).parents[1]

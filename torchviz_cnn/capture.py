@@ -14,12 +14,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchviz_cnn import results
 from torchviz_cnn.core.errors import InputError, LayerError, did_you_mean
 from torchviz_cnn.core.names import LayerPattern, expand, named_layers
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.layers import CONVOLUTIONS, POOLINGS
 from torchviz_cnn.media import render
+from torchviz_cnn.runs import files
 from torchviz_cnn.untouched import lend_input, untouched
 
 
@@ -92,7 +92,7 @@ class Activations(Mapping[str, Tensor]):
     def save(self, path: str | Path) -> Path:
         """Write all tensors to a `.safetensors` file, their order in its metadata. Raises OutputError."""
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.tensors.items()}
-        return results.save_tensors(path, tensors, {"layers": json.dumps(list(self))})
+        return files.save_tensors(path, tensors, {"layers": json.dumps(list(self))})
 
     def _maps(self, layer: str) -> Tensor:
         maps = self[layer]
@@ -102,7 +102,7 @@ class Activations(Mapping[str, Tensor]):
 
     def _repr_png_(self) -> bytes | None:
         spatial = [name for name, tensor in self.tensors.items() if tensor.ndim == 4]
-        return results.png(self.plot(spatial[-1])) if spatial else None
+        return files.png(self.plot(spatial[-1])) if spatial else None
 
     def __repr__(self) -> str:
         rows = [f"  {name}: {' x '.join(map(str, tensor.shape))}" for name, tensor in self.tensors.items()]

@@ -9,14 +9,14 @@ from typing import get_args
 import torch
 
 import torchviz_cnn as tvc
-from torchviz_cnn import results
 from torchviz_cnn.commands.shared import add_network, add_out, network, positive
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.layers import convolutions
 from torchviz_cnn.methods.ascent_run import Precision
 from torchviz_cnn.methods.atlas import Rectify
 from torchviz_cnn.methods.recipes import RECIPES, Normalize, Optimizer, Parameters, Quality
-from torchviz_cnn.ranks import joined
+from torchviz_cnn.runs import files
+from torchviz_cnn.runs.ranks import joined
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +74,7 @@ def _draw(args: argparse.Namespace, atlas: tvc.Atlas) -> None:
     for layer in atlas.layers:
         patterns = atlas.patterns(layer)
         columns = args.columns or (8 if len(patterns.values) <= 64 else 16)
-        file = results.save_image(args.out / f"{results.safe_name(layer)}.png", patterns.grid(columns))
+        file = files.save_image(args.out / f"{files.safe_name(layer)}.png", patterns.grid(columns))
         dead = f", no gradient in {', '.join(map(str, patterns.dead))}" * bool(patterns.dead)
         print(f"{file}: {len(patterns.values)} filters, {int(patterns.raised.sum())} raised{dead}")
 

@@ -8,7 +8,6 @@ import sys
 from tqdm import tqdm
 
 import torchviz_cnn as tvc
-from torchviz_cnn import results
 from torchviz_cnn.commands.shared import (
     Pictures,
     add_network,
@@ -23,6 +22,7 @@ from torchviz_cnn.commands.shared import (
 )
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.layers import convolutions
+from torchviz_cnn.runs import files
 
 
 def add_layers(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +77,7 @@ def activations(args: argparse.Namespace) -> None:
             folder = args.out / photos[path]
             print(f"{path} -> {folder}")
             for place, name in enumerate(tqdm(drawn, photos[path], leave=False, disable=not sys.stderr.isatty())):
-                results.save_image(folder / f"{place:02d}_{results.safe_name(name)}.png", acts.plot(name, index))
+                files.save_image(folder / f"{place:02d}_{files.safe_name(name)}.png", acts.plot(name, index))
                 shape = " x ".join(map(str, acts[name].shape[1:]))
                 print(f"  {name}: {shape}, {float(acts.sparsity(name)[index]):.0%} of the channels all zero")
             if args.save:
@@ -110,7 +110,7 @@ def deconvnet(args: argparse.Namespace) -> None:
         found.save(args.out / together("deconvnet", photos, paths))
         for index, path in enumerate(paths):
             (file,) = pictures.paths(photos[path], ["deconvnet"])
-            results.save_image(file, found.plot(tvc.read_image(path), index=index))
+            files.save_image(file, found.plot(tvc.read_image(path), index=index))
             units = zip(found.layers, found.channels[index].tolist(), found.activations[index].tolist(), strict=True)
             print(f"{path} -> {file}")
             for layer, channel, activation in units:

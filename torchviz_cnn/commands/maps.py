@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor
 
 import torchviz_cnn as tvc
-from torchviz_cnn import results
 from torchviz_cnn.commands.shared import (
     Pictures,
     add_network,
@@ -29,6 +28,7 @@ from torchviz_cnn.commands.shared import (
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.media import render
 from torchviz_cnn.methods.scores import Score
+from torchviz_cnn.runs import files
 
 KINDS = ("heatmap", "overlay", "panel")
 SALIENCY_METHODS = (
@@ -147,7 +147,7 @@ def _explain(
                 print(f"{path}: {found.headline(index, k, args.truth, net.categories)}; {found.method}{at}")
                 parts = [photos[path], label]
                 if len(classes) > 1:
-                    parts.append(results.safe_name(net.category(int(found.target[index, k]))))
+                    parts.append(files.safe_name(net.category(int(found.target[index, k]))))
                 _draw(args, net, found, photo, pictures.paths("_".join(filter(None, parts)), KINDS), index, k)
 
 
@@ -169,7 +169,7 @@ def _draw(
         found.plot(photo, truth=args.truth, categories=net.categories, **over),
     )
     for path, picture in zip(paths, drawings, strict=True):
-        results.save_image(path, picture)
+        files.save_image(path, picture)
     x, y = found.peak(photo, index=index, k=k)
     where = f"strongest at x {x}, y {y}" if found.map(index, k).any() else "all zero"
     stem = str(paths[0]).removesuffix(f"_{KINDS[0]}.png")

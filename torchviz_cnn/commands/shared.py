@@ -13,10 +13,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 import torchviz_cnn as tvc
-from torchviz_cnn import results
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.media.images import Geometry
 from torchviz_cnn.relu_rules import OtherActivations
+from torchviz_cnn.runs import files
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +66,7 @@ def named_photos(paths: Sequence[Path]) -> dict[Path, str]:
     """Each photo with a name for its files; read once, so that a broken one is named before anything is written."""
     for path in paths:
         tvc.read_image(path)
-    return results.file_names(paths)
+    return files.file_names(paths)
 
 
 def batches(net: tvc.Network, photos: dict[Path, str], args: argparse.Namespace) -> Iterator[tuple[list[Path], Tensor]]:
@@ -82,7 +82,7 @@ class Pictures:
     """The names of the pictures a command writes: none is a photo it was given, and none is used twice."""
 
     def __init__(self, out: Path, photos: Iterable[Path]) -> None:
-        results.require_folder(out)
+        files.require_folder(out)
         self._out = out
         self._taken = {path.resolve() for path in photos}
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torchviz_cnn as tvc
-from torchviz_cnn import results
 from torchviz_cnn.commands.shared import add_network, add_out, network, positive
 from torchviz_cnn.methods.top_patches import Projection
-from torchviz_cnn.ranks import joined
+from torchviz_cnn.runs import files
+from torchviz_cnn.runs.ranks import joined
 
 
 def add_top(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +55,7 @@ def top(args: argparse.Namespace) -> None:
         print(f"  not readable: {reason}")
     for layer in found.layers:
         print(f"  {layer}: {found.statistics[layer].summary()}")
-    results.save_image(args.out / "statistics.png", found.plot())
+    files.save_image(args.out / "statistics.png", found.plot())
     if args.pages or args.channels:
         draw_pages(args, found)
 
@@ -73,7 +73,7 @@ def draw_pages(args: argparse.Namespace, found: tvc.TopActivations) -> None:
         except tvc.LayerError as error:  # this network has no deconvnet
             print(f"  {layer}: patches alone, as {error}", file=sys.stderr)
             page = found.page(layer, channels, **{**how, "projection": None})
-        file = results.save_image(args.out / "pages" / f"{place:02d}_{results.safe_name(layer)}.png", page)
+        file = files.save_image(args.out / "pages" / f"{place:02d}_{files.safe_name(layer)}.png", page)
         print(f"  {file}")
 
 

@@ -23,8 +23,8 @@ from torchviz_cnn.methods.ascent_run import AscentRun, Found, Measured, Precisio
 from torchviz_cnn.methods.image_parameters import InputScale
 from torchviz_cnn.methods.patterns import Patterns
 from torchviz_cnn.methods.recipes import Preset, Quality, Recipe, as_settings, choose, from_settings
-from torchviz_cnn.ranks import Ranks
-from torchviz_cnn.result_folder import ResultFolder, model_checksum
+from torchviz_cnn.runs.folder import ResultFolder, model_checksum
+from torchviz_cnn.runs.ranks import Ranks
 from torchviz_cnn.untouched import untouched
 
 Rectify = Literal["first", "always", "never"]

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from torchviz_cnn import results
 from torchviz_cnn.core.errors import LayerError, ModelError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.layers import last_spatial_layer
@@ -28,6 +27,7 @@ from torchviz_cnn.methods.scores import (
     resolve_target,
     score_of,
 )
+from torchviz_cnn.runs import files
 from torchviz_cnn.untouched import lend_input, untouched
 
 _LARGE = 64  # what follows a layer is linear if it is so at one size of input and at 64 times that
@@ -78,7 +78,7 @@ class Heatmap(OnPhoto):
     def save(self, path: str | Path) -> Path:
         """Write values, target, logits, layer and method to a `.npz` file. Raises OutputError."""
         arrays = {"values": self.values, "target": self.target, "logits": self.logits}
-        return results.save_arrays(path, {**arrays, "layer": self.layer, "method": self.method})
+        return files.save_arrays(path, {**arrays, "layer": self.layer, "method": self.method})
 
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.values.shape))

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from torchviz_cnn import results
 from torchviz_cnn.core.errors import InputError, ModelError
 from torchviz_cnn.core.names import named_layers
 from torchviz_cnn.layers import layer_names
@@ -18,6 +17,7 @@ from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess
 from torchviz_cnn.methods.deconvnet import Deconvolution, deconvnet
 from torchviz_cnn.relu_rules import OtherActivations
+from torchviz_cnn.runs import files
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +106,7 @@ class Comparison:
         return "\n".join(f"{name}: {filters}" for name, filters in self.filters.items())
 
     def _repr_png_(self) -> bytes:
-        return results.png(self.plot())
+        return files.png(self.plot())
 
 
 def compare(

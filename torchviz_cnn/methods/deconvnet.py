@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from torchviz_cnn import results
 from torchviz_cnn.core.errors import InputError, LayerError, ModelError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.media import render
@@ -22,6 +21,7 @@ from torchviz_cnn.media.images import Geometry, Preprocess, preprocess_of
 from torchviz_cnn.methods.maps import keep_maps, require_images, seen_picture
 from torchviz_cnn.methods.scores import gradients_at
 from torchviz_cnn.relu_rules import OtherActivations, relu_rule
+from torchviz_cnn.runs import files
 from torchviz_cnn.untouched import lend_input, untouched
 
 Unit = Literal["strongest", "all"] | tuple[int, int]
@@ -85,7 +85,7 @@ class Deconvolution:
     def save(self, path: str | Path) -> Path:
         """Write values, layers, channels, positions and activations to a `.npz` file. Raises OutputError."""
         names = ("values", "layers", "channels", "positions", "activations")
-        return results.save_arrays(path, {name: getattr(self, name) for name in names})
+        return files.save_arrays(path, {name: getattr(self, name) for name in names})
 
     def _projection(self, index: int, unit: int) -> render.Array:
         values = self.values if self.values.ndim == 5 else self.values[:, None]
@@ -100,7 +100,7 @@ class Deconvolution:
         return values if values.ndim == 2 else values[:, None]
 
     def _repr_png_(self) -> bytes:
-        return results.png(self.plot())
+        return files.png(self.plot())
 
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.values.shape))

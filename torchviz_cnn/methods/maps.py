@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from torchviz_cnn import results
 from torchviz_cnn.core.errors import EmptyMapWarning, InputError, LayerError
 from torchviz_cnn.hooks import ForwardHook
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess, seen_box, to_rgb
 from torchviz_cnn.methods.scores import probabilities
+from torchviz_cnn.runs import files
 
 
 def require_images(x: Tensor) -> Tensor:
@@ -166,4 +166,4 @@ class OnPhoto:
     def _repr_png_(self) -> bytes:
         shown = [(i, k) for i in range(len(self.values)) for k in range(self.target[0].numel())][:16]
         tiles = np.stack([np.asarray(self.image(index=i, k=k)) for i, k in shown])
-        return results.png(Image.fromarray(render.tile_grid(tiles, columns=min(4, len(tiles)), margin=4)))
+        return files.png(Image.fromarray(render.tile_grid(tiles, columns=min(4, len(tiles)), margin=4)))

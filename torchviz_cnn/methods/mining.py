@@ -21,8 +21,8 @@ from torchviz_cnn.methods.near_ties import Settled, settle
 from torchviz_cnn.methods.reading import usual_workers
 from torchviz_cnn.methods.top_pass import STATE, Layers, Probe, State, probe, run_pass
 from torchviz_cnn.methods.top_results import KIND, RESULTS, TopActivations
-from torchviz_cnn.ranks import joined
-from torchviz_cnn.result_folder import ResultFolder, model_checksum
+from torchviz_cnn.runs.folder import ResultFolder, model_checksum
+from torchviz_cnn.runs.ranks import joined
 from torchviz_cnn.untouched import untouched
 
 _SPARE = 8

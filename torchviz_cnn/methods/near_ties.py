@@ -20,7 +20,7 @@ from torchviz_cnn.core.errors import RankError
 from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.methods.top_pass import exact_maxima
 from torchviz_cnn.methods.top_tally import Candidates
-from torchviz_cnn.ranks import Ranks
+from torchviz_cnn.runs.ranks import Ranks
 
 _USUAL = 32.0
 """What counts as rounding to begin with: as many times the smallest step of a layer's strongest activation."""

@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn import results
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.media import render
 from torchviz_cnn.methods.image_parameters import InputScale
 from torchviz_cnn.methods.recipes import Recipe, as_settings
+from torchviz_cnn.runs import files
 
 _DEAD = 32
 
@@ -65,12 +65,12 @@ class Patterns:
     def save(self, path: str | Path) -> Path:
         """Write values, scores and channels to a `.npz`, or the grid to a picture file. Raises OutputError."""
         if Path(path).suffix.lower() != ".npz":
-            return results.save_image(path, self.grid())
+            return files.save_image(path, self.grid())
         arrays = {"values": self.values, "scores": self.scores, "dead": np.array(self.dead, dtype=np.int64)}
         if self.channels is not None:
             arrays["channels"] = self.channels
         about = {"objective": self.objective, "seed": self.seed, "settings": json.dumps(as_settings(self.recipe))}
-        return results.save_arrays(path, {**arrays, **about})
+        return files.save_arrays(path, {**arrays, **about})
 
     def _tile(self, i: int) -> render.Array:
         name = int(self.channels[i]) if self.channels is not None else i
@@ -82,7 +82,7 @@ class Patterns:
         return shown[rows : height - rows, columns : width - columns]
 
     def _repr_png_(self) -> bytes:
-        return results.png(self.grid())
+        return files.png(self.grid())
 
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.values.shape))

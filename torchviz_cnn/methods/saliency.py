@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from torchviz_cnn import results
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.hooks import HookManager
 from torchviz_cnn.layers import LastMap
@@ -30,6 +29,7 @@ from torchviz_cnn.methods.scores import (
     score_of,
 )
 from torchviz_cnn.relu_rules import OtherActivations, ReluRule, Rule, relu_rule
+from torchviz_cnn.runs import files
 from torchviz_cnn.untouched import lend_input, untouched
 
 Channels = Literal["max", "sum"]
@@ -117,7 +117,7 @@ class Saliency(OnPhoto):
     def save(self, path: str | Path) -> Path:
         """Write gradients, values, target, logits and method to a `.npz` file. Raises OutputError."""
         arrays = {"gradients": self.gradients, "values": self.values, "target": self.target, "logits": self.logits}
-        return results.save_arrays(path, {**arrays, "method": self.method})
+        return files.save_arrays(path, {**arrays, "method": self.method})
 
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.gradients.shape))

@@ -19,9 +19,9 @@ from torchviz_cnn.layers import CONVOLUTIONS, input_channels, receptive_fields
 from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.methods.reading import Batch, Cut, OneByOne, read_batches, skip_reason
 from torchviz_cnn.methods.top_tally import Candidates, Collector, Sums, Tally, as_maps
-from torchviz_cnn.ranks import Ranks
 from torchviz_cnn.receptive_field import ReceptiveField
-from torchviz_cnn.result_folder import ResultFolder
+from torchviz_cnn.runs.folder import ResultFolder
+from torchviz_cnn.runs.ranks import Ranks
 from torchviz_cnn.untouched import lend_input
 
 STATE = "state"

@@ -16,7 +16,6 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from torchviz_cnn import results
 from torchviz_cnn.core.errors import InputError, LayerError, OutputError, did_you_mean
 from torchviz_cnn.media.dataset import ImageSource, Seen
 from torchviz_cnn.media.images import Preprocess
@@ -33,7 +32,8 @@ from torchviz_cnn.methods.top_patches import (
 )
 from torchviz_cnn.receptive_field import ReceptiveField
 from torchviz_cnn.relu_rules import OtherActivations
-from torchviz_cnn.result_folder import ResultFolder, model_checksum
+from torchviz_cnn.runs import files
+from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 
 KIND = "top"
 RESULTS = "results"
@@ -294,8 +294,8 @@ class TopActivations:
     def _repr_png_(self) -> bytes:
         last = self.layers[-1]
         if self.source is None:
-            return results.png(self.plot())
-        return results.png(self.page(last, self.strongest_channels(last, 8), projection=None))
+            return files.png(self.plot())
+        return files.png(self.page(last, self.strongest_channels(last, 8), projection=None))
 
     def __repr__(self) -> str:
         rows = [f"  {layer}: {len(self.values[layer])} channels" for layer in self.layers]

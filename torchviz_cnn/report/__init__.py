@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from torchviz_cnn import results
 from torchviz_cnn.core.errors import ImageError, InputError, LayerError, ModelError, OutputError
 from torchviz_cnn.core.names import LayerPattern, named_layers, resolve, unwrap
 from torchviz_cnn.layers import POOLINGS, Description, describe
@@ -43,7 +42,8 @@ from torchviz_cnn.report.page import render_page
 from torchviz_cnn.report.patterns import PatternPictures, from_atlas, make_patterns
 from torchviz_cnn.report.provenance import how_it_was_made
 from torchviz_cnn.report.strongest import ZEROS, Strongest, add_projections, patches_of, shared_layers, top_of
-from torchviz_cnn.result_folder import model_checksum
+from torchviz_cnn.runs import files
+from torchviz_cnn.runs.folder import model_checksum
 
 __all__ = ["Report", "report"]
 
@@ -190,7 +190,7 @@ def report(
         made=how_it_was_made(net, shown, settings, call, checksum, time.monotonic() - begun),
         patterns=count,
     )
-    results.write(path, lambda file: file.write(page.encode("utf-8", "backslashreplace")))
+    files.write(path, lambda file: file.write(page.encode("utf-8", "backslashreplace")))
     return Report(path, len(shown), tuple(chosen), count)
 
 

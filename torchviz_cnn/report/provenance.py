@@ -11,7 +11,7 @@ from pathlib import Path
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.models import Network
 from torchviz_cnn.report.content import Photo
-from torchviz_cnn.result_folder import versions
+from torchviz_cnn.runs.folder import versions
 
 LIBRARIES = ("torchvision", "numpy", "pillow")
 

@@ -20,7 +20,7 @@ from torchviz_cnn.methods.top_patches import Window, field_on_input, on_photo, p
 from torchviz_cnn.methods.top_results import KIND, TopActivations
 from torchviz_cnn.models import Network
 from torchviz_cnn.report.encode import figure
-from torchviz_cnn.result_folder import ResultFolder, model_checksum
+from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 
 SHOWN = 9
 SIDE = 64

@@ -13,7 +13,7 @@ import pytest
 from torch import distributed
 
 from torchviz_cnn.core.errors import InputError, RankError
-from torchviz_cnn.ranks import Ranks, joined
+from torchviz_cnn.runs.ranks import Ranks, joined
 
 ROOT = Path(__file__).parents[1]
 
@@ -73,7 +73,7 @@ def test_ranks_gather_in_order_and_share_errors(tmp_path: Path) -> None:
     script = """
 import torch.distributed
 from torchviz_cnn.core.errors import LayerError
-from torchviz_cnn.ranks import joined
+from torchviz_cnn.runs.ranks import joined
 
 def fail():
     raise LayerError("only the first says so")
@@ -103,7 +103,7 @@ def test_a_rank_that_dies_ends_the_others_with_one_clear_line(tmp_path: Path) ->
     script = """
 import os, signal, time
 from torchviz_cnn.core.errors import RankError
-from torchviz_cnn.ranks import joined
+from torchviz_cnn.runs.ranks import joined
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun would end the others before they notice
 with joined() as ranks:

@@ -12,7 +12,7 @@ from torch import nn
 
 from tests.networks import vgg_like
 from torchviz_cnn.core.errors import OutputError
-from torchviz_cnn.result_folder import MANIFEST, ResultFolder, model_checksum
+from torchviz_cnn.runs.folder import MANIFEST, ResultFolder, model_checksum
 
 MINE: dict[str, Any] = {"model": "abc", "layers": ["a", "b"], "k": 9}
 

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn import results
 from torchviz_cnn.core.errors import OutputError
 from torchviz_cnn.core.names import unwrap
+from torchviz_cnn.runs import files
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -111,7 +111,7 @@ class ResultFolder:
     def save(self, name: str, tensors: Mapping[str, Tensor], **metadata: str) -> Path:
         """Write named tensors to `NAME.safetensors`, over what was there: a reader finds the old file or the new."""
         whole = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-        return results.save_tensors(self.file(name), whole, metadata)
+        return files.save_tensors(self.file(name), whole, metadata)
 
     def load(self, name: str) -> dict[str, Tensor]:
         """The tensors of `NAME.safetensors`. Raises OutputError, with the file's name, where it is missing or broken."""
@@ -137,7 +137,7 @@ class ResultFolder:
 
     def file(self, name: str) -> Path:
         """Where the tensors of a name are, or would be. Two names that differ give two files."""
-        safe = results.safe_name(name)
+        safe = files.safe_name(name)
         if safe != name:
             safe = f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         return self.path / f"{safe}.safetensors"
@@ -153,7 +153,7 @@ class ResultFolder:
 
     def _write(self) -> None:
         text = json.dumps(self.manifest, indent=1, ensure_ascii=False) + "\n"
-        results.write(self.path / MANIFEST, lambda file: file.write(text.encode()))
+        files.write(self.path / MANIFEST, lambda file: file.write(text.encode()))
 
     def __repr__(self) -> str:
         return f"ResultFolder({str(self.path)!r}, {self.manifest['kind']}, {self.manifest['progress']})"

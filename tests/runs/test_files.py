@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from torchviz_cnn import results
 from torchviz_cnn.core.errors import OutputError
+from torchviz_cnn.runs import files
 
 
 def half(file: BinaryIO, error: BaseException) -> None:
@@ -31,7 +31,7 @@ def files(folder: Path) -> list[str]:
 def test_it_writes_into_new_folders_and_over_old_files(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "c.bin"
     for content in (b"first, longer", b"second"):
-        assert results.write(str(path), lambda file, content=content: file.write(content)) == path  # type: ignore[misc]
+        assert files.write(str(path), lambda file, content=content: file.write(content)) == path  # type: ignore[misc]
         assert path.read_bytes() == content
     assert files(tmp_path) == ["a", "a/b", "a/b/c.bin"]
 
@@ -46,7 +46,7 @@ def test_a_failure_midway_leaves_what_was_there(error: BaseException, existing: 
         path.write_bytes(b"old")
     expected = OutputError if isinstance(error, OSError) else type(error)
     with pytest.raises(expected, match=r"No space left|stop") as caught:
-        results.write(path, lambda file: half(file, error))
+        files.write(path, lambda file: half(file, error))
     assert files(tmp_path) == (["a.bin"] if existing else [])
     if existing:
         assert path.read_bytes() == b"old"
@@ -63,7 +63,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
         file.flush()
         assert path.read_bytes() == b"old"
 
-    results.write(path, fill)
+    files.write(path, fill)
     assert path.read_bytes() == b"new"
 
 
@@ -78,26 +78,26 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
         ("a\0b.png", "cannot write"),
     ):
         with pytest.raises(OutputError, match=message):
-            results.write(tmp_path / place, lambda file: file.write(b"1"))
+            files.write(tmp_path / place, lambda file: file.write(b"1"))
     assert files(tmp_path) == ["file", "folder.png"]
     assert (tmp_path / "file").read_bytes() == b"kept"
 
 
 def test_a_name_as_long_as_the_disk_allows(tmp_path: Path) -> None:
     path = tmp_path / ("x" * 251 + ".png")
-    results.save_image(path, Image.new("RGB", (2, 2)))
+    files.save_image(path, Image.new("RGB", (2, 2)))
     assert files(tmp_path) == [path.name]
 
 
 def test_a_file_gets_the_usual_permissions(tmp_path: Path) -> None:
     (tmp_path / "plain").write_bytes(b"")
-    results.write(tmp_path / "ours", lambda file: file.write(b""))
+    files.write(tmp_path / "ours", lambda file: file.write(b""))
     assert os.stat(tmp_path / "ours").st_mode == os.stat(tmp_path / "plain").st_mode
 
 
 @pytest.mark.parametrize(("suffix", "kind"), [(".png", "PNG"), (".JPG", "JPEG"), (".webp", "WEBP"), (".tiff", "TIFF")])
 def test_a_picture_has_the_format_of_its_name(suffix: str, kind: str, tmp_path: Path) -> None:
-    path = results.save_image(tmp_path / f"a{suffix}", Image.new("RGB", (5, 4), "red"))
+    path = files.save_image(tmp_path / f"a{suffix}", Image.new("RGB", (5, 4), "red"))
     with Image.open(path) as image:
         assert (image.format, image.size) == (kind, (5, 4))
 
@@ -105,24 +105,24 @@ def test_a_picture_has_the_format_of_its_name(suffix: str, kind: str, tmp_path: 
 @pytest.mark.parametrize("name", ["a", "a.xyz", "a.psd", ".png"])
 def test_unknown_picture_formats(name: str, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"no picture format .* use .png"):
-        results.save_image(tmp_path / name, Image.new("RGB", (5, 4)))
+        files.save_image(tmp_path / name, Image.new("RGB", (5, 4)))
     assert files(tmp_path) == []
 
 
 def test_a_picture_that_its_format_cannot_hold(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"old")
     with pytest.raises(OutputError, match=r"a\.jpg"):
-        results.save_image(tmp_path / "a.jpg", Image.new("RGBA", (5, 4)))
+        files.save_image(tmp_path / "a.jpg", Image.new("RGBA", (5, 4)))
     assert (tmp_path / "a.jpg").read_bytes() == b"old"
     for name, size in (("a.webp", (20_000, 1)), ("b.jpg", (70_000, 1))):
         with pytest.raises(OutputError, match=name):
-            results.save_image(tmp_path / name, Image.new("RGB", size))
+            files.save_image(tmp_path / name, Image.new("RGB", size))
     assert files(tmp_path) == ["a.jpg"]
 
 
 def test_arrays_come_back(tmp_path: Path) -> None:
     values = torch.arange(6.0).reshape(2, 3).requires_grad_()
-    path = results.save_arrays(
+    path = files.save_arrays(
         tmp_path / "a.npz", {"values": values, "list": [1, 2], "half": torch.ones(2, dtype=torch.bfloat16)}
     )
     with np.load(path) as saved:
@@ -130,19 +130,19 @@ def test_arrays_come_back(tmp_path: Path) -> None:
         assert saved["list"].tolist() == [1, 2]
         assert saved["half"].tolist() == [1, 1]
     with pytest.raises(OutputError, match=r"\.npz"):
-        results.save_arrays(tmp_path / "a.npy", {"values": values})
+        files.save_arrays(tmp_path / "a.npy", {"values": values})
 
 
 def test_tensors_come_back(tmp_path: Path) -> None:
-    path = results.save_tensors(tmp_path / "a.safetensors", {"a": torch.ones(2), "b": torch.zeros(1, 3)}, {"k": "v"})
+    path = files.save_tensors(tmp_path / "a.safetensors", {"a": torch.ones(2), "b": torch.zeros(1, 3)}, {"k": "v"})
     loaded = load_file(path)
     assert torch.equal(loaded["a"], torch.ones(2))
     assert loaded["b"].shape == (1, 3)
     with pytest.raises(OutputError, match=r"\.safetensors"):
-        results.save_tensors(tmp_path / "a.pt", {"a": torch.ones(2)}, {})
+        files.save_tensors(tmp_path / "a.pt", {"a": torch.ones(2)}, {})
     assert files(tmp_path) == ["a.safetensors"]
 
 
 def test_png_bytes_are_the_picture() -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8))
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(results.png(picture)))), np.asarray(picture))
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(files.png(picture)))), np.asarray(picture))
