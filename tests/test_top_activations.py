@@ -399,10 +399,10 @@ def test_channels_last_changes_nothing() -> None:
 
 def test_memory_does_not_hold_the_dataset() -> None:
     """What is kept between batches is as large after many images as after few."""
+    from torchviz_cnn.hooks.untouched import untouched
     from torchviz_cnn.media.dataset import ImageSource
     from torchviz_cnn.methods.top_pass import State, probe, run_pass
     from torchviz_cnn.runs.ranks import Ranks
-    from torchviz_cnn.untouched import untouched
 
     sizes = []
     for count in (20, 60):

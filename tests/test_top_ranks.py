@@ -17,9 +17,9 @@ import torch
 import torchviz_cnn as tvc
 from tests import networks
 from tests.test_top_folder import photos, same_files
+from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.methods.top_pass import State, _join, _plain, probe
 from torchviz_cnn.runs.ranks import Ranks
-from torchviz_cnn.untouched import untouched
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_parts_join_to_the_whole_whoever_found_them(count: int) -> None:
     """Several ranks in turn in one process: what each finds, joined, is what one finds, to the last bit."""
-    from torchviz_cnn.hooks import HookManager
+    from torchviz_cnn.hooks.manager import HookManager
     from torchviz_cnn.media.dataset import ImageSource
     from torchviz_cnn.methods.top_pass import _collector, run_pass
 

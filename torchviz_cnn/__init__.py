@@ -18,7 +18,9 @@ from torchviz_cnn.core.errors import (
     TorchvizError,
     TorchvizWarning,
 )
-from torchviz_cnn.hooks import HookManager
+from torchviz_cnn.hooks.manager import HookManager
+from torchviz_cnn.hooks.relu_rules import ReluRule, relu_rule
+from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers import Description, describe, layer_names
 from torchviz_cnn.media.images import Preprocess, read_image
 from torchviz_cnn.media.photo_folder import PhotoFolder
@@ -36,9 +38,7 @@ from torchviz_cnn.methods.saliency import Saliency, guided_grad_cam, input_x_gra
 from torchviz_cnn.methods.scores import predict
 from torchviz_cnn.methods.top_results import TopActivations
 from torchviz_cnn.models import Network, load_keras_weights, load_model, model_names
-from torchviz_cnn.relu_rules import ReluRule, relu_rule
 from torchviz_cnn.report import Report, report
-from torchviz_cnn.untouched import untouched
 
 __version__ = "0.1.0"
 __all__ = [

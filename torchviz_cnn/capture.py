@@ -16,11 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchviz_cnn.core.errors import InputError, LayerError, did_you_mean
 from torchviz_cnn.core.names import LayerPattern, expand, named_layers
-from torchviz_cnn.hooks import HookManager
+from torchviz_cnn.hooks.manager import HookManager
+from torchviz_cnn.hooks.untouched import lend_input, untouched
 from torchviz_cnn.layers import CONVOLUTIONS, POOLINGS
 from torchviz_cnn.media import render
 from torchviz_cnn.runs import files
-from torchviz_cnn.untouched import lend_input, untouched
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 import torchviz_cnn as tvc
 from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.hooks.relu_rules import OtherActivations
 from torchviz_cnn.media.images import Geometry
-from torchviz_cnn.relu_rules import OtherActivations
 from torchviz_cnn.runs import files
 
 

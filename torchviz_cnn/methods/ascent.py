@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError
 from torchviz_cnn.core.names import named_layers, resolve
+from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.methods import objectives
 from torchviz_cnn.methods.ascent_run import AscentRun, Found, Precision, Size
@@ -21,7 +22,6 @@ from torchviz_cnn.methods.objectives import Objective
 from torchviz_cnn.methods.patterns import Patterns
 from torchviz_cnn.methods.recipes import Normalize, Optimizer, Parameters, Preset, Quality, choose
 from torchviz_cnn.methods.transformations import Transformation
-from torchviz_cnn.untouched import untouched
 
 
 def filter_patterns(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import InputError, LayerError, OutputError
 from torchviz_cnn.core.names import unwrap
+from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers import convolutions
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.methods import objectives
@@ -25,7 +26,6 @@ from torchviz_cnn.methods.patterns import Patterns
 from torchviz_cnn.methods.recipes import Preset, Quality, Recipe, as_settings, choose, from_settings
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import Ranks
-from torchviz_cnn.untouched import untouched
 
 Rectify = Literal["first", "always", "never"]
 KIND = "atlas"

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import LayerError, ModelError
-from torchviz_cnn.hooks import HookManager
+from torchviz_cnn.hooks.manager import HookManager
+from torchviz_cnn.hooks.untouched import lend_input, untouched
 from torchviz_cnn.layers import last_spatial_layer
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess, preprocess_of, to_rgb
@@ -28,7 +29,6 @@ from torchviz_cnn.methods.scores import (
     score_of,
 )
 from torchviz_cnn.runs import files
-from torchviz_cnn.untouched import lend_input, untouched
 
 _LARGE = 64  # what follows a layer is linear if it is so at one size of input and at 64 times that
 

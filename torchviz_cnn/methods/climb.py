@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import InputError, ModelError
-from torchviz_cnn.hooks import HookManager
+from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.methods.image_parameters import ImageParameters
 from torchviz_cnn.methods.objectives import Objective, Seen
 from torchviz_cnn.methods.recipes import Normalize, Recipe

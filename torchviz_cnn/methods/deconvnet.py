@@ -15,14 +15,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import InputError, LayerError, ModelError
-from torchviz_cnn.hooks import HookManager
+from torchviz_cnn.hooks.manager import HookManager
+from torchviz_cnn.hooks.relu_rules import OtherActivations, relu_rule
+from torchviz_cnn.hooks.untouched import lend_input, untouched
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess, preprocess_of
 from torchviz_cnn.methods.maps import keep_maps, require_images, seen_picture
 from torchviz_cnn.methods.scores import gradients_at
-from torchviz_cnn.relu_rules import OtherActivations, relu_rule
 from torchviz_cnn.runs import files
-from torchviz_cnn.untouched import lend_input, untouched
 
 Unit = Literal["strongest", "all"] | tuple[int, int]
 Channels = int | Sequence[int] | None

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import EmptyMapWarning, InputError, LayerError
-from torchviz_cnn.hooks import ForwardHook
+from torchviz_cnn.hooks.manager import ForwardHook
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess, seen_box, to_rgb
 from torchviz_cnn.methods.scores import probabilities

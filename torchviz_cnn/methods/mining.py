@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import InputError, SkippedWarning
+from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.media.images import preprocess_of
 from torchviz_cnn.media.photo_folder import PhotoFolder
@@ -23,7 +24,6 @@ from torchviz_cnn.methods.top_pass import STATE, Layers, Probe, State, probe, ru
 from torchviz_cnn.methods.top_results import KIND, RESULTS, TopActivations
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import joined
-from torchviz_cnn.untouched import untouched
 
 _SPARE = 8
 """How many candidates per channel are kept beyond k, for images that are equal within rounding."""

@@ -14,7 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import InputError
-from torchviz_cnn.hooks import HookManager
+from torchviz_cnn.hooks.manager import HookManager
+from torchviz_cnn.hooks.relu_rules import OtherActivations, ReluRule, Rule, relu_rule
+from torchviz_cnn.hooks.untouched import lend_input, untouched
 from torchviz_cnn.layers import LastMap
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess, preprocess_of, to_rgb
@@ -28,9 +30,7 @@ from torchviz_cnn.methods.scores import (
     resolve_target,
     score_of,
 )
-from torchviz_cnn.relu_rules import OtherActivations, ReluRule, Rule, relu_rule
 from torchviz_cnn.runs import files
-from torchviz_cnn.untouched import lend_input, untouched
 
 Channels = Literal["max", "sum"]
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import InputError, ModelError, TargetError, did_you_mean
-from torchviz_cnn.untouched import lend_input, untouched
+from torchviz_cnn.hooks.untouched import lend_input, untouched
 
 Score = Literal["logit", "probability", "log_probability", "cross_entropy"]
 Target = int | Tensor | Sequence[Any] | np.ndarray[Any, Any] | None

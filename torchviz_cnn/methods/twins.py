@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn.core.names import named_layers
-from torchviz_cnn.hooks import HookManager
+from torchviz_cnn.hooks.manager import HookManager
 
 
 def twin(model: nn.Module) -> nn.Module | None:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from torchviz_cnn.interrupts import let_through
+from torchviz_cnn.hooks.interrupts import let_through
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")

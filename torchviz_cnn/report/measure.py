@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import LayerError
 from torchviz_cnn.core.names import LayerPattern, expand, named_layers
-from torchviz_cnn.hooks import HookManager
+from torchviz_cnn.hooks.manager import HookManager
+from torchviz_cnn.hooks.relu_rules import Rule, relu_rule
+from torchviz_cnn.hooks.untouched import lend_input, untouched
 from torchviz_cnn.layers import CONVOLUTIONS, POOLINGS, last_spatial_layer
 from torchviz_cnn.methods.maps import require_maps
 from torchviz_cnn.methods.scores import class_outputs, score_gradients
-from torchviz_cnn.relu_rules import Rule, relu_rule
-from torchviz_cnn.untouched import lend_input, untouched
 
 MAP_SIDE = 96
 """Activation maps are averaged down to at most this many pixels a side before they are kept."""

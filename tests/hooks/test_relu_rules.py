@@ -15,7 +15,7 @@ import torchviz_cnn as tvc
 from tests import networks
 from tests.conftest import unchanged
 from tests.networks import CLASSES, images, seeded
-from torchviz_cnn.relu_rules import relu_rule
+from torchviz_cnn.hooks.relu_rules import relu_rule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

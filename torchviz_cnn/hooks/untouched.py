@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from torchviz_cnn.core.errors import InputError, ModelError
 from torchviz_cnn.core.names import unwrap
-from torchviz_cnn.interrupts import guarded, held, let_through
+from torchviz_cnn.hooks.interrupts import guarded, held, let_through
 
 
 @contextmanager

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn import interrupts
 from torchviz_cnn.core.errors import HookError, InputError, LayerError
 from torchviz_cnn.core.names import Call, call_name, is_compiled, named_layers, resolve, unwrap
-from torchviz_cnn.interrupts import deliver, held, let_through
+from torchviz_cnn.hooks import interrupts
+from torchviz_cnn.hooks.interrupts import deliver, held, let_through
 
 ForwardHook = Callable[[str, Any], Any]
 BackwardHook = Callable[[str, Tensor], Any]

@@ -15,7 +15,7 @@ from tests import networks
 from tests.conftest import unchanged
 from tests.networks import images
 from torchviz_cnn.core.errors import HookError, LayerError
-from torchviz_cnn.hooks import HookManager
+from torchviz_cnn.hooks.manager import HookManager
 
 
 class Bomb(nn.Module):

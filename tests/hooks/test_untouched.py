@@ -22,10 +22,10 @@ from tests.conftest import unchanged
 from tests.networks import NETWORKS, images
 from torchviz_cnn.capture import capture
 from torchviz_cnn.core.errors import InputError, ModelError
-from torchviz_cnn.hooks import HookManager
+from torchviz_cnn.hooks.manager import HookManager
+from torchviz_cnn.hooks.untouched import lend_input, untouched
 from torchviz_cnn.layers import describe, layer_names
 from torchviz_cnn.methods.cam import grad_cam
-from torchviz_cnn.untouched import lend_input, untouched
 
 Mode = Callable[[], AbstractContextManager[Any]]
 MODES: dict[str, Mode] = {"plain": nullcontext, "no_grad": torch.no_grad, "inference": torch.inference_mode}
