@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import torchviz_cnn as tvc
 from tests import networks
-from torchviz_cnn.layers import convolutions
+from torchviz_cnn.layers.describe import convolutions
 from torchviz_cnn.methods.recipes import RECIPES, Normalize, Preset
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.DeadFilterWarning")]

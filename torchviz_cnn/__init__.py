@@ -1,6 +1,5 @@
 """torchviz_cnn: see what a convolutional network sees."""
 
-from torchviz_cnn.capture import Activations, capture
 from torchviz_cnn.core.errors import (
     CheckpointError,
     DeadFilterWarning,
@@ -21,7 +20,8 @@ from torchviz_cnn.core.errors import (
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.relu_rules import ReluRule, relu_rule
 from torchviz_cnn.hooks.untouched import untouched
-from torchviz_cnn.layers import Description, describe, layer_names
+from torchviz_cnn.layers.capture import Activations, capture
+from torchviz_cnn.layers.describe import Description, describe, layer_names
 from torchviz_cnn.media.images import Preprocess, read_image
 from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.methods import objectives, transformations

@@ -21,7 +21,7 @@ from torchviz_cnn.commands.shared import (
     together,
 )
 from torchviz_cnn.core.errors import InputError
-from torchviz_cnn.layers import convolutions
+from torchviz_cnn.layers.describe import convolutions
 from torchviz_cnn.runs import files
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import InputError, ModelError
 from torchviz_cnn.hooks.manager import HookManager
-from torchviz_cnn.layers import input_channels
+from torchviz_cnn.layers.describe import input_channels
 from torchviz_cnn.media.images import Preprocess, preprocess_of
 from torchviz_cnn.methods import objectives
 from torchviz_cnn.methods.climb import Climb

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchviz_cnn.core.errors import InputError, LayerError, OutputError
 from torchviz_cnn.core.names import unwrap
 from torchviz_cnn.hooks.untouched import untouched
-from torchviz_cnn.layers import convolutions
+from torchviz_cnn.layers.describe import convolutions
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.methods import objectives
 from torchviz_cnn.methods.ascent import chosen_channels, one_call, steps_bar

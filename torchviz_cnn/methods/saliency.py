@@ -17,7 +17,7 @@ from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.relu_rules import OtherActivations, ReluRule, Rule, relu_rule
 from torchviz_cnn.hooks.untouched import lend_input, untouched
-from torchviz_cnn.layers import LastMap
+from torchviz_cnn.layers.describe import LastMap
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess, preprocess_of, to_rgb
 from torchviz_cnn.methods.maps import OnPhoto, keep_maps, require_images, require_maps, warn_of_empty

@@ -16,11 +16,11 @@ from torchviz_cnn.core.errors import InputError, LayerError, ModelError, OutputE
 from torchviz_cnn.core.names import LayerPattern, expand, named_layers
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.untouched import lend_input
-from torchviz_cnn.layers import CONVOLUTIONS, input_channels, receptive_fields
+from torchviz_cnn.layers.describe import CONVOLUTIONS, input_channels, receptive_fields
+from torchviz_cnn.layers.receptive_field import ReceptiveField
 from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.methods.reading import Batch, Cut, OneByOne, read_batches, skip_reason
 from torchviz_cnn.methods.top_tally import Candidates, Collector, Sums, Tally, as_maps
-from torchviz_cnn.receptive_field import ReceptiveField
 from torchviz_cnn.runs.folder import ResultFolder
 from torchviz_cnn.runs.ranks import Ranks
 

@@ -15,11 +15,11 @@ from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.relu_rules import OtherActivations, relu_rule
 from torchviz_cnn.hooks.untouched import lend_input, untouched
+from torchviz_cnn.layers.receptive_field import ReceptiveField
 from torchviz_cnn.media import render
 from torchviz_cnn.media.dataset import ImageSource, Seen
 from torchviz_cnn.methods.scores import gradients_at
 from torchviz_cnn.methods.top_tally import as_maps
-from torchviz_cnn.receptive_field import ReceptiveField
 
 Projection = Literal["deconvnet", "guided"]
 _ROWS = 16

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import InputError, LayerError, OutputError, did_you_mean
 from torchviz_cnn.hooks.relu_rules import OtherActivations
+from torchviz_cnn.layers.receptive_field import ReceptiveField
 from torchviz_cnn.media.dataset import ImageSource, Seen
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.media.photo_folder import PhotoFolder
@@ -31,7 +32,6 @@ from torchviz_cnn.methods.top_patches import (
     projection_image,
     tile,
 )
-from torchviz_cnn.receptive_field import ReceptiveField
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import CheckpointError, InputError, ModelError, did_you_mean
-from torchviz_cnn.layers import input_channels
+from torchviz_cnn.layers.describe import input_channels
 from torchviz_cnn.media.images import Geometry, Preprocess, remember_preprocess
 from torchviz_cnn.models.bundled import BUNDLED, bundled_path
 from torchviz_cnn.models.catalogue import CATALOGUE, Entry

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from torchviz_cnn.core.errors import ImageError, InputError, LayerError, ModelError, OutputError
 from torchviz_cnn.core.names import LayerPattern, named_layers, resolve, unwrap
-from torchviz_cnn.layers import POOLINGS, Description, describe
+from torchviz_cnn.layers.describe import POOLINGS, Description, describe
 from torchviz_cnn.media.images import read_image, to_rgb
 from torchviz_cnn.methods.top_results import TopActivations
 from torchviz_cnn.models import Network

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.layers import Description, LayerInfo
+from torchviz_cnn.layers.describe import Description, LayerInfo
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import to_rgb
 from torchviz_cnn.methods.scores import probabilities

@@ -18,7 +18,7 @@ from torchviz_cnn.core.errors import InputError, LayerError, did_you_mean
 from torchviz_cnn.core.names import LayerPattern, expand, named_layers
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.untouched import lend_input, untouched
-from torchviz_cnn.layers import CONVOLUTIONS, POOLINGS
+from torchviz_cnn.layers.describe import CONVOLUTIONS, POOLINGS
 from torchviz_cnn.media import render
 from torchviz_cnn.runs import files
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from tests import networks
 from tests.conftest import unchanged
 from tests.networks import NETWORKS, images
-from torchviz_cnn.capture import Activations, KeptValues, capture
 from torchviz_cnn.core.errors import InputError, LayerError, OutputError
+from torchviz_cnn.layers.capture import Activations, KeptValues, capture
 from torchviz_cnn.media import render
 
 

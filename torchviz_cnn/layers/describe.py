@@ -13,7 +13,7 @@ from torchviz_cnn.core.errors import InputError, LayerError, ModelError
 from torchviz_cnn.core.names import named_layers, resolve, unwrap
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.untouched import lend_input, untouched
-from torchviz_cnn.receptive_field import PositiveNetwork, ReceptiveField
+from torchviz_cnn.layers.receptive_field import PositiveNetwork, ReceptiveField
 
 CONVOLUTIONS: tuple[type[nn.Module], ...] = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
