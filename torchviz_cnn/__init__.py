@@ -35,10 +35,10 @@ from torchviz_cnn.methods.mining import top_activations
 from torchviz_cnn.methods.occlusion import Occlusion, occlusion
 from torchviz_cnn.methods.patterns import Patterns
 from torchviz_cnn.methods.saliency import Saliency, guided_grad_cam, input_x_gradient, saliency
-from torchviz_cnn.methods.scores import predict
 from torchviz_cnn.methods.top_results import TopActivations
 from torchviz_cnn.models import Network, load_keras_weights, load_model, model_names
 from torchviz_cnn.report import Report, report
+from torchviz_cnn.scores.targets import predict
 
 __version__ = "0.1.0"
 __all__ = [

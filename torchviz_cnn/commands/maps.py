@@ -27,8 +27,8 @@ from torchviz_cnn.commands.shared import (
 )
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.media import render
-from torchviz_cnn.methods.scores import Score
 from torchviz_cnn.runs import files
+from torchviz_cnn.scores.targets import Score
 
 KINDS = ("heatmap", "overlay", "panel")
 SALIENCY_METHODS = (

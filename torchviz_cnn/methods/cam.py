@@ -19,7 +19,8 @@ from torchviz_cnn.layers.describe import last_spatial_layer
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess, preprocess_of, to_rgb
 from torchviz_cnn.methods.maps import OnPhoto, require_images, require_maps, warn_of_empty
-from torchviz_cnn.methods.scores import (
+from torchviz_cnn.runs import files
+from torchviz_cnn.scores.targets import (
     Score,
     Target,
     check_score,
@@ -28,7 +29,6 @@ from torchviz_cnn.methods.scores import (
     resolve_target,
     score_of,
 )
-from torchviz_cnn.runs import files
 
 _LARGE = 64  # what follows a layer is linear if it is so at one size of input and at 64 times that
 

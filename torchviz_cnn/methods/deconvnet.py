@@ -21,8 +21,8 @@ from torchviz_cnn.hooks.untouched import lend_input, untouched
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess, preprocess_of
 from torchviz_cnn.methods.maps import keep_maps, require_images, seen_picture
-from torchviz_cnn.methods.scores import gradients_at
 from torchviz_cnn.runs import files
+from torchviz_cnn.scores.targets import gradients_at
 
 Unit = Literal["strongest", "all"] | tuple[int, int]
 Channels = int | Sequence[int] | None

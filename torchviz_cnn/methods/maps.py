@@ -15,8 +15,8 @@ from torchviz_cnn.core.errors import EmptyMapWarning, InputError, LayerError
 from torchviz_cnn.hooks.manager import ForwardHook
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess, seen_box, to_rgb
-from torchviz_cnn.methods.scores import probabilities
 from torchviz_cnn.runs import files
+from torchviz_cnn.scores.targets import probabilities
 
 
 def require_images(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchviz_cnn.core.errors import InputError, LayerError
-from torchviz_cnn.methods.scores import Score, check_score, class_outputs, resolve_target, score_of
+from torchviz_cnn.scores.targets import Score, check_score, class_outputs, resolve_target, score_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,8 +18,8 @@ from torchviz_cnn.hooks.untouched import lend_input, untouched
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess, preprocess_of, to_rgb
 from torchviz_cnn.methods.maps import OnPhoto, require_images, warn_of_empty
-from torchviz_cnn.methods.scores import Score, Target, check_score, class_outputs, resolve_target, score_of
 from torchviz_cnn.runs import files
+from torchviz_cnn.scores.targets import Score, Target, check_score, class_outputs, resolve_target, score_of
 
 _CACHED = 8  # images at a time on a CPU: more fall out of its cache, and take up to twice as long each
 _PARALLEL = 128

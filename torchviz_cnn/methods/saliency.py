@@ -21,7 +21,8 @@ from torchviz_cnn.layers.describe import LastMap
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess, preprocess_of, to_rgb
 from torchviz_cnn.methods.maps import OnPhoto, keep_maps, require_images, require_maps, warn_of_empty
-from torchviz_cnn.methods.scores import (
+from torchviz_cnn.runs import files
+from torchviz_cnn.scores.targets import (
     Score,
     Target,
     check_score,
@@ -30,7 +31,6 @@ from torchviz_cnn.methods.scores import (
     resolve_target,
     score_of,
 )
-from torchviz_cnn.runs import files
 
 Channels = Literal["max", "sum"]
 

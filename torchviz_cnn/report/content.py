@@ -14,11 +14,11 @@ from torch import Tensor
 from torchviz_cnn.layers.describe import Description, LayerInfo
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import to_rgb
-from torchviz_cnn.methods.scores import probabilities
 from torchviz_cnn.models import Network
 from torchviz_cnn.report.encode import Blocks, figure, figures, levels, within
 from torchviz_cnn.report.measure import LayerMaps, Measured
 from torchviz_cnn.report.strongest import Strongest
+from torchviz_cnn.scores.targets import probabilities
 
 PHOTO_SIDE = 640
 PIXEL_SIDE = 224

@@ -17,7 +17,7 @@ from torchviz_cnn.hooks.relu_rules import Rule, relu_rule
 from torchviz_cnn.hooks.untouched import lend_input, untouched
 from torchviz_cnn.layers.describe import CONVOLUTIONS, POOLINGS, last_spatial_layer
 from torchviz_cnn.methods.maps import require_maps
-from torchviz_cnn.methods.scores import class_outputs, score_gradients
+from torchviz_cnn.scores.targets import class_outputs, score_gradients
 
 MAP_SIDE = 96
 """Activation maps are averaged down to at most this many pixels a side before they are kept."""
