@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VGG, vgg16
 
+from torchviz_cnn.attribution.cam import grad_cam
 from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning, TorchvizWarning
-from torchviz_cnn.methods.cam import grad_cam
 from torchviz_cnn.models.convnets import convnet_2017, convnet_2025, fashion_mnist_convnet
 from torchviz_cnn.models.keras_import import load_keras_weights
 from torchviz_cnn.models.xception import mini_xception, mini_xception_fer2013, xception

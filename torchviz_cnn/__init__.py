@@ -1,5 +1,9 @@
 """torchviz_cnn: see what a convolutional network sees."""
 
+from torchviz_cnn.attribution.cam import Heatmap, class_activation_map, grad_cam
+from torchviz_cnn.attribution.occlusion import Occlusion, occlusion
+from torchviz_cnn.attribution.saliency import Saliency, guided_grad_cam, input_x_gradient, saliency
+from torchviz_cnn.attribution.smoothing import integrated_gradients, smooth_grad
 from torchviz_cnn.core.errors import (
     CheckpointError,
     DeadFilterWarning,
@@ -27,14 +31,10 @@ from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.methods import objectives, transformations
 from torchviz_cnn.methods.ascent import filter_patterns, maximize
 from torchviz_cnn.methods.atlas import Atlas, filter_atlas
-from torchviz_cnn.methods.averaged import integrated_gradients, smooth_grad
-from torchviz_cnn.methods.cam import Heatmap, class_activation_map, grad_cam
 from torchviz_cnn.methods.compare import Comparison, FirstFilters, compare, first_filters
 from torchviz_cnn.methods.deconvnet import Deconvolution, deconvnet, max_pool_with_switches, unpool
 from torchviz_cnn.methods.mining import top_activations
-from torchviz_cnn.methods.occlusion import Occlusion, occlusion
 from torchviz_cnn.methods.patterns import Patterns
-from torchviz_cnn.methods.saliency import Saliency, guided_grad_cam, input_x_gradient, saliency
 from torchviz_cnn.methods.top_results import TopActivations
 from torchviz_cnn.models import Network, load_keras_weights, load_model, model_names
 from torchviz_cnn.report import Report, report

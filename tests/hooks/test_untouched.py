@@ -20,12 +20,12 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from tests import networks
 from tests.conftest import unchanged
 from tests.networks import NETWORKS, images
+from torchviz_cnn.attribution.cam import grad_cam
 from torchviz_cnn.core.errors import InputError, ModelError
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.untouched import lend_input, untouched
 from torchviz_cnn.layers.capture import capture
 from torchviz_cnn.layers.describe import describe, layer_names
-from torchviz_cnn.methods.cam import grad_cam
 
 Mode = Callable[[], AbstractContextManager[Any]]
 MODES: dict[str, Mode] = {"plain": nullcontext, "no_grad": torch.no_grad, "inference": torch.inference_mode}

@@ -13,10 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 from tests import networks
 from tests.networks import NETWORKS, images
+from torchviz_cnn.attribution.saliency import guided_grad_cam
 from torchviz_cnn.core.errors import InputError, LayerError, ModelError
 from torchviz_cnn.core.names import call_name, expand, named_layers, resolve
 from torchviz_cnn.layers.describe import describe, input_channels, last_spatial_layer, layer_names
-from torchviz_cnn.methods.saliency import guided_grad_cam
 
 
 def field_of(model: nn.Module, size: int | tuple[int, int] = 32) -> dict[str, tuple[int, float, int, bool]]:

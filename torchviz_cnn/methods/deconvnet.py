@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from torchviz_cnn.attribution.result import keep_maps, require_images, seen_picture
 from torchviz_cnn.core.errors import InputError, LayerError, ModelError
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.relu_rules import OtherActivations, relu_rule
 from torchviz_cnn.hooks.untouched import lend_input, untouched
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess, preprocess_of
-from torchviz_cnn.methods.maps import keep_maps, require_images, seen_picture
 from torchviz_cnn.runs import files
 from torchviz_cnn.scores.targets import gradients_at
 

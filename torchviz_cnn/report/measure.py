@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchviz_cnn.attribution.result import require_maps
 from torchviz_cnn.core.errors import LayerError
 from torchviz_cnn.core.names import LayerPattern, expand, named_layers
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.relu_rules import Rule, relu_rule
 from torchviz_cnn.hooks.untouched import lend_input, untouched
 from torchviz_cnn.layers.describe import CONVOLUTIONS, POOLINGS, last_spatial_layer
-from torchviz_cnn.methods.maps import require_maps
 from torchviz_cnn.scores.targets import class_outputs, score_gradients
 
 MAP_SIDE = 96

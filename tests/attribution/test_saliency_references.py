@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import torchviz_cnn as tvc
 from tests import networks
 from tests.test_deconvnet import close, everywhere, explicit, strongest
-from torchviz_cnn.methods.averaged import gaussian
+from torchviz_cnn.attribution.smoothing import gaussian
 from torchviz_cnn.models import zfnet
 
 pytestmark = pytest.mark.slow

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from torchviz_cnn.attribution.result import OnPhoto, keep_maps, require_images, require_maps, warn_of_empty
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.relu_rules import OtherActivations, ReluRule, Rule, relu_rule
@@ -20,7 +21,6 @@ from torchviz_cnn.hooks.untouched import lend_input, untouched
 from torchviz_cnn.layers.describe import LastMap
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess, preprocess_of, to_rgb
-from torchviz_cnn.methods.maps import OnPhoto, keep_maps, require_images, require_maps, warn_of_empty
 from torchviz_cnn.runs import files
 from torchviz_cnn.scores.targets import (
     Score,

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchviz_cnn.attribution.result import require_images
+from torchviz_cnn.attribution.saliency import Channels, Saliency, check_options, differentiate, explained
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.relu_rules import OtherActivations, Rule, relu_rule
 from torchviz_cnn.hooks.untouched import lend_input, untouched
-from torchviz_cnn.methods.maps import require_images
-from torchviz_cnn.methods.saliency import Channels, Saliency, check_options, differentiate, explained
 from torchviz_cnn.scores.targets import Score, Target, class_outputs, resolve_target, score_of
 
 Statistic = Literal["mean", "square", "variance"]

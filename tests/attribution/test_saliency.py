@@ -18,8 +18,8 @@ import torchviz_cnn as tvc
 from tests import networks
 from tests.conftest import unchanged
 from tests.networks import CLASSES, images
+from torchviz_cnn.attribution.smoothing import gaussian
 from torchviz_cnn.media.images import remember_preprocess
-from torchviz_cnn.methods.averaged import gaussian
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from torchviz_cnn.attribution.result import OnPhoto, require_images, require_maps, warn_of_empty
 from torchviz_cnn.core.errors import LayerError, ModelError
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.untouched import lend_input, untouched
 from torchviz_cnn.layers.describe import last_spatial_layer
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess, preprocess_of, to_rgb
-from torchviz_cnn.methods.maps import OnPhoto, require_images, require_maps, warn_of_empty
 from torchviz_cnn.runs import files
 from torchviz_cnn.scores.targets import (
     Score,

@@ -1,0 +1,1 @@
+"""Where the evidence for a target lies: class heatmaps, saliency and occlusion."""
