@@ -21,6 +21,8 @@ from torchviz_cnn.core.errors import (
     TorchvizError,
     TorchvizWarning,
 )
+from torchviz_cnn.deconv.compare import Comparison, FirstFilters, compare, first_filters
+from torchviz_cnn.deconv.deconvnet import Deconvolution, deconvnet, max_pool_with_switches, unpool
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.relu_rules import ReluRule, relu_rule
 from torchviz_cnn.hooks.untouched import untouched
@@ -31,8 +33,6 @@ from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.methods import objectives, transformations
 from torchviz_cnn.methods.ascent import filter_patterns, maximize
 from torchviz_cnn.methods.atlas import Atlas, filter_atlas
-from torchviz_cnn.methods.compare import Comparison, FirstFilters, compare, first_filters
-from torchviz_cnn.methods.deconvnet import Deconvolution, deconvnet, max_pool_with_switches, unpool
 from torchviz_cnn.methods.mining import top_activations
 from torchviz_cnn.methods.patterns import Patterns
 from torchviz_cnn.methods.top_results import TopActivations

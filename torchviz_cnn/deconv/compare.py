@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import InputError, ModelError
 from torchviz_cnn.core.names import named_layers
+from torchviz_cnn.deconv.deconvnet import Deconvolution, deconvnet
 from torchviz_cnn.hooks.relu_rules import OtherActivations
 from torchviz_cnn.layers.describe import layer_names
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess
-from torchviz_cnn.methods.deconvnet import Deconvolution, deconvnet
 from torchviz_cnn.runs import files
 
 

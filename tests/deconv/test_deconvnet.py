@@ -17,7 +17,7 @@ import torchviz_cnn as tvc
 from tests import networks
 from tests.conftest import unchanged
 from tests.networks import images, seeded
-from torchviz_cnn.methods.deconvnet import _square
+from torchviz_cnn.deconv.deconvnet import _square
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,0 +1,1 @@
+"""The deconvnet of Zeiler and Fergus, unpooling with switches, and networks compared."""
