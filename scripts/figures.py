@@ -19,8 +19,8 @@ from skimage import data
 
 import torchviz_cnn as tvc
 from torchviz_cnn import demo
+from torchviz_cnn.ascent.recipes import Quality
 from torchviz_cnn.media import render
-from torchviz_cnn.methods.recipes import Quality
 
 
 def main(folder: Path) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 import torchviz_cnn as tvc
 from tests.networks import vgg_like
 from tests.test_report import Page, network, photos
-from torchviz_cnn.methods.atlas import Atlas, filter_atlas
+from torchviz_cnn.ascent.atlas import Atlas, filter_atlas
 from torchviz_cnn.report import patterns
 
 

@@ -1,5 +1,9 @@
 """torchviz_cnn: see what a convolutional network sees."""
 
+from torchviz_cnn.ascent import objectives, transformations
+from torchviz_cnn.ascent.atlas import Atlas, filter_atlas
+from torchviz_cnn.ascent.maximize import filter_patterns, maximize
+from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.attribution.cam import Heatmap, class_activation_map, grad_cam
 from torchviz_cnn.attribution.occlusion import Occlusion, occlusion
 from torchviz_cnn.attribution.saliency import Saliency, guided_grad_cam, input_x_gradient, saliency
@@ -30,11 +34,7 @@ from torchviz_cnn.layers.capture import Activations, capture
 from torchviz_cnn.layers.describe import Description, describe, layer_names
 from torchviz_cnn.media.images import Preprocess, read_image
 from torchviz_cnn.media.photo_folder import PhotoFolder
-from torchviz_cnn.methods import objectives, transformations
-from torchviz_cnn.methods.ascent import filter_patterns, maximize
-from torchviz_cnn.methods.atlas import Atlas, filter_atlas
 from torchviz_cnn.methods.mining import top_activations
-from torchviz_cnn.methods.patterns import Patterns
 from torchviz_cnn.methods.top_results import TopActivations
 from torchviz_cnn.models import Network, load_keras_weights, load_model, model_names
 from torchviz_cnn.report import Report, report

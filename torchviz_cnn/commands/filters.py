@@ -9,12 +9,12 @@ from typing import get_args
 import torch
 
 import torchviz_cnn as tvc
+from torchviz_cnn.ascent.ascent_run import Precision
+from torchviz_cnn.ascent.atlas import Rectify
+from torchviz_cnn.ascent.recipes import RECIPES, Normalize, Optimizer, Parameters, Quality
 from torchviz_cnn.commands.shared import add_network, add_out, network, positive
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.layers.describe import convolutions
-from torchviz_cnn.methods.ascent_run import Precision
-from torchviz_cnn.methods.atlas import Rectify
-from torchviz_cnn.methods.recipes import RECIPES, Normalize, Optimizer, Parameters, Quality
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.ranks import joined
 

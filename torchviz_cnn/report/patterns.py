@@ -11,9 +11,9 @@ from typing import Any
 from PIL import Image
 from torch import nn
 
+from torchviz_cnn.ascent.atlas import Atlas
+from torchviz_cnn.ascent.maximize import filter_patterns
 from torchviz_cnn.core.errors import DeadFilterWarning, InputError, OutputError, TorchvizError
-from torchviz_cnn.methods.ascent import filter_patterns
-from torchviz_cnn.methods.atlas import Atlas
 
 AT_ONCE = 2
 """Channels of a layer before the next layer has its turn; on a graphics card eight times as many."""

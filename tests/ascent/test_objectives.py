@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.networks import images
+from torchviz_cnn.ascent import objectives
+from torchviz_cnn.ascent.objectives import Objective, Seen, inner
 from torchviz_cnn.core.errors import InputError, LayerError
-from torchviz_cnn.methods import objectives
-from torchviz_cnn.methods.objectives import Objective, Seen, inner
 from torchviz_cnn.scores.targets import Score
 
 MAPS = torch.randn(3, 4, 6, 5, generator=torch.Generator().manual_seed(0))

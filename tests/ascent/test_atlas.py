@@ -19,11 +19,11 @@ from PIL import Image
 import torchviz_cnn as tvc
 from tests import networks
 from tests.conftest import unchanged
+from torchviz_cnn.ascent import ascent_run, atlas
+from torchviz_cnn.ascent.ascent_run import Found
 from torchviz_cnn.cli import main
 from torchviz_cnn.core.errors import InputError, LayerError, OutputError
 from torchviz_cnn.layers.describe import convolutions
-from torchviz_cnn.methods import ascent_run, atlas
-from torchviz_cnn.methods.ascent_run import Found
 
 SMALL: dict[str, Any] = {"size": 24, "steps": 3}
 

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from torchviz_cnn.ascent.parameters import InputScale
+from torchviz_cnn.ascent.recipes import Recipe, as_settings
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.media import render
-from torchviz_cnn.methods.image_parameters import InputScale
-from torchviz_cnn.methods.recipes import Recipe, as_settings
 from torchviz_cnn.runs import files
 
 _DEAD = 32

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from torchviz_cnn.ascent.parameters import COLOURS, InputScale, fourier, pixels
+from torchviz_cnn.ascent.transformations import Transformation, drawn, jitter, moved, rotate, scale
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.media.images import Preprocess
-from torchviz_cnn.methods.image_parameters import COLOURS, InputScale, fourier, pixels
-from torchviz_cnn.methods.transformations import Transformation, drawn, jitter, moved, rotate, scale
 
 IMAGENET = InputScale.of(Preprocess(), 3)
 

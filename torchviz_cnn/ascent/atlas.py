@@ -13,17 +13,17 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from torchviz_cnn.ascent import objectives
+from torchviz_cnn.ascent.ascent_run import AscentRun, Found, Measured, Precision, Size
+from torchviz_cnn.ascent.maximize import chosen_channels, one_call, steps_bar
+from torchviz_cnn.ascent.parameters import InputScale
+from torchviz_cnn.ascent.recipes import Preset, Quality, Recipe, as_settings, choose, from_settings
+from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.core.errors import InputError, LayerError, OutputError
 from torchviz_cnn.core.names import unwrap
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.describe import convolutions
 from torchviz_cnn.media.images import Preprocess
-from torchviz_cnn.methods import objectives
-from torchviz_cnn.methods.ascent import chosen_channels, one_call, steps_bar
-from torchviz_cnn.methods.ascent_run import AscentRun, Found, Measured, Precision, Size
-from torchviz_cnn.methods.image_parameters import InputScale
-from torchviz_cnn.methods.patterns import Patterns
-from torchviz_cnn.methods.recipes import Preset, Quality, Recipe, as_settings, choose, from_settings
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import Ranks
 

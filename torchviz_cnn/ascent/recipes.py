@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
+from torchviz_cnn.ascent.transformations import Transformation, jitter, rotate, scale
 from torchviz_cnn.core.errors import InputError, did_you_mean
 from torchviz_cnn.media.render import Order
-from torchviz_cnn.methods.transformations import Transformation, jitter, rotate, scale
 
 Preset = Literal["dlwp-2017", "dlwp-2025", "clean"]
 Quality = Literal["textbook", "clean"]

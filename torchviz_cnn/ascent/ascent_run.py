@@ -13,17 +13,17 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from torchviz_cnn.ascent import objectives
+from torchviz_cnn.ascent.climb import Climb
+from torchviz_cnn.ascent.objectives import Objective
+from torchviz_cnn.ascent.parameters import InputScale, fourier, pixels
+from torchviz_cnn.ascent.recipes import Recipe
+from torchviz_cnn.ascent.twins import made_for_bfloat16, narrowed, output_of, prepare, twin
+from torchviz_cnn.ascent.workers import side_by_side
 from torchviz_cnn.core.errors import InputError, ModelError
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.layers.describe import input_channels
 from torchviz_cnn.media.images import Preprocess, preprocess_of
-from torchviz_cnn.methods import objectives
-from torchviz_cnn.methods.climb import Climb
-from torchviz_cnn.methods.image_parameters import InputScale, fourier, pixels
-from torchviz_cnn.methods.objectives import Objective
-from torchviz_cnn.methods.recipes import Recipe
-from torchviz_cnn.methods.twins import made_for_bfloat16, narrowed, output_of, prepare, twin
-from torchviz_cnn.methods.workers import side_by_side
 
 Precision = Literal["float32", "bfloat16", "auto"]
 Size = int | tuple[int, int]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import torchviz_cnn as tvc
 from tests import networks
+from torchviz_cnn.ascent.recipes import RECIPES, Normalize, Preset
 from torchviz_cnn.layers.describe import convolutions
-from torchviz_cnn.methods.recipes import RECIPES, Normalize, Preset
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.DeadFilterWarning")]
 

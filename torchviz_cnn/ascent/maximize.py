@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from torchviz_cnn.ascent import objectives
+from torchviz_cnn.ascent.ascent_run import AscentRun, Found, Precision, Size
+from torchviz_cnn.ascent.objectives import Objective
+from torchviz_cnn.ascent.recipes import Normalize, Optimizer, Parameters, Preset, Quality, choose
+from torchviz_cnn.ascent.result import Patterns
+from torchviz_cnn.ascent.transformations import Transformation
 from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError
 from torchviz_cnn.core.names import named_layers, resolve
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.media.images import Preprocess
-from torchviz_cnn.methods import objectives
-from torchviz_cnn.methods.ascent_run import AscentRun, Found, Precision, Size
-from torchviz_cnn.methods.objectives import Objective
-from torchviz_cnn.methods.patterns import Patterns
-from torchviz_cnn.methods.recipes import Normalize, Optimizer, Parameters, Preset, Quality, choose
-from torchviz_cnn.methods.transformations import Transformation
 
 
 def filter_patterns(

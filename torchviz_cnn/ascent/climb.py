@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchviz_cnn.ascent.objectives import Objective, Seen
+from torchviz_cnn.ascent.parameters import ImageParameters
+from torchviz_cnn.ascent.recipes import Normalize, Recipe
+from torchviz_cnn.ascent.transformations import drawn, moved
 from torchviz_cnn.core.errors import InputError, ModelError
 from torchviz_cnn.hooks.manager import HookManager
-from torchviz_cnn.methods.image_parameters import ImageParameters
-from torchviz_cnn.methods.objectives import Objective, Seen
-from torchviz_cnn.methods.recipes import Normalize, Recipe
-from torchviz_cnn.methods.transformations import drawn, moved
 
 ATTEMPTS = 3
 """How many starts an image gets before it is said to be dead."""

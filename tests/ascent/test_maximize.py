@@ -25,14 +25,14 @@ from tests import networks
 from tests.conftest import unchanged
 from tests.networks import images
 from torchviz_cnn import objectives
+from torchviz_cnn.ascent.ascent_run import Precision
+from torchviz_cnn.ascent.climb import normalized
+from torchviz_cnn.ascent.recipes import RECIPES, Normalize, Preset, Quality
+from torchviz_cnn.ascent.result import Patterns
+from torchviz_cnn.ascent.transformations import jitter
+from torchviz_cnn.ascent.workers import side_by_side
 from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError, ModelError
 from torchviz_cnn.media.images import Preprocess, remember_preprocess
-from torchviz_cnn.methods.ascent_run import Precision
-from torchviz_cnn.methods.climb import normalized
-from torchviz_cnn.methods.patterns import Patterns
-from torchviz_cnn.methods.recipes import RECIPES, Normalize, Preset, Quality
-from torchviz_cnn.methods.transformations import jitter
-from torchviz_cnn.methods.workers import side_by_side
 
 LAST = {"vgg": "features.7", "functional": "conv4", "reused": "conv3", "residual": "layer2", "squeeze": "features.3"}
 

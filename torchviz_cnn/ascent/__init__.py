@@ -1,0 +1,1 @@
+"""Gradient ascent on the input: filter patterns and any other objective."""
