@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import torchviz_cnn as tvc
 from torchviz_cnn.media.dataset import ImageSource
-from torchviz_cnn.methods.reading import Cut, read_batches, usual_workers
+from torchviz_cnn.topk.reading import Cut, read_batches, usual_workers
 
 LAYERS = ["features.3", "features.7", "features.12"]
 

@@ -34,11 +34,11 @@ from torchviz_cnn.layers.capture import Activations, capture
 from torchviz_cnn.layers.describe import Description, describe, layer_names
 from torchviz_cnn.media.images import Preprocess, read_image
 from torchviz_cnn.media.photo_folder import PhotoFolder
-from torchviz_cnn.methods.mining import top_activations
-from torchviz_cnn.methods.top_results import TopActivations
 from torchviz_cnn.models import Network, load_keras_weights, load_model, model_names
 from torchviz_cnn.report import Report, report
 from torchviz_cnn.scores.targets import predict
+from torchviz_cnn.topk.mining import top_activations
+from torchviz_cnn.topk.result import TopActivations
 
 __version__ = "0.1.0"
 __all__ = [

@@ -9,9 +9,9 @@ from typing import Any, get_args
 
 import torchviz_cnn as tvc
 from torchviz_cnn.commands.shared import add_network, add_out, network, positive
-from torchviz_cnn.methods.top_patches import Projection
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.ranks import joined
+from torchviz_cnn.topk.patches import Projection
 
 
 def add_top(parser: argparse.ArgumentParser) -> None:

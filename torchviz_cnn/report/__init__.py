@@ -22,7 +22,6 @@ from torchviz_cnn.core.errors import ImageError, InputError, LayerError, ModelEr
 from torchviz_cnn.core.names import LayerPattern, named_layers, resolve, unwrap
 from torchviz_cnn.layers.describe import POOLINGS, Description, describe
 from torchviz_cnn.media.images import read_image, to_rgb
-from torchviz_cnn.methods.top_results import TopActivations
 from torchviz_cnn.models import Network
 from torchviz_cnn.report.content import (
     METHODS,
@@ -44,6 +43,7 @@ from torchviz_cnn.report.provenance import how_it_was_made
 from torchviz_cnn.report.strongest import ZEROS, Strongest, add_projections, patches_of, shared_layers, top_of
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.folder import model_checksum
+from torchviz_cnn.topk.result import TopActivations
 
 __all__ = ["Report", "report"]
 

@@ -17,13 +17,13 @@ from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.media.images import preprocess_of
 from torchviz_cnn.media.photo_folder import PhotoFolder
-from torchviz_cnn.methods.channel_statistics import ChannelStatistics
-from torchviz_cnn.methods.near_ties import Settled, settle
-from torchviz_cnn.methods.reading import usual_workers
-from torchviz_cnn.methods.top_pass import STATE, Layers, Probe, State, probe, run_pass
-from torchviz_cnn.methods.top_results import KIND, RESULTS, TopActivations
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import joined
+from torchviz_cnn.topk.near_ties import Settled, settle
+from torchviz_cnn.topk.passes import STATE, Layers, Probe, State, probe, run_pass
+from torchviz_cnn.topk.reading import usual_workers
+from torchviz_cnn.topk.result import KIND, RESULTS, TopActivations
+from torchviz_cnn.topk.statistics import ChannelStatistics
 
 _SPARE = 8
 """How many candidates per channel are kept beyond k, for images that are equal within rounding."""

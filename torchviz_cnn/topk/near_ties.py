@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import RankError
 from torchviz_cnn.media.dataset import ImageSource
-from torchviz_cnn.methods.top_pass import exact_maxima
-from torchviz_cnn.methods.top_tally import Candidates
 from torchviz_cnn.runs.ranks import Ranks
+from torchviz_cnn.topk.passes import exact_maxima
+from torchviz_cnn.topk.tally import Candidates
 
 _USUAL = 32.0
 """What counts as rounding to begin with: as many times the smallest step of a layer's strongest activation."""

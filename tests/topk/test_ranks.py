@@ -18,8 +18,8 @@ import torchviz_cnn as tvc
 from tests import networks
 from tests.test_top_folder import photos, same_files
 from torchviz_cnn.hooks.untouched import untouched
-from torchviz_cnn.methods.top_pass import State, _join, _plain, probe
 from torchviz_cnn.runs.ranks import Ranks
+from torchviz_cnn.topk.passes import State, _join, _plain, probe
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +29,7 @@ def test_parts_join_to_the_whole_whoever_found_them(count: int) -> None:
     """Several ranks in turn in one process: what each finds, joined, is what one finds, to the last bit."""
     from torchviz_cnn.hooks.manager import HookManager
     from torchviz_cnn.media.dataset import ImageSource
-    from torchviz_cnn.methods.top_pass import _collector, run_pass
+    from torchviz_cnn.topk.passes import _collector, run_pass
 
     images = torch.cat([networks.images(9), networks.images(9), networks.images(5, seed=3)])  # with ties
     source = ImageSource([(image, i % 4) for i, image in enumerate(images)])

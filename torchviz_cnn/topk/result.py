@@ -22,8 +22,9 @@ from torchviz_cnn.layers.receptive_field import ReceptiveField
 from torchviz_cnn.media.dataset import ImageSource, Seen
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.media.photo_folder import PhotoFolder
-from torchviz_cnn.methods.channel_statistics import ChannelStatistics, depth_plot
-from torchviz_cnn.methods.top_patches import (
+from torchviz_cnn.runs import files
+from torchviz_cnn.runs.folder import ResultFolder, model_checksum
+from torchviz_cnn.topk.patches import (
     Projection,
     cut,
     field_on_input,
@@ -32,8 +33,7 @@ from torchviz_cnn.methods.top_patches import (
     projection_image,
     tile,
 )
-from torchviz_cnn.runs import files
-from torchviz_cnn.runs.folder import ResultFolder, model_checksum
+from torchviz_cnn.topk.statistics import ChannelStatistics, depth_plot
 
 KIND = "top"
 RESULTS = "results"

@@ -19,7 +19,7 @@ from torchviz_cnn.layers.describe import receptive_fields
 from torchviz_cnn.layers.receptive_field import ReceptiveField
 from torchviz_cnn.media.dataset import ImageSource, Seen
 from torchviz_cnn.media.photo_folder import PhotoFolder, preprocess_of_transform
-from torchviz_cnn.methods.top_patches import cut, field_on_input, on_photo, tile
+from torchviz_cnn.topk.patches import cut, field_on_input, on_photo, tile
 
 
 @pytest.mark.parametrize("layer", ["features.0", "features.5", "features.8", "features.9"])

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from torchviz_cnn.media import render
-from torchviz_cnn.methods.top_tally import Tally
+from torchviz_cnn.topk.tally import Tally
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 import torchviz_cnn as tvc
 from tests import networks
-from torchviz_cnn.methods.channel_statistics import ChannelStatistics, depth_plot
+from torchviz_cnn.topk.statistics import ChannelStatistics, depth_plot
 
 LAYERS = ["features.1", "features.7", "features.8"]
 

@@ -19,10 +19,10 @@ from torchviz_cnn.hooks.untouched import lend_input
 from torchviz_cnn.layers.describe import CONVOLUTIONS, input_channels, receptive_fields
 from torchviz_cnn.layers.receptive_field import ReceptiveField
 from torchviz_cnn.media.dataset import ImageSource
-from torchviz_cnn.methods.reading import Batch, Cut, OneByOne, read_batches, skip_reason
-from torchviz_cnn.methods.top_tally import Candidates, Collector, Sums, Tally, as_maps
 from torchviz_cnn.runs.folder import ResultFolder
 from torchviz_cnn.runs.ranks import Ranks
+from torchviz_cnn.topk.reading import Batch, Cut, OneByOne, read_batches, skip_reason
+from torchviz_cnn.topk.tally import Candidates, Collector, Sums, Tally, as_maps
 
 STATE = "state"
 Layers = LayerPattern | Sequence[LayerPattern] | None

@@ -18,8 +18,8 @@ from torchviz_cnn.hooks.untouched import lend_input, untouched
 from torchviz_cnn.layers.receptive_field import ReceptiveField
 from torchviz_cnn.media import render
 from torchviz_cnn.media.dataset import ImageSource, Seen
-from torchviz_cnn.methods.top_tally import as_maps
 from torchviz_cnn.scores.targets import gradients_at
+from torchviz_cnn.topk.tally import as_maps
 
 Projection = Literal["deconvnet", "guided"]
 _ROWS = 16

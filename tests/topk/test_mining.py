@@ -17,7 +17,8 @@ import torchviz_cnn as tvc
 from tests import networks
 from tests.conftest import unchanged
 from torchviz_cnn.core.errors import InputError, LayerError, SkippedWarning
-from torchviz_cnn.methods import near_ties, top_pass
+from torchviz_cnn.topk import near_ties
+from torchviz_cnn.topk import passes as top_pass
 
 K = 4
 
@@ -401,8 +402,8 @@ def test_memory_does_not_hold_the_dataset() -> None:
     """What is kept between batches is as large after many images as after few."""
     from torchviz_cnn.hooks.untouched import untouched
     from torchviz_cnn.media.dataset import ImageSource
-    from torchviz_cnn.methods.top_pass import State, probe, run_pass
     from torchviz_cnn.runs.ranks import Ranks
+    from torchviz_cnn.topk.passes import State, probe, run_pass
 
     sizes = []
     for count in (20, 60):

@@ -1,0 +1,1 @@
+"""The strongest activations of every channel over a dataset."""
