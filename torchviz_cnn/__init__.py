@@ -35,7 +35,7 @@ from torchviz_cnn.layers.describe import Description, describe, layer_names
 from torchviz_cnn.media.images import Preprocess, read_image
 from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.models import Network, load_keras_weights, load_model, model_names
-from torchviz_cnn.report import Report, report
+from torchviz_cnn.page.report import Report, report
 from torchviz_cnn.scores.targets import predict
 from torchviz_cnn.topk.mining import top_activations
 from torchviz_cnn.topk.result import TopActivations

@@ -9,7 +9,7 @@ from PIL import Image
 
 from torchviz_cnn.core.errors import ImageError
 from torchviz_cnn.models import load_model
-from torchviz_cnn.report import Report, report
+from torchviz_cnn.page.report import Report, report
 
 MODEL = "cats_and_dogs"
 BUDGET = 30.0

@@ -9,7 +9,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-from torchviz_cnn.report.encode import script_json
+from torchviz_cnn.page.encode import script_json
 
 SCRIPTS = ("pictures.js", "stage.js", "layers.js", "unit.js", "report.js")
 
@@ -43,7 +43,7 @@ def _template() -> Any:
 
 @lru_cache
 def _part(name: str) -> str:
-    return files("torchviz_cnn.report").joinpath(name).read_text(encoding="utf-8").strip()
+    return files("torchviz_cnn.page.report").joinpath(name).read_text(encoding="utf-8").strip()
 
 
 def _hash(text: str) -> str:

@@ -168,7 +168,7 @@ def test_without_photos_patterns_stay_in_sight(
     browser: Browser, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     made = {"features.0": {0: Image.new("RGB", (8, 8)), 1: Image.new("RGB", (8, 8))}}
-    monkeypatch.setattr(sys.modules["torchviz_cnn.report"], "make_patterns", lambda *args, **options: made)
+    monkeypatch.setattr(sys.modules["torchviz_cnn.page.report"], "make_patterns", lambda *args, **options: made)
     out = tvc.report(network(vgg_like(), None), [], tmp_path, channels=3)
     with browser.tab() as tab:
         tab.open(out)
@@ -491,7 +491,7 @@ def test_full_size_pages_are_small_and_soon_open(
         """A picture for each channel, as rich as a filter pattern."""
         return {layer: {c: drawn[c % len(drawn)] for c in channels} for layer, channels in wanted.items()}
 
-    monkeypatch.setattr(sys.modules["torchviz_cnn.report"], "make_patterns", patterns)
+    monkeypatch.setattr(sys.modules["torchviz_cnn.page.report"], "make_patterns", patterns)
     found = tvc.report(tvc.load_model("vgg16", "random"), shown, tmp_path)
     assert found.patterns == 13 * 32
     assert found.path.stat().st_size <= 15_000_000

@@ -15,9 +15,9 @@ from torchviz_cnn.layers.describe import Description, LayerInfo
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import to_rgb
 from torchviz_cnn.models import Network
-from torchviz_cnn.report.encode import Blocks, figure, figures, levels, within
-from torchviz_cnn.report.measure import LayerMaps, Measured
-from torchviz_cnn.report.strongest import Strongest
+from torchviz_cnn.page.collect import LayerMaps, Measured
+from torchviz_cnn.page.encode import Blocks, figure, figures, levels, within
+from torchviz_cnn.page.top import Strongest
 from torchviz_cnn.scores.targets import probabilities
 
 PHOTO_SIDE = 640

@@ -19,7 +19,7 @@ import torchviz_cnn as tvc
 from tests.networks import vgg_like
 from tests.test_report import Page, network, photos
 from torchviz_cnn.ascent.atlas import Atlas, filter_atlas
-from torchviz_cnn.report import patterns
+from torchviz_cnn.page.report import patterns
 
 
 def picture(page: Page, block: int) -> Image.Image:
@@ -65,7 +65,7 @@ def test_all_channels_shown_get_patterns_and_no_others(asked: list[Any], tmp_pat
 
 def test_channels_that_there_was_no_time_for_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made = {"features.7": {2: Image.new("RGB", (8, 8)), 3: None}}
-    monkeypatch.setattr(sys.modules["torchviz_cnn.report"], "make_patterns", lambda *args, **options: made)
+    monkeypatch.setattr(sys.modules["torchviz_cnn.page.report"], "make_patterns", lambda *args, **options: made)
     for budget, late in ((60.0, [0, 1]), (0.0, [])):
         found = tvc.report(network(vgg_like()), [], tmp_path, layers=["features.7"], channels=4, budget=budget)
         layer = Page(found).data["layers"][0]

@@ -25,8 +25,8 @@ import torchviz_cnn as tvc
 from tests.conftest import unchanged
 from tests.networks import CLASSES, NETWORKS, vgg_like
 from torchviz_cnn.cli import main
-from torchviz_cnn.report.encode import Blocks, figure, levels, script_json
-from torchviz_cnn.report.measure import HEAT_SIDE, MAP_SIDE, Measured, measure
+from torchviz_cnn.page.collect import HEAT_SIDE, MAP_SIDE, Measured, measure
+from torchviz_cnn.page.encode import Blocks, figure, levels, script_json
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\"'"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.models import Network
-from torchviz_cnn.report.content import Photo
+from torchviz_cnn.page.content import Photo
 from torchviz_cnn.runs.folder import versions
 
 LIBRARIES = ("torchvision", "numpy", "pillow")

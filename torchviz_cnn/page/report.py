@@ -23,7 +23,8 @@ from torchviz_cnn.core.names import LayerPattern, named_layers, resolve, unwrap
 from torchviz_cnn.layers.describe import POOLINGS, Description, describe
 from torchviz_cnn.media.images import read_image, to_rgb
 from torchviz_cnn.models import Network
-from torchviz_cnn.report.content import (
+from torchviz_cnn.page.collect import LayerMaps, measure
+from torchviz_cnn.page.content import (
     METHODS,
     PATTERN_SIDE,
     Photo,
@@ -35,12 +36,11 @@ from torchviz_cnn.report.content import (
     table,
     top_content,
 )
-from torchviz_cnn.report.encode import Blocks, within
-from torchviz_cnn.report.measure import LayerMaps, measure
-from torchviz_cnn.report.page import render_page
-from torchviz_cnn.report.patterns import PatternPictures, from_atlas, make_patterns
-from torchviz_cnn.report.provenance import how_it_was_made
-from torchviz_cnn.report.strongest import ZEROS, Strongest, add_projections, patches_of, shared_layers, top_of
+from torchviz_cnn.page.encode import Blocks, within
+from torchviz_cnn.page.patterns import PatternPictures, from_atlas, make_patterns
+from torchviz_cnn.page.provenance import how_it_was_made
+from torchviz_cnn.page.render import render_page
+from torchviz_cnn.page.top import ZEROS, Strongest, add_projections, patches_of, shared_layers, top_of
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.folder import model_checksum
 from torchviz_cnn.topk.result import TopActivations
