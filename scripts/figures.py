@@ -18,8 +18,8 @@ from saliency_methods import draw
 from skimage import data
 
 import torchviz_cnn as tvc
-from torchviz_cnn import demo
 from torchviz_cnn.ascent.recipes import Quality
+from torchviz_cnn.cli import demo
 from torchviz_cnn.media import render
 
 

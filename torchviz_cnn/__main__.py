@@ -2,6 +2,6 @@
 
 import sys
 
-from torchviz_cnn.cli import main
+from torchviz_cnn.cli.main import main
 
 sys.exit(main())

@@ -21,7 +21,7 @@ from tests import networks
 from tests.conftest import unchanged
 from torchviz_cnn.ascent import ascent_run, atlas
 from torchviz_cnn.ascent.ascent_run import Found
-from torchviz_cnn.cli import main
+from torchviz_cnn.cli.main import main
 from torchviz_cnn.core.errors import InputError, LayerError, OutputError
 from torchviz_cnn.layers.describe import convolutions
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import torchviz_cnn as tvc
 from tests.conftest import unchanged
 from tests.networks import CLASSES, NETWORKS, vgg_like
-from torchviz_cnn.cli import main
+from torchviz_cnn.cli.main import main
 from torchviz_cnn.page.collect import HEAT_SIDE, MAP_SIDE, Measured, measure
 from torchviz_cnn.page.encode import Blocks, figure, levels, script_json
 

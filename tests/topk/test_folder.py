@@ -22,7 +22,7 @@ from torch import Tensor
 
 import torchviz_cnn as tvc
 from tests import networks
-from torchviz_cnn.cli import main
+from torchviz_cnn.cli.main import main
 from torchviz_cnn.core.errors import InputError, OutputError, SkippedWarning
 
 ROOT = Path(__file__).parents[1]

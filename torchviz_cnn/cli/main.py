@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import torchviz_cnn as tvc
-from torchviz_cnn.commands import filters, layers, maps, report, top
+from torchviz_cnn.cli import filters, layers, maps, report, top
 from torchviz_cnn.core.errors import did_you_mean
 
 

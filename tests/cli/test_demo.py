@@ -10,8 +10,8 @@ from PIL import Image
 
 import torchviz_cnn as tvc
 from tests.test_report import Page
-from torchviz_cnn import demo
-from torchviz_cnn.cli import main
+from torchviz_cnn.cli import demo
+from torchviz_cnn.cli.main import main
 
 
 @pytest.fixture

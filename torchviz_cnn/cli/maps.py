@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 import torchviz_cnn as tvc
-from torchviz_cnn.commands.shared import (
+from torchviz_cnn.cli.shared import (
     Pictures,
     add_network,
     add_other_activations,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torchviz_cnn as tvc
-from torchviz_cnn.commands.shared import add_network, add_out, network, positive
+from torchviz_cnn.cli.shared import add_network, add_out, network, positive
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.ranks import joined
 from torchviz_cnn.topk.patches import Projection

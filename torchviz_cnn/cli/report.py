@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import torchviz_cnn as tvc
-from torchviz_cnn import demo
-from torchviz_cnn.commands.shared import add_network, add_out, network, positive
+from torchviz_cnn.cli import demo
+from torchviz_cnn.cli.shared import add_network, add_out, network, positive
 
 
 def add_demo(parser: argparse.ArgumentParser) -> None:

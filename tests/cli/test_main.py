@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from torchviz_cnn import cli
-from torchviz_cnn.cli import main
-from torchviz_cnn.commands.maps import SALIENCY_METHODS
+from torchviz_cnn.cli import main as cli
+from torchviz_cnn.cli.main import main
+from torchviz_cnn.cli.maps import SALIENCY_METHODS
 
 FACTORY = """
 import torch

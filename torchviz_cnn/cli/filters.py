@@ -12,7 +12,7 @@ import torchviz_cnn as tvc
 from torchviz_cnn.ascent.ascent_run import Precision
 from torchviz_cnn.ascent.atlas import Rectify
 from torchviz_cnn.ascent.recipes import RECIPES, Normalize, Optimizer, Parameters, Quality
-from torchviz_cnn.commands.shared import add_network, add_out, network, positive
+from torchviz_cnn.cli.shared import add_network, add_out, network, positive
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.layers.describe import convolutions
 from torchviz_cnn.runs import files

@@ -8,7 +8,7 @@ import sys
 from tqdm import tqdm
 
 import torchviz_cnn as tvc
-from torchviz_cnn.commands.shared import (
+from torchviz_cnn.cli.shared import (
     Pictures,
     add_network,
     add_other_activations,
