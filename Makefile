@@ -5,10 +5,11 @@ PYTHON ?= python
 help:  ## say what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
 
-check:  ## lint, formatting, types
+check:  ## lint, formatting, types, import contracts
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+	$(PYTHON) -c "from importlinter.cli import lint_imports_command as check; check()"
 
 format:  ## repair what can be repaired
 	$(PYTHON) -m ruff check --fix .

@@ -10,7 +10,7 @@ import torchviz_cnn as tvc
 photo, name, weights, *layers = sys.argv[1:]
 net = tvc.load_model(name, weights)
 image = tvc.read_image(photo)
-found = tvc.deconvnet(net.model, net.preprocess(image)[None], layers, top=5)
+found = tvc.deconvnet(net.model, net.preprocess(image)[None], layers, k=5)
 
 print(found)
 found.plot(image).save("deconvnet.png")

@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
     rows = [strip(acts, name) for name in layers]
     save(stack(rows), folder / "depth.png", 1000)
     save(draw(net, photo, patch=32), folder / "saliency_methods.png", 1400)
-    found = tvc.deconvnet(net.model, x, [f"relu{i}" for i in (1, 2, 3, 4, 5)], top=4)
+    found = tvc.deconvnet(net.model, x, [f"relu{i}" for i in (1, 2, 3, 4, 5)], k=4)
     save(found.plot(photo), folder / "deconvnet.png", 1200)
 
     qualities: tuple[Quality, Quality] = ("textbook", "clean")

@@ -1,15 +1,22 @@
-"""torchviz_cnn: see what a convolutional network sees."""
+"""torchviz_cnn: see what a convolutional network sees.
+
+Each function takes a `torch.nn.Module` or a `Network`, and a tensor or, with a Network, photos.
+"""
+
+from typing import TYPE_CHECKING
 
 from torchviz_cnn.ascent import objectives, transformations
 from torchviz_cnn.ascent.atlas import Atlas, filter_atlas
 from torchviz_cnn.ascent.maximize import filter_patterns, maximize
 from torchviz_cnn.ascent.result import Patterns
-from torchviz_cnn.attribution.cam import Heatmap, class_activation_map, grad_cam
+from torchviz_cnn.attribution.cam import CAM_METHODS as _CAM_METHODS
+from torchviz_cnn.attribution.cam import Heatmap, class_activation_map
 from torchviz_cnn.attribution.occlusion import Occlusion, occlusion
 from torchviz_cnn.attribution.saliency import Saliency, guided_grad_cam, input_x_gradient, saliency
 from torchviz_cnn.attribution.smoothing import integrated_gradients, smooth_grad
 from torchviz_cnn.core.errors import (
     CheckpointError,
+    CheckpointWarning,
     DeadFilterWarning,
     EmptyMapWarning,
     GeometryWarning,
@@ -26,25 +33,34 @@ from torchviz_cnn.core.errors import (
     TorchvizWarning,
 )
 from torchviz_cnn.deconv.compare import Comparison, FirstFilters, compare, first_filters
-from torchviz_cnn.deconv.deconvnet import Deconvolution, deconvnet, max_pool_with_switches, unpool
+from torchviz_cnn.deconv.deconvnet import Deconvolution, deconvnet
+from torchviz_cnn.deconv.unpooling import max_pool_with_switches, unpool
 from torchviz_cnn.hooks.manager import HookManager
+from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.hooks.relu_rules import ReluRule, relu_rule
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.capture import Activations, capture
-from torchviz_cnn.layers.describe import Description, describe, layer_names
+from torchviz_cnn.layers.defaults import layer_names
+from torchviz_cnn.layers.describe import Description, describe
 from torchviz_cnn.media.images import Preprocess, read_image
 from torchviz_cnn.media.photo_folder import PhotoFolder
-from torchviz_cnn.models import Network, load_keras_weights, load_model, model_names
+from torchviz_cnn.models import load_keras_weights, load_model, model_names
 from torchviz_cnn.page.report import Report, report
 from torchviz_cnn.scores.targets import predict
 from torchviz_cnn.topk.mining import top_activations
 from torchviz_cnn.topk.result import TopActivations
+
+if TYPE_CHECKING:  # for type checkers, what the table gives at run time
+    from torchviz_cnn.attribution.cam import *  # noqa: F403
+
+globals().update({name: method.function for name, method in _CAM_METHODS.items()})
 
 __version__ = "0.1.0"
 __all__ = [
     "Activations",
     "Atlas",
     "CheckpointError",
+    "CheckpointWarning",
     "Comparison",
     "DeadFilterWarning",
     "Deconvolution",
@@ -82,7 +98,6 @@ __all__ = [
     "filter_atlas",
     "filter_patterns",
     "first_filters",
-    "grad_cam",
     "guided_grad_cam",
     "input_x_gradient",
     "integrated_gradients",
@@ -104,4 +119,5 @@ __all__ = [
     "transformations",
     "unpool",
     "untouched",
+    *_CAM_METHODS,
 ]

@@ -23,7 +23,7 @@ from torchviz_cnn.ascent import ascent_run, atlas
 from torchviz_cnn.ascent.ascent_run import Found
 from torchviz_cnn.cli.main import main
 from torchviz_cnn.core.errors import InputError, LayerError, OutputError
-from torchviz_cnn.layers.describe import convolutions
+from torchviz_cnn.layers.defaults import convolutions
 
 SMALL: dict[str, Any] = {"size": 24, "steps": 3}
 

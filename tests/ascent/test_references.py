@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import torchviz_cnn as tvc
 from tests import networks
 from torchviz_cnn.ascent.recipes import RECIPES, Normalize, Preset
-from torchviz_cnn.layers.describe import convolutions
+from torchviz_cnn.layers.defaults import convolutions
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.DeadFilterWarning")]
 

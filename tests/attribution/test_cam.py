@@ -407,7 +407,7 @@ def test_pictures_of_images_and_classes_are_chosen_and_checked() -> None:
     model, x = networks.gap_linear(), images(2)
     heat = tvc.grad_cam(model, x, target=torch.tensor([[0, 1], [2, 3]]), relu=False)
     photo = Image.new("RGB", (64, 64))
-    assert heat.plot(photo, index=1, k=1, truth="cat", categories=list("abcde")).width > 600
+    assert heat.plot(photo, index=1, nth=1, truth="cat", categories=list("abcde")).width > 600
     assert heat.headline(1, 1, "cat", list("abcde")).startswith("true: cat, predicted: ")
     assert not np.array_equal(heat.map(0, 0), heat.map(1, 0))
     for wrong in (

@@ -170,8 +170,8 @@ def test_pictures_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     found = tvc.occlusion(model, x, torch.tensor([[0, 1], [2, 3]]), patch=8, progress=True)
     assert "patches" in capsys.readouterr().err
     photo = Image.new("RGB", (64, 64))
-    assert found.plot(photo, index=1, k=1).width > 800
-    assert found.overlay(photo, k=1).size == photo.size
+    assert found.plot(photo, index=1, nth=1).width > 800
+    assert found.overlay(photo, nth=1).size == photo.size
     assert found._repr_png_().startswith(b"\x89PNG")
     assert "patch (8, 8), stride (4, 4)" in repr(found)
     with np.load(found.save(tmp_path / "occlusion.npz")) as saved:

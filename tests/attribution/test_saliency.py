@@ -60,7 +60,7 @@ def test_saliency_is_the_gradient(build: Callable[[], nn.Module]) -> None:
     found = tvc.saliency(model, x, 3)
     assert close(found.gradients, expected)
     assert torch.equal(found.values, found.gradients.abs().amax(1))
-    assert torch.equal(tvc.saliency(model, x, 3, channels="sum").values, found.gradients.abs().sum(1))
+    assert torch.equal(tvc.saliency(model, x, 3, reduce="sum").values, found.gradients.abs().sum(1))
     assert close(tvc.input_x_gradient(model, x, 3).gradients, x * expected)
 
 
@@ -332,7 +332,7 @@ def test_errors_of_the_network() -> None:
 
 
 def test_the_grey_picture_is_the_textbooks() -> None:
-    found = tvc.saliency(networks.vgg_like(), images(2), 1, score="cross_entropy", channels="sum")
+    found = tvc.saliency(networks.vgg_like(), images(2), 1, score="cross_entropy", reduce="sum")
     values = np.abs(found.gradients[1].numpy()).sum(0)
     expected = ((values - values.min()) / (values.max() - values.min()) * 255).astype(np.uint8)
     drawn = found.grey(1)
@@ -351,7 +351,7 @@ def test_pictures() -> None:
     over = np.asarray(found.overlay(photo, blend="mix"))
     assert (over[:, :100] == 255).all()  # what the network did not see
     assert (over[:, 100:200] != 255).any()
-    assert found.plot(photo, index=1, k=1, truth="cat", categories=list("abcde")).width > 1000
+    assert found.plot(photo, index=1, nth=1, truth="cat", categories=list("abcde")).width > 1000
     assert found.colour_image(1, 1).size == (32, 32)
     signed = np.asarray(found.signed_image(interpolation="nearest")).astype(int)
     total = found.gradients[0, 0].sum(0).numpy()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import torchviz_cnn as tvc
 from tests import networks
-from tests.test_deconvnet import close, everywhere, explicit, strongest
+from tests.deconv.test_deconvnet import close, everywhere, explicit, strongest
 from torchviz_cnn.attribution.smoothing import gaussian
 from torchviz_cnn.models import zfnet
 
@@ -144,7 +144,7 @@ def test_alexnet_beside_zfnet() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         pair = {"AlexNet": torchvision.models.alexnet(weights=None), "ZFNet": zfnet()}
-    found = tvc.compare({name: (model, batch(1)) for name, model in pair.items()}, top=2)
+    found = tvc.compare({name: (model, batch(1)) for name, model in pair.items()}, k=2)
     assert [len(p.layers) for p in found.projections.values()] == [10, 10]
     assert all(p.values.flatten(2).any(2).all() for p in found.projections.values())
     assert len(found.filters["AlexNet"].filters) == 64
@@ -207,7 +207,7 @@ def test_saliency_equals_the_courses_listing_in_keras() -> None:
     (gradient,) = torch.autograd.grad(loss.sum(), picture)
     listing = np.abs(gradient[0].detach().cpu().numpy()).sum(-1)
     listing = ((listing - listing.min()) / (listing.max() - listing.min()) * 255).astype(np.uint8)
-    ours = tvc.saliency(model, x, 2, score="cross_entropy", channels="sum")
+    ours = tvc.saliency(model, x, 2, score="cross_entropy", reduce="sum")
     assert_equal(ours.gradients, gradient.permute(0, 3, 1, 2), 1e-4)
     assert np.abs(ours.grey().astype(int) - listing).max() <= 1
 

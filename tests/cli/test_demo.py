@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import torchviz_cnn as tvc
-from tests.test_report import Page
+from tests.page.test_report import Page
 from torchviz_cnn.cli import demo
 from torchviz_cnn.cli.main import main
 

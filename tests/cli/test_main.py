@@ -165,7 +165,7 @@ def test_warnings_are_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_as_a_module_and_without_a_terminal(here: Path) -> None:
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     Path("photo.png").rename("фото.png")
     done = subprocess.run(
         [sys.executable, "-m", "torchviz_cnn", "predict", "фото.png", *NET],

@@ -223,7 +223,7 @@ def test_several_layers_in_one_forward() -> None:
 def test_top_units_over_channels() -> None:
     model, x = networks.vgg_like(), images(2)
     maps = tvc.capture(model, x, "features.8")["features.8"]
-    found = tvc.deconvnet(model, x, "features.8", top=4)
+    found = tvc.deconvnet(model, x, "features.8", k=4)
     strength = maps.amax((2, 3))
     assert found.channels.tolist() == strength.topk(4, 1).indices.tolist()
     assert torch.allclose(found.activations, strength.topk(4, 1).values)
@@ -233,7 +233,7 @@ def test_top_units_over_channels() -> None:
     one = tvc.deconvnet(model, x, "features.8")
     assert one.values.shape == (2, 3, 32, 32)
     assert torch.equal(one.channels, found.channels[:, 0])
-    here = tvc.deconvnet(model, x, "features.8", unit=(3, 4), top=2)
+    here = tvc.deconvnet(model, x, "features.8", unit=(3, 4), k=2)
     assert here.channels.tolist() == maps[:, :, 3, 4].topk(2, 1).indices.tolist()
     assert tvc.deconvnet(model, x, "features.8", 1, unit="all").positions.tolist() == [[-1, -1], [-1, -1]]
 
@@ -300,7 +300,7 @@ def test_errors(layer: Any, options: dict[str, Any], error: type[Exception], mes
 
 def test_pictures_and_files(tmp_path: Path) -> None:
     model, x = networks.vgg_like(), images(2)
-    found = tvc.deconvnet(model, x, ["features.0", "features.7"], top=3)
+    found = tvc.deconvnet(model, x, ["features.0", "features.7"], k=3)
     photo = Image.new("RGB", (64, 64), "red")
     assert found.plot(photo, index=1).width > found.plot(index=1).width > 100
     left, top, right, bottom = found.patch(0, 0)
@@ -318,7 +318,7 @@ def test_compare_two_networks(tmp_path: Path) -> None:
     x = images(1)
     pools, other = networks.overlapping_pools(), plain_pools()
     with unchanged(pools, x):
-        found = tvc.compare({"A": (pools, x), "B": (other, x)}, {"A": ["0", "3"]}, top=2)
+        found = tvc.compare({"A": (pools, x), "B": (other, x)}, {"A": ["0", "3"]}, k=2)
     assert found.projections["A"].layers == ("0", "0", "3", "3")
     assert found.projections["B"].layers == ("0", "0", "3", "3", "6", "6")
     assert str(found).splitlines()[0] == "A: 6 filters at 0: 0% dead, 0% near-duplicates"

@@ -22,10 +22,12 @@ from tests.conftest import unchanged
 from tests.networks import NETWORKS, images
 from torchviz_cnn.attribution.cam import grad_cam
 from torchviz_cnn.core.errors import InputError, ModelError
+from torchviz_cnn.hooks.inputs import input_for
 from torchviz_cnn.hooks.manager import HookManager
-from torchviz_cnn.hooks.untouched import lend_input, untouched
+from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.capture import capture
-from torchviz_cnn.layers.describe import describe, layer_names
+from torchviz_cnn.layers.defaults import layer_names
+from torchviz_cnn.layers.describe import describe
 
 Mode = Callable[[], AbstractContextManager[Any]]
 MODES: dict[str, Mode] = {"plain": nullcontext, "no_grad": torch.no_grad, "inference": torch.inference_mode}
@@ -34,7 +36,7 @@ MODES: dict[str, Mode] = {"plain": nullcontext, "no_grad": torch.no_grad, "infer
 def gradient_of_input(model: nn.Module, x: Tensor) -> Tensor:
     """What every gradient method does."""
     with untouched(model) as lent, HookManager(lent) as hooks:
-        leaf = lend_input(lent, x).requires_grad_()
+        leaf = input_for(lent, x).requires_grad_()
         out = hooks.run(leaf, stop_early=False)
         (gradient,) = torch.autograd.grad(out.sum(), leaf)
         return gradient
@@ -348,18 +350,18 @@ def test_what_is_no_model_is_refused() -> None:
 
 def test_the_lent_input_is_a_copy_in_the_models_dtype() -> None:
     model, x = networks.vgg_like().to(torch.float64), images()
-    lent = lend_input(model, x)
+    lent = input_for(model, x)
     assert lent.dtype == torch.float64
-    assert lend_input(networks.vgg_like(), x).data_ptr() != x.data_ptr()
-    assert lend_input(nn.ReLU(), x).data_ptr() != x.data_ptr()
-    assert not lend_input(model, x.requires_grad_()).requires_grad
+    assert input_for(networks.vgg_like(), x).data_ptr() != x.data_ptr()
+    assert input_for(nn.ReLU(), x).data_ptr() != x.data_ptr()
+    assert not input_for(model, x.requires_grad_()).requires_grad
     for wrong, message in (
         (np.zeros(3), "ndarray"),
         (torch.zeros(0, 3, 8, 8), "nothing"),
         (torch.tensor(1.0), "nothing"),
     ):
         with pytest.raises(InputError, match=message):
-            lend_input(model, wrong)  # type: ignore[arg-type]
+            input_for(model, wrong)  # type: ignore[arg-type]
 
 
 class WritesIntoInput(nn.Module):

@@ -16,7 +16,8 @@ from tests.networks import NETWORKS, images
 from torchviz_cnn.attribution.saliency import guided_grad_cam
 from torchviz_cnn.core.errors import InputError, LayerError, ModelError
 from torchviz_cnn.core.names import call_name, expand, named_layers, resolve
-from torchviz_cnn.layers.describe import describe, input_channels, last_spatial_layer, layer_names
+from torchviz_cnn.layers.defaults import explained_layer, input_channels, layer_names
+from torchviz_cnn.layers.describe import describe
 
 
 def field_of(model: nn.Module, size: int | tuple[int, int] = 32) -> dict[str, tuple[int, float, int, bool]]:
@@ -273,13 +274,13 @@ def test_layer_names_of_what_is_no_model() -> None:
     ],
 )
 def test_the_last_layer_with_a_map(name: str, layer: str, pooled: str) -> None:
-    assert last_spatial_layer(NETWORKS[name](), images()) == layer
-    assert last_spatial_layer(NETWORKS[name](), images(), pooled=True) == pooled
+    assert explained_layer(NETWORKS[name](), images()) == layer
+    assert explained_layer(NETWORKS[name](), images(), pooled=True) == pooled
 
 
 def test_a_network_without_maps() -> None:
     with pytest.raises(LayerError, match="no layer with a spatial map"):
-        last_spatial_layer(nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)), images())
+        explained_layer(nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)), images())
 
 
 def test_calls_by_name() -> None:
@@ -405,5 +406,5 @@ def test_a_part_in_inference_mode_does_not_hide_the_last_layer() -> None:
             return scores
 
     x = torch.randn(2, 3, 8, 8)
-    assert last_spatial_layer(Peeks(), x) == "body#1"
+    assert explained_layer(Peeks(), x) == "body#1"
     assert guided_grad_cam(Peeks(), x).gradients.shape == x.shape

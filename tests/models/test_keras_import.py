@@ -181,7 +181,7 @@ def test_an_archive_that_unpacks_to_far_too_much_is_refused(tmp_path: Path) -> N
 
 @pytest.fixture
 def convert(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
     return pytest.importorskip("convert_keras").main
 
 

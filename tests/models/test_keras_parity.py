@@ -20,7 +20,7 @@ from torchviz_cnn.models.xception import mini_xception, mini_xception_fer2013, x
 from torchviz_cnn.scores.targets import Score
 
 h5py = pytest.importorskip("h5py")
-DATA = Path(os.environ.get("TORCHVIZ_CNN_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("TORCHVIZ_CNN_DATA", Path(__file__).parents[3] / "shared" / "data"))
 FORMATS = ("model.h5", "weights.h5", "model.weights.h5", "model.keras")
 
 

@@ -41,7 +41,7 @@ def tiny(num_classes: int = 5) -> nn.Module:
 @pytest.fixture
 def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "usernet.py").write_text(
-        "import torch\nfrom tests.test_loading import tiny\n"
+        "import torch\nfrom tests.models.test_loading import tiny\n"
         "broken = lambda: 1 / 0\nnumber = 3\ndef text(): return 'text'\ninstance = tiny()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -21,7 +21,7 @@ from torchviz_cnn.models.convnets import convnet_2017, convnet_2025, fashion_mni
 from torchviz_cnn.models.xception import MaxPool2dSame, mini_xception, mini_xception_fer2013, xception
 from torchviz_cnn.models.zfnet import zfnet
 
-DATA = Path(os.environ.get("TORCHVIZ_CNN_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("TORCHVIZ_CNN_DATA", Path(__file__).parents[3] / "shared" / "data"))
 TEST_PHOTOS = DATA / "cats_and_dogs" / "test"
 
 FACTORIES: dict[str, tuple[Callable[..., nn.Module], int, int]] = {
@@ -221,7 +221,7 @@ def test_bundled_network_knows_a_cat() -> None:
 def test_bundled_networks_are_as_accurate_as_promised(
     name: str, accuracy: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
     evaluate = importlib.import_module("evaluate")
     assert evaluate.main([name, str(TEST_PHOTOS), "--device", "cpu"]) >= accuracy
 

@@ -18,7 +18,7 @@ import torchviz_cnn as tvc
 from tests import browser as driver
 from tests.browser import Browser, Tab
 from tests.networks import CLASSES, vgg_like
-from tests.test_report import Aside
+from tests.page.test_report import Aside
 
 pytestmark = pytest.mark.slow
 

@@ -17,9 +17,9 @@ from torch import nn
 
 import torchviz_cnn as tvc
 from tests.networks import vgg_like
-from tests.test_report import Page, network, photos
+from tests.page.test_report import Page, network, photos
 from torchviz_cnn.ascent.atlas import Atlas, filter_atlas
-from torchviz_cnn.page.report import patterns
+from torchviz_cnn.page import patterns
 
 
 def picture(page: Page, block: int) -> Image.Image:

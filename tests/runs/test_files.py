@@ -24,7 +24,7 @@ def half(file: BinaryIO, error: BaseException) -> None:
     raise error
 
 
-def files(folder: Path) -> list[str]:
+def names_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
@@ -33,7 +33,7 @@ def test_it_writes_into_new_folders_and_over_old_files(tmp_path: Path) -> None:
     for content in (b"first, longer", b"second"):
         assert files.write(str(path), lambda file, content=content: file.write(content)) == path  # type: ignore[misc]
         assert path.read_bytes() == content
-    assert files(tmp_path) == ["a", "a/b", "a/b/c.bin"]
+    assert names_in(tmp_path) == ["a", "a/b", "a/b/c.bin"]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_failure_midway_leaves_what_was_there(error: BaseException, existing: 
     expected = OutputError if isinstance(error, OSError) else type(error)
     with pytest.raises(expected, match=r"No space left|stop") as caught:
         files.write(path, lambda file: half(file, error))
-    assert files(tmp_path) == (["a.bin"] if existing else [])
+    assert names_in(tmp_path) == (["a.bin"] if existing else [])
     if existing:
         assert path.read_bytes() == b"old"
     if isinstance(error, OSError):
@@ -79,14 +79,14 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     ):
         with pytest.raises(OutputError, match=message):
             files.write(tmp_path / place, lambda file: file.write(b"1"))
-    assert files(tmp_path) == ["file", "folder.png"]
+    assert names_in(tmp_path) == ["file", "folder.png"]
     assert (tmp_path / "file").read_bytes() == b"kept"
 
 
 def test_a_name_as_long_as_the_disk_allows(tmp_path: Path) -> None:
     path = tmp_path / ("x" * 251 + ".png")
     files.save_image(path, Image.new("RGB", (2, 2)))
-    assert files(tmp_path) == [path.name]
+    assert names_in(tmp_path) == [path.name]
 
 
 def test_a_file_gets_the_usual_permissions(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_picture_has_the_format_of_its_name(suffix: str, kind: str, tmp_path: 
 def test_unknown_picture_formats(name: str, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"no picture format .* use .png"):
         files.save_image(tmp_path / name, Image.new("RGB", (5, 4)))
-    assert files(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 def test_a_picture_that_its_format_cannot_hold(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_picture_that_its_format_cannot_hold(tmp_path: Path) -> None:
     for name, size in (("a.webp", (20_000, 1)), ("b.jpg", (70_000, 1))):
         with pytest.raises(OutputError, match=name):
             files.save_image(tmp_path / name, Image.new("RGB", size))
-    assert files(tmp_path) == ["a.jpg"]
+    assert names_in(tmp_path) == ["a.jpg"]
 
 
 def test_arrays_come_back(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_tensors_come_back(tmp_path: Path) -> None:
     assert loaded["b"].shape == (1, 3)
     with pytest.raises(OutputError, match=r"\.safetensors"):
         files.save_tensors(tmp_path / "a.pt", {"a": torch.ones(2)}, {})
-    assert files(tmp_path) == ["a.safetensors"]
+    assert names_in(tmp_path) == ["a.safetensors"]
 
 
 def test_png_bytes_are_the_picture() -> None:

@@ -15,7 +15,7 @@ from torch import distributed
 from torchviz_cnn.core.errors import InputError, RankError
 from torchviz_cnn.runs.ranks import Ranks, joined
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def torchrun(script: str, count: int, tmp_path: Path, *options: str) -> subprocess.Popen[str]:

@@ -130,7 +130,7 @@ class _Unbatched(torch.autograd.Function):
 @pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("limit", [1, 150, 10**9])
 def test_gradients_in_parts_are_the_gradients(limit: int, batched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchviz_cnn.methods import scores
+    from torchviz_cnn.scores import targets as scores
 
     monkeypatch.setattr(scores, "_BATCHED_BYTES", limit)
     generator = torch.Generator().manual_seed(0)

@@ -25,7 +25,7 @@ from tests import networks
 from torchviz_cnn.cli.main import main
 from torchviz_cnn.core.errors import InputError, OutputError, SkippedWarning
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LAYERS = ["features.3", "features.8"]
 
 

@@ -16,12 +16,12 @@ import torch
 
 import torchviz_cnn as tvc
 from tests import networks
-from tests.test_top_folder import photos, same_files
+from tests.topk.test_folder import photos, same_files
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.runs.ranks import Ranks
 from torchviz_cnn.topk.passes import State, _join, _plain, probe
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

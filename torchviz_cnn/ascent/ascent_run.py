@@ -22,8 +22,9 @@ from torchviz_cnn.ascent.twins import made_for_bfloat16, narrowed, output_of, pr
 from torchviz_cnn.ascent.workers import side_by_side
 from torchviz_cnn.core.errors import InputError, ModelError
 from torchviz_cnn.hooks.manager import HookManager
-from torchviz_cnn.layers.describe import input_channels
-from torchviz_cnn.media.images import Preprocess, preprocess_of
+from torchviz_cnn.hooks.network import preprocess_of
+from torchviz_cnn.layers.defaults import input_channels
+from torchviz_cnn.media.images import Preprocess
 
 Precision = Literal["float32", "bfloat16", "auto"]
 Size = int | tuple[int, int]

@@ -22,7 +22,7 @@ from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.core.errors import InputError, LayerError, OutputError
 from torchviz_cnn.core.names import unwrap
 from torchviz_cnn.hooks.untouched import untouched
-from torchviz_cnn.layers.describe import convolutions
+from torchviz_cnn.layers.defaults import convolutions
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import Ranks

@@ -94,7 +94,7 @@ def maximize(
     objective has channels, or as `start` (n, C, H, W) has images. Everything else as for `filter_patterns`, by default
     for the size of the preset; `dead` holds the images to which no gradient comes back.
 
-    >>> from torchviz_cnn.methods import objectives
+    >>> from torchviz_cnn import objectives
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     >>> goal = objectives.channel("2", 1) - 0.1 * objectives.total_variation()
     >>> maximize(model, goal, images=2, size=24, steps=5).values.shape

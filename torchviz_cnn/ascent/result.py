@@ -13,7 +13,7 @@ from torch import Tensor
 from torchviz_cnn.ascent.parameters import InputScale
 from torchviz_cnn.ascent.recipes import Recipe, as_settings
 from torchviz_cnn.core.errors import InputError
-from torchviz_cnn.media import render
+from torchviz_cnn.media import figures, render
 from torchviz_cnn.runs import files
 
 _DEAD = 32
@@ -60,7 +60,7 @@ class Patterns:
         """The grid as a figure, with the objective and the dead channels as its title."""
         dead = f"; no gradient: {', '.join(map(str, self.dead[:8]))}{' ...' * (len(self.dead) > 8)}" * bool(self.dead)
         grid = np.asarray(self.grid(columns))
-        return render.titled(grid, f"{self.objective}{dead}", scale=8 / max(grid.shape[1], 1))
+        return figures.titled(grid, f"{self.objective}{dead}", scale=8 / max(grid.shape[1], 1))
 
     def save(self, path: str | Path) -> Path:
         """Write values, scores and channels to a `.npz`, or the grid to a picture file. Raises OutputError."""

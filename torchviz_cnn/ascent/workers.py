@@ -14,8 +14,6 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from torchviz_cnn.hooks.interrupts import let_through
-
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -77,7 +75,6 @@ def side_by_side(
         torch.set_num_threads(before)  # what a thread sets is what new threads start with
 
 
-@let_through
 def _next(
     ended: queue.SimpleQueue[tuple[int, Any, BaseException | None]], meanwhile: Callable[[], None]
 ) -> tuple[int, Any, BaseException | None]:

@@ -9,24 +9,27 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from torchviz_cnn.attribution.result import OnPhoto, require_images, warn_of_empty
+from torchviz_cnn.attribution.result import ClassMap, warn_of_empty
+from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.hooks.inputs import Input, prepared
 from torchviz_cnn.hooks.manager import HookManager
-from torchviz_cnn.hooks.untouched import lend_input, untouched
-from torchviz_cnn.media import render
-from torchviz_cnn.media.images import Geometry, Preprocess, preprocess_of, to_rgb
+from torchviz_cnn.hooks.network import Model
+from torchviz_cnn.media import figures, render
+from torchviz_cnn.media.images import Geometry, Preprocess
+from torchviz_cnn.media.origin import Origin, Photo
 from torchviz_cnn.runs import files
-from torchviz_cnn.scores.targets import Score, Target, check_score, class_outputs, resolve_target, score_of
+from torchviz_cnn.scores.targets import Score, Target, Targets, check_score, class_outputs, score_of
 
 _CACHED = 8  # images at a time on a CPU: more fall out of its cache, and take up to twice as long each
 _PARALLEL = 128
 
 
 @dataclass(frozen=True, eq=False)
-class Occlusion(OnPhoto):
+class Occlusion(ClassMap):
     """How a class score changes as a patch is slid over the picture. Raw values; scaled only where drawn."""
 
     scores: Tensor
@@ -42,21 +45,21 @@ class Occlusion(OnPhoto):
     patch: tuple[int, int]
     stride: tuple[int, int]
     input_size: tuple[int, int]
-    preprocess: Preprocess | None = field(default=None, repr=False)
+    origin: Origin = field(default=Origin(), repr=False)
     method: str = "occlusion"
 
     def plot(
-        self, photo: Image.Image, *, index: int = 0, k: int = 0, alpha: float = 0.4, truth: str | None = None,
+        self, photo: Photo | None = None, *, index: int = 0, nth: int = 0, alpha: float = 0.4, truth: str | None = None,
         categories: Sequence[str] | None = None, blend: render.Blend = "add", colormap: str | None = None,
         geometry: Geometry | Preprocess | None = None,
     ) -> Image.Image:  # fmt: skip
-        """Photo, map of the drop, overlay, and the score itself by place of the patch, as in the paper's figure 7."""
-        photo = to_rgb(photo)
-        over = self.overlay(photo, alpha, index=index, k=k, blend=blend, colormap=colormap, geometry=geometry)
-        alone = self.image(photo, index=index, k=k, colormap=colormap, geometry=geometry)
-        scores = self._of(self.scores, index, k).cpu().numpy()
+        """Draw photo, map of the drop, overlay, and the score itself by place of the patch, as in the paper's figure 7."""
+        picture = self._photo(photo, index)
+        over = self.overlay(picture, alpha, index=index, nth=nth, blend=blend, colormap=colormap, geometry=geometry)
+        alone = self.image(picture, index=index, nth=nth, colormap=colormap, geometry=geometry)
+        scores = self._of(self.scores, index, nth).cpu().numpy()
         titles = ["photo", f"drop under a patch of {self.patch[0]} x {self.patch[1]}", "overlay", "score by patch"]
-        return render.panel([photo, alone, over, scores], titles, self.headline(index, k, truth, categories))
+        return figures.panel([picture, alone, over, scores], titles, self.headline(index, nth, truth, categories))
 
     def save(self, path: str | Path) -> Path:
         """Write values, scores, clean, target, logits, patch and stride to a `.npz` file. Raises OutputError."""
@@ -71,76 +74,98 @@ class Occlusion(OnPhoto):
 
 
 def occlusion(
-    model: nn.Module, x: Tensor, target: Target = None, *, patch: int | tuple[int, int] = 32,
-    stride: int | tuple[int, int] | None = None, fill: float | Tensor = 0.0, score: Score = "logit",
-    batch_size: int | None = None, progress: bool = False,
-) -> Occlusion:  # fmt: skip
+    model: Model,
+    x: Input,
+    target: Target = None,
+    *,
+    patch: int | tuple[int, int] = 32,
+    stride: int | tuple[int, int] | None = None,
+    fill: float | Tensor = 0.0,
+    score: Score = "logit",
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> Occlusion:
     """Slide a patch over the picture and see where the score of a class falls.
 
-    `x` (B, C, H, W). `patch` and `stride` (default: half the patch): a side, or height and width, in pixels of the
-    input; the patches start in the top left corner, and the last ones reach over the edge if need be. `fill`: the
-    patch's value, or one for each channel (C,); 0, the default, is the mean grey of a network with the usual
-    normalisation. `batch_size` occluded images run at a time (default: what is fast on the device). `progress` shows a
-    bar. `target` as in `saliency`; the paper's figure 7 shows `score="probability"`. Every occluded picture runs through
-    the whole network. Warns (EmptyMapWarning) where no patch changes anything.
+    The patches start in the top left corner, and the last ones reach over the edge if need be. Every occluded picture
+    runs through the whole network.
 
-    Gives `values` (B, H, W), 0 where no patch comes, and `scores` (B, rows, columns); with K after B for (B, K). Raises
-    TargetError, and InputError for a patch, stride or fill that does not fit.
+    Args:
+        model: a module or a Network.
+        x: a batch (B, C, H, W) or, with a Network, photos.
+        target: as for `saliency`.
+        patch: a side, or height and width, in pixels of the input.
+        stride: how far the patch moves at a time; by default half the patch.
+        fill: the patch's value, or one for each channel (C,); 0 is the mean grey of a network with the usual
+            normalisation.
+        score: as for `saliency`; the paper's figure 7 shows `probability`.
+        batch_size: how many occluded images run at a time; by default what is fast on the device.
+        progress: whether to show a bar.
+
+    Returns:
+        An Occlusion with `values` (B, H, W), 0 where no patch comes, and `scores` (B, rows, columns); with K after B
+        for (B, K).
+
+    Raises:
+        TargetError: for a class that the network does not have.
+        InputError: for a patch, stride or fill that does not fit.
+
+    Warns:
+        EmptyMapWarning: where no patch changes anything.
 
     Zeiler & Fergus, arXiv 1311.2901, section 4.2.
 
+    >>> from torch import nn
     >>> model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 5))
-    >>> found = occlusion(model, torch.rand(4, 3, 8, 8), target=1, patch=4)
-    >>> found.values.shape, found.scores.shape
+    >>> hidden = occlusion(model, torch.rand(4, 3, 8, 8), target=1, patch=4)
+    >>> hidden.values.shape, hidden.scores.shape
     (torch.Size([4, 8, 8]), torch.Size([4, 3, 3]))
     """
     check_score(score)
-    with untouched(model) as lent, torch.no_grad():
-        x = lend_input(lent, require_images(x))
-        height, width = x.shape[2:]
-        sides = _sides(patch, "patch")
-        steps = _sides(stride if stride is not None else tuple(max(side // 2, 1) for side in sides), "stride")
+    sides = checks.sides("patch", patch)
+    steps = checks.sides("stride", tuple(max(side // 2, 1) for side in sides) if stride is None else stride)
+    if batch_size is not None:
+        checks.whole_number("batch_size", batch_size)
+    with prepared(model, x) as given, torch.no_grad():
+        height, width = given.input_size
         if sides[0] > height or sides[1] > width:
             raise InputError(f"a patch of {sides[0]} x {sides[1]} does not fit an input of {height} x {width}")
-        colour = _colour(fill, x)
-        if batch_size is not None and batch_size < 1:
-            raise InputError(f"batch_size is at least 1, not {batch_size}")
+        colour = _colour(fill, given.x)
         rows, columns = _starts(height, sides[0], steps[0]), _starts(width, sides[1], steps[1])
         corners = [(top, left) for top in rows for left in columns]
-        at_once = batch_size or (_CACHED if x.device.type == "cpu" else _PARALLEL)
-        with HookManager(lent) as hooks:
+        at_once = batch_size or (_CACHED if given.x.device.type == "cpu" else _PARALLEL)
+        with HookManager(given.model) as hooks:
 
             def run(images: Tensor) -> Tensor:
                 return class_outputs(hooks.run(images, stop_early=False), len(images))
 
-            logits = torch.cat([run(part.clone()) for part in x.split(at_once)])  # type: ignore[no-untyped-call]
-            classes, one = resolve_target(target, logits)
+            logits = torch.cat([run(part.clone()) for part in given.x.split(at_once)])  # type: ignore[no-untyped-call]
+            targets = Targets.of(logits, len(logits), target, score, given.origin.categories)
             occluded = []
-            with tqdm(total=len(corners) * len(x), unit=" patches", leave=False, disable=not progress) as bar:
-                for part in _batches(len(x), corners, at_once):
+            with tqdm(total=len(corners) * len(logits), unit=" patches", leave=False, disable=not progress) as bar:
+                for part in _batches(len(logits), corners, at_once):
                     images = [image for image, _ in part]
-                    pictures = x[images]
+                    pictures = given.x[images]
                     for picture, (_, (top, left)) in zip(pictures, part, strict=True):
                         picture[:, top : top + sides[0], left : left + sides[1]] = colour
-                    occluded.append(score_of(run(pictures), classes[images], score))
+                    occluded.append(score_of(run(pictures), targets.classes[images], score))
                     bar.update(len(part))
-        scores = torch.cat(occluded).view(len(x), len(rows), len(columns), -1).permute(0, 3, 1, 2).contiguous()
-        clean = score_of(logits, classes, score)
-        drops = clean[:, :, None, None] - scores
+        scores = torch.cat(occluded).view(len(logits), len(rows), len(columns), -1).permute(0, 3, 1, 2).contiguous()
+        drops = targets.scores[:, :, None, None] - scores
         drops = -drops if score == "cross_entropy" else drops
         values = _spread(drops, corners, sides, (height, width))
         why = "no patch changes the score of class {label} in image {image}"
-        warn_of_empty(~values.flatten(2).any(2), classes, why, "occlusion ", stacklevel=3)
+        warn_of_empty(~values.flatten(2).any(2), targets.classes, why, "occlusion ")
         return Occlusion(
-            scores=scores[:, 0] if one else scores,
-            clean=clean[:, 0] if one else clean,
-            values=values[:, 0] if one else values,
-            target=classes[:, 0] if one else classes,
+            scores=targets.squeezed(scores),
+            clean=targets.squeezed(targets.scores),
+            values=targets.squeezed(values),
+            target=targets.squeezed(targets.classes),
             logits=logits,
             patch=sides,
             stride=steps,
             input_size=(height, width),
-            preprocess=preprocess_of(lent),
+            origin=given.origin,
         )
 
 
@@ -164,13 +189,6 @@ def _spread(drops: Tensor, corners: list[tuple[int, int]], sides: tuple[int, int
 
 def _starts(size: int, patch: int, stride: int) -> list[int]:
     return [i * stride for i in range(math.ceil((size - patch) / stride) + 1) if i * stride < size]
-
-
-def _sides(given: int | tuple[int, ...], what: str) -> tuple[int, int]:
-    sides = (given, given) if isinstance(given, int) else tuple(given) if isinstance(given, Sequence) else ()
-    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
-        raise InputError(f"a {what} is a side of at least 1 pixel, or height and width, not {given!r}")
-    return sides[0], sides[1]
 
 
 def _colour(fill: float | Tensor, x: Tensor) -> Tensor:

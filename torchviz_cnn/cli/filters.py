@@ -14,7 +14,7 @@ from torchviz_cnn.ascent.atlas import Rectify
 from torchviz_cnn.ascent.recipes import RECIPES, Normalize, Optimizer, Parameters, Quality
 from torchviz_cnn.cli.shared import add_network, add_out, network, positive
 from torchviz_cnn.core.errors import InputError
-from torchviz_cnn.layers.describe import convolutions
+from torchviz_cnn.layers.defaults import convolutions
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.ranks import joined
 

@@ -21,7 +21,7 @@ from torchviz_cnn.cli.shared import (
     together,
 )
 from torchviz_cnn.core.errors import InputError
-from torchviz_cnn.layers.describe import convolutions
+from torchviz_cnn.layers.defaults import convolutions
 from torchviz_cnn.runs import files
 
 
@@ -106,7 +106,7 @@ def deconvnet(args: argparse.Namespace) -> None:
     for paths, x in batches(net, photos, args):
         layers = list(dict.fromkeys(args.layer or convolutions(net.model, x[:1], first=True)))
         top = None if args.channel else args.top or 4
-        found = tvc.deconvnet(net.model, x, layers, args.channel, top=top, other_activations=args.other_activations)
+        found = tvc.deconvnet(net.model, x, layers, args.channel, k=top, other_activations=args.other_activations)
         found.save(args.out / together("deconvnet", photos, paths))
         for index, path in enumerate(paths):
             (file,) = pictures.paths(photos[path], ["deconvnet"])

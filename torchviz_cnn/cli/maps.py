@@ -76,7 +76,7 @@ def saliency(args: argparse.Namespace) -> None:
         )
 
     def explain(net: tvc.Network, x: Tensor, target: list[list[int]] | None) -> tvc.Saliency:
-        options: dict[str, Any] = {"score": args.score, "channels": args.channels}
+        options: dict[str, Any] = {"score": args.score, "reduce": args.channels}
         if args.method == "guided-grad-cam":
             others = args.other_activations
             return tvc.guided_grad_cam(net.model, x, args.layer, target, other_activations=others, **options)
@@ -160,7 +160,7 @@ def _draw(
     index: int,
     k: int,
 ) -> None:
-    drawn: dict[str, Any] = {"index": index, "k": k, "colormap": args.colormap}
+    drawn: dict[str, Any] = {"index": index, "nth": k, "colormap": args.colormap}
     over = {**drawn, "alpha": args.alpha, "blend": args.blend}
     shown = found.clipped() if isinstance(found, tvc.Saliency) else found  # a few pixels would leave the others black
     drawings = (
@@ -170,7 +170,7 @@ def _draw(
     )
     for path, picture in zip(paths, drawings, strict=True):
         files.save_image(path, picture)
-    x, y = found.peak(photo, index=index, k=k)
+    x, y = found.peak(photo, index=index, nth=k)
     where = f"strongest at x {x}, y {y}" if found.map(index, k).any() else "all zero"
     stem = str(paths[0]).removesuffix(f"_{KINDS[0]}.png")
     print(f"  {stem}_{{{','.join(KINDS)}}}.png, {where}")

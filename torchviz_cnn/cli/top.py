@@ -11,7 +11,7 @@ import torchviz_cnn as tvc
 from torchviz_cnn.cli.shared import add_network, add_out, network, positive
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.ranks import joined
-from torchviz_cnn.topk.patches import Projection
+from torchviz_cnn.scores.projection import Projection
 
 
 def add_top(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +14,13 @@ from torch import Tensor, nn
 from torchviz_cnn.core.errors import InputError, ModelError
 from torchviz_cnn.core.names import named_layers
 from torchviz_cnn.deconv.deconvnet import Deconvolution, deconvnet
+from torchviz_cnn.hooks.inputs import Input
+from torchviz_cnn.hooks.network import Model, Network, module_of
 from torchviz_cnn.hooks.relu_rules import OtherActivations
-from torchviz_cnn.layers.describe import layer_names
-from torchviz_cnn.media import render
+from torchviz_cnn.layers.defaults import layer_names
+from torchviz_cnn.media import figures, render
 from torchviz_cnn.media.images import Geometry, Preprocess
+from torchviz_cnn.media.origin import Photo
 from torchviz_cnn.runs import files
 
 
@@ -54,8 +58,8 @@ class FirstFilters:
         return f"{len(self.filters)} filters at {self.layer}: {self.dead_share:.0%} dead, {self.duplicate_share:.0%} near-duplicates"
 
 
-def first_filters(model: nn.Module, threshold: float = 0.9) -> FirstFilters:
-    """The filters of the first convolution, which of them are dead, and which nearly repeat an earlier one.
+def first_filters(model: Model, threshold: float = 0.9) -> FirstFilters:
+    """Give the filters of the first convolution, which of them are dead, and which nearly repeat an earlier one.
 
     Near: a cosine above `threshold`. Raises ModelError for a network without a 2-D convolution.
 
@@ -67,8 +71,8 @@ def first_filters(model: nn.Module, threshold: float = 0.9) -> FirstFilters:
     """
     names = layer_names(model, types=nn.Conv2d)
     if not names:
-        raise ModelError(f"{type(model).__name__} has no 2-D convolution whose filters could be compared")
-    convolution = named_layers(model)[names[0]]
+        raise ModelError(f"{type(module_of(model)).__name__} has no 2-D convolution whose filters could be compared")
+    convolution = named_layers(module_of(model))[names[0]]
     assert isinstance(convolution, nn.Conv2d)
     filters = convolution.weight.detach().float().cpu()
     norm = filters.flatten(1).norm(dim=1)
@@ -85,14 +89,14 @@ class Comparison:
     filters: Mapping[str, FirstFilters]
     projections: Mapping[str, Deconvolution]
 
-    def plot(self, photo: Image.Image | None = None, *, geometry: Geometry | Preprocess | None = None) -> Image.Image:
-        """A row of columns for each network: its first filters, then its layers' units beside the photo's patches."""
+    def plot(self, photo: Photo | None = None, *, geometry: Geometry | Preprocess | None = None) -> Image.Image:
+        """Draw a row of columns for each network: its first filters, then its layers' units beside the photo's patches."""
         rows = []
-        for name, found in self.projections.items():
+        for name, projections in self.projections.items():
             first = self.filters[name]
             shares = f"{first.dead_share:.0%} dead, {first.duplicate_share:.0%} near-duplicates"
-            filters = render.column_figure({f"{name}: {len(first.filters)} first filters": [(shares, first.grid())]})
-            rows.append((filters, found.plot(photo, geometry=geometry)))
+            filters = figures.column_figure({f"{name}: {len(first.filters)} first filters": [(shares, first.grid())]})
+            rows.append((filters, projections.plot(photo, geometry=geometry)))
         width = max(a.width + b.width for a, b in rows)
         heights = [max(a.height, b.height) for a, b in rows]
         page = Image.new("RGB", (width, sum(heights)), "white")
@@ -110,30 +114,50 @@ class Comparison:
 
 
 def compare(
-    networks: Mapping[str, tuple[nn.Module, Tensor]], layers: Mapping[str, Sequence[str]] | None = None, *, top: int = 3,
+    networks: Mapping[str, Network | tuple[Model, Tensor]],
+    layers: Mapping[str, Sequence[str]] | None = None,
+    *,
+    photo: Photo | None = None,
+    k: int = 3,
     other_activations: OtherActivations = "error",
-) -> Comparison:  # fmt: skip
+) -> Comparison:
     """Compare networks layer by layer, as Zeiler & Fergus compare theirs to AlexNet.
 
-    `networks`: name to network and its input (1, C, H, W), the same photo prepared for each. `layers`: name to
-    the layers that are shown, by default all convolutions; the n-th of one stands below the n-th of the other. Of
-    each layer the `top` channels with the strongest units are projected down, see `deconvnet`.
+    Args:
+        networks: name to Network; or name to a module and its input (1, C, H, W), the same photo prepared for each.
+        layers: name to the layers that are shown, by default all convolutions; the n-th of one stands below the n-th
+            of the other.
+        photo: the photo for Networks.
+        k: how many channels of each layer, those with the strongest units, are projected down: see `deconvnet`.
+        other_activations: what to do about activations that are no ReLUs: see `relu_rule`.
 
-    Raises InputError for layers of a network that is not there, and what `deconvnet` raises.
+    Raises:
+        InputError: for layers of a network that is not there, and a network without its input.
+        LayerError, ModelError: as for `deconvnet`.
 
     >>> a, b = nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU()), nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
     >>> x = torch.rand(1, 3, 16, 16)
-    >>> list(compare({"coarse": (a, x), "fine": (b, x)}, top=2).projections)
+    >>> list(compare({"coarse": (a, x), "fine": (b, x)}, k=2).projections)
     ['coarse', 'fine']
     """
+    if not isinstance(networks, Mapping) or not (layers is None or isinstance(layers, Mapping)):
+        raise InputError("networks, and layers where they are named, are mappings from each network's name")
     unknown = set(layers or ()) - set(networks)
     if unknown or not networks:
         raise InputError(f"layers are given for {sorted(unknown)}; the networks are {', '.join(networks) or 'none'}")
-    for name, pair in networks.items():
-        if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
-            raise InputError(f"{name!r} is compared as (network, input), not as a {type(pair).__name__}")
+    pairs = {name: _with_input(name, network, photo) for name, network in networks.items()}
     projections = {}
-    for name, (model, x) in networks.items():
+    for name, (model, x) in pairs.items():
         shown = (layers or {}).get(name) or layer_names(model, types=nn.Conv2d)
-        projections[name] = deconvnet(model, x, shown, top=top, other_activations=other_activations)
-    return Comparison({name: first_filters(model) for name, (model, _) in networks.items()}, projections)
+        projections[name] = deconvnet(model, x, shown, k=k, other_activations=other_activations)
+    return Comparison({name: first_filters(model) for name, (model, _) in pairs.items()}, projections)
+
+
+def _with_input(name: str, network: Any, photo: Photo | None) -> tuple[Model, Input]:
+    if isinstance(network, Network):
+        if photo is None:
+            raise InputError(f"{name!r} is a Network: pass the photo that the networks are compared on")
+        return network, photo
+    if not (isinstance(network, (tuple, list)) and len(network) == 2):
+        raise InputError(f"{name!r} is compared as a Network, or as (module, input), not as a {type(network).__name__}")
+    return network[0], network[1]

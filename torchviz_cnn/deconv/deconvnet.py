@@ -12,17 +12,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from torchviz_cnn.attribution.result import keep_maps, require_images, seen_picture
-from torchviz_cnn.core.errors import InputError, LayerError, ModelError
-from torchviz_cnn.hooks.manager import HookManager
-from torchviz_cnn.hooks.relu_rules import OtherActivations, relu_rule
-from torchviz_cnn.hooks.untouched import lend_input, untouched
-from torchviz_cnn.media import render
-from torchviz_cnn.media.images import Geometry, Preprocess, preprocess_of
+from torchviz_cnn.core import checks
+from torchviz_cnn.core.errors import InputError, LayerError
+from torchviz_cnn.hooks.inputs import Input, prepared
+from torchviz_cnn.hooks.network import Model
+from torchviz_cnn.hooks.relu_rules import OtherActivations
+from torchviz_cnn.media import figures, render
+from torchviz_cnn.media.images import Geometry, Preprocess
+from torchviz_cnn.media.origin import Origin, Photo, as_photo
 from torchviz_cnn.runs import files
-from torchviz_cnn.scores.targets import gradients_at
+from torchviz_cnn.scores.projection import projected_units
 
 Unit = Literal["strongest", "all"] | tuple[int, int]
 Channels = int | Sequence[int] | None
@@ -48,7 +49,8 @@ class Deconvolution:
     """How strongly each unit was active, of all positions the strongest: (B, U)."""
     input_size: tuple[int, int]
     """(H, W) of the network's input."""
-    preprocess: Preprocess | None = field(default=None, repr=False)
+    origin: Origin = field(default=Origin(), repr=False)
+    """The photos and how they were prepared, as far as they are known."""
 
     def image(self, index: int = 0, unit: int = 0) -> Image.Image:
         """One projection as a picture of the input's size: 0 is mid-grey, the strongest value black or white."""
@@ -63,14 +65,16 @@ class Deconvolution:
         return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
     def plot(
-        self, photo: Image.Image | None = None, *, index: int = 0, side: int = 96, whole: bool = False,
+        self, photo: Photo | None = None, *, index: int = 0, side: int = 96, whole: bool = False,
         geometry: Geometry | Preprocess | None = None,
     ) -> Image.Image:  # fmt: skip
-        """A column for each layer, as in the paper's figure 2: its units below each other, the patch of the photo beside.
+        """Draw a column for each layer, as in the paper's figure 2: its units below each other, the patch of the photo beside.
 
         Each is cut to a square around what the projection covers (`whole`: shown in full) and enlarged to `side` pixels.
         """
-        seen = None if photo is None else seen_picture(photo, self.input_size, geometry, self.preprocess)
+        if photo is None and self.origin.photos is not None:
+            photo = self.origin.photo(index)
+        seen = None if photo is None else self.origin.seen(as_photo(photo), self.input_size, geometry)
         columns: dict[str, list[tuple[str, Image.Image]]] = {}
         for unit, layer in enumerate(self.layers):
             box = None if whole else _square(self.patch(index, unit), *self.input_size)
@@ -80,7 +84,7 @@ class Deconvolution:
             columns.setdefault(layer, []).append(
                 (caption, Image.fromarray(render.tile_grid(tiles, len(tiles), margin=2)))
             )
-        return render.column_figure(columns)
+        return figures.column_figure(columns)
 
     def save(self, path: str | Path) -> Path:
         """Write values, layers, channels, positions and activations to a `.npz` file. Raises OutputError."""
@@ -93,8 +97,8 @@ class Deconvolution:
             raise InputError(
                 f"image {index}, unit {unit} is out of range: there are {len(values)} and {values.shape[1]}"
             )
-        found: render.Array = values[index, unit].cpu().numpy()
-        return found
+        projection: render.Array = values[index, unit].cpu().numpy()
+        return projection
 
     def _flat(self, values: Tensor) -> Tensor:
         return values if values.ndim == 2 else values[:, None]
@@ -108,9 +112,15 @@ class Deconvolution:
 
 
 def deconvnet(
-    model: nn.Module, x: Tensor, layer: str | Sequence[str], channel: Channels | Mapping[str, Channels] = None, *,
-    unit: Unit = "strongest", top: int | None = None, other_activations: OtherActivations = "error",
-) -> Deconvolution:  # fmt: skip
+    model: Model,
+    x: Input,
+    layer: str | Sequence[str],
+    channel: Channels | Mapping[str, Channels] = None,
+    *,
+    unit: Unit = "strongest",
+    k: int | None = None,
+    other_activations: OtherActivations = "error",
+) -> Deconvolution:
     """Project units of a layer down to the pixels that drove them, as ZFNet's deconvnet does.
 
     The signal sent down is what the layer gave, kept at the unit alone. On its way a convolution is transposed, without
@@ -119,69 +129,64 @@ def deconvnet(
     BatchNorm and local response normalisation scale as they do around this very input. A layer means what it
     gives: for a convolution that is before the ReLU that follows it (the two differ where a unit is negative only).
 
-    `x` (B, C, H, W). `layer`: a name, or several, in one forward pass that stops at the last. `channel`: an int, several,
-    or by default the one with the strongest unit in each image, `top` for that many; a mapping gives each layer its own.
-    `unit`: the `"strongest"` of the channel, `(row, column)`, or `"all"` its positions together. Gives `values`
-    (B, C, H, W), with U after B for several channels or layers.
+    Args:
+        model: a module or a Network.
+        x: a batch (B, C, H, W) or, with a Network, photos.
+        layer: a name, or several, in one forward pass that stops at the last.
+        channel: an index, several, or by default the one with the strongest unit in each image; a mapping gives each
+            layer its own.
+        unit: the `strongest` of the channel, (row, column), or `all` its positions together.
+        k: how many channels, where none is named: those with the strongest units.
+        other_activations: what to do about activations that are no ReLUs: see `relu_rule`.
 
-    Raises LayerError for a layer that does not exist, is not reached or has no maps, and for activations that are
-    no ReLUs (see `relu_rule`); InputError for a channel or unit that is not there. A dead channel projects to zeros.
+    Returns:
+        A Deconvolution with `values` (B, C, H, W), with U after B for several channels or layers. A dead channel
+        projects to zeros.
+
+    Raises:
+        LayerError: for a layer that does not exist, is not reached or has no maps, and for activations that are no
+            ReLUs.
+        InputError: for a channel or unit that is not there.
 
     Zeiler & Fergus, arXiv 1311.2901.
 
+    >>> from torch import nn
     >>> model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(2, 4, 3), nn.ReLU())
     >>> deconvnet(model, torch.rand(1, 3, 16, 16), "4", channel=2).values.shape
     torch.Size([1, 3, 16, 16])
-    >>> deconvnet(model, torch.rand(1, 3, 16, 16), ["1", "4"], top=2).layers
+    >>> deconvnet(model, torch.rand(1, 3, 16, 16), ["1", "4"], k=2).layers
     ('1', '1', '4', '4')
     """
     layers = [layer] if isinstance(layer, str) else list(layer)
     if not layers:
         raise LayerError("the deconvnet was asked for no layer at all; layer_names(model) lists them")
-    if top is not None and top < 1:
-        raise InputError(f"top is how many channels are shown, at least 1, not {top}")
+    if k is not None:
+        checks.whole_number("k", k)
     asked = {name: _asked(channel.get(name) if isinstance(channel, Mapping) else channel) for name in layers}
     unknown = sorted(set(channel) - set(layers)) if isinstance(channel, Mapping) else []
     if unknown:
         raise InputError(f"channels are given for {unknown}; the layers asked for are {', '.join(layers)}")
-    one = isinstance(layer, str) and top is None and (channel is None or isinstance(asked[layer], int))
-    with untouched(model) as lent:
-        x = lend_input(lent, require_images(x))
-        kept: dict[str, Tensor] = {}
-        rule = relu_rule("deconvnet", other_activations=other_activations)
-        leaf = x.detach().requires_grad_()
-        with HookManager(lent) as hooks:
-            hooks.on_forward(layers, keep_maps(lent, len(x), kept))
-            with rule:
-                hooks.run(leaf.clone())
-            hooks.require_reached()
-            for name, maps in kept.items():
-                if not bool(maps.detach().sum().isfinite()) and bool(maps.detach().isnan().any()):
-                    raise ModelError(
-                        f"layer {name!r} of {type(lent).__name__} gives NaN: some of its weights, or what it computes, are no numbers"
-                    )
-            found = []
-            for place, name in enumerate(layers):
-                chosen = _choose(kept[name].detach(), name, asked[name], unit, top or 1)
-                images = torch.arange(len(x), device=x.device)[:, None]
-                # The gradient of this is the unit's own gradient times the unit.
-                scores = (kept[name].float()[images, chosen.channels] * chosen.signal).sum((2, 3))
-                parts = gradients_at(lent, f"the input from layer {name!r}", scores, leaf, place + 1 < len(layers))
-                projection = torch.cat([part.float() for part in parts]).transpose(0, 1)
-                found.append((name, chosen, projection.contiguous()))
-        values = torch.cat([projection for _, _, projection in found], 1)
-        tensors = [
-            torch.cat([getattr(c, name) for _, c, _ in found], 1) for name in ("channels", "positions", "activations")
-        ]
-        channels, positions, activations = (t[:, 0] if one else t for t in tensors)
+    single = isinstance(layer, str) and k is None and (channel is None or isinstance(asked[layer], int))
+    with prepared(model, x) as given:
+        parts: list[tuple[_Chosen, Tensor]] = []
+        with projected_units(given, layers, other_activations=other_activations) as units:
+            for name in layers:
+                chosen = _choose(units.maps[name].detach(), name, asked[name], unit, k or 1)
+                projections = units.project(name, chosen.channels, chosen.places, again=len(parts) + 1 < len(layers))
+                parts.append((chosen, projections))
+
+        def joined(tensors: Iterable[Tensor]) -> Tensor:
+            together = torch.cat(list(tensors), 1)
+            return together[:, 0] if single else together
+
         return Deconvolution(
-            values=values[:, 0] if one else values,
-            layers=tuple(name for name, chosen, _ in found for _ in range(chosen.channels.shape[1])),
-            channels=channels,
-            positions=positions,
-            activations=activations,
-            input_size=(x.shape[2], x.shape[3]),
-            preprocess=preprocess_of(lent),
+            values=joined(projections for _, projections in parts),
+            layers=tuple(n for n, (c, _) in zip(layers, parts, strict=True) for _ in range(c.channels.shape[1])),
+            channels=joined(chosen.channels for chosen, _ in parts),
+            positions=joined(chosen.positions for chosen, _ in parts),
+            activations=joined(chosen.activations for chosen, _ in parts),
+            input_size=given.input_size,
+            origin=given.origin,
         )
 
 
@@ -197,37 +202,37 @@ def _square(box: tuple[int, int, int, int], height: int, width: int) -> tuple[in
 
 @dataclass(frozen=True, eq=False)
 class _Chosen:
-    """Units of one layer, and the maps (B, K, h, w) of their channels with everything else set to zero."""
+    """Units of one layer, U for each image."""
 
     channels: Tensor
     positions: Tensor
     activations: Tensor
-    signal: Tensor
+    places: Tensor
+    """Which places of the channels' maps belong to the units, as 0 or 1: (B, U, h, w)."""
 
 
-def _choose(maps: Tensor, layer: str, channel: int | list[int] | None, unit: Unit, top: int) -> _Chosen:
+def _choose(maps: Tensor, layer: str, channel: int | list[int] | None, unit: Unit, k: int) -> _Chosen:
     maps = maps.float()
     batch, count, height, width = maps.shape
     row, column = _position(unit, layer, height, width)
     if channel is None:
         strength = maps.amax((2, 3)) if row is None else maps[:, :, row, column]
-        channels = strength.topk(min(top, count), 1).indices
+        channels = strength.topk(min(k, count), 1).indices
     else:
         asked = [channel] if isinstance(channel, int) else channel
         wrong = [c for c in asked if not 0 <= c < count]
         if wrong or not asked:
             raise InputError(f"channels {wrong} are out of range: layer {layer!r} has {count} channels")
         channels = torch.tensor(asked, device=maps.device).expand(batch, -1)
-    signal = maps[torch.arange(batch, device=maps.device)[:, None], channels]
-    flat = signal.flatten(2)
+    flat = maps[torch.arange(batch, device=maps.device)[:, None], channels].flatten(2)
     place = flat.argmax(2) if row is None else torch.full(channels.shape, row * width + column, device=maps.device)
     activations = flat.gather(2, place[..., None])[..., 0]
-    positions = torch.stack([place // width, place % width], -1)
     if unit == "all":
-        positions = torch.full_like(positions, -1)
+        positions, places = torch.full((*channels.shape, 2), -1, device=maps.device), torch.ones_like(flat)
     else:
-        signal = (flat * F.one_hot(place, height * width)).view_as(signal)
-    return _Chosen(channels, positions, activations, signal)
+        positions = torch.stack([place // width, place % width], -1)
+        places = F.one_hot(place, height * width).to(flat)
+    return _Chosen(channels, positions, activations, places.view(batch, -1, height, width))
 
 
 def _asked(channel: Any) -> int | list[int] | None:
@@ -251,41 +256,3 @@ def _position(unit: Unit, layer: str, height: int, width: int) -> tuple[int, int
             return row, column
         raise InputError(f"unit {unit} is out of range: the maps of layer {layer!r} are {height} x {width}")
     raise InputError(f"unit is 'strongest', 'all' or (row, column), not {unit!r}")
-
-
-def max_pool_with_switches(
-    x: Tensor, kernel_size: int | tuple[int, int], stride: int | tuple[int, int] | None = None,
-    padding: int | tuple[int, int] = 0, ceil_mode: bool = False,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Max-pooling (B, C, H, W) that also tells where each maximum was: row * W + column, (B, C, h, w).
-
-    >>> x = torch.tensor([[[[0.8, 0.6, 0.5, 0.3], [0.3, 0.4, 0.9, 0.8], [0.2, 0.7, 0.8, 0.4], [0.5, 0.4, 0.6, 0.5]]]])
-    >>> pooled, switches = max_pool_with_switches(x, 2)
-    >>> switches[0, 0].tolist()
-    [[0, 6], [9, 10]]
-    """
-    pooled, switches = F.max_pool2d(x, kernel_size, stride, padding, ceil_mode=ceil_mode, return_indices=True)
-    return pooled, switches
-
-
-def unpool(pooled: Tensor, switches: Tensor, output_size: Sequence[int]) -> Tensor:
-    """Put pooled values (..., h, w) back where the switches say, zeros elsewhere: (..., H, W), for `output_size` (H, W).
-
-    Windows that overlap may share their maximum: their values are added there, as max-pooling's gradient does;
-    `torch.nn.functional.max_unpool2d` keeps one of them. Raises InputError for what does not fit together.
-
-    >>> x = torch.tensor([[[[0.8, 0.6, 0.5, 0.3], [0.3, 0.4, 0.9, 0.8], [0.2, 0.7, 0.8, 0.4], [0.5, 0.4, 0.6, 0.5]]]])
-    >>> unpool(*max_pool_with_switches(x, 2), (4, 4))[0, 0]
-    tensor([[0.8000, 0.0000, 0.0000, 0.0000],
-            [0.0000, 0.0000, 0.9000, 0.0000],
-            [0.0000, 0.7000, 0.8000, 0.0000],
-            [0.0000, 0.0000, 0.0000, 0.0000]])
-    """
-    height, width = (int(side) for side in tuple(output_size)[-2:])
-    if pooled.shape != switches.shape or pooled.ndim < 2:
-        raise InputError(f"pooled values {tuple(pooled.shape)} and switches {tuple(switches.shape)} do not fit")
-    places = switches.flatten(-2)
-    if places.numel() and not 0 <= int(places.min()) <= int(places.max()) < height * width:
-        raise InputError(f"switches up to {int(places.max())} do not fit an output of {height} x {width}")
-    back = pooled.new_zeros(*pooled.shape[:-2], height * width)
-    return back.scatter_add(-1, places, pooled.flatten(-2)).view(*pooled.shape[:-2], height, width)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -16,11 +17,14 @@ from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import HookError, InputError, LayerError
 from torchviz_cnn.core.names import Call, call_name, is_compiled, named_layers, resolve, unwrap
-from torchviz_cnn.hooks import interrupts
-from torchviz_cnn.hooks.interrupts import deliver, held, let_through
+from torchviz_cnn.hooks.interrupts import uninterrupted
+from torchviz_cnn.hooks.network import Model, module_of
+from torchviz_cnn.hooks.recorder import Check, Recorder
 
 ForwardHook = Callable[[str, Any], Any]
 BackwardHook = Callable[[str, Tensor], Any]
+
+_log = logging.getLogger("torchviz_cnn")
 
 
 class _StopForward(BaseException):
@@ -43,9 +47,12 @@ class _Tap:
 class HookManager:
     """Forward and backward hooks on named modules, all removed on exit.
 
-    A layer is a dotted name from `model.named_modules()`. Where a module runs several times in one forward,
+    A layer is a dotted name from `model.named_modules()`. Where a module runs several times in one forward pass,
     `"relu"` is its first call, `"relu#1"` its second and `"relu#*"` every one. Hooks get the name of the call
     they are called for. Wrappers (`DataParallel`, `DistributedDataParallel`, `torch.compile`) are looked through.
+
+    Args:
+        model: a module or a Network.
 
     >>> import torch
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(inplace=True))
@@ -57,8 +64,8 @@ class HookManager:
     {'0': (1, 4, 6, 6)}
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = unwrap(model)
+    def __init__(self, model: Model) -> None:
+        self.model = unwrap(module_of(model))
         self._taps: dict[nn.Module, _Tap] = {}
         self._handles: list[Any] = []
         self._closed = False
@@ -76,7 +83,9 @@ class HookManager:
         """Call `hook(name, output)` after each of these layers; what it returns, unless None, replaces the output.
 
         Several hooks on one layer run in the order they were added, each on what the one before it left.
-        Raises LayerError for a name that does not exist, and then adds nothing.
+
+        Raises:
+            LayerError: for a name that does not exist; nothing is added then.
         """
         for call in self._resolve(layers):
             self._tap(call).forward.append((call.index, hook))
@@ -84,21 +93,38 @@ class HookManager:
     def on_backward(self, layers: str | Iterable[str], hook: BackwardHook) -> None:
         """Call `hook(name, gradient)` with the gradient of each layer's output, of the output's shape.
 
-        What it returns, unless None, replaces the gradient. It is the gradient of what the layer itself
-        gave, also where the next module overwrites that in place. Raises LayerError for a name that does not
-        exist, and then adds nothing; and during the forward pass where the output is not a tensor.
+        What it returns, unless None, replaces the gradient. It is the gradient of what the layer itself gave, also
+        where the next module overwrites that in place.
+
+        Raises:
+            LayerError: for a name that does not exist (nothing is added then), and during the forward pass for a
+                layer that gives no tensor.
         """
         for call in self._resolve(layers):
             self._tap(call).backward.append((call.index, hook))
 
-    @let_through
+    def record(self, layers: str | Iterable[str], check: Check | None = None) -> Recorder:
+        """A block that keeps what layers give, by name, safe from later modules that write in place: see `Recorder`.
+
+        Args:
+            layers: names of calls, as for `on_forward`.
+            check: called with the name and the output of each call; gives the tensor to keep, or None to keep nothing.
+
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(inplace=True))
+        >>> with torch.no_grad(), HookManager(model) as hooks, hooks.record("0") as acts:
+        ...     hooks.run(torch.zeros(1, 3, 8, 8))
+        >>> acts["0"].shape
+        torch.Size([1, 4, 6, 6])
+        """
+        return Recorder(self, layers, check)
+
     def run(self, *args: Any, stop_early: bool = True, **kwargs: Any) -> Any:
         """Run the model; once every layer asked for has fired, stop and give None.
 
         With `stop_early=False`, or where some layer is never reached, the pass runs to the end and its output
         is returned. Layers asked for as `"name#*"` are not waited for.
         """
-        deliver()
         self._stopping = stop_early
         try:
             with _eagerly(self.model):
@@ -112,6 +138,42 @@ class HookManager:
             raise
         finally:
             self._stopping = False
+
+    def run_from(self, layer: str, maps: Tensor, x: Tensor) -> Any:
+        """Run what follows a layer on other maps (n, C, ...) than its own; what comes before runs for one image alone.
+
+        A network in which a shortcut leads around the layer may not take n maps beside one image: then its whole runs
+        n times, which is logged.
+
+        Args:
+            layer: the name of the call whose output is replaced.
+            maps: what it is replaced by.
+            x: the input (1, C, H, W) that belongs to the maps.
+
+        Returns:
+            The model's output for the n maps.
+        """
+        with HookManager(self.model) as hooks:
+            hooks.on_forward(layer, lambda name, output: maps.clone())
+            try:
+                output = hooks.run(x.clone(), stop_early=False)
+                hooks.require_reached()
+                if _batch_of(output) == len(maps):
+                    return output
+                reason = f"its output is for {_batch_of(output)} images"
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                reason = str(error).partition("\n")[0]
+            _log.info(
+                "%s does not take %d maps beside one image (%s): all of it runs for each", layer, len(maps), reason
+            )
+            return hooks.run(x.expand(len(maps), *x.shape[1:]).contiguous(), stop_early=False)
+
+    @property
+    def ends_here(self) -> bool:
+        """Whether the forward pass stops at the call whose hooks are running."""
+        return self._stopping and not in_backward() and bool(self._awaited) and all(map(self._fired, self._awaited))
 
     def unreached(self) -> list[str]:
         """The calls asked for by name that did not happen in the last forward pass."""
@@ -129,25 +191,24 @@ class HookManager:
                 f"forward pass: {ran} on this input"
             )
 
-    @held
     def close(self) -> None:
         """Remove every hook of this manager and no other. Calling it again does nothing."""
-        self._closed = True
-        while self._handles:
-            self._handles.pop().remove()
-        self._taps.clear()
-        self._awaited.clear()
+        with uninterrupted():
+            self._closed = True
+            while self._handles:
+                self._handles.pop().remove()
+            self._taps.clear()
+            self._awaited.clear()
 
     def __enter__(self) -> HookManager:
-        interrupts.begin()
         return self
 
-    @held
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
-        interrupts.end()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handles", None):  # dropped without being closed, or interrupted as it was about to be
+            self.close()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._taps)} hooked layers"
@@ -159,20 +220,20 @@ class HookManager:
         names = list(layers) if isinstance(layers, Iterable) and not isinstance(layers, str) else [layers]
         return [resolve(self.model, self._layers, name) for name in names]
 
-    @held
     def _tap(self, call: Call) -> _Tap:
         module = self._layers[call.name]
-        if not self._taps:
-            self._handles.append(self.model.register_forward_pre_hook(self._begin))
-        if module not in self._taps:
-            self._taps[module] = _Tap(call.name)
-            self._handles.append(module.register_forward_hook(self._fire))
-        if call.index is not None:
-            self._awaited.add(call)
+        with uninterrupted():
+            if not self._taps:
+                self._handles.append(self.model.register_forward_pre_hook(_weakly(self._begin)))
+            if module not in self._taps:
+                self._taps[module] = _Tap(call.name)
+                self._handles.append(module.register_forward_hook(_weakly(self._fire)))
+            if call.index is not None:
+                self._awaited.add(call)
         return self._taps[module]
 
     def _begin(self, model: nn.Module, args: Any) -> None:
-        if not _in_backward():
+        if not in_backward():
             self._calls.clear()
 
     def _fire(self, module: nn.Module, args: Any, output: Any) -> Any:
@@ -183,26 +244,28 @@ class HookManager:
             if wanted in (None, index):
                 replacement = hook(name, output)
                 output = output if replacement is None else replacement
-        for wanted, hook in tap.backward:
+        for wanted, backward in tap.backward:
             if wanted in (None, index):
-                if not isinstance(output, Tensor):
-                    raise LayerError(
-                        f"layer {name!r} gives a {type(output).__name__}, not a tensor: it has no gradient"
-                    )
-                if output.requires_grad:
-                    if output._is_view():
-                        # Writing into a view in place rewires the graph around the hook, which would then not run.
-                        output = output.clone()
-                    self._handles.append(output.register_hook(partial(hook, name)))  # type: ignore[no-untyped-call]
-        if self._stopping and not _in_backward() and self._awaited and all(map(self._fired, self._awaited)):
+                output = self._hook_gradient(name, output, backward)
+        if self.ends_here:
             raise _StopForward(self)
+        return output
+
+    def _hook_gradient(self, name: str, output: Any, hook: BackwardHook) -> Any:
+        if not isinstance(output, Tensor):
+            raise LayerError(f"layer {name!r} gives a {type(output).__name__}, not a tensor: it has no gradient")
+        if output.requires_grad:
+            if output._is_view():
+                # Writing into a view in place rewires the graph around the hook, which would then not run.
+                output = output.clone()
+            self._handles.append(output.register_hook(partial(hook, name)))  # type: ignore[no-untyped-call]
         return output
 
     def _count(self, module: nn.Module) -> int:
         """The index of this call of a module. Activation checkpointing runs a part of the model once more during
         the backward pass: those calls are numbered anew, so that each hook meets the call it met before."""
         counter = self._calls
-        if _in_backward():
+        if in_backward():
             counter = self._replayed
             if self._replay != torch._C._current_graph_task_id():
                 self._replay = torch._C._current_graph_task_id()
@@ -218,18 +281,39 @@ class HookManager:
         return sorted(calls, key=lambda call: (place[call.name], call.index or 0))
 
 
+def in_backward() -> bool:
+    """Whether a backward pass is running, in which activation checkpointing runs parts of the model again."""
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method as a hook that does not keep its manager alive: one that is dropped takes its hooks along."""
+    reference = weakref.WeakMethod(method)
+
+    def hook(*args: Any) -> Any:
+        alive = reference()
+        return None if alive is None else alive(*args)
+
+    return hook
+
+
+def _batch_of(output: Any) -> int:
+    """How many images an output is for; -1 where that cannot be told."""
+    if isinstance(output, dict):
+        output = next(iter(output.values()), None)
+    if isinstance(output, (tuple, list)):
+        output = output[0] if output else None
+    return len(output) if isinstance(output, Tensor) and output.ndim else -1
+
+
 def _explain_channels(error: RuntimeError, model: nn.Module, args: tuple[Any, ...]) -> None:
     """Raise InputError where it was the input itself that had another number of channels than its convolution takes."""
-    found = re.search(r"expected input\[([\d, ]+)\] to have (\d+) channels", str(error))
+    told = re.search(r"expected input\[([\d, ]+)\] to have (\d+) channels", str(error))
     shape = list(args[0].shape) if args and isinstance(args[0], Tensor) else []
-    if found and [int(side) for side in found[1].split(",")] == shape:
+    if told and [int(side) for side in told[1].split(",")] == shape:
         raise InputError(
-            f"{type(model).__name__} takes images of {found[2]} channels, and the input has {shape[1]}"
+            f"{type(model).__name__} takes images of {told[2]} channels, and the input has {shape[1]}"
         ) from error
-
-
-def _in_backward() -> bool:
-    return bool(torch._C._current_graph_task_id() != -1)
 
 
 def _eagerly(model: nn.Module) -> contextlib.AbstractContextManager[Any]:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from torchviz_cnn.core.errors import InputError, LayerError, did_you_mean
+from torchviz_cnn.core import checks
+from torchviz_cnn.core.errors import LayerError
 
 Rule = Literal["standard", "guided", "deconvnet"]
 OtherActivations = Literal["error", "plain"]
@@ -39,12 +40,8 @@ def relu_rule(rule: Rule, *, other_activations: OtherActivations = "error") -> R
     ...     torch.autograd.grad(y.sum(), x)[0].tolist(), rule.count
     ([0.0, 1.0, 0.0], 1)
     """
-    if rule not in get_args(Rule):
-        raise InputError(
-            f"no ReLU rule {rule!r}{did_you_mean(str(rule), get_args(Rule)) or ';'} there are {', '.join(get_args(Rule))}"
-        )
-    if other_activations not in get_args(OtherActivations):
-        raise InputError(f"other_activations is 'error' or 'plain', not {other_activations!r}")
+    checks.one_of("ReLU rule", rule, get_args(Rule))
+    checks.one_of("other_activations", other_activations, get_args(OtherActivations))
     return ReluRule(rule, other_activations)
 
 

@@ -1,11 +1,11 @@
-"""Lend a model to a method, and give it back exactly as it was."""
+"""A model that a method works on, and that comes back exactly as it was."""
 
 from __future__ import annotations
 
-import contextlib
 import random
 import threading
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,44 +16,49 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from torchviz_cnn.core.errors import InputError, ModelError
+from torchviz_cnn.core.errors import ModelError
 from torchviz_cnn.core.names import unwrap
-from torchviz_cnn.hooks.interrupts import guarded, held, let_through
+from torchviz_cnn.hooks.interrupts import uninterrupted
+from torchviz_cnn.hooks.network import Model, module_of
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[nn.Module]:
-    """Lend a model: in evaluation mode, parameters frozen, gradients enabled, wrappers taken off.
+def untouched(model: Model) -> Iterator[nn.Module]:
+    """Give a model for the length of a block: in evaluation mode, parameters frozen, gradients on, wrappers taken off.
 
-    However the block ends (an exception, Ctrl-C at any moment), every module's `training` flag, every parameter's identity,
-    `.grad` and `requires_grad`, every buffer's identity and values, the global random states and the caller's
-    grad and inference modes are what they were. Works inside `torch.no_grad()` and `torch.inference_mode()`. A model is
-    lent to one thread at a time: others wait for it. Raises ModelError for a model that is no module, runs outside
-    Python (TorchScript), or has uninitialised lazy parameters.
+    However the block ends (an exception, Ctrl-C), every module's `training` flag, every parameter's identity, `.grad`
+    and `requires_grad`, every buffer's identity and values, the global random states and the caller's grad and
+    inference modes are what they were. Works inside `torch.no_grad()` and `torch.inference_mode()`. One thread has
+    the model at a time: others wait.
+
+    Args:
+        model: a module or a Network.
+
+    Raises:
+        ModelError: for what is no model, runs outside Python (TorchScript), or has uninitialised lazy parameters.
 
     >>> model = nn.Linear(2, 1)
-    >>> with untouched(model) as lent:
-    ...     lent.training, lent.weight.requires_grad
+    >>> with untouched(model) as frozen:
+    ...     frozen.training, frozen.weight.requires_grad
     (False, False)
     >>> model.training, model.weight.requires_grad
     (True, True)
     """
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"a model is a torch.nn.Module, not a {type(model).__name__}{_hint(model)}")
-    model = unwrap(model)
-    modules = list(model.modules())
-    if any(isinstance(module, torch.jit.ScriptModule) for module in modules):
+    module = unwrap(module_of(model))
+    modules = list(module.modules())
+    if any(isinstance(part, torch.jit.ScriptModule) for part in modules):
         raise ModelError(
-            f"{type(model).__name__} runs as TorchScript, where hooks do not reach: pass the model it was made from"
+            f"{type(module).__name__} runs as TorchScript, where hooks do not reach: pass the model it was made from"
         )
-    with guarded(), _alone(model), torch.inference_mode(False), torch.enable_grad():
-        _refuse_lazy(model, modules)
-        loans = [_Loan(module) for module in modules]
-        with contextlib.ExitStack() as returns:
-            returns.callback(_random_states(modules))
-            returns.callback(_give_back, loans)
-            _lend(loans)
-            yield model
+    _refuse_lazy(module, modules)
+    with _lock_of(module), torch.inference_mode(False), torch.enable_grad():
+        state = _State(modules)
+        try:
+            with uninterrupted():
+                state.freeze()
+            yield module
+        finally:
+            state.restore()
 
 
 def _refuse_lazy(model: nn.Module, modules: list[nn.Module]) -> None:
@@ -67,46 +72,47 @@ _LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
 
 
-@contextmanager
-def _alone(model: nn.Module) -> Iterator[None]:
-    """Keep other threads from the model: what they found and put back would be this one's changes."""
+def _lock_of(model: nn.Module) -> Any:
+    """What keeps other threads from a model: the state they saw and put back would be this one's changes."""
     with _LOCKS_LOCK:
-        lock = _LOCKS.setdefault(model, threading.RLock())
-    if not lock.acquire(blocking=False):
-        _wait_for(lock)
-    try:
-        yield
-    finally:
-        lock.release()
+        return _LOCKS.setdefault(model, threading.RLock())
 
 
-@let_through
-def _wait_for(lock: Any) -> None:
-    lock.acquire()
+class _State:
+    """All that may change while a method works, as it was."""
 
+    def __init__(self, modules: list[nn.Module]) -> None:
+        self._restored = False
+        self._process = _Process(modules)
+        self._modules = [_Module(module) for module in modules]
 
-def lend_input(model: nn.Module, x: Tensor) -> Tensor:
-    """A copy of the input on the model's device and in its dtype, so that nothing can write into the caller's.
+    def freeze(self) -> None:
+        for module in self._modules:
+            module.freeze()
 
-    Shape in, shape out. Raises InputError for what is no tensor, or has no images in it.
-    """
-    if not isinstance(x, Tensor):
-        raise InputError(f"the input is a tensor of shape (B, C, H, W), not a {type(x).__name__}")
-    if x.ndim == 0 or x.numel() == 0:
-        raise InputError(f"the input of shape {tuple(x.shape)} has nothing in it")
-    if x.dtype == torch.uint8 and not any(isinstance(module, nn.Embedding) for module in model.modules()):
-        raise InputError(
-            "the input is uint8; networks take floating point: preprocess(photo) gives it, or x.float() / 255"
-        )
-    like = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if like is None:
-        return x.detach().clone()
-    return x.detach().to(like.device, like.dtype if x.is_floating_point() else x.dtype, copy=True)
+    def restore(self) -> None:
+        """Put everything back, even if a part of it fails, in which case that error is raised at the end."""
+        with uninterrupted():
+            failed: BaseException | None = None
+            parts: list[_Module | _Process] = [*reversed(self._modules), self._process]
+            for part in parts:
+                try:
+                    part.restore()
+                except BaseException as error:
+                    failed = error
+            self._restored = True
+            if failed is not None:
+                raise failed
+
+    def __del__(self) -> None:
+        # A Ctrl-C in the instruction at which `restore` begins prevents it; then this is done as the error is dropped.
+        if not getattr(self, "_restored", True):
+            self.restore()
 
 
 @dataclass(slots=True)
-class _Lent:
-    """A parameter or buffer as it was found."""
+class _Tensor:
+    """A parameter, a buffer or another tensor of a module as it was."""
 
     tensor: Tensor
     grad: Tensor | None
@@ -116,90 +122,29 @@ class _Lent:
     values: Tensor | None
     """and a copy of it."""
 
+    @classmethod
+    def of(cls, tensor: Tensor, values: bool) -> _Tensor:
+        inference = tensor.is_inference()
+        grad = None if inference or not tensor.is_leaf else tensor.grad
+        if not values or inference:
+            return cls(tensor, grad, tensor.requires_grad, None, None)
+        data = tensor.detach()
+        return cls(tensor, grad, tensor.requires_grad, data, data.clone())
 
-class _Loan:
-    """What one module looked like, not counting its children. Large models have thousands: what is not needed is left."""
-
-    __slots__ = ("buffers", "module", "parameters", "training")
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.training = module.training
-        self.parameters = {n: None if p is None else _remember(p, values=False) for n, p in module._parameters.items()}
-        self.buffers = {n: None if b is None else _remember(b, values=True) for n, b in module._buffers.items()}
-
-    def lend(self) -> None:
-        # The flag itself, not eval(): models override train() to keep parts of themselves frozen.
-        if self.module.training:
-            self.module.training = False
-        for name, lent in self.parameters.items():
-            if lent is None:
-                continue
-            if lent.tensor.is_inference():  # cannot take part in a graph
-                self.module._parameters[name] = nn.Parameter(lent.tensor.clone(), requires_grad=False)
-            elif lent.requires_grad and lent.tensor.is_leaf:
-                lent.tensor.requires_grad_(False)
-        for name, lent in self.buffers.items():
-            if lent is not None and lent.tensor.is_inference():
-                self.module._buffers[name] = lent.tensor.clone()
-
-    def give_back(self) -> None:
-        if self.module.training is not self.training:
-            self.module.training = self.training
-        _put_back(self.module._parameters, self.parameters)
-        _put_back(self.module._buffers, self.buffers)
+    def restore(self) -> None:
+        tensor = self.tensor
+        if tensor.is_inference():
+            return
+        if tensor.is_leaf:
+            if tensor.requires_grad != self.requires_grad:
+                tensor.requires_grad_(self.requires_grad)
+            if tensor.grad is not self.grad:
+                tensor.grad = self.grad
+        if self.data is not None and self.values is not None:
+            _restore_values(tensor, self.data, self.values)
 
 
-@held
-def _lend(loans: list[_Loan]) -> None:
-    for loan in loans:
-        loan.lend()
-
-
-@held
-def _give_back(loans: list[_Loan]) -> None:
-    """Give all of them back, even if one fails."""
-    failed: BaseException | None = None
-    for loan in reversed(loans):
-        try:
-            loan.give_back()
-        except BaseException as error:
-            failed = error
-    if failed is not None:
-        raise failed
-
-
-def _remember(tensor: Tensor, values: bool) -> _Lent:
-    inference = tensor.is_inference()
-    grad = None if inference or not tensor.is_leaf else tensor.grad
-    if not values or inference:
-        return _Lent(tensor, grad, tensor.requires_grad, None, None)
-    data = tensor.detach()
-    return _Lent(tensor, grad, tensor.requires_grad, data, data.clone())
-
-
-def _put_back(
-    tensors: dict[str, Tensor | None] | dict[str, nn.Parameter | None], lent: dict[str, _Lent | None]
-) -> None:
-    if not lent and not tensors:
-        return
-    found: dict[str, Tensor | None] = {name: None if was is None else was.tensor for name, was in lent.items()}
-    if list(tensors) != list(found) or any(tensors[name] is not tensor for name, tensor in found.items()):
-        tensors.clear()
-        tensors.update(found)  # type: ignore[arg-type]
-    for was in lent.values():
-        if was is None or was.tensor.is_inference():
-            continue
-        if was.tensor.is_leaf:
-            if was.tensor.requires_grad != was.requires_grad:
-                was.tensor.requires_grad_(was.requires_grad)
-            if was.tensor.grad is not was.grad:
-                was.tensor.grad = was.grad
-        if was.data is not None and was.values is not None:
-            _put_values_back(was.tensor, was.data, was.values)
-
-
-def _put_values_back(tensor: Tensor, data: Tensor, values: Tensor) -> None:
+def _restore_values(tensor: Tensor, data: Tensor, values: Tensor) -> None:
     # Compared, as `.data` and numpy write unseen by the version counter; and through `.data`, so that a graph of the
     # caller that saved this buffer can still run backward.
     if tensor.is_meta:
@@ -214,25 +159,99 @@ def _put_values_back(tensor: Tensor, data: Tensor, values: Tensor) -> None:
         tensor.data.copy_(values)
 
 
-def _random_states(modules: list[nn.Module]) -> Callable[[], None]:
-    """Remember the global random states that a forward pass may draw from; calling the result restores them."""
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    devices = {t.device for m in modules for t in (*m._parameters.values(), *m._buffers.values()) if t is not None}
-    cuda = {device: torch.cuda.get_rng_state(device) for device in devices if device.type == "cuda"}
-    mps = torch.mps.get_rng_state() if any(device.type == "mps" for device in devices) else None
+class _Module:
+    """One module as it was, not counting its children. Large models have thousands: what is not needed is left out."""
 
-    @held
-    def restore() -> None:
+    __slots__ = ("attributes", "buffers", "module", "parameters", "training")
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.training = module.training
+        self.parameters = {n: None if p is None else _Tensor.of(p, False) for n, p in module._parameters.items()}
+        self.buffers = {n: None if b is None else _Tensor.of(b, True) for n, b in module._buffers.items()}
+        # Weights that a hook of `weight_norm`, `spectral_norm` or `prune` computes from others at every call.
+        self.attributes = {n: value for n, value in vars(module).items() if isinstance(value, Tensor)}
+
+    def freeze(self) -> None:
+        # The flag itself, not eval(): models override train() to keep parts of themselves frozen.
+        if self.module.training:
+            self.module.training = False
+        for name, was in self.parameters.items():
+            if was is None:
+                continue
+            if was.tensor.is_inference():  # cannot take part in a graph
+                self.module._parameters[name] = nn.Parameter(was.tensor.clone(), requires_grad=False)
+            elif was.requires_grad and was.tensor.is_leaf:
+                was.tensor.requires_grad_(False)
+        for name, was in self.buffers.items():
+            if was is not None and was.tensor.is_inference():
+                self.module._buffers[name] = was.tensor.clone()
+
+    def restore(self) -> None:
+        if self.module.training is not self.training:
+            self.module.training = self.training
+        _restore_tensors(self.module._parameters, self.parameters)
+        _restore_tensors(self.module._buffers, self.buffers)
+        for name, value in self.attributes.items():
+            if vars(self.module).get(name) is not value:
+                vars(self.module)[name] = value
+
+
+def _restore_tensors(
+    now: dict[str, Tensor | None] | dict[str, nn.Parameter | None], before: dict[str, _Tensor | None]
+) -> None:
+    if not before and not now:
+        return
+    tensors: dict[str, Tensor | None] = {name: None if was is None else was.tensor for name, was in before.items()}
+    if list(now) != list(tensors) or any(now[name] is not tensor for name, tensor in tensors.items()):
+        now.clear()
+        now.update(tensors)  # type: ignore[arg-type]
+    for was in before.values():
+        if was is not None:
+            was.restore()
+
+
+class _Process:
+    """What a forward pass, or a block of PyTorch's that an interrupt tears apart, may change outside the model."""
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        self.random = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        tensors = [t for m in modules for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
+        devices = {tensor.device for tensor in tensors}
+        self.cuda = {device: torch.cuda.get_rng_state(device) for device in devices if device.type == "cuda"}
+        self.mps = torch.mps.get_rng_state() if any(device.type == "mps" for device in devices) else None
+        self.modes = _mode_counts()
+        self.saving = _saved_tensors_hooks()
+        self.filters = list(warnings.filters)
+
+    def restore(self) -> None:
+        python, numpy, cpu = self.random
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_rng_state(cpu)
-        for device, state in cuda.items():
+        for device, state in self.cuda.items():
             torch.cuda.set_rng_state(state, device)
-        if mps is not None:
-            torch.mps.set_rng_state(mps)
+        if self.mps is not None:
+            torch.mps.set_rng_state(self.mps)
+        if _mode_counts() != self.modes:
+            self._leave_modes()
+        while _saved_tensors_hooks() not in (self.saving, None):
+            torch._C._autograd._pop_saved_tensors_default_hooks()
+        if warnings.filters != self.filters:
+            warnings.filters[:] = self.filters  # type: ignore[index]
 
-    return restore
+    def _leave_modes(self) -> None:
+        functions, dispatch = self.modes
+        while torch._C._len_torch_function_stack() > functions:
+            torch._C._pop_torch_function_stack()
+        while torch._C._len_torch_dispatch_stack() > dispatch:
+            torch._C._pop_torch_dispatch_stack(None)
 
 
-def _hint(model: object) -> str:
-    return "; pass its .model" if isinstance(getattr(model, "model", None), nn.Module) else ""
+def _mode_counts() -> tuple[int, int]:
+    return int(torch._C._len_torch_function_stack()), int(torch._C._len_torch_dispatch_stack())
+
+
+def _saved_tensors_hooks() -> Any:
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return None if top is None else top(True)

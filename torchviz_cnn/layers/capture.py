@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor
 
 from torchviz_cnn.core.errors import InputError, LayerError, did_you_mean
-from torchviz_cnn.core.names import LayerPattern, expand, named_layers
+from torchviz_cnn.core.names import expand, named_layers
+from torchviz_cnn.hooks.inputs import Input, prepared
 from torchviz_cnn.hooks.manager import HookManager
-from torchviz_cnn.hooks.untouched import lend_input, untouched
-from torchviz_cnn.layers.describe import CONVOLUTIONS, POOLINGS
-from torchviz_cnn.media import render
+from torchviz_cnn.hooks.network import Model
+from torchviz_cnn.layers.defaults import Layers, chosen_patterns
+from torchviz_cnn.media import figures, render
+from torchviz_cnn.media.origin import Origin
 from torchviz_cnn.runs import files
 
 
@@ -31,6 +32,8 @@ class Activations(Mapping[str, Tensor]):
     """
 
     tensors: Mapping[str, Tensor]
+    origin: Origin = field(default=Origin(), repr=False)
+    """The photos that the batch was made from, where they are known."""
 
     def __getitem__(self, layer: str) -> Tensor:
         try:
@@ -87,7 +90,7 @@ class Activations(Mapping[str, Tensor]):
         """The grid as a figure: titled with the layer's name, in proportion to the number of tiles, without axes."""
         tiles = self.tiles(layer, image, channels)
         grid = render.tile_grid(tiles, columns=min(columns, len(tiles)), margin=1)
-        return render.titled(render.colormap(grid, colormap), layer, scale=1 / max(tiles.shape[1:]))
+        return figures.titled(render.colormap(grid, colormap), layer, scale=1 / max(tiles.shape[1:]))
 
     def save(self, path: str | Path) -> Path:
         """Write all tensors to a `.safetensors` file, their order in its metadata. Raises OutputError."""
@@ -115,19 +118,23 @@ class _MissingLayer(LayerError, KeyError):
     __str__ = Exception.__str__
 
 
-def capture(
-    model: nn.Module, x: Tensor, layers: str | type[nn.Module] | Sequence[LayerPattern] | None = None
-) -> Activations:
-    """What the layers of a model give for a batch `x` (B, C, H, W).
+def capture(model: Model, x: Input, layers: Layers = None) -> Activations:
+    """Capture what the layers of a model give for a batch.
 
-    `layers`: names (`"features.0"`, or `"relu#1"` for the second call of `relu`), glob patterns (`"features.*"`),
-    module types, or several of these; by default all convolution and pooling layers. A pattern or type gives every
-    call of what it matches, up to where the modules around the matches have finished for the first time
-    (`"encoder.*#*"`: every call to the end). The forward pass, without gradients, stops once all layers asked for
-    have run. Nothing is copied but what a later module overwrites in place.
+    The forward pass, without gradients, stops once all layers asked for have run. Nothing is copied but what a later
+    module overwrites in place. A pattern or type gives every call of what it matches, up to where the modules around
+    the matches have finished for the first time (`"encoder.*#*"`: every call to the end).
 
-    Raises LayerError for a name or pattern without a match (with the nearest name), a layer that the forward pass
-    does not reach, and one that gives no tensor; InputError for an input that is no tensor or empty.
+    Args:
+        model: a module or a Network.
+        x: a batch (B, C, H, W) or, with a Network, photos.
+        layers: names (`"features.0"`, or `"relu#1"` for the second call of `relu`), glob patterns (`"features.*"`),
+            module types, or several of these; by default all convolution and pooling layers.
+
+    Raises:
+        LayerError: for a name or pattern without a match (with the nearest name), a layer that the forward pass does
+            not reach, and one that gives no tensor.
+        InputError: for an input that is no tensor or empty.
 
     >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(72, 5))
     >>> capture(model, torch.zeros(1, 1, 8, 8), ["0", nn.ReLU])
@@ -135,78 +142,24 @@ def capture(
       0: 1 x 2 x 6 x 6
       1: 1 x 2 x 6 x 6
     """
-    with untouched(model) as lent, torch.no_grad(), HookManager(lent) as hooks:
-        if layers is None:
-            kinds = [kind for kind in (*CONVOLUTIONS, *POOLINGS) if any(isinstance(m, kind) for m in lent.modules())]
-            patterns: Sequence[LayerPattern] = kinds
-        else:
-            patterns = [layers] if isinstance(layers, (str, type)) else list(layers)
-        calls = expand(lent, named_layers(lent), patterns)
-        if not calls:
-            none = "has no convolution or pooling layer" if layers is None else "was asked for no layer at all"
-            raise LayerError(
-                f"{type(lent).__name__} {none}; layer_names(model, types=torch.nn.Module) lists its layers"
-            )
+    with prepared(model, x, images=False) as given, torch.no_grad(), HookManager(given.model) as hooks:
+        module = given.model
+        patterns = chosen_patterns(module, layers)
+        calls = expand(module, named_layers(module), patterns)
         asked = {str(call) for call in calls if call.index is not None}
-        keep = KeptValues([*lent.parameters(), *lent.buffers()])
 
-        def take(name: str, output: Any) -> None:
-            if isinstance(output, Tensor):
-                keep.take(name, output)
-            elif name in asked:
+        def check(name: str, output: Any) -> Tensor | None:
+            if name in asked and not isinstance(output, Tensor):
                 raise LayerError(f"layer {name!r} gives a {type(output).__name__}, not a tensor")
+            return output if isinstance(output, Tensor) else None
 
-        hooks.on_forward([str(call) for call in calls], take)
         # A module is called by the one around it: once that has finished, no further call is to come.
         around = {call.name.rpartition(".")[0] for call in calls if call.index is None}
         to_the_end = "" in around or any(isinstance(p, str) and p.endswith("#*") for p in patterns)
-        hooks.on_forward(() if to_the_end else around, lambda name, output: None)
-        with keep:
-            hooks.run(lend_input(lent, x), stop_early=not to_the_end)
+        with hooks.record([str(call) for call in calls], check) as acts:
+            hooks.on_forward(() if to_the_end else around, lambda name, output: None)
+            hooks.run(given.x, stop_early=not to_the_end)
         hooks.require_reached(asked)
-        if not keep.values:
-            raise LayerError(f"no layer of {type(lent).__name__} that was asked for gave a tensor on this input")
-        return Activations(keep.values)
-
-
-class KeptValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Keeps tensors as they are when taken: one is copied at the moment something is about to be written into it.
-
-    What shares memory with one of `owned`, the model's own tensors, is copied at once: it is not the caller's to write.
-    """
-
-    def __init__(self, owned: Iterable[Tensor] = ()) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.values: dict[str, Tensor] = {}
-        self._names: dict[int, list[str]] = {}
-        self._owned = {_storage(tensor) for tensor in owned if tensor.layout is torch.strided}
-
-    def take(self, name: str, tensor: Tensor) -> None:
-        self.values[name] = tensor.detach()
-        if tensor.layout is not torch.strided:
-            return
-        if _storage(tensor) in self._owned:
-            self.values[name] = tensor.detach().clone()
-            return
-        self._names.setdefault(_storage(tensor), []).append(name)
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        schema = getattr(func, "_schema", None)
-        if self._names and schema is not None and schema.is_mutable:
-            given = {**dict(zip((a.name for a in schema.arguments), args, strict=False)), **(kwargs or {})}
-            for argument in schema.arguments:
-                if argument.alias_info is not None and argument.alias_info.is_write:
-                    self._save(given.get(argument.name))
-        return func(*args, **(kwargs or {}))
-
-    def _save(self, written: Any) -> None:
-        for tensor in written if isinstance(written, (tuple, list)) else [written]:
-            if isinstance(tensor, Tensor) and tensor.layout is torch.strided:
-                for name in self._names.pop(_storage(tensor), []):
-                    self.values[name] = self.values[name].clone()
-
-
-def _storage(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+        if not acts:
+            raise LayerError(f"no layer of {type(module).__name__} that was asked for gave a tensor on this input")
+        return Activations(dict(acts), given.origin)

@@ -17,6 +17,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+from torchviz_cnn.core.errors import ModelError
+from torchviz_cnn.core.names import named_layers, resolve
+from torchviz_cnn.hooks.manager import HookManager
+
 Size = tuple[int, ...]
 
 # Of these only *where* their values come from matters, and they give every value from its own place.
@@ -61,6 +65,32 @@ class ReceptiveField:
     start: Size
     whole: bool
     """Whether a unit sees the whole input, as after global pooling; `size` is then the input's."""
+
+
+def receptive_fields(model: nn.Module, x: Tensor, names: list[str]) -> dict[str, ReceptiveField | None]:
+    """What the units of each call of these layers see of an input like x, for a frozen model; None without dimensions.
+
+    Raises ModelError where it cannot be measured.
+    """
+    fields: dict[str, ReceptiveField | None] = {}
+    network = PositiveNetwork(x)
+
+    def measure(name: str, output: Any) -> Tensor | None:
+        if not isinstance(output, Tensor):
+            return None
+        replacement = network.cut(output)
+        fields[name] = network.field(replacement)  # known by now, where it could be cut
+        return replacement
+
+    with HookManager(model) as hooks:
+        layers = named_layers(model)
+        hooks.on_forward(dict.fromkeys(f"{resolve(model, layers, name).name}#*" for name in names), measure)
+        try:
+            with network:
+                hooks.run(network.x.clone(), stop_early=False)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise ModelError(f"the receptive fields of {type(model).__name__} cannot be measured: {error}") from error
+    return fields
 
 
 class PositiveNetwork(TorchFunctionMode):

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor, nn
+from torch import Tensor
 
-from torchviz_cnn.core.errors import GeometryWarning, ImageError, InputError, did_you_mean
-from torchviz_cnn.core.names import unwrap
+from torchviz_cnn.core.errors import ImageError, InputError, did_you_mean
 from torchviz_cnn.media.render import Box
 
 Geometry = Literal["crop", "stretch", "pad"]
@@ -31,7 +28,7 @@ _RESAMPLING = {
 }
 
 
-def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
     """A photo as an RGB image, upright as its EXIF orientation says.
 
     Grey, 16-bit, CMYK and palette images are converted, transparency is laid on white, of an animation the first
@@ -187,41 +184,3 @@ class Preprocess:
         short, long = min(width, height), max(width, height)
         other = int(self.resize * long / short)  # rounded down, as torchvision does
         return (self.resize, other) if width <= height else (other, self.resize)
-
-
-_PREPROCESSING: WeakKeyDictionary[nn.Module, Preprocess] = WeakKeyDictionary()
-
-
-def remember_preprocess(model: nn.Module, preprocess: Preprocess) -> None:
-    """Note how photos are prepared for a model, so that its maps are drawn where they belong."""
-    _PREPROCESSING[unwrap(model)] = preprocess
-
-
-def preprocess_of(model: nn.Module) -> Preprocess | None:
-    """How photos are prepared for a model that `load_model` made; None for others."""
-    return _PREPROCESSING.get(unwrap(model))
-
-
-def seen_box(
-    photo: Image.Image, input_size: tuple[int, int], geometry: Preprocess | Geometry | None, known: Preprocess | None
-) -> Box:
-    """What part of a photo a network's input of (H, W) shows: as `geometry` says, else as its preprocessing is known.
-
-    A name stands for that geometry with the known (or torchvision's usual) resize. Where nothing is known, the whole
-    photo, with a GeometryWarning if its shape differs from the input's.
-    """
-    if isinstance(geometry, str):
-        usual = known or Preprocess(input_size, resize=math.ceil(min(input_size) * 256 / 224))
-        geometry = replace(usual, geometry=geometry)
-    geometry = geometry or known
-    if geometry is not None:
-        return geometry.seen_box(photo.width, photo.height)
-    height, width = input_size
-    if abs(photo.width * height - photo.height * width) > max(photo.width * height, photo.height * width) * 0.02:
-        warnings.warn(
-            f"how this {photo.width} x {photo.height} photo became an input of {width} x {height} is not known: the map "
-            "is stretched over all of it; pass geometry='crop', 'stretch', 'pad' or a Preprocess",
-            GeometryWarning,
-            stacklevel=4,
-        )
-    return (0.0, 0.0, float(photo.width), float(photo.height))

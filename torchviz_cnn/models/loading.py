@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,63 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import CheckpointError, InputError, ModelError, did_you_mean
-from torchviz_cnn.layers.describe import input_channels
-from torchviz_cnn.media.images import Geometry, Preprocess, remember_preprocess
+from torchviz_cnn.hooks.network import Network
+from torchviz_cnn.layers.defaults import input_channels
+from torchviz_cnn.media.images import Geometry, Preprocess
 from torchviz_cnn.models.bundled import BUNDLED, bundled_path
 from torchviz_cnn.models.catalogue import CATALOGUE, Entry
 from torchviz_cnn.models.checkpoints import load_state, read_checkpoint, read_metadata
 from torchviz_cnn.models.keras_import import load_keras_weights
 
 KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
-
-
-@dataclass(frozen=True, eq=False)
-class Network:
-    """A network ready to look into: a plain module in evaluation mode, and what its makers say of it."""
-
-    model: nn.Module
-    preprocess: Preprocess
-    """From a PIL photo to the network's input (C, H, W), and back from the input to the photo."""
-    categories: tuple[str, ...] | None
-    """Class names in the order of the outputs; None where they are not known."""
-    name: str
-    weights: str
-    """Where the weights come from."""
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        """(H, W) of the input in pixels."""
-        return self.preprocess.size
-
-    def category(self, index: int) -> str:
-        """The name of a class, or `class 7` where names are not known."""
-        if self.categories is not None and 0 <= index < len(self.categories):
-            return self.categories[index]
-        return f"class {index}"
-
-    def class_index(self, target: str | int) -> int:
-        """The index of a class given by name or number. Raises ModelError with the nearest name."""
-        text = str(target).strip()
-        names = self.categories or ()
-        if re.fullmatch(r"[+-]?[0-9]{1,9}", text):
-            return int(text)
-        same = [
-            i for i, name in enumerate(names) if name.casefold().replace("_", " ") == text.casefold().replace("_", " ")
-        ]
-        if len(same) == 1:
-            return same[0]
-        if same:
-            raise ModelError(
-                f"{len(same)} classes of {self.name} are called {text!r}: {', '.join(map(str, same))}; give the index"
-            )
-        if not names:
-            raise ModelError(f"the class names of {self.name} are not known: give an index, or a file of labels")
-        raise ModelError(f"{self.name} has no class {text!r}{did_you_mean(text, names) or '; give a name or an index'}")
-
-    def __repr__(self) -> str:
-        height, width = self.input_size
-        classes = f"{len(self.categories)} named classes" if self.categories else "unnamed classes"
-        return f"Network({self.name}, weights {self.weights}, input {height} x {width}, {classes})"
 
 
 def load_model(
@@ -108,7 +59,6 @@ def load_model(
     if labels is not None:
         categories = _labels(labels)
         _require_outputs(model, name, len(categories))
-    remember_preprocess(model, preprocess)
     return Network(model, preprocess, categories, name, source)
 
 

@@ -10,14 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchviz_cnn.attribution.result import require_maps
 from torchviz_cnn.core.errors import LayerError
 from torchviz_cnn.core.names import LayerPattern, expand, named_layers
+from torchviz_cnn.hooks.inputs import input_for
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.relu_rules import Rule, relu_rule
-from torchviz_cnn.hooks.untouched import lend_input, untouched
-from torchviz_cnn.layers.describe import CONVOLUTIONS, POOLINGS, last_spatial_layer
-from torchviz_cnn.scores.targets import class_outputs, score_gradients
+from torchviz_cnn.hooks.untouched import untouched
+from torchviz_cnn.layers.defaults import CONVOLUTIONS, POOLINGS, explained_layer
+from torchviz_cnn.scores.gradients import score_gradients
+from torchviz_cnn.scores.targets import class_outputs
+from torchviz_cnn.scores.trace import require_maps
 
 MAP_SIDE = 96
 """Activation maps are averaged down to at most this many pixels a side before they are kept."""
@@ -79,7 +81,7 @@ def measure(
     explained: str | None = None
     for x in batches:
         with untouched(model) as lent:
-            x = lend_input(lent, x)
+            x = input_for(lent, x)
             if explain and not parts:
                 explained = _explained(lent, x[:1])
             parts.append(_measure(lent, x, _Wanted(lent, layers, explained), classes, explained))
@@ -113,7 +115,7 @@ class _Wanted:
 
 def _explained(model: nn.Module, x: Tensor) -> str | None:
     try:
-        return last_spatial_layer(model, x)
+        return explained_layer(model, x)
     except LayerError:
         return None
 
@@ -147,7 +149,7 @@ def _measure(model: nn.Module, x: Tensor, wanted: _Wanted, classes: int, explain
         pixels: dict[Rule, list[Tensor]] = {}
         rule.rule = "standard"
         if scores.requires_grad:
-            for _, (at_input, *at_layers) in score_gradients(scores, [leaf, *kept.values()], keep_graph=True):
+            for at_input, *at_layers in score_gradients(scores, [leaf, *kept.values()], keep_graph=True):
                 if at_input is not None:
                     pixels.setdefault("standard", []).append(at_input.float())
                 for (name, maps), gradient in zip(kept.items(), at_layers, strict=True):
@@ -155,7 +157,7 @@ def _measure(model: nn.Module, x: Tensor, wanted: _Wanted, classes: int, explain
                         cams[name].append(_cam(maps.detach(), gradient))
             for other in RULES[1:] if rule.count and pixels else ():
                 rule.rule = other
-                for _, (at_input,) in score_gradients(scores, [leaf], keep_graph=True):
+                for (at_input,) in score_gradients(scores, [leaf], keep_graph=True):
                     if at_input is not None:
                         pixels.setdefault(other, []).append(at_input.float())
     measured = {name: _layer_maps(maps.detach(), cams[name]) for name, maps in kept.items()}

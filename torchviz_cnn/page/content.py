@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.layers.describe import Description, LayerInfo
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import to_rgb
-from torchviz_cnn.models import Network
 from torchviz_cnn.page.collect import LayerMaps, Measured
 from torchviz_cnn.page.encode import Blocks, figure, figures, levels, within
 from torchviz_cnn.page.top import Strongest

@@ -8,8 +8,8 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.media.images import Preprocess
-from torchviz_cnn.models import Network
 from torchviz_cnn.page.content import Photo
 from torchviz_cnn.runs.folder import versions
 

@@ -43,7 +43,7 @@ def _template() -> Any:
 
 @lru_cache
 def _part(name: str) -> str:
-    return files("torchviz_cnn.page.report").joinpath(name).read_text(encoding="utf-8").strip()
+    return files("torchviz_cnn.page").joinpath("web", name).read_text(encoding="utf-8").strip()
 
 
 def _hash(text: str) -> str:

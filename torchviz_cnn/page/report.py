@@ -20,9 +20,10 @@ from tqdm import tqdm
 
 from torchviz_cnn.core.errors import ImageError, InputError, LayerError, ModelError, OutputError
 from torchviz_cnn.core.names import LayerPattern, named_layers, resolve, unwrap
-from torchviz_cnn.layers.describe import POOLINGS, Description, describe
+from torchviz_cnn.hooks.network import Network
+from torchviz_cnn.layers.defaults import POOLINGS
+from torchviz_cnn.layers.describe import Description, describe
 from torchviz_cnn.media.images import read_image, to_rgb
-from torchviz_cnn.models import Network
 from torchviz_cnn.page.collect import LayerMaps, measure
 from torchviz_cnn.page.content import (
     METHODS,

@@ -15,8 +15,8 @@ from PIL import Image
 
 from torchviz_cnn.core.errors import InputError, LayerError
 from torchviz_cnn.core.names import unwrap
+from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.media import render
-from torchviz_cnn.models import Network
 from torchviz_cnn.page.encode import figure
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.topk.patches import Window, field_on_input, on_photo, projection_image, tile

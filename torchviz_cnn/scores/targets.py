@@ -1,24 +1,66 @@
-"""Which class, and which number of it: targets and scores mean the same in every method."""
+"""What is explained: which class, and which number of it. Targets and scores mean the same in every method."""
 
 from __future__ import annotations
 
 import operator
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from torchviz_cnn.core.errors import InputError, ModelError, TargetError, did_you_mean
-from torchviz_cnn.hooks.untouched import lend_input, untouched
+from torchviz_cnn.core import checks
+from torchviz_cnn.core.errors import ModelError, TargetError
+from torchviz_cnn.hooks.inputs import Input, prepared
+from torchviz_cnn.hooks.manager import HookManager
+from torchviz_cnn.hooks.network import Model, class_index
 
 Score = Literal["logit", "probability", "log_probability", "cross_entropy"]
-Target = int | Tensor | Sequence[Any] | np.ndarray[Any, Any] | None
+Target = int | str | Tensor | Sequence[Any] | np.ndarray[Any, Any] | None
+"""None: each image's top class; an index or a class name: that class for all; (B,): one each; (B, K): K each."""
 
-_BATCHED_BYTES = 512 * 2**20
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """The classes that are explained of a batch, and which number of each: resolved once, the same in every method."""
+
+    logits: Tensor
+    """What the model gives for all classes: (B, n), float32, part of the graph where there is one."""
+    classes: Tensor
+    """The indices of the K classes of each image: (B, K)."""
+    single: bool
+    """Whether one class per image was asked for; results are then without the dimension of the classes."""
+    score: Score = "logit"
+
+    @classmethod
+    def of(
+        cls,
+        output: Any,
+        batch: int,
+        target: Target = None,
+        score: Score = "logit",
+        categories: tuple[str, ...] | None = None,
+    ) -> Targets:
+        """What a target asks for in a model's output for a batch of so many images.
+
+        Raises ModelError for an output that is no class scores, TargetError for a target that does not fit.
+        """
+        check_score(score)
+        logits = class_outputs(output, batch)
+        classes, single = resolve_target(target, logits, categories)
+        return cls(logits, classes, single, score)
+
+    @property
+    def scores(self) -> Tensor:
+        """The score of each class: (B, K)."""
+        return score_of(self.logits, self.classes, self.score)
+
+    def squeezed(self, values: Tensor) -> Tensor:
+        """Values (B, K, ...) without the dimension of the classes, where one class was asked for."""
+        return values[:, 0] if self.single else values
 
 
 def class_outputs(output: Any, batch: int) -> Tensor:
@@ -27,41 +69,40 @@ def class_outputs(output: Any, batch: int) -> Tensor:
     Takes a tensor (B, n), (B,) or (B, n, 1, 1), one in a field or key `logits`, or the first of a tuple. Raises
     ModelError for everything else, and for NaN.
     """
-    found = output
+    logits = output
     if isinstance(output, dict):
-        found = output.get("logits", output.get("out"))
+        logits = output.get("logits", output.get("out"))
     elif not isinstance(output, Tensor) and hasattr(output, "logits"):
-        found = output.logits
+        logits = output.logits
     elif isinstance(output, (tuple, list)) and output:
-        found = output[0]
-    if not isinstance(found, Tensor):
+        logits = output[0]
+    if not isinstance(logits, Tensor):
         raise ModelError(f"the model gives a {type(output).__name__}, not class scores (B, n)")
-    shape = tuple(found.shape)
-    if found.ndim == 1 and batch == len(found):
-        found = found[:, None]
-    if found.ndim > 2 and all(side == 1 for side in shape[2:]):
-        found = found.flatten(1)
-    if found.ndim != 2 or len(found) != batch:
+    shape = tuple(logits.shape)
+    if logits.ndim == 1 and batch == len(logits):
+        logits = logits[:, None]
+    if logits.ndim > 2 and all(side == 1 for side in shape[2:]):
+        logits = logits.flatten(1)
+    if logits.ndim != 2 or len(logits) != batch:
         raise ModelError(f"the model gives a tensor {shape} for {batch} images, not class scores ({batch}, n)")
-    nan = found.isnan().any(1)
+    nan = logits.isnan().any(1)
     if bool(nan.any()):
         raise ModelError(
             f"the model gives NaN for image {int(nan.nonzero()[0, 0])}: some of its weights, its input or what it computes "
             "on the way are no finite numbers"
         )
-    return found.float()
+    return logits.float()
 
 
-def resolve_target(target: Target, outputs: Tensor) -> tuple[Tensor, bool]:
+def resolve_target(target: Target, outputs: Tensor, categories: tuple[str, ...] | None = None) -> tuple[Tensor, bool]:
     """Class indices (B, K) for a target, and whether it named one class per image (K = 1, to be left out again).
 
-    None: each image's top class; an int: that class for all; (B,): one each; (B, K): K each. Raises TargetError for
-    a class out of range or a shape that does not fit.
+    Raises TargetError for a class out of range or unknown by name, and a shape that does not fit.
     """
     batch, classes = outputs.shape
     if target is None:
         return outputs.argmax(1, keepdim=True), True
-    index = _as_index(target)
+    index = _as_index(_with_indices(target, categories))
     if index.ndim == 0:
         index = index.expand(batch)
     one = index.ndim == 1
@@ -98,96 +139,43 @@ def probabilities(outputs: Tensor) -> Tensor:
     return outputs.sigmoid() if outputs.shape[1] == 1 else outputs.softmax(1)
 
 
-def predict(model: nn.Module, x: Tensor) -> Tensor:
-    """Class probabilities (B, n) in float32 of a batch: the softmax of the logits, or the sigmoid of a single one.
+def predict(model: Model, x: Input) -> Tensor:
+    """Predict class probabilities: the softmax of the logits, or the sigmoid of a single one.
 
-    Raises ModelError for a model that gives no class scores.
+    Args:
+        model: a module or a Network.
+        x: a batch (B, C, H, W) or, with a Network, photos.
 
+    Returns:
+        Probabilities (B, n) in float32.
+
+    Raises:
+        ModelError: for a model that gives no class scores.
+
+    >>> from torch import nn
     >>> predict(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), torch.zeros(2, 3, 2, 2)).shape
     torch.Size([2, 5])
     """
-    with untouched(model) as lent, torch.no_grad():
-        return probabilities(class_outputs(lent(lend_input(lent, x)), len(x)))
+    with prepared(model, x, images=False) as given, torch.no_grad(), HookManager(given.model) as hooks:
+        output = hooks.run(given.x, stop_early=False)
+        return probabilities(class_outputs(output, len(given.x)))
 
 
 def check_score(score: str) -> None:
     """Raise InputError for a score that does not exist."""
-    if score not in get_args(Score):
-        raise InputError(
-            f"no score {score!r}{did_you_mean(str(score), get_args(Score)) or ';'} there are {', '.join(get_args(Score))}"
-        )
+    checks.one_of("score", score, get_args(Score))
 
 
-def score_gradients(
-    scores: Tensor, inputs: Sequence[Tensor], keep_graph: bool = False
-) -> Iterator[tuple[slice, list[Tensor | None]]]:
-    """Gradients of every column of scores (B, K) with respect to each input: (k, B, ...) for a slice of k columns.
-
-    Several columns go back through the network in one batched pass, as many as memory allows; None stands for an
-    input that the scores do not depend on. `keep_graph` keeps the graph for another pass over it.
-    """
-    for part in portions(scores.shape[1], inputs):
-        keep = keep_graph or part.stop < scores.shape[1]
-        yield part, passed_back(scores, inputs, one_hot(scores, part), keep)
-
-
-def portions(count: int, inputs: Sequence[Tensor]) -> Iterator[slice]:
-    """Of `count` gradients with respect to these inputs, as many at a time as memory allows."""
-    step = max(1, _BATCHED_BYTES // max(1, 3 * sum(i.numel() * i.element_size() for i in inputs)))
-    for start in range(0, count, step):
-        yield slice(start, min(start + step, count))
-
-
-def one_hot(scores: Tensor, part: slice) -> Tensor:
-    """What to pass back for some columns of scores (B, K), one by one: (k, B, K)."""
-    select = torch.eye(scores.shape[1], dtype=scores.dtype, device=scores.device)[part, None]
-    return select.expand(-1, *scores.shape)
-
-
-def gradients_at(
-    model: nn.Module, place: str, scores: Tensor, leaf: Tensor, keep_graph: bool = False
-) -> Iterator[Tensor]:
-    """The gradient of scores (B, K) with respect to one tensor, as (k, B, ...) for some of the classes at a time.
-
-    Raises ModelError, which names the place, where none comes back.
-    """
-    parts = score_gradients(scores, [leaf], keep_graph) if scores.requires_grad else iter([(slice(0), [None])])
-    for _, (gradient,) in parts:
-        if gradient is not None:
-            yield gradient
-            continue
-        raise ModelError(
-            f"no gradient comes back to {place} of {type(model).__name__}: the score does not depend on it, or the "
-            "model detaches it or runs a part of itself under torch.no_grad()"
-        )
-
-
-def passed_back(
-    outputs: Tensor, inputs: Sequence[Tensor], gradients: Tensor, keep_graph: bool = False
-) -> list[Tensor | None]:
-    """Several gradients (k, ...) of one tensor, passed back to others in one pass: (k, ...) each, None if unrelated."""
-    if len(gradients) > 1:
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="There is a performance drop")
-                return list(
-                    torch.autograd.grad(
-                        outputs, inputs, gradients, retain_graph=True, is_grads_batched=True, allow_unused=True
-                    )
-                )
-        except RuntimeError:
-            pass  # an operation of this model cannot be batched: one by one then
-    last = len(gradients) - 1
-    one_by_one = [
-        torch.autograd.grad(outputs, inputs, gradient, retain_graph=keep_graph or k < last, allow_unused=True)
-        for k, gradient in enumerate(gradients)
-    ]
-    return [None if parts[0] is None else torch.stack(parts) for parts in zip(*one_by_one, strict=True)]
+def _with_indices(target: Any, categories: tuple[str, ...] | None) -> Any:
+    """A target with class names replaced by their indices."""
+    if isinstance(target, str):
+        return class_index(categories, target)
+    if isinstance(target, (list, tuple)):
+        return [_with_indices(one, categories) for one in target]
+    return target
 
 
 def _as_index(target: Any) -> Tensor:
-    if isinstance(target, str):
-        raise TargetError(f"a target is a class index, not {target!r}; categories.index(name) gives it")
     if not isinstance(target, (Tensor, np.ndarray, list, tuple)):
         try:
             if isinstance(target, bool):

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import InputError, SkippedWarning
+from torchviz_cnn.hooks.network import preprocess_of
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.media.dataset import ImageSource
-from torchviz_cnn.media.images import preprocess_of
 from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import joined

@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from torchviz_cnn.core.errors import InputError, LayerError, ModelError, OutputError
 from torchviz_cnn.core.names import LayerPattern, expand, named_layers
+from torchviz_cnn.hooks.inputs import input_for
 from torchviz_cnn.hooks.manager import HookManager
-from torchviz_cnn.hooks.untouched import lend_input
-from torchviz_cnn.layers.describe import CONVOLUTIONS, input_channels, receptive_fields
-from torchviz_cnn.layers.receptive_field import ReceptiveField
+from torchviz_cnn.layers.defaults import CONVOLUTIONS, input_channels
+from torchviz_cnn.layers.receptive_field import ReceptiveField, receptive_fields
 from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.runs.folder import ResultFolder
 from torchviz_cnn.runs.ranks import Ranks
@@ -97,7 +97,7 @@ def _first(model: nn.Module, source: ImageSource) -> Tensor:
             raise InputError(
                 f"image {index} of the dataset has {len(x)} channels; {type(model).__name__} takes {input_channels(model)}"
             )
-        return lend_input(model, x[None])
+        return input_for(model, x[None])
     raise InputError(f"none of the {len(source)} images of the dataset can be read; the first: {reason}")
 
 

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from torchviz_cnn.core.errors import InputError
-from torchviz_cnn.hooks.manager import HookManager
-from torchviz_cnn.hooks.relu_rules import OtherActivations, relu_rule
-from torchviz_cnn.hooks.untouched import lend_input, untouched
+from torchviz_cnn.hooks.inputs import prepared
+from torchviz_cnn.hooks.network import Model
+from torchviz_cnn.hooks.relu_rules import OtherActivations
 from torchviz_cnn.layers.receptive_field import ReceptiveField
 from torchviz_cnn.media import render
 from torchviz_cnn.media.dataset import ImageSource, Seen
-from torchviz_cnn.scores.targets import gradients_at
-from torchviz_cnn.topk.tally import as_maps
+from torchviz_cnn.scores.projection import Projection, projected_units
 
-Projection = Literal["deconvnet", "guided"]
 _ROWS = 16
 """How many units are projected at once."""
 _NOTHING = 128
@@ -103,56 +100,39 @@ def _inside(box: render.Box, width: float, height: float) -> render.Box:
 
 
 def project_units(
-    model: nn.Module, source: ImageSource, layer: str, images: Sequence[int], channels: Sequence[int],
-    positions: Sequence[Sequence[int]], projection: Projection = "deconvnet", other_activations: OtherActivations = "error",
-) -> list[Tensor]:  # fmt: skip
-    """One unit of a layer for each image of a dataset, projected down to its pixels: (C, H, W) each.
+    model: Model,
+    source: ImageSource,
+    layer: str,
+    images: Sequence[int],
+    channels: Sequence[int],
+    positions: Sequence[Sequence[int]],
+    projection: Projection = "deconvnet",
+    other_activations: OtherActivations = "error",
+) -> list[Tensor]:
+    """Project one unit of a layer for each image of a dataset down to its pixels: (C, H, W) each.
 
-    `deconvnet` sends the unit's activation down through the deconvnet of Zeiler & Fergus; `guided` is the unit's gradient
-    under guided backpropagation. A batch at a time: each row has a unit of its own. Raises LayerError for activations
-    that are no ReLUs.
+    A batch at a time: each image has a unit of its own. Raises LayerError for activations that are no ReLUs.
     """
-    if projection not in get_args(Projection):
-        raise InputError(f"a projection is {' or '.join(map(repr, get_args(Projection)))}, not {projection!r}")
-    found: list[Tensor] = []
+    projections: list[Tensor] = []
     inputs = [source.item(image)[0] for image in images]
-    with untouched(model) as lent:
-        start = 0
-        while start < len(inputs):
-            stop = start + 1
-            while stop < min(len(inputs), start + _ROWS) and inputs[stop].shape == inputs[start].shape:
-                stop += 1
-            part = slice(start, stop)
-            leaf = lend_input(lent, torch.stack(inputs[part])).requires_grad_()
-            found += _project(lent, leaf, layer, channels[part], positions[part], projection, other_activations)
-            start = stop
-    return found
-
-
-def _project(
-    model: nn.Module, leaf: Tensor, layer: str, channels: Sequence[int], positions: Sequence[Sequence[int]],
-    projection: Projection, other_activations: OtherActivations,
-) -> list[Tensor]:  # fmt: skip
-    units: list[Tensor] = []
-    rows = torch.arange(len(leaf), device=leaf.device)
-    place = torch.tensor(positions, device=leaf.device).T
-    index = rows, torch.tensor(channels, device=leaf.device), place[0], place[1]
-
-    def keep(name: str, output: Any) -> Tensor:
-        as_maps(model, name, output, len(leaf))
-        maps = output if output.ndim == 4 else output[:, :, None, None]
-        units.append(maps[index])
-        copy: Tensor = output.clone()  # what follows may overwrite it in place
-        return copy
-
-    with relu_rule(projection, other_activations=other_activations), HookManager(model) as hooks:
-        hooks.on_forward(layer, keep)
-        hooks.run(leaf.clone())
-        hooks.require_reached()
-        unit = units[0].float()
-        signal = unit.detach() if projection == "deconvnet" else torch.ones_like(unit)
-        gradients = list(gradients_at(model, f"the input from layer {layer!r}", (unit * signal)[:, None], leaf))
-    return list(torch.cat(gradients)[0].float())
+    start = 0
+    while start < len(inputs):
+        stop = start + 1
+        while stop < min(len(inputs), start + _ROWS) and inputs[stop].shape == inputs[start].shape:
+            stop += 1
+        part = slice(start, stop)
+        with (
+            prepared(model, torch.stack(inputs[part])) as given,
+            projected_units(given, [layer], projection, other_activations) as units,
+        ):
+            maps, rows = units.maps[layer], torch.arange(stop - start)
+            row, column = torch.tensor(positions[part]).T
+            places = torch.zeros(len(rows), 1, *maps.shape[2:], device=maps.device)
+            places[rows, 0, row, column] = 1
+            channel = torch.tensor(channels[part], device=maps.device)[:, None]
+            projections += list(units.project(layer, channel, places)[:, 0])
+        start = stop
+    return projections
 
 
 def projection_image(values: Tensor) -> Image.Image:

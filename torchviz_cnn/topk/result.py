@@ -24,8 +24,8 @@ from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
+from torchviz_cnn.scores.projection import Projection
 from torchviz_cnn.topk.patches import (
-    Projection,
     cut,
     field_on_input,
     on_photo,

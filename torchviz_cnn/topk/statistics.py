@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.media import render
+from torchviz_cnn.media import figures
 from torchviz_cnn.topk.tally import Tally
 
 
@@ -90,7 +90,7 @@ def depth_plot(statistics: Mapping[str, ChannelStatistics]) -> Image.Image:
         axes.set_ylim(0, 1)
         axes.set_xticks(places, list(statistics), rotation=90 if max(map(len, statistics)) > 3 else 0, fontsize=8)
         axes.grid(alpha=0.3)
-    return render.drawn(figure)
+    return figures.drawn(figure)
 
 
 def _column(one: ChannelStatistics, title: str) -> Tensor:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.core.errors import LayerError
+from torchviz_cnn.scores.projection import as_maps as to_maps
+from torchviz_cnn.scores.projection import require_features
 
 _GATHERED = 1 << 24
 """How many values are copied at a time to look for places of maxima."""
@@ -220,14 +221,5 @@ def _zeros(flat: Tensor) -> Tensor:
 
 
 def as_maps(model: nn.Module, layer: str, output: Any, batch: int) -> Tensor:
-    """What a layer gives as maps (B, C, h, w), of one pixel for a fully connected one; raises LayerError otherwise."""
-    if not isinstance(output, Tensor) or output.ndim not in (2, 4) or not output.is_floating_point():
-        shape = f"{tuple(output.shape)} {output.dtype}" if isinstance(output, Tensor) else type(output).__name__
-        raise LayerError(
-            f"layer {layer!r} of {type(model).__name__} gives {shape}, neither maps (B, C, h, w) nor numbers (B, C)"
-        )
-    if len(output) != batch or not output.numel():
-        raise LayerError(
-            f"layer {layer!r} gives {tuple(output.shape)} for {batch} images: which is whose cannot be told"
-        )
-    return output.detach() if output.ndim == 4 else output.detach()[:, :, None, None]
+    """What a layer gives as maps (B, C, h, w), of one place for features (B, C); raises LayerError otherwise."""
+    return to_maps(require_features(model, layer, output, batch).detach())

@@ -1,0 +1,122 @@
+"""The table of all methods that explain a class: API, command line, page and docs read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from torchviz_cnn.attribution.cam import CAM_METHODS, class_activation_map
+from torchviz_cnn.attribution.occlusion import occlusion
+from torchviz_cnn.attribution.result import ClassMap
+from torchviz_cnn.attribution.saliency import guided_grad_cam, input_x_gradient, saliency
+from torchviz_cnn.attribution.smoothing import integrated_gradients, smooth_grad
+
+Kind = Literal["cam", "saliency", "occlusion"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table."""
+
+    title: str
+    """As papers write it."""
+    kind: Kind
+    """What it gives, and the command that draws it: a heatmap of a layer, a map of the pixels' gradients, or scores
+    under a patch."""
+    explain: Callable[..., ClassMap]
+    """(model, x, target=..., **options) -> the result."""
+    options: tuple[str, ...]
+    """The options that it takes beside the target."""
+    shows: str
+    """What the map shows, in a few words."""
+    paper: str
+
+
+_GRADIENT = ("score", "reduce")
+_RULED = (*_GRADIENT, "other_activations")
+
+METHODS: dict[str, Method] = {
+    **{
+        name: Method(cam.title, "cam", cam.function, ("layer", "score", "relu"), cam.shows, cam.paper)
+        for name, cam in CAM_METHODS.items()
+    },
+    "cam": Method(
+        "CAM",
+        "cam",
+        class_activation_map,
+        ("layer",),
+        "the exact share of each place in the score, for networks that end in global average pooling",
+        "Zhou et al., arXiv 1512.04150",
+    ),
+    "saliency": Method(
+        "Saliency",
+        "saliency",
+        saliency,
+        (*_RULED, "relu"),
+        "which pixels, changed a little, change the score most",
+        "Simonyan et al., arXiv 1312.6034",
+    ),
+    "guided": Method(
+        "Guided backpropagation",
+        "saliency",
+        partial(saliency, relu="guided"),
+        _RULED,
+        "edges and textures that the network reacts to; hardly depends on the class",
+        "Springenberg et al., arXiv 1412.6806",
+    ),
+    "deconvnet": Method(
+        "Deconvnet of the score",
+        "saliency",
+        partial(saliency, relu="deconvnet"),
+        _RULED,
+        "what the deconvnet projects from the score to the pixels; hardly depends on the class",
+        "Zeiler & Fergus, arXiv 1311.2901",
+    ),
+    "guided_grad_cam": Method(
+        "Guided Grad-CAM",
+        "saliency",
+        guided_grad_cam,
+        (*_RULED, "layer"),
+        "guided backpropagation where Grad-CAM is strong",
+        "Selvaraju et al., arXiv 1610.02391",
+    ),
+    "smooth_grad": Method(
+        "SmoothGrad",
+        "saliency",
+        smooth_grad,
+        (*_RULED, "relu"),
+        "the gradient, averaged over noisy copies of the photo",
+        "Smilkov et al., arXiv 1706.03825",
+    ),
+    "integrated_gradients": Method(
+        "Integrated gradients",
+        "saliency",
+        integrated_gradients,
+        _GRADIENT,
+        "what each value adds to the score on the way from a baseline to the photo",
+        "Sundararajan et al., arXiv 1703.01365",
+    ),
+    "input_x_gradient": Method(
+        "Input x gradient",
+        "saliency",
+        input_x_gradient,
+        _GRADIENT,
+        "what each value contributes to the score, to the first order",
+        "Shrikumar et al., arXiv 1605.01713",
+    ),
+    "occlusion": Method(
+        "Occlusion",
+        "occlusion",
+        occlusion,
+        ("score", "patch", "stride"),
+        "where the score falls when a grey patch hides a part of the photo",
+        "Zeiler & Fergus, arXiv 1311.2901",
+    ),
+}
+
+
+def methods_of(kind: Kind) -> dict[str, Method]:
+    """The methods of one kind, by name."""
+    return {name: method for name, method in METHODS.items() if method.kind == kind}

@@ -1,0 +1,55 @@
+"""Checks of options that many functions take, each with one message that says what was asked and what there is."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+from torchviz_cnn.core.errors import InputError, did_you_mean
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """The value as an int; raises InputError for what is no whole number of at least `least`.
+
+    >>> whole_number("batch_size", 8)
+    8
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        raise InputError(f"{name} is a whole number of at least {least}, not {value!r}")
+    return number
+
+
+def number(name: str, value: Any, least: float = -math.inf) -> float:
+    """The value, if it is a finite number of at least `least`; raises InputError otherwise."""
+    wrong = isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
+    if wrong or value < least:
+        at_least = f" of at least {least:g}" if math.isfinite(least) else ""
+        raise InputError(f"{name} is a finite number{at_least}, not {value!r}")
+    return float(value)
+
+
+def one_of(name: str, value: Any, known: Iterable[str]) -> Any:
+    """The value, if it is one of the known names; raises InputError, with the nearest one, otherwise."""
+    names = list(known)
+    if value not in names:
+        near = did_you_mean(value, names) if isinstance(value, str) else ""
+        raise InputError(f"no {name} {value!r}{near or ';'} there are {', '.join(names)}")
+    return value
+
+
+def sides(name: str, value: Any, unit: str = "pixel") -> tuple[int, int]:
+    """Height and width from one side or both; raises InputError for sides that are not whole and at least 1."""
+    given = value if isinstance(value, (tuple, list)) else (value, value)
+    try:
+        both = tuple(operator.index(side) for side in given if not isinstance(side, bool))
+    except TypeError:
+        both = ()
+    if len(both) != 2 or len(given) != 2 or min(both) < 1:
+        raise InputError(f"{name} is a side of at least 1 {unit}, or (height, width), not {value!r}")
+    return both[0], both[1]

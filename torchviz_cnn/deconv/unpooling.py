@@ -1,0 +1,48 @@
+"""Max-pooling that remembers where its maxima were, and unpooling that puts values back there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchviz_cnn.core.errors import InputError
+
+
+def max_pool_with_switches(
+    x: Tensor, kernel_size: int | tuple[int, int], stride: int | tuple[int, int] | None = None,
+    padding: int | tuple[int, int] = 0, ceil_mode: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Max-pooling (B, C, H, W) that also tells where each maximum was: row * W + column, (B, C, h, w).
+
+    >>> x = torch.tensor([[[[0.8, 0.6, 0.5, 0.3], [0.3, 0.4, 0.9, 0.8], [0.2, 0.7, 0.8, 0.4], [0.5, 0.4, 0.6, 0.5]]]])
+    >>> pooled, switches = max_pool_with_switches(x, 2)
+    >>> switches[0, 0].tolist()
+    [[0, 6], [9, 10]]
+    """
+    pooled, switches = F.max_pool2d(x, kernel_size, stride, padding, ceil_mode=ceil_mode, return_indices=True)
+    return pooled, switches
+
+
+def unpool(pooled: Tensor, switches: Tensor, output_size: Sequence[int]) -> Tensor:
+    """Put pooled values (..., h, w) back where the switches say, zeros elsewhere: (..., H, W), for `output_size` (H, W).
+
+    Windows that overlap may share their maximum: their values are added there, as max-pooling's gradient does;
+    `torch.nn.functional.max_unpool2d` keeps one of them. Raises InputError for what does not fit together.
+
+    >>> x = torch.tensor([[[[0.8, 0.6, 0.5, 0.3], [0.3, 0.4, 0.9, 0.8], [0.2, 0.7, 0.8, 0.4], [0.5, 0.4, 0.6, 0.5]]]])
+    >>> unpool(*max_pool_with_switches(x, 2), (4, 4))[0, 0]
+    tensor([[0.8000, 0.0000, 0.0000, 0.0000],
+            [0.0000, 0.0000, 0.9000, 0.0000],
+            [0.0000, 0.7000, 0.8000, 0.0000],
+            [0.0000, 0.0000, 0.0000, 0.0000]])
+    """
+    height, width = (int(side) for side in tuple(output_size)[-2:])
+    if pooled.shape != switches.shape or pooled.ndim < 2:
+        raise InputError(f"pooled values {tuple(pooled.shape)} and switches {tuple(switches.shape)} do not fit")
+    places = switches.flatten(-2)
+    if places.numel() and not 0 <= int(places.min()) <= int(places.max()) < height * width:
+        raise InputError(f"switches up to {int(places.max())} do not fit an output of {height} x {width}")
+    back = pooled.new_zeros(*pooled.shape[:-2], height * width)
+    return back.scatter_add(-1, places, pooled.flatten(-2)).view(*pooled.shape[:-2], height, width)

@@ -1,0 +1,119 @@
+"""What a method is given, a model or a Network, a tensor or photos, made ready for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.hooks.network import Model, Network, preprocess_of
+from torchviz_cnn.hooks.untouched import untouched
+from torchviz_cnn.media.origin import Origin, Photo, as_photos, is_photo
+
+Input = Tensor | Photo | Sequence[Photo]
+"""What every function takes as its `x`: a batch (B, C, H, W) on the model's scale or, with a Network, photos."""
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A model that is frozen for the length of a block, a batch for it, and where the batch comes from."""
+
+    model: nn.Module
+    x: Tensor
+    """(B, C, H, W), a copy on the model's device and in its dtype."""
+    origin: Origin
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(H, W) of the batch."""
+        return self.x.shape[2], self.x.shape[3]
+
+
+@contextmanager
+def prepared(model: Model, x: Input, *, images: bool = True) -> Iterator[Given]:
+    """Freeze a model (see `untouched`) and make a batch from what was given: the way in of every method.
+
+    Args:
+        model: a module, or a Network, which says how photos are prepared and what the classes are called.
+        x: a batch (B, C, H, W) on the model's scale or, with a Network, a photo or several.
+        images: whether the batch must be images of finite numbers.
+
+    Raises:
+        ModelError: for a model that cannot be explained.
+        InputError: for a batch of another shape or kind, and for photos without a Network.
+        ImageError: for a photo that cannot be read.
+    """
+    batch, origin = batch_of(model, x)
+    if images:
+        _require_images(batch)
+    with untouched(model) as module:
+        yield Given(module, input_for(module, batch), origin)
+
+
+def batch_of(model: Model, x: Input) -> tuple[Tensor, Origin]:
+    """The batch that was given, or that is made from the photos given, and where it comes from."""
+    categories = model.categories if isinstance(model, Network) else None
+    known = Origin(None, preprocess_of(model), categories)
+    if isinstance(x, Tensor):
+        return x, known
+    several = isinstance(x, (list, tuple)) and len(x) > 0 and all(map(is_photo, x))
+    if not several and not is_photo(x):
+        raise InputError(
+            f"the input is a tensor of shape (B, C, H, W), or photos (with a Network), not {_described(x)}"
+        )
+    if not isinstance(model, Network):
+        raise InputError(
+            "how photos are prepared for a plain module is not known: give a tensor (B, C, H, W), or a Network, as "
+            "load_model or Network(model, Preprocess(...)) make it"
+        )
+    photos = as_photos(x)
+    return torch.stack([model.preprocess(photo) for photo in photos]), Origin(photos, known.preprocess, categories)
+
+
+def input_for(model: nn.Module, x: Tensor) -> Tensor:
+    """A copy of a batch on the model's device and in its dtype, so that nothing can write into the caller's.
+
+    Raises InputError for what is no tensor, or has no images in it.
+    """
+    if not isinstance(x, Tensor):
+        raise InputError(f"the input is a tensor of shape (B, C, H, W), not a {type(x).__name__}")
+    if x.ndim == 0 or x.numel() == 0:
+        raise InputError(f"the input of shape {tuple(x.shape)} has nothing in it")
+    if x.dtype == torch.uint8 and not any(isinstance(module, nn.Embedding) for module in model.modules()):
+        raise InputError(
+            "the input is uint8; networks take floating point: preprocess(photo) gives it, or x.float() / 255"
+        )
+    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if like is None:
+        return x.detach().clone()
+    return x.detach().to(like.device, like.dtype if x.is_floating_point() else x.dtype, copy=True)
+
+
+def _require_images(x: Tensor) -> None:
+    """Raise InputError unless this is a batch of images (B, C, H, W) of finite numbers."""
+    if x.ndim != 4:
+        hint = "; x[None] makes one image a batch" if x.ndim == 3 else ""
+        raise InputError(f"the input is a batch (B, C, H, W), not {tuple(x.shape)}{hint}")
+    if x.dtype == torch.uint8:
+        return  # told by `input_for`
+    if not x.is_floating_point():
+        raise InputError(f"the input is {str(x.dtype).removeprefix('torch.')}; networks take floating point")
+    # The sum first: it takes a fraction of the time, and no number that is not finite leaves it so.
+    if bool(x.sum().isfinite()):
+        return
+    wrong = (~x.isfinite()).flatten(1).sum(1)
+    if bool(wrong.any()):
+        image = int(wrong.nonzero()[0, 0])
+        raise InputError(f"image {image} of the input has {int(wrong[image])} values that are NaN or infinite")
+
+
+def _described(x: Any) -> str:
+    if isinstance(x, (list, tuple)):
+        kinds = sorted({type(one).__name__ for one in x})
+        return f"a {type(x).__name__} of {', '.join(kinds)}" if kinds else f"an empty {type(x).__name__}"
+    return f"a {type(x).__name__}"

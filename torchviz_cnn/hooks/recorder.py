@@ -1,0 +1,113 @@
+"""`Recorder`: what layers give in a forward pass, each as it was before any later module wrote over it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from torchviz_cnn.core.errors import LayerError
+
+if TYPE_CHECKING:
+    from torchviz_cnn.hooks.manager import HookManager
+
+Check = Callable[[str, Any], Tensor | None]
+"""What tests a layer's output: gives the tensor to keep, or None to keep nothing; raises LayerError for a wrong one."""
+
+
+class Recorder(Mapping[str, Tensor]):
+    """The tensors that calls of layers gave, by name, in execution order; made by `HookManager.record`.
+
+    Without gradients, a tensor is copied only at the moment something is about to be written into it. With gradients,
+    what is kept is part of the graph (a leaf, where nothing before it needs a gradient), and what follows gets a copy;
+    differentiate inside the block then, as activation checkpointing runs the layers again for the backward pass.
+    """
+
+    def __init__(self, hooks: HookManager, layers: str | Iterable[str], check: Check | None = None) -> None:
+        self._hooks, self._check = hooks, check or _tensor
+        self._kept = _KeptValues([*hooks.model.parameters(), *hooks.model.buffers()])
+        self._entered = contextlib.ExitStack()
+        hooks.on_forward(layers, self._take)
+
+    def __enter__(self) -> Recorder:
+        if not torch.is_grad_enabled():
+            self._entered.enter_context(self._kept)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._entered.close()
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._kept.values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kept.values)
+
+    def __len__(self) -> int:
+        return len(self._kept.values)
+
+    def _take(self, name: str, output: Any) -> Tensor | None:
+        tensor = self._check(name, output)
+        if tensor is None:
+            return None
+        if not torch.is_grad_enabled():
+            self._kept.take(name, tensor)
+            return None
+        values = self._kept.values
+        if torch._C._current_graph_task_id() != -1:  # activation checkpointing runs the layer again
+            return tensor.clone() if tensor.requires_grad else values[name].clone()
+        values[name] = tensor if tensor.requires_grad else tensor.detach().clone().requires_grad_()
+        return None if self._hooks.ends_here else values[name].clone()
+
+
+class _KeptValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Keeps tensors as they are when taken: one is copied at the moment something is about to be written into it.
+
+    What shares memory with one of `owned`, the model's own tensors, is copied at once: it is not the caller's to write.
+    """
+
+    def __init__(self, owned: Iterable[Tensor] = ()) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.values: dict[str, Tensor] = {}
+        self._names: dict[int, list[str]] = {}
+        self._owned = {_storage(tensor) for tensor in owned if tensor.layout is torch.strided}
+
+    def take(self, name: str, tensor: Tensor) -> None:
+        self.values[name] = tensor.detach()
+        if tensor.layout is not torch.strided:
+            return
+        if _storage(tensor) in self._owned:
+            self.values[name] = tensor.detach().clone()
+            return
+        self._names.setdefault(_storage(tensor), []).append(name)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        schema = getattr(func, "_schema", None)
+        if self._names and schema is not None and schema.is_mutable:
+            given = {**dict(zip((a.name for a in schema.arguments), args, strict=False)), **(kwargs or {})}
+            for argument in schema.arguments:
+                if argument.alias_info is not None and argument.alias_info.is_write:
+                    self._save(given.get(argument.name))
+        return func(*args, **(kwargs or {}))
+
+    def _save(self, written: Any) -> None:
+        for tensor in written if isinstance(written, (tuple, list)) else [written]:
+            if isinstance(tensor, Tensor) and tensor.layout is torch.strided:
+                for name in self._names.pop(_storage(tensor), []):
+                    self.values[name] = self.values[name].clone()
+
+
+def _tensor(name: str, output: Any) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise LayerError(f"layer {name!r} gives a {type(output).__name__}, not a tensor")
+    return output
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)

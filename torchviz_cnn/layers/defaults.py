@@ -1,0 +1,157 @@
+"""Which layers a network has, and which of them a method takes where none is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchviz_cnn.core.errors import LayerError, ModelError
+from torchviz_cnn.core.names import LayerPattern, named_layers, resolve, unwrap
+from torchviz_cnn.hooks.inputs import input_for
+from torchviz_cnn.hooks.manager import HookManager
+from torchviz_cnn.hooks.network import Model, module_of
+from torchviz_cnn.hooks.untouched import untouched
+
+CONVOLUTIONS: tuple[type[nn.Module], ...] = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+POOLINGS: tuple[type[nn.Module], ...] = (
+    nn.MaxPool1d,
+    nn.MaxPool2d,
+    nn.MaxPool3d,
+    nn.AvgPool1d,
+    nn.AvgPool2d,
+    nn.AvgPool3d,
+    nn.AdaptiveMaxPool1d,
+    nn.AdaptiveMaxPool2d,
+    nn.AdaptiveMaxPool3d,
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveAvgPool3d,
+    nn.LPPool1d,
+    nn.LPPool2d,
+    nn.FractionalMaxPool2d,
+    nn.FractionalMaxPool3d,
+)
+LayerTypes = type[nn.Module] | tuple[type[nn.Module], ...]
+Layers = LayerPattern | Sequence[LayerPattern] | None
+"""Names, glob patterns and module types; None for those that the method takes by default."""
+
+
+def layer_names(
+    model: Model, images: Tensor | None = None, *, types: LayerTypes = (*CONVOLUTIONS, *POOLINGS)
+) -> list[str]:
+    """List the names of the convolution and pooling layers, as defined or, given images, as they run.
+
+    Args:
+        model: a module or a Network.
+        images: a batch (B, C, H, W); the model then runs once: layers that it does not reach are left out, and a
+            layer that runs several times is listed as `pool`, `pool#1`, ...
+        types: the kinds of layers to list; `torch.nn.Module` lists every layer there is.
+
+    Raises:
+        ModelError: for what is no model.
+
+    >>> layer_names(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2)))
+    ['0', '2']
+    """
+    module = module_of(model)
+    names = [name for name, layer in named_layers(module).items() if isinstance(layer, types)]
+    if images is None:
+        return names
+    ran: list[str] = []
+    run_with(module, images, names, lambda name, output: ran.append(name))
+    return ran
+
+
+def chosen_patterns(
+    model: nn.Module, layers: Layers, kinds: tuple[type[nn.Module], ...] = (*CONVOLUTIONS, *POOLINGS)
+) -> list[LayerPattern]:
+    """The layers that were asked for as a list; by default the kinds of layers that the model has of these.
+
+    Raises LayerError where no layer was asked for, or the model has none of the kinds.
+    """
+    hint = "layer_names(model, types=torch.nn.Module) lists its layers"
+    if layers is None:
+        present = [kind for kind in kinds if any(isinstance(m, kind) for m in named_layers(model).values())]
+        if not present:
+            what = "convolution or pooling layer" if set(kinds) & set(POOLINGS) else "convolution"
+            raise LayerError(f"{type(model).__name__} has no {what}; {hint}")
+        return list(present)
+    patterns = list(layers) if isinstance(layers, Iterable) and not isinstance(layers, (str, type)) else [layers]
+    if not patterns:
+        raise LayerError(f"{type(model).__name__} was asked for no layer at all; {hint}")
+    return patterns
+
+
+def convolutions(model: Model, x: Tensor, *, first: bool = False) -> list[str]:
+    """Names of the convolutions in the order in which an input (1, C, H, W) meets them, each once.
+
+    With `first`, only the first at each size of the map, the largest first: VGG16's first of each block.
+    """
+    module = module_of(model)
+    names = [name for name, layer in named_layers(module).items() if isinstance(layer, CONVOLUTIONS)]
+    sizes: dict[str, tuple[int, ...]] = {}
+
+    def note(name: str, output: Any) -> None:
+        sizes.setdefault(name.partition("#")[0], tuple(output.shape[2:]))
+
+    try:
+        run_with(module, x, names, note)
+    except RuntimeError as error:
+        shape = " x ".join(map(str, x.shape[1:]))
+        raise ModelError(f"{type(unwrap(module)).__name__} does not run on an image of {shape}: {error}") from error
+    if not sizes:
+        raise LayerError(f"{type(unwrap(module)).__name__} runs no convolution on this input; name a layer")
+    if not first:
+        return list(sizes)
+    return list({size: name for name, size in reversed(sizes.items())}.values())[::-1]
+
+
+def explained_layer(model: nn.Module, x: Tensor, *, pooled: bool = False) -> str:
+    """The layer that a class heatmap is of by default: the last with the last convolution's resolution.
+
+    That is the map of the last convolution larger than one pixel, under the outermost name, after the normalisation,
+    the sums or concatenations and the activation that follow it, and before any pooling: `features.29` in VGG16,
+    `layer4` in a ResNet, `features` in a DenseNet. With `pooled`, the last layer with a map larger than one pixel,
+    whatever gives it. Runs the model on `x` once. Raises LayerError where there is none.
+    """
+    layers = named_layers(model)
+    explained: str | None = None
+    size: tuple[int, ...] = ()
+
+    def follow(name: str, output: Any) -> None:
+        nonlocal explained, size
+        if not isinstance(output, Tensor) or output.ndim != 4 or output.shape[2:] == (1, 1):
+            return
+        layer = layers[resolve(model, layers, name).name]
+        same = tuple(output.shape[2:]) == size and not isinstance(layer, POOLINGS)
+        if pooled or same or isinstance(layer, CONVOLUTIONS):
+            explained, size = name, tuple(output.shape[2:])
+
+    run_with(model, x, layers, follow)
+    if explained is None:
+        raise LayerError(f"{type(unwrap(model)).__name__} has no layer with a spatial map on this input; name a layer")
+    return explained
+
+
+def input_channels(model: nn.Module) -> int:
+    """How many channels the first convolution takes; 3 where there is none."""
+    convolutions = (m for m in named_layers(model).values() if isinstance(m, CONVOLUTIONS))
+    first = next(convolutions, None)
+    return int(first.in_channels) if first is not None else 3  # type: ignore[arg-type]
+
+
+def run_with(model: nn.Module, x: Tensor, names: Iterable[str], hook: Callable[[str, Any], None]) -> None:
+    """Run a model to its end without gradients, with a hook on every call of these layers."""
+    with untouched(model) as module, torch.no_grad(), HookManager(module) as hooks:
+        hooks.on_forward([f"{name}#*" for name in names], hook)
+        hooks.run(input_for(module, x), stop_early=False)

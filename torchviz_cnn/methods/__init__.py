@@ -1,1 +1,0 @@
-"""The methods: one file per family, its functions and its frozen result type."""

@@ -1,0 +1,119 @@
+"""One forward pass from which activations of layers, scores and their gradients are read."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchviz_cnn.core.errors import LayerError
+from torchviz_cnn.hooks.inputs import Given
+from torchviz_cnn.hooks.manager import HookManager
+from torchviz_cnn.hooks.relu_rules import ReluRule, Rule
+from torchviz_cnn.scores.gradients import require_gradient, score_gradients
+from torchviz_cnn.scores.targets import Score, Target, Targets
+
+INPUT = ""
+"""The name of the input itself, among the layers of a trace."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What one forward pass gave. Gradients are read inside the block of `trace`."""
+
+    model: nn.Module
+    activations: Mapping[str, Tensor]
+    """What the layers gave, by name, in execution order: (B, C, h, w), part of the graph."""
+    targets: Targets
+    rule: ReluRule | None = None
+
+    def gradients(
+        self, layers: Sequence[str], *, rule: Rule | None = None, again: bool = False
+    ) -> Iterator[dict[str, Tensor | None]]:
+        """The gradients of the scores with respect to what some layers gave, a few classes at a time.
+
+        Args:
+            layers: names of layers of this trace, and `INPUT`.
+            rule: the backward rule of ReLUs, of a trace that was made under another.
+            again: whether gradients will be read once more after this.
+
+        Yields:
+            By layer, (B, k, C, h, w) in float32; None for a layer that the scores do not depend on.
+        """
+        if self.rule is not None and rule is not None:
+            self.rule.rule = rule
+        for parts in score_gradients(self.targets.scores, [self.activations[name] for name in layers], again):
+            # Class by class in memory, image by image in use: the transposition is a view.
+            yield {
+                name: None if part is None else part.detach().float().transpose(0, 1)
+                for name, part in zip(layers, parts, strict=True)
+            }
+
+    def gradient(self, layer: str, *, rule: Rule | None = None, again: bool = False) -> Tensor:
+        """The gradients of all classes with respect to one layer's maps or the `INPUT`: (B, K, C, h, w), float32.
+
+        Raises ModelError where none comes back.
+        """
+        place = f"layer {layer!r}" if layer != INPUT else "the input"
+        parts = [
+            require_gradient(part[layer], self.model, place) for part in self.gradients([layer], rule=rule, again=again)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+@contextmanager
+def trace(
+    given: Given,
+    layers: Sequence[str],
+    target: Target = None,
+    score: Score = "logit",
+    rule: ReluRule | None = None,
+) -> Iterator[Trace]:
+    """Run a model once, to its end, and keep what is needed to differentiate scores with respect to layers' maps.
+
+    The first of the layers is the leaf of the graph: nothing before it is differentiated. With `INPUT` among them, the
+    input is.
+
+    Args:
+        given: the model and its batch.
+        layers: names of calls that give maps (B, C, h, w), and `INPUT`.
+        target: which classes, see `Target`.
+        score: which number of each.
+        rule: the backward rule of ReLUs.
+
+    Raises:
+        LayerError: for a layer that does not exist, is not reached or gives no maps, and a rule that meets no ReLU.
+        TargetError: for a target that does not fit.
+        ModelError: for a model that gives no class scores.
+    """
+    model, x = given.model, given.x
+    ruling = rule if rule is not None and rule.rule != "standard" else None
+    leaf = x.detach().requires_grad_() if INPUT in layers else x.detach()
+    named = [name for name in layers if name != INPUT]
+
+    def check(name: str, output: Any) -> Tensor:
+        return require_maps(model, name, output, len(x))
+
+    with HookManager(model) as hooks, hooks.record(named, check) as acts:
+        with ruling or contextlib.nullcontext():
+            output = hooks.run(leaf.clone(), stop_early=False)
+        hooks.require_reached()
+        if ruling is not None:
+            ruling.require_met(model)
+        targets = Targets.of(output, len(x), target, score, given.origin.categories)
+        yield Trace(model, {**acts, **({INPUT: leaf} if INPUT in layers else {})}, targets, rule)
+
+
+def require_maps(model: nn.Module, layer: str, output: Any, batch: int) -> Tensor:
+    """What a layer gives, if it is maps (B, C, h, w), as many as there are images; raises LayerError otherwise."""
+    if not isinstance(output, Tensor) or output.ndim != 4:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise LayerError(f"layer {layer!r} of {type(model).__name__} gives {shape}, not maps (B, C, h, w)")
+    if len(output) != batch:
+        raise LayerError(f"layer {layer!r} gives {len(output)} maps for {batch} images: they cannot be told apart")
+    return output
