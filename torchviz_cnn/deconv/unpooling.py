@@ -16,6 +16,7 @@ def max_pool_with_switches(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Max-pooling (B, C, H, W) that also tells where each maximum was: row * W + column, (B, C, h, w).
 
+    >>> import torch
     >>> x = torch.tensor([[[[0.8, 0.6, 0.5, 0.3], [0.3, 0.4, 0.9, 0.8], [0.2, 0.7, 0.8, 0.4], [0.5, 0.4, 0.6, 0.5]]]])
     >>> pooled, switches = max_pool_with_switches(x, 2)
     >>> switches[0, 0].tolist()
@@ -31,6 +32,7 @@ def unpool(pooled: Tensor, switches: Tensor, output_size: Sequence[int]) -> Tens
     Windows that overlap may share their maximum: their values are added there, as max-pooling's gradient does;
     `torch.nn.functional.max_unpool2d` keeps one of them. Raises InputError for what does not fit together.
 
+    >>> import torch
     >>> x = torch.tensor([[[[0.8, 0.6, 0.5, 0.3], [0.3, 0.4, 0.9, 0.8], [0.2, 0.7, 0.8, 0.4], [0.5, 0.4, 0.6, 0.5]]]])
     >>> unpool(*max_pool_with_switches(x, 2), (4, 4))[0, 0]
     tensor([[0.8000, 0.0000, 0.0000, 0.0000],

@@ -136,6 +136,7 @@ def capture(model: Model, x: Input, layers: Layers = None) -> Activations:
             not reach, and one that gives no tensor.
         InputError: for an input that is no tensor or empty.
 
+    >>> from torch import nn
     >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(72, 5))
     >>> capture(model, torch.zeros(1, 1, 8, 8), ["0", nn.ReLU])
     Activations of 2 layers
