@@ -445,11 +445,14 @@ def test_some_channels_only() -> None:
             acts.grid("features.0", image)
 
 
-def test_sparsity_is_the_share_of_dead_channels() -> None:
+def test_sparsity_and_dead_channels() -> None:
     maps = torch.ones(2, 8, 3, 3)
     maps[0, :2] = 0
-    maps[1, 0, 1, 1] = 0
-    assert Activations({"a": maps}).sparsity("a").tolist() == [0.25, 0.0]
+    maps[0, 2] = -1
+    maps[1, 0, 1, 1] = -2
+    acts = Activations({"a": maps})
+    assert acts.sparsity("a").tolist() == [0.375, pytest.approx(1 / 72)]
+    assert acts.dead("a").tolist() == [[True] * 3 + [False] * 5, [False] * 8]
 
 
 def test_a_plot_is_titled_and_in_proportion() -> None:
@@ -468,7 +471,7 @@ def test_a_plot_is_titled_and_in_proportion() -> None:
 
 def test_a_layer_without_maps_cannot_be_drawn() -> None:
     acts = capture(networks.vgg_like(), images(), ["features.0", "classifier.0"])
-    for draw in (acts.plot, acts.grid, acts.tiles, acts.sparsity):
+    for draw in (acts.plot, acts.grid, acts.tiles, acts.sparsity, acts.dead):
         with pytest.raises(LayerError, match=r"'classifier.0' gives \(2, 16\): no maps"):
             draw("classifier.0")
 

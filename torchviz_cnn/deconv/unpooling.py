@@ -11,10 +11,13 @@ from torchviz_cnn.core.errors import InputError
 
 
 def max_pool_with_switches(
-    x: Tensor, kernel_size: int | tuple[int, int], stride: int | tuple[int, int] | None = None,
-    padding: int | tuple[int, int] = 0, ceil_mode: bool = False,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Max-pooling (B, C, H, W) that also tells where each maximum was: row * W + column, (B, C, h, w).
+    x: Tensor,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] | None = None,
+    padding: int | tuple[int, int] = 0,
+    ceil_mode: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Pool maxima of (B, C, H, W) and tell where each was: row * W + column, (B, C, h, w).
 
     >>> import torch
     >>> x = torch.tensor([[[[0.8, 0.6, 0.5, 0.3], [0.3, 0.4, 0.9, 0.8], [0.2, 0.7, 0.8, 0.4], [0.5, 0.4, 0.6, 0.5]]]])
@@ -27,7 +30,7 @@ def max_pool_with_switches(
 
 
 def unpool(pooled: Tensor, switches: Tensor, output_size: Sequence[int]) -> Tensor:
-    """Put pooled values (..., h, w) back where the switches say, zeros elsewhere: (..., H, W), for `output_size` (H, W).
+    """Put pooled values (..., h, w) back where the switches say, zeros elsewhere: (..., H, W) for `output_size`.
 
     Windows that overlap may share their maximum: their values are added there, as max-pooling's gradient does;
     `torch.nn.functional.max_unpool2d` keeps one of them. Raises InputError for what does not fit together.

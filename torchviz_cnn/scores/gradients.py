@@ -22,8 +22,9 @@ def score_gradients(
 ) -> Iterator[list[Tensor | None]]:
     """Gradients of the columns of scores (B, K) with respect to each input, some columns at a time: (k, B, ...).
 
-    Several columns go back through the network in one batched pass, as many as memory allows. None stands for an
-    input that the scores do not depend on. `keep_graph` keeps the graph for another pass over it. `limit` is the memory that they may take, in bytes.
+    Several columns go back through the network in one batched pass, as many as memory allows. None stands for an input
+    that the scores do not depend on. `keep_graph` keeps the graph for another pass over it. `limit` is the memory that
+    they may take, in bytes.
     """
     count = scores.shape[1]
     if not scores.requires_grad:
