@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.vgg import cfgs, make_layers, vgg16
 
 import torchviz_cnn as tvc
-from torchviz_cnn.ascent.ascent_run import Precision
+from torchviz_cnn.ascent.loop import Precision
 
 SIZE = 128
 LOOPED = 4

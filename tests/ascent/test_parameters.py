@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -86,23 +87,23 @@ def image() -> Tensor:
     return torch.stack([rows + columns / 100, (rows * 0.3).sin() * columns])[None]
 
 
-def exactly(x: float) -> Transformation:
-    """A turn by this many degrees, always."""
-    turned = rotate(x)
+@dataclass(frozen=True, repr=False)
+class Exactly(Transformation):
+    """A turn by this many degrees and a shift by so many pixels, always."""
 
-    def draw(generator: torch.Generator, steps: int, size: tuple[int, int]) -> Tensor:
-        angle = math.radians(x)
-        cos, sin = math.cos(angle), math.sin(angle)
-        return torch.tensor([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1.0]]).repeat(steps, 1, 1)
+    degrees: float
+    pixels: float = 0
 
-    return Transformation(turned.text, draw)
+    def draw(self, generator: torch.Generator, steps: int) -> Tensor:
+        cos, sin = math.cos(math.radians(self.degrees)), math.sin(math.radians(self.degrees))
+        return torch.tensor([[cos, sin, self.pixels], [-sin, cos, 0], [0, 0, 1.0]]).repeat(steps, 1, 1)
 
 
 def test_jitter_shifts_by_whole_pixels() -> None:
     x = image()
     for seed in range(5):
         matrices = drawn([jitter(3)], generator(seed), 4, (16, 20))
-        shift = jitter(3).draw(generator(seed), 4, (16, 20))[:, :2, 2].int()
+        shift = jitter(3).draw(generator(seed), 4)[:, :2, 2].int()
         for step in range(4):
             right, down = shift[step].tolist()
             found = moved(x, matrices[step][None])
@@ -112,7 +113,7 @@ def test_jitter_shifts_by_whole_pixels() -> None:
 
 def test_a_quarter_turn_is_rot90() -> None:
     x = image()[..., :16]
-    found = moved(x, drawn([exactly(90)], generator(), 1, (16, 16)))
+    found = moved(x, drawn([Exactly(90)], generator(), 1, (16, 16)))
     turned = [torch.rot90(x, k, (2, 3)) for k in (1, 3)]
     assert min(float((found - t).abs().max()) for t in turned) < 1e-4
 
@@ -127,10 +128,10 @@ def test_scale_enlarges_about_the_middle() -> None:
 
 def test_movements_compose_in_order() -> None:
     x, size = image()[..., :16], (16, 16)
-    shift = Transformation("shift", lambda g, n, s: torch.tensor([[1.0, 0, 3], [0, 1, 0], [0, 0, 1]]).repeat(n, 1, 1))
+    shift = Exactly(0, 3)
     one = moved(x, drawn([shift], generator(), 1, size))
-    two = moved(one, drawn([exactly(90)], generator(), 1, size))
-    both = moved(x, drawn([shift, exactly(90)], generator(), 1, size))
+    two = moved(one, drawn([Exactly(90)], generator(), 1, size))
+    both = moved(x, drawn([shift, Exactly(90)], generator(), 1, size))
     assert torch.allclose(both[..., 5:-5, 5:-5], two[..., 5:-5, 5:-5], atol=1e-3)
 
 
@@ -145,18 +146,17 @@ def test_movements_stay_in_their_bounds_and_differ() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(InputError, match="jitter is at least 0"):
+    with pytest.raises(InputError, match="jitter is a whole number of at least 0"):
         jitter(-1)
-    with pytest.raises(InputError, match=r"whole pixels, not 2\.5"):
+    with pytest.raises(InputError, match=r"whole number of at least 0, not 2\.5"):
         jitter(2.5)  # type: ignore[arg-type]
     for number in (math.nan, math.inf, "5"):
-        with pytest.raises(InputError, match="by a finite number"):
+        with pytest.raises(InputError, match="is a finite number"):
             rotate(number)  # type: ignore[arg-type]
-        with pytest.raises(InputError, match="by a finite number"):
+        with pytest.raises(InputError, match="is a finite number"):
             scale(1, number)  # type: ignore[arg-type]
-    odd = Transformation("odd", lambda g, n, s: torch.full((n, 3, 3), math.nan))
-    with pytest.raises(InputError, match="movements odd are not all finite"):
-        drawn([odd], generator(), 2, (8, 8))
+    with pytest.raises(InputError, match=r"movements exactly\(0, nan\) are not all finite"):
+        drawn([Exactly(0, math.nan)], generator(), 2, (8, 8))
     with pytest.raises(InputError, match="scale goes from"):
         scale(1.1, 0.9)
     with pytest.raises(InputError, match="from a low to a high value"):

@@ -70,7 +70,7 @@ class ImageParameters:
 def pixels(
     shape: tuple[int, int, int], scale: InputScale = InputScale(), low: float = 0.4, high: float = 0.6
 ) -> ImageParameters:
-    """The values of an image (C, H, W) themselves, on the scale of the model's input; uniform noise at the start.
+    """Change the values of an image (C, H, W) themselves, on the scale of the model's input; they start as uniform noise.
 
     `low` and `high` are on a photo's scale, 0..1; a second attempt draws from all of it, a third in patches of 16 pixels.
     """
@@ -90,7 +90,7 @@ def pixels(
 def fourier(
     shape: tuple[int, int, int], scale: InputScale = InputScale(), decay: float = 1.0, deviation: float = 0.01
 ) -> ImageParameters:
-    """The spectrum of an image (C, H, W) divided by frequency ** decay, in colours that vary independently in photos.
+    """Change the spectrum of an image (C, H, W) divided by frequency ** decay, in colours that vary independently in photos.
 
     Steps of one size then change all frequencies and colours of an image as much as photos vary in them. The values
     end between 0 and 1 (a sigmoid), then on the model's scale. Networks of other than 3 channels keep their channels.

@@ -1,99 +1,106 @@
-"""Small random movements of the image between steps, so that a pattern does not hang on single pixels."""
+"""Small random movements of the image between steps, so that a pattern does not depend on single pixels."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
 
 _PLAIN: Any = {"dtype": torch.float32, "device": "cpu"}
-Draw = Callable[[torch.Generator, int, tuple[int, int]], Tensor]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, repr=False)
 class Transformation:
     """A random movement of the image plane. Several compose to one: the image is sampled once, however many there are."""
 
-    text: str
-    draw: Draw
-    """For a generator, a number of steps n and a size (H, W): matrices (n, 3, 3) from places in the result, (x, y, 1) in
-    pixels from the middle, to places in the image."""
+    def draw(self, generator: torch.Generator, steps: int) -> Tensor:
+        """Draw matrices (steps, 3, 3) from places in the result, (x, y, 1) in pixels from the middle, to the image's."""
+        raise NotImplementedError
 
     def __repr__(self) -> str:
-        return self.text
+        return f"{type(self).__name__.lower()}({', '.join(f'{value:g}' for value in astuple(self))})"
 
 
-def jitter(pixels: int) -> Transformation:
-    """Shift by whole pixels, up to so many each way."""
-    if not isinstance(pixels, int) or pixels < 0:
-        raise InputError(f"jitter is at least 0 whole pixels, not {pixels!r}")
+@dataclass(frozen=True, repr=False)
+class Jitter(Transformation):
+    """A shift by whole pixels, see `jitter`."""
 
-    def draw(generator: torch.Generator, steps: int, size: tuple[int, int]) -> Tensor:
-        matrices = _identity().repeat(steps, 1, 1)
-        matrices[:, :2, 2] = torch.randint(-pixels, pixels + 1, (steps, 2), generator=generator, device="cpu").float()
+    pixels: int
+
+    def draw(self, generator: torch.Generator, steps: int) -> Tensor:
+        matrices, size = torch.eye(3, **_PLAIN).repeat(steps, 1, 1), (steps, 2)
+        matrices[:, :2, 2] = torch.randint(
+            -self.pixels, self.pixels + 1, size, generator=generator, device="cpu"
+        ).float()
         return matrices
 
-    return Transformation(f"jitter({pixels})", draw)
 
+@dataclass(frozen=True, repr=False)
+class Scale(Transformation):
+    """An enlargement, see `scale`."""
 
-def scale(low: float, high: float) -> Transformation:
-    """Enlarge by a factor between two."""
-    if not 0 < _finite(low) <= _finite(high):
-        raise InputError(f"scale goes from a factor above 0 to one not below it, not from {low} to {high}")
+    low: float
+    high: float
 
-    def draw(generator: torch.Generator, steps: int, size: tuple[int, int]) -> Tensor:
-        matrices = _identity().repeat(steps, 1, 1)
-        factor = low + (high - low) * torch.rand(steps, generator=generator, **_PLAIN)
+    def draw(self, generator: torch.Generator, steps: int) -> Tensor:
+        matrices = torch.eye(3, **_PLAIN).repeat(steps, 1, 1)
+        factor = self.low + (self.high - self.low) * torch.rand(steps, generator=generator, **_PLAIN)
         matrices[:, 0, 0] = matrices[:, 1, 1] = 1 / factor
         return matrices
 
-    return Transformation(f"scale({low:g}, {high:g})", draw)
 
+@dataclass(frozen=True, repr=False)
+class Rotate(Transformation):
+    """A turn about the middle, see `rotate`."""
 
-def rotate(degrees: float) -> Transformation:
-    """Turn about the middle, up to so many degrees each way."""
-    degrees = _finite(degrees)
+    degrees: float
 
-    def draw(generator: torch.Generator, steps: int, size: tuple[int, int]) -> Tensor:
-        matrices = _identity().repeat(steps, 1, 1)
-        angle = math.radians(degrees) * (2 * torch.rand(steps, generator=generator, **_PLAIN) - 1)
+    def draw(self, generator: torch.Generator, steps: int) -> Tensor:
+        matrices = torch.eye(3, **_PLAIN).repeat(steps, 1, 1)
+        angle = math.radians(self.degrees) * (2 * torch.rand(steps, generator=generator, **_PLAIN) - 1)
         matrices[:, 0, 0] = matrices[:, 1, 1] = angle.cos()
         matrices[:, 0, 1], matrices[:, 1, 0] = angle.sin(), -angle.sin()
         return matrices
 
-    return Transformation(f"rotate({degrees:g})", draw)
+
+def jitter(pixels: int) -> Transformation:
+    """Shift by whole pixels, up to so many each way."""
+    return Jitter(checks.whole_number("jitter", pixels, 0))
+
+
+def scale(low: float, high: float) -> Transformation:
+    """Enlarge by a factor between two."""
+    if not 0 < checks.number("scale", low) <= checks.number("scale", high):
+        raise InputError(f"scale goes from a factor above 0 to one not below it, not from {low} to {high}")
+    return Scale(low, high)
+
+
+def rotate(degrees: float) -> Transformation:
+    """Turn about the middle, up to so many degrees each way."""
+    return Rotate(checks.number("rotate", degrees))
 
 
 def drawn(
     transformations: Sequence[Transformation], generator: torch.Generator, steps: int, size: tuple[int, int]
 ) -> Tensor:
-    """All movements of one image, step by step, each step's composed to one matrix (steps, 2, 3) for `moved`."""
+    """All movements of one image (H, W), step by step, each step's composed to one matrix (steps, 2, 3) for `moved`."""
     height, width = size
-    product = _identity().repeat(steps, 1, 1)
+    product = torch.eye(3, **_PLAIN).repeat(steps, 1, 1)
     for transformation in transformations:  # what comes first acts on the image first
-        product = product @ transformation.draw(generator, steps, size)
+        product = product @ transformation.draw(generator, steps)
     if not bool(product.isfinite().all()):
         raise InputError(f"the movements {', '.join(map(repr, transformations))} are not all finite")
     pixels = torch.diag(torch.tensor([width / 2, height / 2, 1.0], **_PLAIN))  # of places as -1..1
     matrices: Tensor = torch.linalg.inv(pixels) @ product @ pixels
     return matrices[:, :2]
-
-
-def _identity() -> Tensor:
-    return torch.eye(3, **_PLAIN)
-
-
-def _finite(number: float) -> float:
-    if not isinstance(number, (int, float)) or not math.isfinite(number):
-        raise InputError(f"a movement is by a finite number, not by {number!r}")
-    return number
 
 
 def moved(images: Tensor, matrices: Tensor) -> Tensor:
