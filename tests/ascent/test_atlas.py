@@ -215,12 +215,15 @@ def run(*arguments: str, ranks: int = 1, cores: int = 1) -> subprocess.Completed
     start = ["-m"] if ranks == 1 else ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone", "-m"]
     return subprocess.run(
         [sys.executable, *start, "torchviz_cnn", "filters", *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": str(cores)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env={**os.environ, "OMP_NUM_THREADS": str(cores)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def agree(a: Path, b: Path, first_steps: bool = False) -> None:
-    """Two atlases hold the same channels: as pictures and, after the first steps, to 1e-5 (of values kept in 16 bits)."""
+    """Two atlases hold the same channels, as pictures and, after the first steps, to 1e-5 in their scores."""
     one, other = tvc.Atlas.read(a), tvc.Atlas.read(b)
     assert one.layers == other.layers
     for x, y in ((one.patterns(layer), other.patterns(layer)) for layer in one.layers):

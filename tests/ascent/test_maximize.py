@@ -37,12 +37,17 @@ LAST = {"vgg": "features.7", "functional": "conv4", "reused": "conv3", "residual
 
 def builders() -> dict[str, Callable[[], nn.Module]]:
     return {
-        "vgg": networks.vgg_like, "functional": networks.functional_relu, "reused": networks.reused,
-        "residual": networks.residual, "squeeze": networks.squeeze_like,
-    }  # fmt: skip
+        "vgg": networks.vgg_like,
+        "functional": networks.functional_relu,
+        "reused": networks.reused,
+        "residual": networks.residual,
+        "squeeze": networks.squeeze_like,
+    }
 
 
-def by_hand(model: nn.Module, layer: str, channel: int, start: Tensor, steps: int, step: float, how: str, border: int) -> tuple[Tensor, list[float]]:  # fmt: skip
+def by_hand(
+    model: nn.Module, layer: str, channel: int, start: Tensor, steps: int, step: float, how: str, border: int
+) -> tuple[Tensor, list[float]]:
     """The textbook's loop, written down again: one image (1, C, H, W), the layer's output by a plain hook."""
     seen: list[Tensor] = []
     handle = model.get_submodule(layer).register_forward_hook(lambda m, i, o: seen.append(o.clone()))
@@ -75,9 +80,7 @@ def test_presets_are_the_textbooks_loop(preset: Preset, how: Normalize, layer: s
     start = tvc.filter_patterns(model, layer, [1, 3], steps=0, **options)
     found = tvc.filter_patterns(model, layer, [1, 3], steps=5, **options)
     for i, channel in enumerate((1, 3)):
-        expected, losses = by_hand(
-            model, layer, channel, start.values[i : i + 1], 5, recipe.step, how, recipe.border
-        )  # fmt: skip
+        expected, losses = by_hand(model, layer, channel, start.values[i : i + 1], 5, recipe.step, how, recipe.border)
         assert torch.allclose(found.values[i], expected[0], atol=1e-4)
         assert np.allclose(found.scores[i], losses, rtol=1e-4, atol=1e-5)
 
@@ -546,7 +549,7 @@ def test_results_are_saved(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"channels": [12]}, "channel 12 is out of range: layer 'features.5' has 12 channels, 0 to 11"),
-        ({"channels": []}, "no channel of layer 'features.5' was asked for"),
+        ({"channels": []}, "a channel is an index"),
         ({"size": 0}, "size is a side of at least 1 pixel"),
         ({"size": (1, 2, 3)}, r"or \(height, width\), not"),
         ({"preset": "dlwp-2024"}, "did you mean 'dlwp-20"),

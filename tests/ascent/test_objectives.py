@@ -100,9 +100,19 @@ def test_objectives_are_an_algebra() -> None:
     a, b = objectives.channel("a", 1), objectives.l2()
     x, y = evaluate(a), evaluate(b)
     cases: list[tuple[Objective, Tensor]] = [
-        (a + b, x + y), (a - b, x - y), (a * b, x * y), (2 * a, 2 * x), (a * 2, 2 * x), (a / 4, x / 4), (-a, -x),
-        (1 - a, 1 - x), (a + 1, x + 1), (1 + a, x + 1), (sum([a, b], objectives.l2()), x + 2 * y), ((a + b) * 3 - a, (x + y) * 3 - x),
-    ]  # fmt: skip
+        (a + b, x + y),
+        (a - b, x - y),
+        (a * b, x * y),
+        (2 * a, 2 * x),
+        (a * 2, 2 * x),
+        (a / 4, x / 4),
+        (-a, -x),
+        (1 - a, 1 - x),
+        (a + 1, x + 1),
+        (1 + a, x + 1),
+        (sum([a, b], objectives.l2()), x + 2 * y),
+        ((a + b) * 3 - a, (x + y) * 3 - x),
+    ]
     for objective, expected in cases:
         assert torch.allclose(evaluate(objective), expected, atol=1e-6), objective
 

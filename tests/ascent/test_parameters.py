@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -87,16 +86,17 @@ def image() -> Tensor:
     return torch.stack([rows + columns / 100, (rows * 0.3).sin() * columns])[None]
 
 
-@dataclass(frozen=True, repr=False)
 class Exactly(Transformation):
-    """A turn by this many degrees and a shift by so many pixels, always."""
-
-    degrees: float
-    pixels: float = 0
+    """A turn by so many degrees and a shift by so many pixels, always."""
 
     def draw(self, generator: torch.Generator, steps: int) -> Tensor:
-        cos, sin = math.cos(math.radians(self.degrees)), math.sin(math.radians(self.degrees))
-        return torch.tensor([[cos, sin, self.pixels], [-sin, cos, 0], [0, 0, 1.0]]).repeat(steps, 1, 1)
+        degrees, pixels = self.bounds
+        cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        return torch.tensor([[cos, sin, pixels], [-sin, cos, 0], [0, 0, 1.0]]).repeat(steps, 1, 1)
+
+
+def exactly(degrees: float, pixels: float = 0) -> Transformation:
+    return Exactly("exactly", (degrees, pixels))
 
 
 def test_jitter_shifts_by_whole_pixels() -> None:
@@ -113,7 +113,7 @@ def test_jitter_shifts_by_whole_pixels() -> None:
 
 def test_a_quarter_turn_is_rot90() -> None:
     x = image()[..., :16]
-    found = moved(x, drawn([Exactly(90)], generator(), 1, (16, 16)))
+    found = moved(x, drawn([exactly(90)], generator(), 1, (16, 16)))
     turned = [torch.rot90(x, k, (2, 3)) for k in (1, 3)]
     assert min(float((found - t).abs().max()) for t in turned) < 1e-4
 
@@ -128,10 +128,10 @@ def test_scale_enlarges_about_the_middle() -> None:
 
 def test_movements_compose_in_order() -> None:
     x, size = image()[..., :16], (16, 16)
-    shift = Exactly(0, 3)
+    shift = exactly(0, 3)
     one = moved(x, drawn([shift], generator(), 1, size))
-    two = moved(one, drawn([Exactly(90)], generator(), 1, size))
-    both = moved(x, drawn([shift, Exactly(90)], generator(), 1, size))
+    two = moved(one, drawn([exactly(90)], generator(), 1, size))
+    both = moved(x, drawn([shift, exactly(90)], generator(), 1, size))
     assert torch.allclose(both[..., 5:-5, 5:-5], two[..., 5:-5, 5:-5], atol=1e-3)
 
 
@@ -156,7 +156,7 @@ def test_mistakes_are_named() -> None:
         with pytest.raises(InputError, match="is a finite number"):
             scale(1, number)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"movements exactly\(0, nan\) are not all finite"):
-        drawn([Exactly(0, math.nan)], generator(), 2, (8, 8))
+        drawn([exactly(0, math.nan)], generator(), 2, (8, 8))
     with pytest.raises(InputError, match="scale goes from"):
         scale(1.1, 0.9)
     with pytest.raises(InputError, match="from a low to a high value"):

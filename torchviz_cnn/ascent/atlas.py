@@ -1,4 +1,4 @@
-"""The filter patterns of many layers in a folder: made by several processes if there are, and gone on with where they stopped."""
+"""`filter_atlas`: the patterns of many layers in a folder, shared out among processes, gone on with after a stop."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from torchviz_cnn.ascent import objectives
-from torchviz_cnn.ascent.loop import Ascended, Ascent, Footprint, Precision, Size
+from torchviz_cnn.ascent.loop import Ascended, Ascent, Precision
 from torchviz_cnn.ascent.maximize import chosen_channels, one_call, steps_bar, warn_dead
-from torchviz_cnn.ascent.parameters import InputScale
+from torchviz_cnn.ascent.parameters import InputScale, Size
 from torchviz_cnn.ascent.recipes import Preset, Quality, Recipe, as_settings, chosen_recipe, from_settings
 from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.core import checks
@@ -28,6 +28,7 @@ from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import Ranks
 
 Rectify = Literal["first", "always", "never"]
+Batches = list[list[int]]
 KIND = "atlas"
 _SECONDS = 5.0
 """How often what is finished is written. A process that is killed loses that, and the batches it was at."""
@@ -66,17 +67,8 @@ class Atlas:
             seed = int(identity["seed"])
         except (KeyError, TypeError, ValueError) as error:
             raise OutputError(f"the manifest of {self.folder.path} is not that of an atlas: {error}") from error
-        return Patterns(
-            values=joined["values"].float(),
-            scores=joined["scores"],
-            objective=f"channels of {layer}",
-            recipe=recipe,
-            scale=scale,
-            layer=layer,
-            channels=channels,
-            dead=tuple(channels[dead].tolist()),
-            seed=seed,
-        )
+        values, scores, text = joined["values"].float(), joined["scores"], f"channels of {layer}"
+        return Patterns(values, scores, text, recipe, scale, layer, channels, tuple(channels[dead].tolist()), seed)
 
     def __repr__(self) -> str:
         return f"Atlas({str(self.folder.path)!r}, {len(self.layers)} layers)"
@@ -110,13 +102,12 @@ def filter_atlas(
         layers: by default the first convolution at each resolution, as in the textbook.
         k: how many channels of each layer, the first ones; all of them with None.
         channels: which channels of each layer, in place of `k`.
-        size, steps, preset, quality: the recipe, as for `filter_patterns`.
+        size, steps, preset, quality, seed, precision, progress: as for `filter_patterns`.
         rectify: whether negative activations count as 0: `"first"` in layers that are linear in the image (see
             `objectives.channel`), `"always"` or `"never"`.
-        seed, precision, progress: as for `filter_patterns`.
         name: the model's, for the manifest; by default its class.
-        ranks: the processes that share the work, from `ranks.joined()`. Other numbers of them compute other batches: the
-            patterns agree as those of `filter_patterns` in other batches do.
+        ranks: the processes that share the work, from `ranks.joined()`. Other numbers of them compute other batches:
+            the patterns agree as those of `filter_patterns` do.
 
     Returns:
         The `Atlas`, as it is in the folder now.
@@ -140,7 +131,7 @@ def filter_atlas(
         checksum = model_checksum(module)
         ascent = Ascent(module, model, recipe, size, None, seed, precision)
         asked = layers or convolutions(module, torch.zeros(1, *ascent.shape, device="cpu"), first=True)
-        plan = [_layer(ascent, layer, channels, first, rectify) for layer in dict.fromkeys(asked)]
+        plan = [_layer(ascent, layer, channels, first, rectify, ranks.count) for layer in dict.fromkeys(asked)]
         identity = {
             "model": name or type(module).__name__,
             "checksum": checksum,
@@ -152,12 +143,12 @@ def filter_atlas(
             "precision": "bfloat16" if ascent.low_precision else "float32",
         }
 
-        def prepare() -> list[list[list[int]]]:
+        def prepare() -> list[Batches]:
             opened = ResultFolder.open(folder, KIND, identity)
             _tidy(opened)
             known = opened.manifest["progress"].get("layers", [])
             opened.update(layers=list(dict.fromkeys([*known, *(layer.name for layer in plan)])))
-            return [_missing(ascent, opened, layer, ranks.count) for layer in plan]
+            return [_missing(opened, layer) for layer in plan]
 
         missing = ranks.gather(ranks.once(prepare))[0] or []
         opened = ResultFolder.read(folder, KIND)
@@ -174,47 +165,43 @@ def filter_atlas(
     if ranks.first:
         for layer in plan:
             dead = _tensor_of(opened.file(layer.name), "channels")[_tensor_of(opened.file(layer.name), "dead")]
-            warn_dead(layer.name, sorted(set(dead.tolist()) & set(layer.channels)))
+            warn_dead(layer.name, sorted(layer.channels.intersection(dead.tolist())))
     return Atlas.read(folder)
 
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """A layer of the plan."""
+    """A layer of the plan, with its channels in batches."""
 
     name: str
-    channels: list[int]
-    footprint: Footprint
+    batches: Batches
     rectify: bool
+
+    @property
+    def channels(self) -> set[int]:
+        return {channel for batch in self.batches for channel in batch}
 
 
 def _layer(
-    ascent: Ascent, layer: str, channels: int | Iterable[int] | None, first: int | None, rectify: Rectify
+    ascent: Ascent, layer: str, channels: int | Iterable[int] | None, k: int | None, rectify: Rectify, ranks: int
 ) -> _Layer:
     name = one_call(ascent.module, layer)
     footprint = ascent.measure(objectives.channel(name, 0))
-    chosen = chosen_channels(channels, name, footprint.shapes[name])[:first]
+    chosen = list(dict.fromkeys(chosen_channels(channels, name, footprint.shapes[name])[:k]))
+    batches = ascent.batches(len(chosen), footprint, layer=name, least=ranks)
     rectified = rectify == "always" or (rectify == "first" and ascent.is_linear(name))
-    return _Layer(name, list(dict.fromkeys(chosen)), footprint, rectified)
+    return _Layer(name, [[chosen[i] for i in batch] for batch in batches], rectified)
 
 
-def _missing(ascent: Ascent, folder: ResultFolder, layer: _Layer, ranks: int) -> list[list[int]]:
+def _missing(folder: ResultFolder, layer: _Layer) -> Batches:
     """The batches of channels of a layer that are still to be made."""
     there = {c for name, path in _files(folder) if name == layer.name for c in _tensor_of(path, "channels").tolist()}
-    if there.issuperset(layer.channels):
-        return []
-    every = ascent.batches(len(layer.channels), layer.footprint, layer=layer.name, least=ranks)
-    batches = [[layer.channels[i] for i in batch if layer.channels[i] not in there] for batch in every]
+    batches = [[channel for channel in batch if channel not in there] for batch in layer.batches]
     return [batch for batch in batches if batch]
 
 
 def _fill(
-    ascent: Ascent,
-    folder: ResultFolder,
-    plan: list[_Layer],
-    missing: list[list[list[int]]],
-    ranks: Ranks,
-    progress: bool,
+    ascent: Ascent, folder: ResultFolder, plan: list[_Layer], missing: list[Batches], ranks: Ranks, progress: bool
 ) -> None:
     """Make this rank's share of what is missing."""
     # Dealt out one by one across all layers: dealt anew for each, those with few batches would all be the first rank's.

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from torchviz_cnn.ascent import objectives
-from torchviz_cnn.ascent.loop import Ascended, Ascent, Precision, Size
+from torchviz_cnn.ascent.loop import Ascended, Ascent, Precision
 from torchviz_cnn.ascent.objectives import Objective
+from torchviz_cnn.ascent.parameters import Size
 from torchviz_cnn.ascent.recipes import Preset, Quality, Recipe, chosen_recipe
 from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.core import checks
@@ -41,13 +42,14 @@ def filter_patterns(
 ) -> Patterns:
     """Make for each channel of a layer an image to which it responds strongly, by gradient ascent from noise.
 
-    The noise of a channel depends on (seed, layer, channel) alone. A pattern is the same in any batch to 1e-5 (relative)
-    after the first steps, and as a picture after all. Only the part of the network up to the layer runs, and of a plain
-    convolution only the channels asked for. A channel to which no gradient comes back is started anew twice.
+    The noise of a channel depends on (seed, layer, channel) alone. In any batch a pattern is the same to 1e-5
+    (relative) after the first steps, and after 30 as a picture: of 8 bits, values differ by 2 on average at most. Only
+    the part of the network up to the layer runs, and of a plain convolution only the channels asked for. A channel to
+    which no gradient comes back is started anew twice.
 
     Args:
-        model: a module or a Network. Noise is drawn on a photo's scale, 0..1, and brought to the model's by the Network's
-            preprocessing; for a plain module, 0..1 is taken for the input's scale. Steps are on the input's scale.
+        model: a module or a Network. Noise is drawn on a photo's scale, 0..1, and brought to the input's by the
+            Network's preprocessing; of a plain module, 0..1 is taken for the input's scale.
         layer: the name of a layer that gives maps (B, C, h, w) or features (B, C). For a network's first convolution
             `Recipe.named(..., rectify=True)` is wanted, see `objectives.channel`.
         channels: one, several, or all of the layer (None).
@@ -160,7 +162,7 @@ def maximize(
 
 
 def one_call(model: nn.Module, layer: str) -> str:
-    """The name under which a layer's call is known; raises LayerError for one that is not there, or stands for several."""
+    """The name of a layer's call; raises LayerError for one that is not there, or stands for several."""
     call = resolve(model, named_layers(model), layer)
     if call.index is None:
         raise LayerError(f"{layer!r} is every call of {call.name!r}: name one, as {call.name!r} or '{call.name}#1'")
@@ -175,13 +177,7 @@ def chosen_channels(channels: int | Iterable[int] | None, layer: str, shape: tup
     if channels is None:
         return list(range(shape[0]))
     chosen: list[int] = objectives.indices(channels, "channel").flatten().tolist()
-    wrong = [c for c in chosen if not 0 <= c < shape[0]]
-    if wrong:
-        raise InputError(
-            f"channel {wrong[0]} is out of range: layer {layer!r} has {shape[0]} channels, 0 to {shape[0] - 1}"
-        )
-    if not chosen:
-        raise InputError(f"no channel of layer {layer!r} was asked for")
+    objectives.require_channels(chosen, layer, shape[0])
     return chosen
 
 
@@ -193,15 +189,10 @@ def warn_dead(layer: str, dead: Sequence[int]) -> None:
 
 def steps_bar(count: int, name: str, unit: str, steps: int, progress: bool) -> tqdm[Any]:
     """A progress bar in whole images, that moves at every step: `update` takes how many images took one."""
-    return tqdm(
-        total=count * (steps + 1),
-        desc=name,
-        unit=unit,
-        unit_scale=1 / (steps + 1),
-        bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}, {rate_noinv_fmt}]",
-        leave=False,
-        disable=not progress,
-    )
+    total, scale = count * (steps + 1), 1 / (steps + 1)
+    form = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+    off = not progress
+    return tqdm(total=total, desc=name, unit=unit, unit_scale=scale, bar_format=form, leave=False, disable=off)
 
 
 def _start(model: Model, start: Input | None) -> Tensor | None:

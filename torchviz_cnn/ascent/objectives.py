@@ -40,7 +40,7 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """A number for each image, to be raised by `maximize`. Made by the functions of this module, joined by `+ - * /`."""
+    """A number for each image, which `maximize` raises; made by the functions of this module, joined by `+ - * /`."""
 
     text: str
     value: Callable[[Evaluation], Tensor]
@@ -89,28 +89,27 @@ class Objective:
 def channel(layer: str, channel: int | Sequence[int] | Tensor, *, border: int = 0, rectify: bool = False) -> Objective:
     """Take the mean activation of a channel of a layer, (B, C, h, w) or (B, C); of several, one for each image.
 
-    `border` positions on each side of the map do not count, as they see the image's padding; on small maps fewer, so
-    that at least one is left. `rectify` counts negative activations as 0, as a Keras convolution with its ReLU does: a first
-    convolution is linear in the image, and the mean of its whole map hardly depends on where edges are. Raises
-    InputError for a negative border.
+    `border` positions on each side of the map do not count, as the image's padding reaches them; on small maps fewer,
+    so that at least one is left. `rectify` counts negative activations as 0, as a Keras convolution with its ReLU does:
+    a first convolution is linear in the image, and the mean of its whole map hardly depends on where edges are.
 
     >>> channel("features.10", 12, border=2) - 0.1 * total_variation()
     channel('features.10', 12, border=2) - 0.1 * total_variation()
     """
-    index = _indices(channel, "channel")
+    index = indices(channel, "channel")
     border = checks.whole_number("border", border, 0)
 
     def value(given: Evaluation) -> Tensor:
         chosen = inner(_chosen(_maps(given, layer), layer, index, given.rows), border)
         return (chosen.relu() if rectify else chosen).mean((1, 2))
 
-    text = f"channel({layer!r}, {_shown(index.tolist())}{f', border={border}' if border else ''}{', rectify=True' * rectify})"
-    return Objective(text, value, (layer,), count=_count(index))
+    options = f", border={border}" * bool(border) + ", rectify=True" * rectify
+    return Objective(f"channel({layer!r}, {_shown(index.tolist())}{options})", value, (layer,), count=_count(index))
 
 
 def unit(layer: str, channel: int | Sequence[int] | Tensor, position: tuple[int, int] | None = None) -> Objective:
     """Take the activation of one unit: a channel of a layer at (row, column), by default in the middle of the map."""
-    index = _indices(channel, "channel")
+    index = indices(channel, "channel")
     if position is not None and indices(position, "position").shape != (2,):
         raise InputError(f"a position is a row and a column, not {position!r}")
 
@@ -173,7 +172,7 @@ def class_score(target: int | str | Sequence[int | str] | Tensor, *, score: Scor
     check_score(score)
     names = [target] if isinstance(target, str) else target if isinstance(target, (list, tuple)) else []
     by_name = any(isinstance(name, str) for name in names)
-    asked: Any = target if by_name else _indices(target, "target").tolist()
+    asked: Any = target if by_name else indices(target, "target").tolist()
     several = not isinstance(asked, (int, str))
 
     def value(given: Evaluation) -> Tensor:
@@ -186,9 +185,9 @@ def class_score(target: int | str | Sequence[int | str] | Tensor, *, score: Scor
 
 
 def diversity(layer: str) -> Objective:
-    """Measure how different the images of a batch are to a layer: 1 - the mean cosine between their Gram matrices, 0 to 1.
+    """Measure how different the images of a batch are to a layer: 1 - the mean cosine of their Gram matrices, 0 to 1.
 
-    To be added with a positive weight: `channel("features.10", 12) + 5 * diversity("features.10")`. Needs several images.
+    It is added with a positive weight: `channel("features.10", 12) + 5 * diversity("features.10")`, for several images.
     """
 
     def value(given: Evaluation) -> Tensor:
@@ -241,14 +240,19 @@ def _maps(given: Evaluation, layer: str) -> Tensor:
 
 def _chosen(maps: Tensor, layer: str, index: Tensor, rows: Tensor) -> Tensor:
     """The map (B, h, w) of one channel, or of one for each image."""
-    wrong = index[(index < 0) | (index >= maps.shape[1])]
-    if len(wrong):
-        raise InputError(
-            f"channel {int(wrong[0])} is out of range: layer {layer!r} has {maps.shape[1]} channels, 0 to {maps.shape[1] - 1}"
-        )
+    require_channels(index.flatten().tolist(), layer, maps.shape[1])
     if index.ndim == 0:
         return maps[:, int(index)]
     return maps[torch.arange(len(maps), device=maps.device), index.to(maps.device)[rows]]
+
+
+def require_channels(channels: Sequence[int], layer: str, count: int) -> None:
+    """Raise InputError for the first of these channels that a layer of so many channels does not have."""
+    for channel in channels:
+        if not 0 <= channel < count:
+            raise InputError(
+                f"channel {channel} is out of range: layer {layer!r} has {count} channels, 0 to {count - 1}"
+            )
 
 
 def indices(given: Any, what: str) -> Tensor:
@@ -257,20 +261,13 @@ def indices(given: Any, what: str) -> Tensor:
         values = given.tolist() if isinstance(given, (Tensor, np.ndarray)) else given
         several = isinstance(values, Iterable)
         each: list[Any] = list(values) if several else [values]
-        if isinstance(values, (str, bytes)) or any(isinstance(value, bool) for value in each):
+        if not each or isinstance(values, (str, bytes)) or any(isinstance(value, bool) for value in each):
             raise TypeError
         numbers = [operator.index(value) for value in each]
         with torch.inference_mode(False):  # it is to take part in a graph, wherever it was made
             return torch.tensor(numbers if several else numbers[0], dtype=torch.long, device="cpu")
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise InputError(f"a {what} is an index, or one for each image, not {given!r}") from None
-
-
-def _indices(given: Any, what: str) -> Tensor:
-    index = indices(given, what)
-    if not index.numel():
-        raise InputError(f"a {what} is an index, or one for each image, not {given!r}")
-    return index
 
 
 def _count(index: Tensor) -> int | None:

@@ -33,8 +33,8 @@ class Recipe:
     step: float
     """How far a step goes: on the model's input scale, or as Adam's learning rate."""
     normalize: Normalize
-    """What a gradient is divided by: the root of the `l2` sum or the `rms` mean of its squares over the image, the length
-    of each `pixel`'s vector of channels, or nothing."""
+    """What a gradient is divided by: the root of the `l2` sum or the `rms` mean of its squares over the image, the
+    length of each `pixel`'s vector of channels, or nothing (`none`)."""
     border: int
     """Positions at each side of a channel's map that do not count."""
     noise: tuple[float, float]
@@ -81,14 +81,8 @@ class Recipe:
 
         Args:
             name: `"dlwp-2017"` and `"dlwp-2025"`, the textbook's two editions, or `"clean"`.
-            size: side of the image in pixels, where none is asked for.
-            steps: how many steps up the gradient.
-            step: how far each goes: on the model's input scale, or as Adam's learning rate.
-            normalize: what a gradient is divided by, `"l2"`, `"rms"`, `"pixel"` or `"none"`.
-            border: positions at each side of a channel's map that do not count.
-            rectify: whether negative activations of a channel count as 0.
-            parameters: what is changed, the `"pixels"` of the image or its `"fourier"` spectrum.
             optimizer: `"ascent"`, plain steps, or `"adam"`, by default with `normalize="none"` and `step=0.05`.
+            size, steps, step, normalize, border, rectify, parameters: the constants of these names, see the class.
             transformations: random movements of the image between steps, see `torchviz_cnn.transformations`.
 
         Raises:
@@ -100,37 +94,28 @@ class Recipe:
         preset = RECIPES[checks.one_of("preset", name, RECIPES)]
         if optimizer == "adam" and preset.optimizer != "adam":
             preset = replace(preset, normalize="none", step=0.05)
-        asked: dict[str, Any] = {
-            "size": size,
-            "steps": steps,
-            "step": step,
-            "normalize": normalize,
-            "border": border,
-            "rectify": rectify,
-            "parameters": parameters,
-            "optimizer": optimizer,
-            "transformations": transformations,
-        }
-        return replace(preset, **{key: value for key, value in asked.items() if value is not None})
+        names = (
+            "size",
+            "steps",
+            "step",
+            "normalize",
+            "border",
+            "rectify",
+            "parameters",
+            "optimizer",
+            "transformations",
+        )
+        values = (size, steps, step, normalize, border, rectify, parameters, optimizer, transformations)
+        changes: dict[str, Any] = {n: value for n, value in zip(names, values, strict=True) if value is not None}
+        return replace(preset, **changes)
 
 
+_MOVEMENTS = (jitter(4), scale(0.95, 1.05), rotate(5), jitter(2))
 RECIPES: dict[str, Recipe] = {
     "dlwp-2017": Recipe("dlwp-2017", 64, 40, 1.0, "rms", 0, (128 / 255, 148 / 255), "deviation-0.1", 0, "columns"),
     "dlwp-2025": Recipe("dlwp-2025", 200, 30, 10.0, "l2", 2, (0.4, 0.6), "standardised", 25 / 200, "rows"),
     "clean": Recipe(
-        name="clean",
-        size=128,
-        steps=64,
-        step=0.05,
-        normalize="none",
-        border=2,
-        noise=(0.4, 0.6),
-        display="photo",
-        crop=0.1,
-        order="rows",
-        parameters="fourier",
-        optimizer="adam",
-        transformations=(jitter(4), scale(0.95, 1.05), rotate(5), jitter(2)),
+        "clean", 128, 64, 0.05, "none", 2, (0.4, 0.6), "photo", 0.1, "rows", False, "fourier", "adam", _MOVEMENTS
     ),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,73 +19,45 @@ _PLAIN: Any = {"dtype": torch.float32, "device": "cpu"}
 
 @dataclass(frozen=True, repr=False)
 class Transformation:
-    """A random movement of the image plane. Several compose to one: the image is sampled once, however many there are."""
+    """A random movement of the image plane; several compose to one, by which the image is sampled once."""
+
+    kind: str
+    bounds: tuple[float, ...]
 
     def draw(self, generator: torch.Generator, steps: int) -> Tensor:
-        """Draw matrices (steps, 3, 3) from places in the result, (x, y, 1) in pixels from the middle, to the image's."""
-        raise NotImplementedError
+        """Draw matrices (steps, 3, 3) from places in the result, (x, y, 1) from the middle, to the image's."""
+        matrices, low, high = torch.eye(3, **_PLAIN).repeat(steps, 1, 1), self.bounds[0], self.bounds[-1]
+        if self.kind == "jitter":
+            pixels, shape = int(high), (steps, 2)
+            matrices[:, :2, 2] = torch.randint(-pixels, pixels + 1, shape, generator=generator, device="cpu").float()
+        elif self.kind == "scale":
+            factor = low + (high - low) * torch.rand(steps, generator=generator, **_PLAIN)
+            matrices[:, 0, 0] = matrices[:, 1, 1] = 1 / factor
+        else:
+            angle = math.radians(high) * (2 * torch.rand(steps, generator=generator, **_PLAIN) - 1)
+            matrices[:, 0, 0] = matrices[:, 1, 1] = angle.cos()
+            matrices[:, 0, 1], matrices[:, 1, 0] = angle.sin(), -angle.sin()
+        return matrices
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__.lower()}({', '.join(f'{value:g}' for value in astuple(self))})"
-
-
-@dataclass(frozen=True, repr=False)
-class Jitter(Transformation):
-    """A shift by whole pixels, see `jitter`."""
-
-    pixels: int
-
-    def draw(self, generator: torch.Generator, steps: int) -> Tensor:
-        matrices, size = torch.eye(3, **_PLAIN).repeat(steps, 1, 1), (steps, 2)
-        matrices[:, :2, 2] = torch.randint(
-            -self.pixels, self.pixels + 1, size, generator=generator, device="cpu"
-        ).float()
-        return matrices
-
-
-@dataclass(frozen=True, repr=False)
-class Scale(Transformation):
-    """An enlargement, see `scale`."""
-
-    low: float
-    high: float
-
-    def draw(self, generator: torch.Generator, steps: int) -> Tensor:
-        matrices = torch.eye(3, **_PLAIN).repeat(steps, 1, 1)
-        factor = self.low + (self.high - self.low) * torch.rand(steps, generator=generator, **_PLAIN)
-        matrices[:, 0, 0] = matrices[:, 1, 1] = 1 / factor
-        return matrices
-
-
-@dataclass(frozen=True, repr=False)
-class Rotate(Transformation):
-    """A turn about the middle, see `rotate`."""
-
-    degrees: float
-
-    def draw(self, generator: torch.Generator, steps: int) -> Tensor:
-        matrices = torch.eye(3, **_PLAIN).repeat(steps, 1, 1)
-        angle = math.radians(self.degrees) * (2 * torch.rand(steps, generator=generator, **_PLAIN) - 1)
-        matrices[:, 0, 0] = matrices[:, 1, 1] = angle.cos()
-        matrices[:, 0, 1], matrices[:, 1, 0] = angle.sin(), -angle.sin()
-        return matrices
+        return f"{self.kind}({', '.join(f'{bound:g}' for bound in self.bounds)})"
 
 
 def jitter(pixels: int) -> Transformation:
     """Shift by whole pixels, up to so many each way."""
-    return Jitter(checks.whole_number("jitter", pixels, 0))
+    return Transformation("jitter", (checks.whole_number("jitter", pixels, 0),))
 
 
 def scale(low: float, high: float) -> Transformation:
     """Enlarge by a factor between two."""
     if not 0 < checks.number("scale", low) <= checks.number("scale", high):
         raise InputError(f"scale goes from a factor above 0 to one not below it, not from {low} to {high}")
-    return Scale(low, high)
+    return Transformation("scale", (low, high))
 
 
 def rotate(degrees: float) -> Transformation:
     """Turn about the middle, up to so many degrees each way."""
-    return Rotate(checks.number("rotate", degrees))
+    return Transformation("rotate", (checks.number("rotate", degrees),))
 
 
 def drawn(
