@@ -123,45 +123,17 @@ def filter_atlas(
     checks.one_of("rectify", rectify, get_args(Rectify))
     if channels is not None and k not in (None, 64):
         raise InputError(f"k counts the first channels, channels selects them: give one of the two, not k={k} as well")
-    first = None if k is None or channels is not None else checks.whole_number("k", k)
+    wanted = None if channels is None else objectives.indices(channels, "channel").flatten().tolist()
+    first = None if k is None or wanted is not None else checks.whole_number("k", k)
     layers = [layers] if isinstance(layers, str) else layers
     if layers is not None and not layers:
         raise InputError("an atlas is of at least one layer")
     with untouched(model) as module:
-        checksum = model_checksum(module)
         ascent = Ascent(module, model, recipe, size, None, seed, precision)
         asked = layers or convolutions(module, torch.zeros(1, *ascent.shape, device="cpu"), first=True)
-        plan = [_layer(ascent, layer, channels, first, rectify, ranks.count) for layer in dict.fromkeys(asked)]
-        identity = {
-            "model": name or type(module).__name__,
-            "checksum": checksum,
-            "settings": as_settings(recipe),
-            "rectify": rectify,
-            "size": list(ascent.shape[1:]),
-            "scale": {"mean": list(ascent.scale.mean), "std": list(ascent.scale.std)},
-            "seed": ascent.seed,
-            "precision": "bfloat16" if ascent.low_precision else "float32",
-        }
-
-        def prepare() -> list[Batches]:
-            opened = ResultFolder.open(folder, KIND, identity)
-            _tidy(opened)
-            known = opened.manifest["progress"].get("layers", [])
-            opened.update(layers=list(dict.fromkeys([*known, *(layer.name for layer in plan)])))
-            return [_missing(opened, layer) for layer in plan]
-
-        missing = ranks.gather(ranks.once(prepare))[0] or []
-        opened = ResultFolder.read(folder, KIND)
-        problem: Exception | None = None
-        try:
-            _fill(ascent, opened, plan, missing, ranks, progress)
-        except Exception as error:  # told to the other ranks, then raised
-            problem = error
-        finally:
-            if ranks.count == 1:
-                _tidy(opened)
-        ranks.agree(problem)
-        ranks.once(lambda: _tidy(opened))
+        plan = [_layer(ascent, layer, wanted, first, rectify, ranks.count) for layer in dict.fromkeys(asked)]
+        opened = _begun(Path(folder), name or type(module).__name__, ascent, plan, rectify, ranks)
+        _make(ascent, opened, plan, ranks, progress)
     if ranks.first:
         for layer in plan:
             dead = _tensor_of(opened.file(layer.name), "channels")[_tensor_of(opened.file(layer.name), "dead")]
@@ -183,7 +155,7 @@ class _Layer:
 
 
 def _layer(
-    ascent: Ascent, layer: str, channels: int | Iterable[int] | None, k: int | None, rectify: Rectify, ranks: int
+    ascent: Ascent, layer: str, channels: list[int] | None, k: int | None, rectify: Rectify, ranks: int
 ) -> _Layer:
     name = one_call(ascent.module, layer)
     footprint = ascent.measure(objectives.channel(name, 0))
@@ -191,6 +163,47 @@ def _layer(
     batches = ascent.batches(len(chosen), footprint, layer=name, least=ranks)
     rectified = rectify == "always" or (rectify == "first" and ascent.is_linear(name))
     return _Layer(name, [[chosen[i] for i in batch] for batch in batches], rectified)
+
+
+def _begun(folder: Path, name: str, ascent: Ascent, plan: list[_Layer], rectify: Rectify, ranks: Ranks) -> ResultFolder:
+    """The folder, made by the first rank, or opened again with what it has of the same model and settings."""
+    identity = {
+        "model": name,
+        "checksum": model_checksum(ascent.module),
+        "settings": as_settings(ascent.recipe),
+        "rectify": rectify,
+        "size": list(ascent.shape[1:]),
+        "scale": {"mean": list(ascent.scale.mean), "std": list(ascent.scale.std)},
+        "seed": ascent.seed,
+        "precision": "bfloat16" if ascent.low_precision else "float32",
+    }
+
+    def prepare() -> None:
+        opened = ResultFolder.open(folder, KIND, identity)
+        _tidy(opened)
+        known = opened.manifest["progress"].get("layers", [])
+        opened.update(layers=list(dict.fromkeys([*known, *(layer.name for layer in plan)])))
+
+    ranks.once(prepare)
+    return ResultFolder.read(folder, KIND)
+
+
+def _make(ascent: Ascent, folder: ResultFolder, plan: list[_Layer], ranks: Ranks, progress: bool) -> None:
+    """Make what is missing, together with the other ranks."""
+    missing = ranks.gather(ranks.once(lambda: [_missing(folder, layer) for layer in plan]))[0] or []
+    # Dealt out one by one across all layers: dealt anew for each, those with few batches would all be the first rank's.
+    before = list(itertools.accumulate((len(batches) for batches in missing), initial=0))
+    shares = [b[(ranks.rank - offset) % ranks.count :: ranks.count] for b, offset in zip(missing, before, strict=False)]
+    problem: Exception | None = None
+    try:
+        _fill(ascent, folder, plan, shares, ranks, progress)
+    except Exception as error:  # told to the other ranks, then raised
+        problem = error
+    finally:
+        if ranks.count == 1:
+            _tidy(folder)
+    ranks.agree(problem)
+    ranks.once(lambda: _tidy(folder))
 
 
 def _missing(folder: ResultFolder, layer: _Layer) -> Batches:
@@ -201,12 +214,9 @@ def _missing(folder: ResultFolder, layer: _Layer) -> Batches:
 
 
 def _fill(
-    ascent: Ascent, folder: ResultFolder, plan: list[_Layer], missing: list[Batches], ranks: Ranks, progress: bool
+    ascent: Ascent, folder: ResultFolder, plan: list[_Layer], shares: list[Batches], ranks: Ranks, progress: bool
 ) -> None:
     """Make this rank's share of what is missing."""
-    # Dealt out one by one across all layers: dealt anew for each, those with few batches would all be the first rank's.
-    before = list(itertools.accumulate((len(batches) for batches in missing), initial=0))
-    shares = [b[(ranks.rank - offset) % ranks.count :: ranks.count] for b, offset in zip(missing, before, strict=False)]
     total = sum(len(batch) for batches in shares for batch in batches)
     with steps_bar(total, "filters", "filters", ascent.recipe.steps, progress and ranks.first and total > 0) as bar:
         for layer, batches in zip(plan, shares, strict=True):
