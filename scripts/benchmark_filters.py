@@ -114,7 +114,7 @@ def plain_loop(part: nn.Module, filters: int, steps: int, batch: int) -> float:
             x.requires_grad_()
             loss = part(x)[rows, channels, 2:-2, 2:-2].mean((1, 2)).sum()
             (gradient,) = torch.autograd.grad(loss, x)
-            x = (x + 10 * gradient / gradient.norm(dim=(1, 2, 3), keepdim=True)).detach()
+            x = (x + 10 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)).detach()
     return (time.perf_counter() - start) / (filters * steps)
 
 
