@@ -52,9 +52,9 @@ def main(folder: Path) -> None:
 
 def patterns(net: tvc.Network, layer: str, quality: Quality, count: int, side: int = 100) -> Image.Image:
     """What the first so many filters of a layer want to see, in a row."""
-    first = layer == "conv1"
-    found = tvc.filter_patterns(net.model, layer, range(count), quality=quality, size=128, rectify=first)
-    tiles = [found.image(i).resize((side, side), Image.Resampling.LANCZOS) for i in range(count)]
+    recipe = tvc.Recipe.named("clean" if quality == "clean" else "dlwp-2025", rectify=layer == "conv1")
+    filters = tvc.filter_patterns(net, layer, range(count), preset=recipe, size=128)
+    tiles = [filters.image(i).resize((side, side), Image.Resampling.LANCZOS) for i in range(count)]
     return Image.fromarray(render.tile_grid(np.stack([np.asarray(tile) for tile in tiles]), columns=count, margin=2))
 
 

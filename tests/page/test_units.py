@@ -97,7 +97,7 @@ def test_the_strongest_channels_come_first_and_the_budget_ends_it(
 
 def test_patterns_come_from_an_atlas(asked: list[Any], tmp_path: Path) -> None:
     net, folder, out = network(vgg_like()), tmp_path / "atlas", tmp_path / "page"
-    filter_atlas(net.model, folder, ["features.7"], channels=3, size=24, steps=1)
+    filter_atlas(net.model, folder, ["features.7"], k=3, size=24, steps=1)
     page = Page(tvc.report(net, photos(1), out, layers=["features.7", "features.5"], channels=[0, 1, 9], atlas=folder))
     assert asked == []
     layers = {layer["name"]: layer for layer in page.data["layers"]}

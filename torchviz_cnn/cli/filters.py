@@ -9,8 +9,8 @@ from typing import get_args
 import torch
 
 import torchviz_cnn as tvc
-from torchviz_cnn.ascent.ascent_run import Precision
 from torchviz_cnn.ascent.atlas import Rectify
+from torchviz_cnn.ascent.loop import Precision
 from torchviz_cnn.ascent.recipes import RECIPES, Normalize, Optimizer, Parameters, Quality
 from torchviz_cnn.cli.shared import add_network, add_out, network, positive
 from torchviz_cnn.core.errors import InputError
@@ -57,11 +57,14 @@ def filters(args: argparse.Namespace) -> None:
             recipe_size = size or net.input_size
             layers = convolutions(net.model, torch.zeros(1, len(net.preprocess.mean), *recipe_size))
         try:
+            recipe = tvc.Recipe.named(
+                args.preset or ("clean" if args.quality == "clean" else "dlwp-2025"), step=args.step,
+                normalize=args.normalize, border=args.border, parameters=args.parameters, optimizer=args.optimizer,
+            )  # fmt: skip
             atlas = tvc.filter_atlas(
-                net.model, args.out, layers, _channels(args.channels, every), size=size, preset=args.preset,
+                net, args.out, layers, k=_channels(args.channels, every), size=size, steps=args.steps, preset=recipe,
                 quality=args.quality, rectify=args.rectify, seed=args.seed, precision=args.precision, name=args.model,
-                ranks=ranks, progress=sys.stderr.isatty(), steps=args.steps, step=args.step, normalize=args.normalize,
-                border=args.border, parameters=args.parameters, optimizer=args.optimizer,
+                ranks=ranks, progress=sys.stderr.isatty(),
             )  # fmt: skip
         except KeyboardInterrupt:
             print(f"what is done is in {args.out}; the same command goes on", file=sys.stderr)

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from PIL import Image
-from torch import nn
 
 from torchviz_cnn.ascent.atlas import Atlas
 from torchviz_cnn.ascent.maximize import filter_patterns
 from torchviz_cnn.core.errors import DeadFilterWarning, InputError, OutputError, TorchvizError
+from torchviz_cnn.hooks.network import Model, module_of
 
 AT_ONCE = 2
 """Channels of a layer before the next layer has its turn; on a graphics card eight times as many."""
@@ -48,7 +48,7 @@ def from_atlas(folder: str | os.PathLike[str], wanted: Mapping[str, Sequence[int
 
 
 def make_patterns(
-    model: nn.Module, wanted: Mapping[str, Sequence[int]], *, until: float | None, seed: int, done: Callable[[int], Any]
+    model: Model, wanted: Mapping[str, Sequence[int]], *, until: float | None, seed: int, done: Callable[[int], Any]
 ) -> PatternPictures:
     """Patterns by layer and channel, a few channels of each layer in turn, the deepest layer first, until the clock says so.
 
@@ -56,7 +56,7 @@ def make_patterns(
     """
     found: PatternPictures = {layer: {} for layer in wanted}
     took: dict[str, float] = {}
-    at_once = AT_ONCE if next((p.device.type for p in model.parameters()), "cpu") == "cpu" else 8 * AT_ONCE
+    at_once = AT_ONCE if next((p.device.type for p in module_of(model).parameters()), "cpu") == "cpu" else 8 * AT_ONCE
     for start in range(0, max(map(len, wanted.values()), default=0), at_once):
         for layer, channels in reversed(list(wanted.items())):
             part = list(channels[start : start + at_once])

@@ -317,7 +317,7 @@ def _patterns(
     if until is not None and time.monotonic() >= until:
         return {}
     with _stage("filter patterns", sum(map(len, wanted.values())), progress) as done:
-        return make_patterns(net.model, wanted, until=until, seed=seed, done=done)
+        return make_patterns(net, wanted, until=until, seed=seed, done=done)
 
 
 def _strongest(
