@@ -16,11 +16,12 @@ from torchviz_cnn.attribution.cam import CAM_METHODS
 from torchviz_cnn.attribution.methods import METHODS
 from torchviz_cnn.attribution.saliency import saliency
 from torchviz_cnn.core.errors import LayerError
-from torchviz_cnn.core.names import LayerPattern, expand, named_layers
+from torchviz_cnn.core.names import Call, expand, named_layers
 from torchviz_cnn.hooks.inputs import Given, Input, prepared
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.hooks.relu_rules import Rule, relu_rule
 from torchviz_cnn.layers.defaults import Layers, chosen_patterns, explained_layer
+from torchviz_cnn.page.encode import fitted
 from torchviz_cnn.scores.trace import INPUT, Trace, require_maps, trace
 
 MAP_SIDE = 96
@@ -93,13 +94,8 @@ def collect(
 ) -> Collected:
     """Run batches of photos, or of inputs (B, C, H, W), through a network.
 
-    Args:
-        net: the network.
-        batches: at least one.
-        layers: names, patterns or types; by default all convolution and pooling layers.
-        classes: how many of each photo's likeliest classes are explained.
-        done: called with the number of images of each batch.
-        explain: whether the layer that heatmaps explain by default is added, where it was not asked for.
+    `done` is called with the number of images of each batch. With `explain`, the layer that heatmaps explain by default
+    is added where it was not asked for.
     """
     parts: list[Collected] = []
     explained: str | None = None
@@ -107,28 +103,16 @@ def collect(
         with prepared(net, x) as given:
             if explain and not parts:
                 explained = _explained_layer(given)
-            parts.append(_collect(given, _Wanted(given.model, layers, explained), classes, explained))
+            parts.append(_collect(given, _calls(given.model, layers), classes, explained))
             done(len(given.x))
     joined: Collected = _joined(parts)
     return joined
 
 
-class _Wanted:
-    """The calls of layers that are kept, and those of them that were asked for by name and so must have maps."""
-
-    def __init__(self, model: nn.Module, layers: Layers, explained: str | None) -> None:
-        calls = expand(model, named_layers(model), _patterns(model, layers))
-        self.named = {str(call) for call in calls if call.index is not None}
-        self.hooked = [str(call) for call in calls]
-        self.added = None
-        if explained is not None and not {explained, f"{explained.partition('#')[0]}#*"} & set(self.hooked):
-            self.hooked.append(explained)
-            self.added = explained
-
-
-def _patterns(model: nn.Module, layers: Layers) -> list[LayerPattern]:
+def _calls(model: nn.Module, layers: Layers) -> list[Call]:
+    """The calls of layers that were asked for; none where the model has no layer of the default kinds."""
     try:
-        return chosen_patterns(model, layers)
+        return expand(model, named_layers(model), chosen_patterns(model, layers))
     except LayerError as error:
         if layers is not None:
             raise
@@ -144,32 +128,33 @@ def _explained_layer(given: Given) -> str | None:
         return None
 
 
-def _collect(given: Given, wanted: _Wanted, classes: int, explained: str | None) -> Collected:
-    batch = len(given.x)
+def _collect(given: Given, calls: Sequence[Call], classes: int, explained: str | None) -> Collected:
+    batch, wanted = len(given.x), {str(call): None for call in calls}
+    by_name = {str(call) for call in calls if call.index is not None}
+    known = explained is None or explained in wanted or f"{explained.partition('#')[0]}#*" in wanted
+    added = None if known else explained
 
     def check(name: str, output: Any) -> Tensor | None:
-        if name in wanted.named:
+        if name in by_name:
             return require_maps(given.model, name, output, batch)
         maps = isinstance(output, Tensor) and output.ndim == 4 and len(output) == batch and output.is_floating_point()
         return output if maps and output.shape[2:] != (1, 1) else None
 
     # One graph under the guided rule: gradients go back through it under the other rules too.
     rule = relu_rule("guided", other_activations="plain")
-    with trace(given, [INPUT, *wanted.hooked], rule=rule, check=check, require_relu=False) as run:
+    with trace(given, [INPUT, *wanted, *([added] if added else [])], rule=rule, check=check, require_relu=False) as run:
         logits = run.targets.logits
         chosen = logits.detach().topk(min(classes, logits.shape[1]), 1).indices
         run = replace(run, targets=replace(run.targets, classes=chosen, single=False))
         names = [name for name in run.activations if name != INPUT]
         heat, standard = _heatmaps(run, names)
-        pixels = {
-            name: standard if of == "standard" else _joined_classes(run.gradients([INPUT], rule=of, again=True))
-            for name, of in pixel_methods().items()
-            if of == "standard" or rule.count
-        }
+        pixels: dict[str, Tensor] = {}
+        for name, of in pixel_methods().items():
+            if standard is not None and (of == "standard" or rule.count):
+                pixels[name] = standard if of == "standard" else run.gradient(INPUT, rule=of, again=True).cpu()
         layers = {name: _layer_maps(run.activations[name].detach(), heat[name]) for name in names}
     shown = explained if explained in layers else next((name for name in reversed(names) if heat[name]), None)
-    known = {name: gradient for name, gradient in pixels.items() if gradient is not None}
-    return Collected(logits.detach().cpu(), chosen.cpu(), layers, known, shown, wanted.added)
+    return Collected(logits.detach().cpu(), chosen.cpu(), layers, pixels, shown, added)
 
 
 def _heatmaps(run: Trace, layers: Sequence[str]) -> tuple[dict[str, dict[str, Tensor]], Tensor | None]:
@@ -180,7 +165,8 @@ def _heatmaps(run: Trace, layers: Sequence[str]) -> tuple[dict[str, dict[str, Te
     heat: dict[str, dict[str, list[Tensor]]] = {layer: {} for layer in layers}
     at_input = []
     for gradients in run.gradients([INPUT, *layers], rule="standard", again=True):
-        at_input.append({INPUT: gradients.pop(INPUT)})
+        if (part := gradients.pop(INPUT)) is not None:
+            at_input.append(part.cpu())
         for layer, gradient in gradients.items():
             if gradient is None:
                 continue
@@ -190,13 +176,7 @@ def _heatmaps(run: Trace, layers: Sequence[str]) -> tuple[dict[str, dict[str, Te
                     values = _at_most(method.formula(maps, gradient).relu(), HEAT_SIDE)
                     heat[layer].setdefault(name, []).append(values.cpu())
     joined = {layer: {name: torch.cat(parts, 1) for name, parts in by.items()} for layer, by in heat.items()}
-    return joined, _joined_classes(at_input)
-
-
-def _joined_classes(gradients: Iterable[Mapping[str, Tensor | None]]) -> Tensor | None:
-    """The gradients of all classes at the input: (B, K, C, H, W); None where none comes back."""
-    parts = [part.cpu() for by_layer in gradients if (part := by_layer[INPUT]) is not None]
-    return torch.cat(parts, 1) if parts else None
+    return joined, torch.cat(at_input, 1) if at_input else None
 
 
 def _layer_maps(maps: Tensor, heat: Mapping[str, Tensor]) -> LayerMaps:
@@ -214,10 +194,8 @@ def _layer_maps(maps: Tensor, heat: Mapping[str, Tensor]) -> LayerMaps:
 
 def _at_most(maps: Tensor, side: int) -> Tensor:
     """Maps (B, C, h, w) averaged down to at most `side` pixels a side, in proportion."""
-    height, width = maps.shape[2:]
-    scale = min(1.0, side / max(height, width))
-    size = max(1, round(height * scale)), max(1, round(width * scale))
-    return maps if size == (height, width) else F.adaptive_avg_pool2d(maps, size)
+    size = fitted(maps.shape[2:], side)
+    return maps if size == maps.shape[2:] else F.adaptive_avg_pool2d(maps, size)
 
 
 def _joined(parts: Sequence[Any]) -> Any:

@@ -18,9 +18,10 @@ from torchviz_cnn.layers.describe import Description
 from torchviz_cnn.layers.receptive_field import ReceptiveField
 from torchviz_cnn.media import render
 from torchviz_cnn.page.collect import Collected, LayerMaps
-from torchviz_cnn.page.encode import Blocks, figure, figures, levels, within
+from torchviz_cnn.page.encode import Blocks, figure, figures, fitted, levels, within
 from torchviz_cnn.page.top import Strongest
 from torchviz_cnn.scores.targets import probabilities
+from torchviz_cnn.topk.patches import projection_image
 
 PHOTO_SIDE = 640
 PIXEL_SIDE = 224
@@ -55,8 +56,7 @@ def method_contents(collected: Collected) -> list[dict[str, str | None]]:
 
 
 def _method(name: str, title: str, shows: str, heat: str | None, pixels: str | None) -> dict[str, str | None]:
-    sentence = f"{shows[:1].upper()}{shows[1:]}."
-    return {"name": name, "title": title, "shows": sentence, "heat": heat, "pixels": pixels}
+    return {"name": name, "title": title, "shows": shows, "heat": heat, "pixels": pixels}
 
 
 def strongest_channels(layer: LayerMaps, k: int) -> list[int]:
@@ -96,21 +96,14 @@ def _pixels(gradients: Tensor, blocks: Blocks) -> dict[str, Any]:
     """Gradients (K, C, H, W) at the input: grey maps of all classes, and a coloured picture for each."""
     strength = gradients.abs().nan_to_num(0, 0, 0).amax(1)
     high = torch.quantile(strength.flatten(1)[:, :: max(1, strength[0].numel() // 500_000)], 0.995, 1)
-    height, width = strength.shape[1:]
-    scale = min(1.0, PIXEL_SIDE / max(height, width))
-    size = max(1, round(height * scale)), max(1, round(width * scale))
+    size = fitted(strength.shape[1:], PIXEL_SIDE)
     small = torch.nn.functional.adaptive_max_pool2d(strength, size)
     return {
         "size": size,
         "maps": blocks.maps(levels(small, torch.zeros_like(high), high)),
-        "pictures": [blocks.picture(_coloured(one), quality=80) for one in gradients],
+        "pictures": [blocks.picture(within(projection_image(one), 2 * PIXEL_SIDE), quality=80) for one in gradients],
         "empty": [not bool(one.any()) for one in strength],
     }
-
-
-def _coloured(gradient: Tensor) -> Image.Image:
-    values = gradient if len(gradient) in (1, 3) else gradient.mean(0, keepdim=True)
-    return within(Image.fromarray(render.signed_colours(values.numpy())), 2 * PIXEL_SIDE)
 
 
 def layer_content(

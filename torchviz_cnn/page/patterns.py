@@ -65,17 +65,8 @@ def make_patterns(
 ) -> PatternPictures:
     """Make patterns of a few channels of each layer in turn, the deepest layer first, while there is time.
 
-    Args:
-        net: the network.
-        wanted: channels by layer, the most important first.
-        until: the time at which no further pattern is begun, None for all. A pattern counts as begun too late where
-            the same layer took longer before than there is time left.
-        seed: seed of the patterns' noise.
-        done: called with the number of channels of each part.
-        clock: what tells the time.
-
-    Returns:
-        Pictures by layer and channel.
+    `until` is a time of `clock`, None for all. No layer is begun that took longer before than there is time left.
+    `done` is called with the number of channels of each part.
     """
     pictures: PatternPictures = {layer: {} for layer in wanted}
     took: dict[str, float] = {}

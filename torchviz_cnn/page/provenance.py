@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def provenance(
         ],
         "Photos (SHA-256 of the files, or of the pixels)": files,
         "Settings": [(name, _text(value)) for name, value in settings.items()],
-        "Versions": [*versions().items(), *((name, _version(name)) for name in LIBRARIES)],
+        "Versions": [*versions().items(), *((name, version(name)) for name in LIBRARIES)],
     }
 
 
@@ -55,13 +55,6 @@ def _file_checksum(photo: NamedPhoto) -> str:
     if photo.file is not None and Path(photo.file).is_file():
         return hashlib.sha256(Path(photo.file).read_bytes()).hexdigest()
     return hashlib.sha256(photo.image.convert("RGB").tobytes()).hexdigest()
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _text(value: object) -> str:

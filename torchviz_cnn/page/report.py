@@ -154,13 +154,11 @@ def report(
     until = None if budget is None else begun + budget
     chosen = _chosen(collected.layers, k, selected, bool(photos))
     strongest = {} if top is None else _strongest(net, top_of(top, net, checksum), chosen, until, stage)
-    kinds = _kinds(net, chosen)
+    modules = named_layers(net.model)
+    kinds = {name: type(modules[resolve(net.model, modules, name).name]) for name in chosen}
     # Of poolings, and of a layer shown for its heatmap alone, no patterns are made.
-    drawable = {
-        name: numbers
-        for name, numbers in chosen.items()
-        if name != collected.added and not issubclass(kinds[name], POOLINGS)
-    }
+    unmade = {collected.added, *(name for name, kind in kinds.items() if issubclass(kind, POOLINGS))}
+    drawable = {name: numbers for name, numbers in chosen.items() if name not in unmade}
     shown = sum(map(len, drawable.values()))
     with stage("filter patterns", shown) as done:
         if atlas is not None:
@@ -240,11 +238,6 @@ def _selected(channels: Iterable[int] | None) -> list[int] | None:
     return list(dict.fromkeys(checks.whole_number("a channel", number, least=0) for number in numbers))
 
 
-def _kinds(net: Network, layers: Iterable[str]) -> dict[str, type[nn.Module]]:
-    modules = named_layers(net.model)
-    return {name: type(modules[resolve(net.model, modules, name).name]) for name in layers}
-
-
 def _chosen(layers: Mapping[str, LayerMaps], k: int, selected: list[int] | None, photos: bool) -> dict[str, list[int]]:
     """The channels of each layer that are shown, the most important first, without layers that have none of them."""
     if selected is None:
@@ -267,23 +260,21 @@ def _writable(out: str | os.PathLike[str]) -> Path:
         raise OutputError(f"out is the path of the page or of a folder for it, not {out!r}")
     path = Path(out)
     try:
-        if path.suffix.lower() not in (".html", ".htm"):
-            if path.suffix and not path.is_dir():
-                raise OutputError(
-                    f"cannot write {path}: a page's name ends in .html, and {path.suffix} is something else"
-                )
-            path /= "index.html"
-        if path.is_dir():
-            raise OutputError(f"cannot write {path}: it is a folder")
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-    except OutputError:
-        raise
+        page = path if path.suffix.lower() in (".html", ".htm") else path / "index.html"
+        other, taken = bool(path.suffix) and page != path and not path.is_dir(), page.is_dir()
+        folder = next(parent for parent in page.absolute().parents if parent.exists())
+        problem = "" if os.access(folder, os.W_OK) else "read-only"
+        problem = problem if folder.is_dir() else "no folder"
     except (OSError, ValueError) as error:  # a name that the system does not take
         short = f"{str(path)[:60]}{'...' * (len(str(path)) > 60)}"
         raise OutputError(f"cannot write {short!r}: {getattr(error, 'strerror', None) or error}") from None
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise OutputError(f"cannot write {path}: {folder} is {'no folder' if not folder.is_dir() else 'read-only'}")
-    return path
+    if other:
+        raise OutputError(f"cannot write {path}: a page's name ends in .html, and {path.suffix} is something else")
+    if taken:
+        raise OutputError(f"cannot write {page}: it is a folder")
+    if problem:
+        raise OutputError(f"cannot write {page}: {folder} is {problem}")
+    return page
 
 
 def _photos(images: Photo | Sequence[Photo] | Mapping[str, Photo]) -> list[NamedPhoto]:

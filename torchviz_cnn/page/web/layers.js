@@ -42,15 +42,17 @@ function setUpLayers() {
   }, { rootMargin: "400px" });
   for (const card of cards.values()) watcher.observe(card.element);
   new ResizeObserver(() => drawPlots()).observe(byId("depth-plot"));
-  idle(() => drawRest(0));
+  track(drawRest());
 }
 
 const idle = window.requestIdleCallback ? (work) => window.requestIdleCallback(work) : (work) => setTimeout(work, 200);
 
 /** Draw the layers outside the window while the browser is idle, so that a print has them all. */
-function drawRest(from) {
-  const all = [...cards.values()];
-  if (from < all.length) all[from].draw().then(() => idle(() => drawRest(from + 1)));
+async function drawRest() {
+  for (const card of cards.values()) {
+    await new Promise(idle);
+    await card.draw();
+  }
 }
 
 function layerCard(layer) {
@@ -88,7 +90,9 @@ function layerCard(layer) {
     grid.style.setProperty("--shape", `${layer.size[1]} / ${layer.size[0]}`);
   }
 
-  async function draw() {
+  const draw = () => track(drawTiles());
+
+  async function drawTiles() {
     if (fresh) return;
     fresh = true;
     const mine = {};
@@ -115,7 +119,7 @@ function layerCard(layer) {
     request = null;
     const box = element.getBoundingClientRect();
     if (box.top < innerHeight + 400 && box.bottom > -400) draw();
-    else idle(draw);
+    else track(new Promise(idle).then(draw));
   }
 
   grid.addEventListener("keydown", (event) => {

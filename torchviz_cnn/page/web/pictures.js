@@ -148,6 +148,19 @@ function standardised(levels, all = [levels]) {
   return deviation < 1e-6 ? new Float32Array(levels.length) : Float32Array.from(levels, (v) => ((v - mean) / deviation) * 64 + 128);
 }
 
+let pending = 0;
+document.documentElement.dataset.pending = "0";
+
+/** Count work until it is done: the page says in `data-pending` how much is going on. */
+function track(work) {
+  const tell = (step) => {
+    pending += step;
+    document.documentElement.dataset.pending = String(pending);
+  };
+  tell(1);
+  return work.finally(() => tell(-1));
+}
+
 /** Make an element with attributes, listeners (`onclick`) and children; texts stay texts. */
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);

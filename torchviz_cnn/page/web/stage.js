@@ -55,8 +55,8 @@ function setUpStage() {
   });
   listeners.push((changes) => {
     if ("photo" in changes) showPhoto();
-    if (["photo", "rank", "method", "colours"].some((key) => key in changes)) drawStrip();
-    if (["photo", "rank", "method", "layer", "opacity", "colours"].some((key) => key in changes)) drawHeatmap();
+    if (["photo", "rank", "method", "colours"].some((key) => key in changes)) track(drawStrip());
+    if (["photo", "rank", "method", "layer", "opacity", "colours"].some((key) => key in changes)) track(drawHeatmap());
     if ("layer" in changes) chooseLayer();
     if ("photo" in changes || "rank" in changes) showPixels();
   });
@@ -147,7 +147,7 @@ async function drawHeatmap() {
   const label = caption.map((part) => part.textContent ?? part).join("");
   byId("heatmap-caption").replaceChildren(...caption, map.empty ? ": it shows no evidence for this class." : "");
   byId("heatmap").setAttribute("aria-label", `${label}, over the photo ${photo.name}${map.empty ? ": no evidence" : ""}`);
-  byId("method-shows").textContent = method.shows;
+  byId("method-shows").textContent = `${method.title} shows ${method.shows}.`;
 }
 
 /** The heatmaps of the strip: those of the chosen method or, where that has none, of the first one that has. */
@@ -170,5 +170,5 @@ function showPixels() {
     : ["No gradient comes back to the input."]));
   byId("pixels").replaceChildren(...methods.map(({ pixels, title, shows }) => make("figure", {},
     make("img", { src: pictureUrl(photo.pixels[pixels].pictures[state.rank]), alt: `${title} of ${currentClass()} for ${photo.name}`, decoding: "async" }),
-    make("figcaption", {}, make("strong", {}, title), ` ${photo.pixels[pixels].empty[state.rank] ? "All gradients are zero." : shows}`))));
+    make("figcaption", {}, make("strong", {}, title), photo.pixels[pixels].empty[state.rank] ? ": all gradients are zero." : ` shows ${shows}.`))));
 }

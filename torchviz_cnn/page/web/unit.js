@@ -65,14 +65,14 @@ function onPhotos(layer, i) {
     const alone = make("canvas", { role: "img", class: "alone", "aria-label": `Activation map of the channel on ${photo.name}` });
     const figure = make("figure", {}, make("div", { class: "pair" }, over, alone),
       make("figcaption", {}, make("strong", {}, photo.name), ` maximum ${number(layer.peak[p][layer.channels[i]])}, `, explained("sparsity", SPARSITY), ` ${percent(layer.sparsity[p][layer.channels[i]])}`));
-    maps.then((all) => {
+    track(maps.then((all) => {
       const [h, w] = layer.size, zero = layer.zero[i], levels = all[p];
       paint(alone, standardised(levels, all), w, h, TILE_COLOURS);
       alone.classList.toggle("coarse", w < 48);
       const positive = Float32Array.from(levels, (v) => (zero < 255 ? Math.max(0, ((v - zero) * 255) / (255 - zero)) : 0));
       return drawView(over, p, (part) =>
         paint(document.createElement("canvas"), enlarged(positive, w, h, part.width, part.height), part.width, part.height, state.colours, true), state.opacity);
-    });
+    }));
     return figure;
   });
   return make("section", {}, make("h3", {}, DATA.photos.length > 1 ? "On the photos" : "On the photo"),
@@ -89,9 +89,12 @@ function strongestPatches(top) {
     const canvases = top.values.map((value, n) => make("canvas", { role: "img", "aria-label": `${what} ${n + 1}, activation ${number(value)}` }));
     const image = new Image();
     image.src = pictureUrl(block);
-    image.decode().then(() => canvases.forEach((canvas, n) => {
-      canvas.width = canvas.height = image.height;
-      canvas.getContext("2d").drawImage(image, -n * image.height, 0);
+    track(image.decode().then(() => {
+      for (const [n, canvas] of canvases.entries()) {
+        canvas.width = image.height;
+        canvas.height = image.height;
+        canvas.getContext("2d").drawImage(image, -n * image.height, 0);
+      }
     }));
     return canvases;
   };
