@@ -487,7 +487,7 @@ def test_full_size_pages_are_small_and_soon_open(browser: Browser, data: Path, t
     shown = [data / "images" / "elephant.jpg", samples[100], samples[300]]
     net = tvc.load_model("vgg16", "random")
     layers = tvc.layer_names(net.model, types=nn.Conv2d)
-    filter_atlas(net.model, tmp_path / "atlas", layers, channels=32, size=64, steps=1)
+    filter_atlas(net.model, tmp_path / "atlas", layers, channels=32, size=32, steps=1)
     written = tvc.report(net, shown, tmp_path / "page", channels=range(32), atlas=tmp_path / "atlas")
     assert written.patterns > 12 * 32  # dead channels have none
     assert written.path.stat().st_size <= 15_000_000

@@ -306,9 +306,8 @@ def dead() -> tvc.Network:
 
 
 ODD: dict[str, Callable[[], tvc.Network]] = {
-    build.__name__: build
-    for build in (one_channel, one_class, one_layer, no_relu, detached, broken_aside, dead)
-}  # fmt: skip
+    build.__name__: build for build in (one_channel, one_class, one_layer, no_relu, detached, broken_aside, dead)
+}
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
@@ -419,6 +418,8 @@ def test_mistakes_are_told_before_the_work(tmp_path: Path) -> None:
     net, shown = one_class(), photos(1)
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.html").mkdir()
+    not_channels: list[Any] = [[-1], [2, -1], ["a"], [0.5], [True]]
+    not_lists: list[Any] = [[], "3", 0.5, True]
     wrong: list[tuple[type[Exception], str, Callable[[], object]]] = [
         (tvc.InputError, "takes a Network, not a plain module", lambda: tvc.report(net.model, shown, tmp_path)),  # type: ignore[arg-type]
         (tvc.InputError, "k is a whole number", lambda: tvc.report(net, shown, tmp_path, k=0)),
@@ -430,7 +431,7 @@ def test_mistakes_are_told_before_the_work(tmp_path: Path) -> None:
                 "a channel is a whole number",
                 lambda bad=bad: tvc.report(net, shown, tmp_path, channels=bad),
             )
-            for bad in ([-1], [2, -1], ["a"], [0.5], [True])
+            for bad in not_channels
         ),
         *(
             (
@@ -438,7 +439,7 @@ def test_mistakes_are_told_before_the_work(tmp_path: Path) -> None:
                 "channels selects channels by number",
                 lambda bad=bad: tvc.report(net, shown, tmp_path, channels=bad),
             )
-            for bad in ([], "3", 0.5, True)
+            for bad in not_lists
         ),
         (
             tvc.InputError,
@@ -448,8 +449,8 @@ def test_mistakes_are_told_before_the_work(tmp_path: Path) -> None:
         (
             tvc.InputError,
             "budget is a finite number of at least 0",
-            lambda: tvc.report(net, shown, tmp_path, budget="5"),
-        ),  # type: ignore[arg-type]
+            lambda: tvc.report(net, shown, tmp_path, budget="5"),  # type: ignore[arg-type]
+        ),
         (tvc.InputError, "atlas is a folder", lambda: tvc.report(net, shown, tmp_path, atlas=5)),  # type: ignore[arg-type]
         (tvc.LayerError, "layers are names", lambda: tvc.report(net, shown, tmp_path, layers=5, budget=0)),  # type: ignore[arg-type]
         (
@@ -513,8 +514,12 @@ def test_levels_and_figures() -> None:
     low, high = torch.tensor([0.0, 3.0, 0.0]), torch.tensor([2.0, 3.0, 1.0])
     assert levels(maps, low, high).tolist() == [[[0, 128, 255]], [[0, 0, 0]], [[0, 0, 255]]]
     assert [figure(v) for v in (1 / 3, 123456.0, torch.tensor(0.0), float("nan"), float("inf"))] == [
-        0.3333, 123500.0, 0.0, None, None,
-    ]  # fmt: skip
+        0.3333,
+        123500.0,
+        0.0,
+        None,
+        None,
+    ]
     text = script_json({"name": "</script><!--\u2028&"})
     assert not set("<>&\u2028") & set(text)
     assert json.loads(text) == {"name": "</script><!--\u2028&"}
