@@ -29,7 +29,8 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
     add("--out", type=Path, default=Path("report"), help="the page (.html), or a folder for it (%(default)s)")
     add("--layers", nargs="+", metavar="LAYER", help="names or glob patterns (default: convolutions and poolings)")
-    add("--channels", type=positive, default=32, help="how many of each layer are shown (%(default)s)")
+    add("--k", type=positive, default=32, help="how many channels of each layer are shown (%(default)s)")
+    add("--channels", nargs="+", type=int, metavar="CHANNEL", help="numbers of the channels to show instead")
     add("--classes", type=positive, default=3, help="how many of each photo's likeliest are explained (%(default)s)")
     add("--top", type=Path, metavar="FOLDER", help="strongest patches, as the top command wrote them")
     add("--atlas", type=Path, metavar="FOLDER", help="filter patterns, as the filters command wrote them")
@@ -42,9 +43,9 @@ def add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def run_report(args: argparse.Namespace) -> None:
-    """make one offline page that shows a network: answers, heatmaps, layers, every unit"""
+    """make one offline page that shows a network: predictions, heatmaps, layers, every channel"""
     page = tvc.report(
-        network(args), args.images, args.out, layers=args.layers, channels=args.channels, classes=args.classes,
+        network(args), args.images, args.out, layers=args.layers, k=args.k, channels=args.channels, classes=args.classes,
         top=args.top, atlas=args.atlas, budget=args.budget, seed=args.seed, batch_size=args.batch_size,
         command=_command(args), progress=sys.stderr.isatty(),
     )  # fmt: skip
