@@ -158,7 +158,7 @@ def test_strongest_patches_are_those_of_the_dataset(asked: list[Any], dataset: P
                 said, whole = of["statistics"], top.statistics[layer["name"]]
                 assert said["images looked at"] == "12"
                 assert said["mean over all, negative ones too"] == pytest.approx(float(whole.mean[int(channel)]), 1e-3)
-                assert said["exactly zero"] == pytest.approx(float(whole.sparsity[int(channel)]), 1e-3)
+                assert said["sparsity"] == pytest.approx(float(whole.sparsity[int(channel)]), 1e-3)
                 assert (of["projections"] is not None) == projected
                 row = picture(page, of["patches"])
                 assert row.size == (9 * row.height, row.height)

@@ -24,8 +24,8 @@ from torchviz_cnn.topk.result import KIND, TopActivations
 
 SHOWN = 9
 SIDE = 64
-ZEROS = "exactly zero"
-"""What the share of zeros is called; the page shows it in percent."""
+ZEROS = "sparsity"
+"""What sparsity is called; the page shows it in percent."""
 Wanted = Mapping[str, Sequence[int]]
 
 
@@ -53,7 +53,7 @@ def top_of(top: TopActivations | str | os.PathLike[str], net: Network, checksum:
     whose = ResultFolder.read(os.fspath(top), KIND).manifest["identity"].get("weights")
     if whose not in (None, checksum):
         raise InputError(f"{os.fspath(top)} is of a network with other weights than {net.name} has here")
-    return TopActivations.load(os.fspath(top), model=net.model, preprocess=net.preprocess)
+    return TopActivations.load(os.fspath(top), model=net, preprocess=net.preprocess)
 
 
 def shared_layers(top: TopActivations, wanted: Wanted) -> dict[str, list[int]]:
@@ -85,10 +85,10 @@ def patches_of(top: TopActivations, wanted: Wanted, done: Callable[[int], Any]) 
                     asked[image].append((layer, channel, place))
     tiles: dict[tuple[str, int], dict[int, Image.Image]] = defaultdict(dict)
     for image, units in sorted(asked.items()):
-        seen = top.source.seen(image)
+        view = top.source.view(image)
         for layer, channel, place in units:
-            window = on_photo(_window(top, layer, channel, place, seen.input_size), seen)
-            tiles[layer, channel][place] = tile(seen.photo, window, SIDE)
+            window = on_photo(_window(top, layer, channel, place, view.input_size), view)
+            tiles[layer, channel][place] = tile(view.photo, window, SIDE)
         done(1)
     for (layer, channel), row in tiles.items():
         found[layer][channel].patches = _row([row[place] for place in sorted(row)])
