@@ -50,7 +50,7 @@ def test_outside_its_window_nothing_reaches_a_unit_and_at_its_edges_something_do
 @pytest.mark.parametrize("geometry", ["crop", "stretch", "pad"])
 @pytest.mark.parametrize("size", [(90, 60), (60, 90), (200, 40)])
 def test_a_window_is_mapped_back_to_where_the_photo_shows_it(geometry: Any, size: tuple[int, int]) -> None:
-    """A photo that is white in the window's place on it and black elsewhere gives an input that is white in the window."""
+    """A photo that is white in the window's place alone gives an input that is white in the window alone."""
     how = tvc.Preprocess((32, 32), geometry, resize=40, mean=(0.0,), std=(1.0,))
     window = field_on_input(ReceptiveField((12, 12), (4, 4), (0, 0), False), (3, 2), (32, 32))
     view = View(Image.new("RGB", size), how.seen_box(*size), (32, 32))

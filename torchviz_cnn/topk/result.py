@@ -41,6 +41,7 @@ from torchviz_cnn.topk.statistics import ChannelStatistics, depth_plot
 
 KIND = "top"
 RESULTS = "results"
+_PARTS = ("values", "images", "positions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,8 +238,7 @@ class TopActivations:
         """Write all into a folder of results that is open."""
         tensors: dict[str, Tensor] = {}
         for layer in self.layers:
-            parts = {"values": self.values, "images": self.images, "positions": self.positions}
-            tensors |= {f"{layer}/{name}": part[layer] for name, part in parts.items()}
+            tensors |= {f"{layer}/{name}": getattr(self, name)[layer] for name in _PARTS}
             tensors |= {f"{layer}/statistics/{name}": t for name, t in self.statistics[layer].tensors().items()}
         fields = {layer: None if f is None else dataclasses.asdict(f) for layer, f in self.fields.items()}
         about = {"layers": self.layers, "count": self.count, "skipped": dict(self.skipped), "fields": fields}
@@ -256,7 +256,7 @@ class TopActivations:
         `preprocess` is by default what the run used, as far as it was written down, else that of a Network. Raises
         OutputError for a folder of something else, or one that is not finished or broken.
         """
-        folder = ResultFolder.read(path, KIND)
+        folder, module = ResultFolder.read(path, KIND), None if model is None else module_of(model)
         if not folder.has(RESULTS):
             done = folder.manifest["progress"].get("images", 0)
             raise OutputError(f"{path} is not finished: {done} images are done; the same command goes on with it")
@@ -264,21 +264,15 @@ class TopActivations:
         try:
             about = json.loads(texts["about"])
             layers = tuple(about["layers"])
-            values, images, positions = (
-                {layer: tensors[f"{layer}/{name}"] for layer in layers} for name in ("values", "images", "positions")
-            )
+            parts = {name: {layer: tensors[f"{layer}/{name}"] for layer in layers} for name in _PARTS}
             saved = cls(
                 layers=layers,
-                values=values,
-                images=images,
-                positions=positions,
+                **parts,
                 statistics={layer: _statistics_of(tensors, layer) for layer in layers},
                 count=int(about["count"]),
                 skipped={int(index): str(reason) for index, reason in about["skipped"].items()},
-                fields={
-                    layer: None if f is None else ReceptiveField(**_tuples(f)) for layer, f in about["fields"].items()
-                },
-                model=None if model is None else module_of(model),
+                fields={layer: f and ReceptiveField(**_tuples(f)) for layer, f in about["fields"].items()},
+                model=module,
             )
             how, where = about.get("preprocess"), about.get("folder")
             preprocess = preprocess or (None if how is None else Preprocess(**_tuples(how)))

@@ -55,11 +55,8 @@ class Candidates:
         if not in_order:
             order = images.argsort(dim=0, stable=True)
         order = order.gather(0, values.gather(0, order).argsort(dim=0, descending=True, stable=True))[:count]
-        return Candidates(
-            values.gather(0, order),
-            images.gather(0, order),
-            positions.gather(0, order[..., None].expand(-1, -1, 2)),
-        )
+        positions = positions.gather(0, order[..., None].expand(-1, -1, 2))
+        return Candidates(values.gather(0, order), images.gather(0, order), positions)
 
     def to(self, device: torch.device | str) -> Candidates:
         """The same on another device."""
@@ -102,20 +99,12 @@ class Sums:
         classes = torch.tensor([label for label in labels if label is not None], dtype=torch.long)
         present, place = classes.unique(return_inverse=True)  # type: ignore[no-untyped-call]
         empty = torch.zeros(len(present), means.shape[1], dtype=torch.float64)
-        return cls(
-            means.sum(0),
-            (inactive * finite).sum(0),
-            finite.sum(0),
-            present,
-            empty.index_add(0, place, means[known]),
-            empty.index_add(0, place, finite[known]),
-        )
+        by_class = (empty.index_add(0, place, part[known]) for part in (means, finite))
+        return cls(means.sum(0), (inactive * finite).sum(0), finite.sum(0), present, *by_class)
 
     def plus(self, others: Iterable[Sums]) -> Sums:
         """The sum of these and others, added one by one in the order given: to the last bit the same every time."""
         others = list(others)
-        if not others:
-            return self
         labels = torch.cat([self.labels, *(other.labels for other in others)]).unique()  # type: ignore[no-untyped-call]
         by_class = (torch.zeros(len(labels), len(self.mean), dtype=torch.float64) for _ in range(2))
         total = Sums(self.mean.clone(), self.inactive.clone(), self.counted.clone(), labels, *by_class)
