@@ -96,7 +96,7 @@ def top_page(net: tvc.Network, layer: str = "relu3", count: int = 8) -> Image.Im
             (x, y) for y in range(0, photo.height - side + 1, side) for x in range(0, photo.width - side + 1, side)
         ]
         tiles += [photo.crop((x, y, x + side, y + side)) for x, y in corners]
-    top = tvc.top_activations(net.model, tiles, layer, preprocess=net.preprocess)
+    top = tvc.top_activations(net, tiles, layer)
     return top.page(layer, top.strongest_channels(layer, count), columns=2, side=64)
 
 

@@ -28,6 +28,7 @@ def add_top(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=positive, default=32, help="photos at once (%(default)s)")
     add("--workers", type=_whole, help="processes that decode photos (default: all processors but one)")
     add("--save-every", type=positive, default=50, metavar="BATCHES", help="how often --out is written (%(default)s)")
+    add("--exact", action="store_true", help="order the strongest by double precision (default: as computed)")
     add("--pages", type=_whole, default=16, metavar="CHANNELS", help="channels on each layer's page (%(default)s)")
     add("--channels", type=_whole, nargs="+", help="these channels on the pages, instead of evenly chosen ones")
     add(
@@ -43,9 +44,8 @@ def top(args: argparse.Namespace) -> None:
         args.device = ranks.device
         net = network(args)
         found = tvc.top_activations(
-            net.model, args.folder, args.layers, args.k, preprocess=net.preprocess, batch_size=args.batch_size,
-            workers=args.workers, out=args.out, resume=args.resume, save_every=args.save_every,
-            progress=sys.stderr.isatty(),
+            net, args.folder, args.layers, args.k, batch_size=args.batch_size, workers=args.workers, out=args.out,
+            resume=args.resume, save_every=args.save_every, exact=args.exact, progress=sys.stderr.isatty(),
         )  # fmt: skip
     if not ranks.first:
         return

@@ -90,7 +90,7 @@ def patches_of(top: TopActivations, wanted: Wanted, done: Callable[[int], Any]) 
                     asked[image].append((layer, channel, place))
     tiles: dict[tuple[str, int], dict[int, Image.Image]] = defaultdict(dict)
     for image, units in sorted(asked.items()):
-        view = top.source.seen(image)
+        view = top.source.view(image)
         for layer, channel, place in units:
             window = on_photo(_window(top, layer, channel, place, view.input_size), view)
             tiles[layer, channel][place] = tile(view.photo, window, SIDE)
