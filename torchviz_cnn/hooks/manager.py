@@ -68,6 +68,10 @@ class HookManager:
         self.model = unwrap(module_of(model))
         self._taps: dict[nn.Module, _Tap] = {}
         self._handles: list[Any] = []
+        # For one that is dropped without being closed, or interrupted by a Ctrl-C as it was about to be. Not `__del__`,
+        # which runs for every manager, and in which Python loses a Ctrl-C.
+        self._dropped = weakref.finalize(self, _remove, self._handles)
+        self._dropped.atexit = False
         self._closed = False
         self._awaited: set[Call] = set()
         self._stopping = False
@@ -170,6 +174,10 @@ class HookManager:
             )
             return hooks.run(x.expand(len(maps), *x.shape[1:]).contiguous(), stop_early=False)
 
+    def remove_on_close(self, handle: Any) -> None:
+        """Have `handle.remove()` called when this manager is closed."""
+        self._handles.append(handle)
+
     @property
     def ends_here(self) -> bool:
         """Whether the forward pass stops at the call whose hooks are running."""
@@ -195,8 +203,8 @@ class HookManager:
         """Remove every hook of this manager and no other. Calling it again does nothing."""
         with uninterrupted():
             self._closed = True
-            while self._handles:
-                self._handles.pop().remove()
+            self._dropped.detach()
+            _remove(self._handles)
             self._taps.clear()
             self._awaited.clear()
 
@@ -205,10 +213,6 @@ class HookManager:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_handles", None):  # dropped without being closed, or interrupted as it was about to be
-            self.close()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._taps)} hooked layers"
@@ -279,6 +283,12 @@ class HookManager:
     def _order(self, calls: set[Call]) -> list[Call]:
         place = {name: place for place, name in enumerate(self._layers)}
         return sorted(calls, key=lambda call: (place[call.name], call.index or 0))
+
+
+def _remove(handles: list[Any]) -> None:
+    with uninterrupted():
+        while handles:
+            handles.pop().remove()
 
 
 def in_backward() -> bool:

@@ -9,10 +9,10 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import LayerError
+from torchviz_cnn.hooks.interrupts import FunctionMode
 
 Rule = Literal["standard", "guided", "deconvnet"]
 OtherActivations = Literal["error", "plain"]
@@ -45,7 +45,7 @@ def relu_rule(rule: Rule, *, other_activations: OtherActivations = "error") -> R
     return ReluRule(rule, other_activations)
 
 
-class ReluRule(TorchFunctionMode):
+class ReluRule(FunctionMode):
     """The block that `relu_rule` opens."""
 
     def __init__(self, rule: Rule, other_activations: OtherActivations) -> None:

@@ -14,11 +14,11 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from torchviz_cnn.core.errors import ModelError
 from torchviz_cnn.core.names import named_layers, resolve
+from torchviz_cnn.hooks.interrupts import FunctionMode
 from torchviz_cnn.hooks.manager import HookManager
 
 Size = tuple[int, ...]
@@ -93,7 +93,7 @@ def receptive_fields(model: nn.Module, x: Tensor, names: list[str]) -> dict[str,
     return fields
 
 
-class PositiveNetwork(TorchFunctionMode):
+class PositiveNetwork(FunctionMode):
     """Runs a model with positive weights, and measures receptive fields on the way.
 
     A field is measured from one layer to the next only: behind each the graph is cut, and what its units see is
