@@ -151,12 +151,12 @@ def test_the_model_is_not_hurt(build: Callable[[], nn.Module], state: str) -> No
     ("options", "message"),
     [
         ({"patch": 40}, "patch of 40 x 40 does not fit an input of 32 x 32"),
-        ({"patch": 8.0}, "a patch is a side of at least 1 pixel"),
+        ({"patch": 8.0}, "patch is a side of at least 1 pixel"),
         ({"fill": torch.nan}, "fill is a finite number"),
-        ({"patch": 0}, "a patch is a side of at least 1 pixel"),
-        ({"stride": (1, 2, 3)}, "a stride is a side of at least 1 pixel"),
+        ({"patch": 0}, "patch is a side of at least 1 pixel"),
+        ({"stride": (1, 2, 3)}, "stride is a side of at least 1 pixel"),
         ({"fill": torch.zeros(2)}, "fill is a number or one for each of 3 channels, not 2"),
-        ({"batch_size": 0}, "batch_size is at least 1"),
+        ({"batch_size": 0}, "batch_size is a whole number of at least 1"),
         ({"score": "logits"}, "did you mean 'logit'"),
     ],
 )

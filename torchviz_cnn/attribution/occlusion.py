@@ -37,8 +37,8 @@ class Occlusion(ClassMap):
     clean: Tensor
     """The score of the whole picture: (B,) or (B, K)."""
     values: Tensor
-    """How much the score drops (a cross-entropy: rises), for each pixel the mean over the patches that hide it: (B, H, W)
-    or (B, K, H, W)."""
+    """How much the score drops (a cross-entropy: rises), for each pixel the mean over the patches that hide it:
+    (B, H, W) or (B, K, H, W)."""
     target: Tensor
     logits: Tensor
     """What the network gave for all classes, without a patch: (B, n)."""
@@ -49,11 +49,19 @@ class Occlusion(ClassMap):
     method: str = "occlusion"
 
     def plot(
-        self, photo: Photo | None = None, *, index: int = 0, nth: int = 0, alpha: float = 0.4, truth: str | None = None,
-        categories: Sequence[str] | None = None, blend: render.Blend = "add", colormap: str | None = None,
+        self,
+        photo: Photo | None = None,
+        *,
+        index: int = 0,
+        nth: int = 0,
+        alpha: float = 0.4,
+        truth: str | None = None,
+        categories: Sequence[str] | None = None,
+        blend: render.Blend = "add",
+        colormap: str | None = None,
         geometry: Geometry | Preprocess | None = None,
-    ) -> Image.Image:  # fmt: skip
-        """Draw photo, map of the drop, overlay, and the score itself by place of the patch, as in the paper's figure 7."""
+    ) -> Image.Image:
+        """Draw photo, map of the drop, overlay, and the score by place of the patch, as in the paper's figure 7."""
         picture = self._photo(photo, index)
         over = self.overlay(picture, alpha, index=index, nth=nth, blend=blend, colormap=colormap, geometry=geometry)
         alone = self.image(picture, index=index, nth=nth, colormap=colormap, geometry=geometry)

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 class uninterrupted:
     """A block that a Ctrl-C does not end in the middle: one that arrives is delivered at the end of the block.
 
-    Only SIGINT is held back, only in the main thread, and only where its handler is written in Python (the default
+    Only SIGINT waits, only in the main thread, and only where its handler is written in Python (the default
     one raises KeyboardInterrupt). The handler is put back at once, unless the block itself has set another.
     """
 

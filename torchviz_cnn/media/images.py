@@ -45,9 +45,8 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
             warnings.simplefilter("ignore")  # of large pictures and odd metadata
             with Image.open(path) as image:
                 if image.width * image.height > max_pixels:
-                    raise ImageError(
-                        f"{path} has {image.width} x {image.height} pixels; at most {max_pixels:,} are read (max_pixels)"
-                    )
+                    size = f"{image.width} x {image.height} pixels"
+                    raise ImageError(f"{path} has {size}; at most {max_pixels:,} are read (max_pixels)")
                 image.load()
                 return _converted(ImageOps.exif_transpose(image))
     except ImageError:
