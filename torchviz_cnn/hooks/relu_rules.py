@@ -86,7 +86,7 @@ class ReluRule(FunctionMode):
 
 
 class _Call(NamedTuple):
-    """One call of a ReLU: what goes in, the value it clips at (infinity: none), and whether it writes into its input."""
+    """One call of a ReLU: its input, the value it clips at (infinity: none), and whether it writes into its input."""
 
     input: Tensor
     top: float

@@ -88,8 +88,8 @@ class _Undo:
 
     def __init__(self) -> None:
         self.steps = ExitStack()
-        # A Ctrl-C in the instruction at which `all` begins prevents it; then this is done as the error is dropped. (Not by
-        # `__del__`, which runs always, and in which Python loses a Ctrl-C.)
+        # A Ctrl-C in the instruction at which `all` begins prevents it; then this is done as the error is dropped. (Not
+        # by `__del__`, which runs always, and in which Python loses a Ctrl-C.)
         self._once = weakref.finalize(self, _undo, self.steps)
 
     def all(self) -> None:
