@@ -154,7 +154,7 @@ def test_the_host_is_what_it_was(name: str, network_name: str, tmp_path: Path) -
             result = CALLS[name](model, x, layer, tmp_path / state)
         for tensor in tensors_of(result):
             assert not tensor.requires_grad
-            assert not tensor.is_inference()
+            assert not (tensor.is_floating_point() and tensor.is_inference())
 
 
 def tensors_of(result: object) -> list[Tensor]:
