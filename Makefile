@@ -1,9 +1,9 @@
 PYTHON ?= python
 
-.PHONY: help check format test fast figures
+.PHONY: help check format test fast figures docs-table
 
 help:  ## say what there is to make
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
 
 check:  ## lint, formatting, types, import contracts
 	$(PYTHON) -m ruff check .
@@ -23,3 +23,6 @@ test:  ## all tests, as CI runs them
 
 figures:  ## the pictures of README and docs
 	$(PYTHON) scripts/figures.py
+
+docs-table:  ## the table of methods in docs/methods.md
+	$(PYTHON) scripts/methods_table.py
