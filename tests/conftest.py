@@ -127,7 +127,8 @@ class Snapshot:
         self.values["default dtype"] = torch.get_default_dtype()
         self.values["threads of torch"] = torch.get_num_threads()
         self.values["threads"] = threading.active_count()
-        self.values["function modes"] = list(map(id, torch.overrides._get_current_function_mode_stack()))
+        functions = torch.overrides._get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+        self.values["function modes"] = list(map(id, functions))
         self.values["dispatch modes"] = list(map(id, _get_current_dispatch_mode_stack()))
         self.values["hooks on saved tensors"] = torch._C._autograd._top_saved_tensors_default_hooks(True)
         self.values["warning filters"] = list(warnings.filters)

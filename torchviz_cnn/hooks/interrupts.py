@@ -43,7 +43,7 @@ class uninterrupted:
 
 
 def drop_frames(interrupt: BaseException) -> None:
-    """Let go of what the frames that a Ctrl-C has ended still hold: blocks that it tore apart are closed now, not later."""
+    """Let go of what the frames that a Ctrl-C has ended still have, so that blocks it tore apart close now, not later."""
     error: BaseException | None = interrupt
     while error is not None:
         traceback.clear_frames(error.__traceback__)
@@ -51,7 +51,7 @@ def drop_frames(interrupt: BaseException) -> None:
 
 
 class FunctionMode(TorchFunctionMode):
-    """A torch function mode that a Ctrl-C does not tear: PyTorch takes it off and puts it on again at every function."""
+    """A torch function mode that a Ctrl-C does not leave on: PyTorch takes it off and on again at every function."""
 
     def __enter__(self) -> Any:
         try:
@@ -64,5 +64,5 @@ class FunctionMode(TorchFunctionMode):
         with uninterrupted():
             if isinstance(error, KeyboardInterrupt):
                 drop_frames(error)
-            if self in _get_current_function_mode_stack():
+            if self in _get_current_function_mode_stack():  # type: ignore[no-untyped-call]
                 super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]

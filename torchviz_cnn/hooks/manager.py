@@ -108,7 +108,7 @@ class HookManager:
             self._tap(call).backward.append((call.index, hook))
 
     def record(self, layers: str | Iterable[str], check: Check | None = None) -> Recorder:
-        """A block that keeps what layers give, by name, safe from later modules that write in place: see `Recorder`.
+        """Keep what layers give in a block, by name, safe from later modules that write in place: see `Recorder`.
 
         Args:
             layers: names of calls, as for `on_forward`.
@@ -184,7 +184,7 @@ class HookManager:
         return self._stopping and not in_backward() and bool(self._awaited) and all(map(self._fired, self._awaited))
 
     def unreached(self) -> list[str]:
-        """The calls asked for by name that did not happen in the last forward pass."""
+        """List the calls asked for by name that did not happen in the last forward pass."""
         return [str(call) for call in self._order(self._awaited) if not self._fired(call)]
 
     def require_reached(self, layers: Iterable[str] | None = None) -> None:

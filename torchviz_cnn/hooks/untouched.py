@@ -223,7 +223,7 @@ class _Process:
         devices = {tensor.device for tensor in tensors}
         self.cuda = {device: torch.cuda.get_rng_state(device) for device in devices if device.type == "cuda"}
         self.mps = torch.mps.get_rng_state() if any(device.type == "mps" for device in devices) else None
-        self.functions = _get_current_function_mode_stack()
+        self.functions = _function_modes()
         self.dispatch = len(_get_current_dispatch_mode_stack())
         self.saving = _saved_tensors_hooks()
         self.filters = list(warnings.filters)
@@ -238,8 +238,8 @@ class _Process:
         if self.mps is not None:
             torch.mps.set_rng_state(self.mps)
         while len(modes := _get_current_dispatch_mode_stack()) > self.dispatch:
-            modes[-1].__exit__(None, None, None)
-        if _get_current_function_mode_stack() != self.functions:
+            modes[-1].__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        if _function_modes() != self.functions:
             while torch._C._len_torch_function_stack():
                 torch._C._pop_torch_function_stack()
             for mode in self.functions:
@@ -248,6 +248,10 @@ class _Process:
             torch._C._autograd._pop_saved_tensors_default_hooks()
         if warnings.filters != self.filters:
             warnings.filters[:] = self.filters  # type: ignore[index]
+
+
+def _function_modes() -> list[Any]:
+    return list(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
 
 
 def _saved_tensors_hooks() -> Any:
