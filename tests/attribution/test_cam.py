@@ -138,22 +138,6 @@ def test_default_layer_is_the_last_with_the_last_convolutions_resolution(
     assert layer in repr(heat)
 
 
-@pytest.mark.parametrize("state", ["train", "frozen", "no_grad", "inference_mode", "graph"])
-@pytest.mark.parametrize("build", [networks.residual, networks.counting, networks.always_dropout, networks.frozen_norm])
-def test_the_model_is_not_hurt(build: Callable[[], nn.Module], state: str) -> None:
-    model, x = build(), images(2)
-    model.train(state == "train")
-    model.requires_grad_(state != "frozen")
-    x.requires_grad_(state == "graph")
-    mode = {"no_grad": torch.no_grad(), "inference_mode": torch.inference_mode()}.get(state, torch.enable_grad())
-    with mode, unchanged(model, x):
-        heat = tvc.grad_cam(model, x, target=0, relu=False)
-        with pytest.raises(tvc.TargetError):
-            tvc.grad_cam(model, x, target=CLASSES)
-    assert not heat.values.requires_grad
-    assert not heat.values.is_inference()
-
-
 def test_only_what_follows_the_layer_is_differentiated() -> None:
     """The convolution before the layer must not be recorded: its output never requires a gradient."""
     seen: dict[str, bool] = {}

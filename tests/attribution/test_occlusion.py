@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 import torchviz_cnn as tvc
 from tests import networks
-from tests.conftest import unchanged
 from tests.networks import CLASSES, images, seeded
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -129,22 +128,6 @@ def test_a_detector_is_found_where_it_looks() -> None:
     tall = tvc.occlusion(model, torch.ones(1, 3, 8, 8), 0, patch=(8, 1), stride=(8, 1), fill=torch.tensor([1.0, 1, 0]))
     assert tall.scores.shape == (1, 1, 8)
     assert tall.values[0].amax(0).tolist() == [3, 3, 3, 0, 0, 0, 0, 0]
-
-
-@pytest.mark.parametrize("state", ["train", "frozen", "no_grad", "inference_mode", "graph"])
-@pytest.mark.parametrize("build", [networks.residual, networks.counting, networks.frozen_norm])
-def test_the_model_is_not_hurt(build: Callable[[], nn.Module], state: str) -> None:
-    model, x = build(), images(2)
-    model.train(state == "train")
-    model.requires_grad_(state != "frozen")
-    x.requires_grad_(state == "graph")
-    mode = {"no_grad": torch.no_grad(), "inference_mode": torch.inference_mode()}.get(state, torch.enable_grad())
-    with mode, unchanged(model, x):
-        found = tvc.occlusion(model, x, 0, patch=8, stride=4)
-        with pytest.raises(tvc.TargetError):
-            tvc.occlusion(model, x, CLASSES)
-    assert not found.values.requires_grad
-    assert not found.values.is_inference()
 
 
 @pytest.mark.parametrize(

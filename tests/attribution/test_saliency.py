@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import torchviz_cnn as tvc
 from tests import networks
 from tests.conftest import unchanged
-from tests.networks import CLASSES, images
+from tests.networks import images
 from torchviz_cnn.attribution.smoothing import gaussian
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -106,23 +106,6 @@ def test_shape_of_the_target_is_shape_of_the_result(method: Callable[..., tvc.Sa
     assert method(model, x, torch.tensor([1, 2, 0])).target.tolist() == [1, 2, 0]
     with pytest.raises(tvc.TargetError):
         method(model, x, torch.tensor([1, 2]))
-
-
-@every_method
-@pytest.mark.parametrize("state", ["train", "frozen", "no_grad", "inference_mode", "graph"])
-@pytest.mark.parametrize("build", [networks.residual, networks.counting, networks.always_dropout])
-def test_the_model_is_not_hurt(method: Any, build: Callable[[], nn.Module], state: str) -> None:
-    model, x = build(), images(2)
-    model.train(state == "train")
-    model.requires_grad_(state != "frozen")
-    x.requires_grad_(state == "graph")
-    mode = {"no_grad": torch.no_grad(), "inference_mode": torch.inference_mode()}.get(state, torch.enable_grad())
-    with mode, unchanged(model, x):
-        found = method(model, x, 0)
-        with pytest.raises(tvc.TargetError):
-            method(model, x, CLASSES)
-    assert not found.gradients.requires_grad
-    assert not found.gradients.is_inference()
 
 
 def test_smooth_grad_is_the_mean_over_noisy_copies() -> None:

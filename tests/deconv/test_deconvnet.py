@@ -257,23 +257,6 @@ def test_a_dead_channel_projects_to_zeros() -> None:
     assert found.patch() == (0, 0, 32, 32)
 
 
-@pytest.mark.parametrize("state", ["train", "frozen", "no_grad", "inference_mode", "graph"])
-@pytest.mark.parametrize("build", [networks.counting, networks.frozen_norm, networks.always_dropout])
-def test_the_model_is_not_hurt(build: Callable[[], nn.Module], state: str) -> None:
-    model, x = build(), images(2)
-    layer = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
-    model.train(state == "train")
-    model.requires_grad_(state != "frozen")
-    x.requires_grad_(state == "graph")
-    mode = {"no_grad": torch.no_grad(), "inference_mode": torch.inference_mode()}.get(state, torch.enable_grad())
-    with mode, unchanged(model, x):
-        found = tvc.deconvnet(model, x, layer, 0)
-        with pytest.raises(tvc.InputError):
-            tvc.deconvnet(model, x, layer, 99)
-    assert not found.values.requires_grad
-    assert not found.values.is_inference()
-
-
 @pytest.mark.parametrize(
     ("layer", "options", "error", "message"),
     [

@@ -22,7 +22,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 import torchviz_cnn as tvc
-from tests.conftest import unchanged
 from tests.networks import CLASSES, NETWORKS, vgg_like
 from torchviz_cnn.attribution.cam import CAM_METHODS, cam_method
 from torchviz_cnn.attribution.methods import METHODS
@@ -151,13 +150,6 @@ def test_a_photo_is_shown_as_it_would_be_alone() -> None:
     for layer, of in together.layers.items():
         torch.testing.assert_close(of.maps, apart.layers[layer].maps)
         torch.testing.assert_close(of.heat, apart.layers[layer].heat)
-
-
-def test_the_model_comes_back_as_it_was(tmp_path: Path) -> None:
-    model = vgg_like()
-    model.train()
-    with unchanged(model):
-        tvc.report(network(model), photos(2), tmp_path, budget=0)
 
 
 def test_the_page_is_one_file_that_may_ask_for_nothing(tmp_path: Path) -> None:

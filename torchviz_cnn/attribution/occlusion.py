@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from torchviz_cnn.attribution.result import ClassMap, warn_of_empty
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.hooks.inputs import Input, prepared
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model
@@ -150,7 +150,7 @@ def occlusion(
             logits = torch.cat([run(part.clone()) for part in given.x.split(at_once)])  # type: ignore[no-untyped-call]
             targets = Targets.of(logits, len(logits), target, score, given.origin.categories)
             occluded = []
-            with tqdm(total=len(corners) * len(logits), unit=" patches", leave=False, disable=not progress) as bar:
+            with progress_bar(progress, total=len(corners) * len(logits), unit=" patches") as bar:
                 for part in _batches(len(logits), corners, at_once):
                     images = [image for image, _ in part]
                     pictures = given.x[images]

@@ -190,7 +190,20 @@ def input_x_gradient(
 ) -> Saliency:
     """Multiply the input by the gradient of the score: what each value contributes to it, to the first order.
 
-    Arguments, shapes and errors are as for `saliency`. Shrikumar et al., arXiv 1605.01713.
+    Args:
+        model: a module or a Network.
+        x: a batch (B, C, H, W) or, with a Network, photos.
+        target: as for `saliency`.
+        score: as for `saliency`.
+        reduce: as for `saliency`.
+
+    Returns:
+        A Saliency of the shapes that `saliency` gives.
+
+    Raises:
+        TargetError, ModelError, InputError: as for `saliency`.
+
+    Shrikumar et al., arXiv 1605.01713.
     """
     check_options(score, reduce)
     with prepared(model, x) as given:

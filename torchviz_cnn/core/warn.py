@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import warnings
 from pathlib import Path
 
-_OWN = (str(Path(__file__).resolve().parents[1]), contextlib.__file__)
+_OWN = (str(Path(__file__).resolve().parents[1]) + os.sep, contextlib.__file__)
 """Files whose lines are not the user's: this package, and what runs its context managers."""
 
 

@@ -17,7 +17,17 @@ def max_pool_with_switches(
     padding: int | tuple[int, int] = 0,
     ceil_mode: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Pool maxima of (B, C, H, W) and tell where each was: row * W + column, (B, C, h, w).
+    """Pool maxima and tell where each was.
+
+    Args:
+        x: maps (B, C, H, W).
+        kernel_size: the window, in values; one side or (height, width).
+        stride: from one window to the next, by default as wide as a window.
+        padding: by how many values the maps are extended on each side.
+        ceil_mode: whether windows that reach over the edge count.
+
+    Returns:
+        The maxima (B, C, h, w), and their places as row * W + column, (B, C, h, w).
 
     >>> import torch
     >>> x = torch.tensor([[[[0.8, 0.6, 0.5, 0.3], [0.3, 0.4, 0.9, 0.8], [0.2, 0.7, 0.8, 0.4], [0.5, 0.4, 0.6, 0.5]]]])

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from torchviz_cnn.core.errors import ModelError
 from torchviz_cnn.core.names import named_layers, resolve
+from torchviz_cnn.hooks.interrupts import FunctionMode
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.layers import positive_ops as ops
 
@@ -68,7 +68,7 @@ def receptive_fields(model: nn.Module, x: Tensor, names: list[str]) -> dict[str,
     return fields
 
 
-class PositiveNetwork(TorchFunctionMode):
+class PositiveNetwork(FunctionMode):
     """Runs a model with positive weights, and measures receptive fields on the way.
 
     A field is told from one layer to the next only: behind each the graph is cut, and what its units see is remembered.

@@ -29,7 +29,7 @@ _RESAMPLING = {
 
 
 def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """A photo as an RGB image, upright as its EXIF orientation says.
+    """Read a photo as an RGB image, upright as its EXIF orientation says.
 
     Grey, 16-bit, CMYK and palette images are converted, transparency is laid on white, of an animation the first
     frame is taken. Raises ImageError, with the file's name, for what is missing, no image, truncated, or larger than

@@ -111,7 +111,7 @@ def resolve_target(target: Target, outputs: Tensor, categories: tuple[str, ...] 
             f"a target of shape {tuple(index.shape)} does not fit a batch of {batch}: "
             f"give an int, ({batch},) or ({batch}, K)"
         )
-    index = index.to(outputs.device)
+    index = index.to(outputs.device, copy=True)  # one of inference mode could not take part in a graph
     wrong = index[(index < 0) | (index >= classes)]
     if len(wrong):
         raise TargetError(
