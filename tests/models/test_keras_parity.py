@@ -325,8 +325,9 @@ def test_depthwise_and_nested_models(keras: Any, tmp_path: Path) -> None:
         )
         path = save(theirs, tmp_path, file)
         if file == "weights.h5":  # nothing in it says in which order the nested layers run
-            with pytest.warns(CheckpointWarning, match="does not describe its nested model"):
+            with pytest.warns(CheckpointWarning, match="does not describe its nested model") as caught:
                 load_keras_weights(ours, path)
+            assert caught[0].filename == __file__
         else:
             load_keras_weights(ours, path)
         assert_same(ours, theirs, ((12, 11),), 4, 1.0)
