@@ -25,15 +25,15 @@ def test_the_page_is_all_there_is_and_is_told(tmp_path: Path, capsys: pytest.Cap
     layers = {layer["name"]: layer for layer in page.data["layers"]}
     assert {"bn1", "pool1", "bn5", "relu5"} <= set(layers)
     assert page.data["explained"] == "relu5"
-    # Of a layer all 32 strongest channels; what a normalisation gives is at rest where the ReLU behind it shuts.
+    # Of a layer all 32 strongest channels; a normalisation is not above zero where the ReLU behind it gives zero.
     assert all(len(layer["channels"]) == 32 for layer in layers.values())
-    assert layers["bn5"]["sparsity"] == pytest.approx(layers["relu5"]["sparsity"], abs=1e-3)
+    assert layers["bn5"]["layerSparsity"] == pytest.approx(layers["relu5"]["layerSparsity"], abs=1e-3)
 
 
 def test_the_cat_is_seen_as_a_cat_by_its_face(tmp_path: Path) -> None:
     data = pytest.importorskip("skimage.data")
     page = Page(demo.write_page(tmp_path, budget=0))
-    index, chance = page.data["photos"][0]["answers"][0]
+    index, chance = page.data["photos"][0]["predictions"][0]
     assert page.data["classes"][str(index)] == "cat"
     assert chance > 0.9
 
@@ -43,7 +43,7 @@ def test_the_cat_is_seen_as_a_cat_by_its_face(tmp_path: Path) -> None:
     x, y = heat.peak()
     assert 60 < x < 360  # Chelsea's head fills that part of the 451 x 300 photo
     assert 20 < y < 280
-    embedded = next(layer for layer in page.data["layers"] if layer["name"] == heat.layer)["heat"]
+    embedded = next(layer for layer in page.data["layers"] if layer["name"] == heat.layer)["heat"]["grad_cam"]
     shown = page.maps(embedded["maps"][0], embedded["size"])[0]
     assert abs(shown / 255 - heat.map()).max() < 1 / 255
 

@@ -13,7 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_network(parser)
     add("--out", type=Path, default=Path("report"), help="the page (.html), or a folder for it (%(default)s)")
     shared.add_layers(parser, "all convolution and pooling layers")
-    add("--channels", type=shared.positive, default=32, help="how many of each layer are shown (%(default)s)")
+    add("--k", type=shared.positive, default=32, help="how many channels of each layer are shown (%(default)s)")
+    shared.add_channels(parser, "these channels of each layer, instead of the strongest")
     add(
         "--classes",
         type=shared.positive,
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
         shared.network(args),
         args.images,
         args.out,
-        **shared.options(args, "layers", "channels", "classes", "top", "atlas", "budget", "seed", "batch_size"),
+        **shared.options(args, "layers", "k", "channels", "classes", "top", "atlas", "budget", "seed", "batch_size"),
         command=args.command_line,
         progress=shared.on_terminal(),
     )

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=positive, default=32, help="photos at once (%(default)s)")
     add("--workers", type=whole, help="processes that decode photos (default: all processors but one)")
     add("--save-every", type=positive, default=50, metavar="BATCHES", help="how often --out is written (%(default)s)")
+    add("--exact", action="store_true", help="order the strongest by double precision (default: as computed)")
     add("--pages", type=whole, default=16, metavar="CHANNELS", help="channels on each layer's page (%(default)s)")
     shared.add_channels(parser, "these channels on the pages, instead of evenly chosen ones")
     kinds = [*get_args(Projection), "none"]
@@ -36,12 +37,10 @@ def run(args: argparse.Namespace) -> None:
     """Find what drives every channel most in a folder of photos: patches, projections, statistics."""
     with joined(args.device) as ranks:
         args.device = ranks.device
-        net = shared.network(args)
         top = tvc.top_activations(
-            net.model,
+            shared.network(args),
             args.folder,
-            **shared.options(args, "layers", "k", "batch_size", "workers", "out", "resume", "save_every"),
-            preprocess=net.preprocess,
+            **shared.options(args, "layers", "k", "batch_size", "workers", "out", "resume", "save_every", "exact"),
             progress=shared.on_terminal(),
         )
     if ranks.first:
