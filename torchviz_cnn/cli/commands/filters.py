@@ -2,13 +2,13 @@
 
 import argparse
 import sys
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
 import torchviz_cnn as tvc
-from torchviz_cnn.ascent.ascent_run import Precision
 from torchviz_cnn.ascent.atlas import Rectify
+from torchviz_cnn.ascent.loop import Precision
 from torchviz_cnn.ascent.recipes import RECIPES, Normalize, Optimizer, Parameters, Quality
 from torchviz_cnn.cli import shared
 from torchviz_cnn.cli.shared import positive
@@ -17,17 +17,14 @@ from torchviz_cnn.layers.defaults import convolutions
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.ranks import joined
 
-RECIPE = ("step", "normalize", "border", "parameters", "optimizer")
-"""The options that change a preset."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_network(parser)
     shared.add_out(parser, "filters")
+    shared.add_layers(parser, "the first convolution of each block; all: every convolution")
+    shared.add_channels(parser, "these channels of each layer, instead of the first")
     add = parser.add_argument
-    words = "names, or all (default: the first convolution of each block)"
-    add("--layers", "--layer", dest="layers", nargs="+", metavar="LAYER", help=words)
-    add("--channels", help="how many of each layer, or all (default: 64; all with --layers all)")
+    add("--k", help="how many channels of each layer, or all (default: 64; all with --layers all)")
     add("--preset", choices=[*RECIPES], help="the textbook's constants, or clean (default: dlwp-2025)")
     add("--quality", choices=get_args(Quality), help="clean: natural colours, steady under small movements")
     add("--size", type=positive, nargs="+", metavar="PIXELS", help="side, or height and width, of the patterns")
@@ -46,23 +43,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Draw what filters respond to most: patterns by gradient ascent from noise."""
-    size = shared.two_sides("--size", args.size)
-    every = args.layers == ["all"]
+    size, every = shared.two_sides("--size", args.size), args.layers == ["all"]
+    preset: Any = args.preset or ("clean" if args.quality == "clean" else "dlwp-2025")
+    changes = shared.options(args, "step", "normalize", "border", "parameters", "optimizer")
     with joined(args.device) as ranks:
         args.device = ranks.device
         net = shared.network(args)
-        layers = args.layers
         if every:
-            layers = convolutions(net, torch.zeros(1, len(net.preprocess.mean), *(size or net.input_size)))
+            args.layers = convolutions(net, torch.zeros(1, len(net.preprocess.mean), *(size or net.input_size)))
         try:
             atlas = tvc.filter_atlas(
-                net.model,
+                net,
                 args.out,
-                layers,
-                _count(args.channels, every),
+                **shared.options(args, "layers", "channels", "steps", "quality", "rectify", "seed", "precision"),
+                k=_count(args.k, every),
                 size=size,
-                **shared.options(args, "preset", "quality", "rectify", "seed", "precision", "steps", *RECIPE),
-                preprocess=net.preprocess,
+                preset=tvc.Recipe.named(preset, **changes),
                 name=args.model,
                 ranks=ranks,
                 progress=shared.on_terminal(),
@@ -84,13 +80,11 @@ def _draw(args: argparse.Namespace, atlas: tvc.Atlas) -> None:
 
 
 def _count(text: str | None, every: bool) -> int | None:
-    if text is None:
-        return None if every else 64
-    if text == "all":
+    if text == "all" or (text is None and every):
         return None
-    if not text.isdigit() or int(text) < 1:
-        raise InputError(f"--channels is how many, or all, not {text!r}")
-    return int(text)
+    if text is not None and not (text.isdigit() and int(text) >= 1):
+        raise InputError(f"--k is how many, or all, not {text!r}")
+    return int(text or 64)
 
 
 COMMAND = shared.Command("filters", run, add_arguments)
