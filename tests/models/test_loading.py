@@ -269,19 +269,15 @@ def test_own_networks_by_name(name: str) -> None:
     assert name in tvc.model_names()
 
 
-def test_download_is_asked_of_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to the download itself: the weights' own URL is what would be fetched."""
-    asked: list[str] = []
-
-    def refuse(url: str, *args: Any, **kwargs: Any) -> Any:
-        asked.append(url)
-        raise OSError("no network here")
-
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
-    with pytest.raises(tvc.CheckpointError, match="could not be downloaded"):
+def test_a_download_that_fails_names_the_weights_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Up to the download itself: nothing listens where the proxy should be."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    for proxy in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")
+    with pytest.raises(tvc.CheckpointError, match=r"could not be downloaded from https://\S+/squeezenet1_1-"):
         tvc.load_model(NAME, "DEFAULT")
-    assert len(asked) == 1
-    assert asked[0].rpartition("/")[2].startswith("squeezenet1_1-")
 
 
 def test_geometry_is_used_where_maps_are_drawn() -> None:

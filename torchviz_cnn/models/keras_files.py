@@ -67,7 +67,7 @@ def keras_layers(path: Path, max_bytes: int) -> Iterator[list[KerasLayer]]:
             yield _read(file, config_text, path)
     except CheckpointError:
         raise
-    # h5py answers damage inside a file with any of these.
+    # h5py raises any of these for damage inside a file.
     except (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} cannot be read as a Keras file: {error}") from error
 
