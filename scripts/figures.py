@@ -19,7 +19,7 @@ from skimage import data
 
 import torchviz_cnn as tvc
 from torchviz_cnn.ascent.recipes import Quality
-from torchviz_cnn.cli import demo
+from torchviz_cnn.cli.commands import demo
 from torchviz_cnn.media import render
 
 
@@ -68,7 +68,7 @@ def report_page(folder: Path) -> None:
 
     shots = []
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as play:
-        page = demo.run(Path(scratch)).path.as_uri()
+        page = demo.write_page(Path(scratch)).path.as_uri()
         browser = play.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
         for address, scheme in (("#/heatmaps", "light"), ("#bn5/505", "dark")):
             view: Any = {
