@@ -264,7 +264,7 @@ class TopActivations:
         try:
             about = json.loads(texts["about"])
             layers = tuple(about["layers"])
-            parts = {name: {layer: tensors[f"{layer}/{name}"] for layer in layers} for name in _PARTS}
+            parts: dict[str, Any] = {name: {layer: tensors[f"{layer}/{name}"] for layer in layers} for name in _PARTS}
             saved = cls(
                 layers=layers,
                 **parts,
