@@ -93,9 +93,8 @@ def _first(model: nn.Module, source: ImageSource) -> Tensor:
             continue
         wanted = input_channels(model)
         if len(x) != wanted and any(isinstance(m, CONVOLUTIONS) for m in named_layers(model).values()):
-            raise InputError(
-                f"image {index} of the dataset has {len(x)} channels; {type(model).__name__} takes {wanted}"
-            )
+            taken = f"{type(model).__name__} takes {wanted}"
+            raise InputError(f"image {index} of the dataset has {len(x)} channels; {taken}")
         return input_for(model, x[None])
     raise InputError(f"none of the {len(source)} images of the dataset can be read; the first: {reason}")
 
@@ -164,9 +163,8 @@ def run_pass(
     places = Cut(start, end, batch_size)
     total = len(places)
     reader = read_batches(source, range(ranks.rank, total, ranks.count), places, workers, device)
-    bar = tqdm(
-        total=end, initial=start, unit=" images", leave=False, smoothing=0.1, disable=not (progress and ranks.first)
-    )
+    shown = progress and ranks.first
+    bar = tqdm(total=end, initial=start, unit=" images", leave=False, smoothing=0.1, disable=not shown)
     with bar, torch.no_grad(), HookManager(model) as hooks:
         current: list[Collector] = []
         hooks.on_forward(list(state.tallies), lambda name, output: current[-1].take(name, output))
