@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from PIL import Image
@@ -22,9 +22,9 @@ from torchviz_cnn.hooks.inputs import Given, Input, prepared
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.layers.defaults import explained_layer
-from torchviz_cnn.media import figures, render
+from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess
-from torchviz_cnn.media.origin import Origin, Photo
+from torchviz_cnn.media.origin import Origin
 from torchviz_cnn.runs import files
 from torchviz_cnn.scores.gradients import require_gradient
 from torchviz_cnn.scores.targets import Score, Target, Targets, check_score, class_outputs
@@ -53,38 +53,16 @@ class Heatmap(ClassMap):
     origin: Origin = field(default=Origin(), repr=False)
     """The photos, how they were prepared, and the names of the classes, as far as they are known."""
 
-    def plot(
-        self,
-        photo: Photo | None = None,
-        *,
-        index: int = 0,
-        nth: int = 0,
-        alpha: float = 0.4,
-        truth: str | None = None,
-        categories: Sequence[str] | None = None,
-        seed: int = 0,
-        blend: render.Blend = "add",
-        colormap: str | None = None,
-        geometry: Geometry | Preprocess | None = None,
-    ) -> Image.Image:
-        """Draw photo, heatmap, overlay and, for comparison, a random feature map of the same layer, side by side.
+    def _title(self) -> str:
+        return f"{self.method}, {self.layer}"
 
-        The headline names the true class (where `truth` is given), the predicted one and its probability, and the
-        class that is explained. Arguments as for `overlay`.
-        """
-        picture = self._photo(photo, index)
+    def _beside(
+        self, photo: Image.Image, index: int, nth: int, seed: int, geometry: Geometry | Preprocess | None
+    ) -> tuple[str, Image.Image | render.Array]:
         generator = torch.Generator().manual_seed(seed)
         channel = int(torch.randint(self.activations.shape[1], (1,), generator=generator))
         feature = self._of(self.activations, index)[channel].detach().float().cpu().numpy()
-        drawn: dict[str, Any] = {"index": index, "nth": nth, "colormap": colormap, "geometry": geometry}
-        pictures: list[Image.Image | render.Array] = [
-            picture,
-            self.image(picture, **drawn),
-            self.overlay(picture, alpha, blend=blend, **drawn),
-            feature,
-        ]
-        titles = ["photo", f"{self.method}, {self.layer}", "overlay", f"a random feature map: channel {channel}"]
-        return figures.panel(pictures, titles, self.headline(index, nth, truth, categories))
+        return f"a random feature map: channel {channel}", feature
 
     def save(self, path: str | Path) -> Path:
         """Write values, target, logits, layer and method to a `.npz` file. Raises OutputError."""

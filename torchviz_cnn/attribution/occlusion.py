@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +18,9 @@ from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.hooks.inputs import Input, prepared
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model
-from torchviz_cnn.media import figures, render
+from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess
-from torchviz_cnn.media.origin import Origin, Photo
+from torchviz_cnn.media.origin import Origin
 from torchviz_cnn.runs import files
 from torchviz_cnn.scores.targets import Score, Target, Targets, check_score, class_outputs, score_of
 
@@ -48,26 +48,14 @@ class Occlusion(ClassMap):
     origin: Origin = field(default=Origin(), repr=False)
     method: str = "occlusion"
 
-    def plot(
-        self,
-        photo: Photo | None = None,
-        *,
-        index: int = 0,
-        nth: int = 0,
-        alpha: float = 0.4,
-        truth: str | None = None,
-        categories: Sequence[str] | None = None,
-        blend: render.Blend = "add",
-        colormap: str | None = None,
-        geometry: Geometry | Preprocess | None = None,
-    ) -> Image.Image:
-        """Draw photo, map of the drop, overlay, and the score by place of the patch, as in the paper's figure 7."""
-        picture = self._photo(photo, index)
-        over = self.overlay(picture, alpha, index=index, nth=nth, blend=blend, colormap=colormap, geometry=geometry)
-        alone = self.image(picture, index=index, nth=nth, colormap=colormap, geometry=geometry)
-        scores = self._of(self.scores, index, nth).cpu().numpy()
-        titles = ["photo", f"drop under a patch of {self.patch[0]} x {self.patch[1]}", "overlay", "score by patch"]
-        return figures.panel([picture, alone, over, scores], titles, self.headline(index, nth, truth, categories))
+    def _title(self) -> str:
+        return f"drop under a patch of {self.patch[0]} x {self.patch[1]}"
+
+    def _beside(
+        self, photo: Image.Image, index: int, nth: int, seed: int, geometry: Geometry | Preprocess | None
+    ) -> tuple[str, Image.Image | render.Array]:
+        """The score itself by place of the patch, as in the paper's figure 7."""
+        return "score by patch", self._of(self.scores, index, nth).cpu().numpy()
 
     def save(self, path: str | Path) -> Path:
         """Write values, scores, clean, target, logits, patch and stride to a `.npz` file. Raises OutputError."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -12,7 +12,7 @@ from torch import Tensor
 from torchviz_cnn.core.errors import EmptyMapWarning, InputError
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.network import category_name
-from torchviz_cnn.media import render
+from torchviz_cnn.media import figures, render
 from torchviz_cnn.media.images import Geometry, Preprocess
 from torchviz_cnn.media.origin import Origin, Photo, as_photo
 from torchviz_cnn.runs import files
@@ -34,6 +34,7 @@ class ClassMap:
     """And over the photo."""
     values: Tensor
     target: Tensor
+    method: str
     logits: Tensor
     input_size: tuple[int, int]
     origin: Origin
@@ -94,6 +95,34 @@ class ClassMap:
         """Draw the map alone in colour: at the photo's size and place, or without one at the size of the input."""
         return self._drawn(self.map(index, nth), photo, index, colormap or self.palette, interpolation, geometry)
 
+    def plot(
+        self,
+        photo: Photo | None = None,
+        *,
+        index: int = 0,
+        nth: int = 0,
+        alpha: float = 0.4,
+        truth: str | None = None,
+        categories: Sequence[str] | None = None,
+        seed: int = 0,
+        blend: render.Blend = "add",
+        colormap: str | None = None,
+        geometry: Geometry | Preprocess | None = None,
+    ) -> Image.Image:
+        """Draw photo, map, overlay and a picture to compare with, side by side.
+
+        The headline names the true class (where `truth` is given), the predicted one and its probability, and the
+        class that is explained. The picture beside is: of a heatmap a random feature map of its layer (`seed`), of a
+        saliency map the evidence for (red) and against (blue) the class, of an occlusion the score by place of the
+        patch. Other arguments as for `overlay`.
+        """
+        picture, shown = self._photo(photo, index), self._in_pictures()
+        drawn: dict[str, Any] = {"index": index, "nth": nth, "colormap": colormap, "geometry": geometry}
+        alone, over = shown.image(picture, **drawn), shown.overlay(picture, alpha, blend=blend, **drawn)
+        title, beside = self._beside(picture, index, nth, seed, geometry)
+        titles = ["photo", self._title(), "overlay", title]
+        return figures.panel([picture, alone, over, beside], titles, self.headline(index, nth, truth, categories))
+
     def headline(
         self, index: int = 0, nth: int = 0, truth: str | None = None, categories: Sequence[str] | None = None
     ) -> str:
@@ -119,6 +148,20 @@ class ClassMap:
         picture = self._photo(photo, index)
         box = self.origin.box(picture, self.input_size, geometry)
         return render.strongest(self.map(index, nth), box, picture.width, picture.height)
+
+    def _title(self) -> str:
+        """What the map is called in a figure."""
+        return self.method
+
+    def _in_pictures(self) -> ClassMap:
+        """The map as pictures show it."""
+        return self
+
+    def _beside(
+        self, photo: Image.Image, index: int, nth: int, seed: int, geometry: Geometry | Preprocess | None
+    ) -> tuple[str, Image.Image | render.Array]:
+        """A picture to compare the map with, and its title."""
+        raise NotImplementedError
 
     def _of(self, batch: Tensor, index: int, nth: int | None = None) -> Tensor:
         if not -len(batch) <= index < len(batch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
@@ -20,7 +19,7 @@ from torchviz_cnn.hooks.inputs import Given, Input, prepared
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.hooks.relu_rules import OtherActivations, Rule, relu_rule
 from torchviz_cnn.layers.defaults import explained_layer
-from torchviz_cnn.media import figures, render
+from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess
 from torchviz_cnn.media.origin import Origin, Photo
 from torchviz_cnn.runs import files
@@ -100,29 +99,14 @@ class Saliency(ClassMap):
         """Draw the gradient itself (H, W), as guided backpropagation is shown: 0 is grey."""
         return Image.fromarray(render.signed_colours(self._of(self.gradients, index, nth).cpu().numpy()))
 
-    def plot(
-        self,
-        photo: Photo | None = None,
-        *,
-        index: int = 0,
-        nth: int = 0,
-        alpha: float = 0.4,
-        truth: str | None = None,
-        categories: Sequence[str] | None = None,
-        blend: render.Blend = "add",
-        colormap: str | None = None,
-        geometry: Geometry | Preprocess | None = None,
-    ) -> Image.Image:
-        """Draw photo, map in grey, map with its sign, and map over the photo, side by side; see `clipped`."""
-        picture, shown = self._photo(photo, index), self.clipped()
-        over = shown.overlay(picture, alpha, index=index, nth=nth, blend=blend, colormap=colormap, geometry=geometry)
-        alone = shown.image(picture, index=index, nth=nth, colormap=colormap, geometry=geometry)
-        signed = self.signed_image(picture, index=index, nth=nth, geometry=geometry)
-        return figures.panel(
-            [picture, alone, signed, over],
-            ["photo", self.method, "for (red) and against (blue)", "overlay"],
-            self.headline(index, nth, truth, categories),
-        )
+    def _in_pictures(self) -> Saliency:
+        return self.clipped()
+
+    def _beside(
+        self, photo: Image.Image, index: int, nth: int, seed: int, geometry: Geometry | Preprocess | None
+    ) -> tuple[str, Image.Image | render.Array]:
+        signed = self.signed_image(photo, index=index, nth=nth, geometry=geometry)
+        return "for (red) and against (blue)", signed
 
     def save(self, path: str | Path) -> Path:
         """Write gradients, values, target, logits and method to a `.npz` file. Raises OutputError."""
