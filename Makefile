@@ -1,15 +1,20 @@
 PYTHON ?= python
+BIOME = @biomejs/biome@2.6.8
 
-.PHONY: help check format test fast figures docs-table
+.PHONY: help check lint-web format test fast figures docs-table
 
 help:  ## say what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
 
-check:  ## lint, formatting, types, import contracts
+check: lint-web  ## lint, formatting, types, import contracts, the page's scripts
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(PYTHON) -c "from importlinter.cli import lint_imports_command as check; check()"
+
+lint-web:  ## lint the page's scripts and style sheet, where npx is there
+	@if command -v npx >/dev/null; then npx --yes $(BIOME) lint --error-on-warnings torchviz_cnn/page/web; \
+	else echo "lint-web is skipped: it needs npx (Node.js)"; fi
 
 format:  ## repair what can be repaired
 	$(PYTHON) -m ruff check --fix .

@@ -4,7 +4,7 @@
 
 All take turns in one run, and medians are compared: a machine's noise then meets all alike. A filter step is one step up for
 one filter. Ours is timed as a whole call for all filters, with all it sets up. The plain loop is what one would write by hand:
-the network cut off behind the layer, frozen, channels last, one filter after the other; a few filters of it are timed. lucent
+the network cut off behind the layer, frozen, channels last, one filter after the other, and a batch of a few at once. lucent
 (pixels, no transforms) is timed on a few steps of two filters without their first, which sets up; it enlarges an
 image below 224 px to 224, so it is timed a second time at 128. Needs the `bench` extra.
 """
@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.vgg import cfgs, make_layers, vgg16
 
 import torchviz_cnn as tvc
-from torchviz_cnn.ascent.ascent_run import Precision
+from torchviz_cnn.ascent.loop import Precision
 
 SIZE = 128
 LOOPED = 4
@@ -72,14 +72,15 @@ def report(
     if BFLOAT16:
         runs["ours, bfloat16"] = lambda: ours(model, layer, filters, steps, "bfloat16")
     part = cut(model, layer).to(memory_format=torch.channels_last)
-    twin = copy.deepcopy(model)
+    other = copy.deepcopy(model)
     runs |= {
-        "plain loop": lambda: plain_loop(part, min(filters, LOOPED), steps),
-        "lucent": lambda: lucent(twin, layer, None),
-        "lucent, kept at 128 px": lambda: lucent(twin, layer, SIZE),
+        "plain loop": lambda: plain_loop(part, min(filters, LOOPED), steps, 1),
+        "plain loop, batched": lambda: plain_loop(part, min(filters, LOOPED), steps, LOOPED),
+        "lucent": lambda: lucent(other, layer, None),
+        "lucent, kept at 128 px": lambda: lucent(other, layer, SIZE),
     }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    plain_loop(part, 1, 2)
+    plain_loop(part, 1, 2, 1)
     ours(model, layer, filters, 1, "float32")
     for _ in range(rounds):
         for name, run in runs.items():
@@ -93,7 +94,7 @@ def report(
     for name, median in medians.items():
         rate = needed / median
         share = rate / peaks[torch.bfloat16 if "bfloat16" in name else torch.float32]
-        counted = f"{rate / 1e9:9.1f}{share:9.0%}" if "ours" in name or name == "plain loop" else ""
+        counted = f"{rate / 1e9:9.1f}{share:9.0%}" if "ours" in name or name.startswith("plain loop") else ""
         print(f"    {name:24}{median * 1000:9.3f}{median / medians['ours, float32']:9.2f}{counted}", flush=True)
 
 
@@ -103,15 +104,17 @@ def ours(model: nn.Module, layer: str, filters: int, steps: int, precision: Prec
     return (time.perf_counter() - start) / (filters * steps)
 
 
-def plain_loop(part: nn.Module, filters: int, steps: int) -> float:
+def plain_loop(part: nn.Module, filters: int, steps: int, batch: int) -> float:
     start = time.perf_counter()
-    for index in range(filters):
-        x = torch.empty(1, 3, SIZE, SIZE).uniform_(-0.5, 0.5).to(memory_format=torch.channels_last)
+    for first in range(0, filters, batch):
+        count = min(batch, filters - first)
+        rows, channels = torch.arange(count), torch.arange(first, first + count)
+        x = torch.empty(count, 3, SIZE, SIZE).uniform_(-0.5, 0.5).to(memory_format=torch.channels_last)
         for _ in range(steps):
             x.requires_grad_()
-            loss = part(x)[:, index, 2:-2, 2:-2].mean()
+            loss = part(x)[rows, channels, 2:-2, 2:-2].mean((1, 2)).sum()
             (gradient,) = torch.autograd.grad(loss, x)
-            x = (x + 10 * gradient / gradient.norm()).detach()
+            x = (x + 10 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)).detach()
     return (time.perf_counter() - start) / (filters * steps)
 
 
@@ -128,7 +131,7 @@ class Clocked(torch.optim.Adam):
         return loss
 
 
-def lucent(twin: nn.Module, layer: str, inside: int | None) -> float:
+def lucent(model: nn.Module, layer: str, inside: int | None) -> float:
     """Two filters; at 128 px more steps, as they are shorter."""
     times: list[float] = []
     steps = 3 if layer_index(layer) > 10 else 5
@@ -140,11 +143,11 @@ def lucent(twin: nn.Module, layer: str, inside: int | None) -> float:
             return made[-1]
 
         render.render_vis(
-            twin, f"{layer.replace('.', '_')}:{index}", lambda: param.image(SIZE, fft=False, decorrelate=False), clocked,
+            model, f"{layer.replace('.', '_')}:{index}", lambda: param.image(SIZE, fft=False, decorrelate=False), clocked,
             transforms=[], thresholds=(steps,), progress=False, show_image=False, fixed_image_size=inside,
         )  # fmt: skip
         times += [b - a for a, b in zip(made[0].ends, made[0].ends[1:], strict=False)]
-        for module in twin.modules():  # it leaves its hooks behind, which would slow it down
+        for module in model.modules():  # it leaves its hooks behind, which would slow it down
             module._forward_hooks.clear()
     return statistics.median(times)
 
@@ -216,10 +219,10 @@ def peak_memory(layer: str, filters: int) -> tuple[int, int, int]:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    found = tvc.filter_patterns(model, layer, range(filters), size=SIZE, steps=2)
+    patterns = tvc.filter_patterns(model, layer, range(filters), size=SIZE, steps=2)
     ended.set()
     watcher.join()
-    return before, peak, found.values.nbytes + found.scores.nbytes
+    return before, peak, patterns.values.nbytes + patterns.scores.nbytes
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torchviz_cnn as tvc
 
 name, weights, *layers = sys.argv[1:]
 net = tvc.load_model(name, weights)
-atlas = tvc.filter_atlas(net.model, f"{name}_filters", layers or None, channels=64, name=name, progress=True)
+atlas = tvc.filter_atlas(net, f"{name}_filters", layers or None, k=64, name=name, progress=True)
 
 for layer in atlas.layers:
     patterns = atlas.patterns(layer)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torchviz_cnn.ascent import objectives, transformations
 from torchviz_cnn.ascent.atlas import Atlas, filter_atlas
 from torchviz_cnn.ascent.maximize import filter_patterns, maximize
+from torchviz_cnn.ascent.recipes import Recipe
 from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.attribution.cam import CAM_METHODS as _CAM_METHODS
 from torchviz_cnn.attribution.cam import Heatmap, class_activation_map
@@ -82,6 +83,7 @@ __all__ = [
     "PhotoFolder",
     "Preprocess",
     "RankError",
+    "Recipe",
     "ReluRule",
     "Report",
     "Saliency",

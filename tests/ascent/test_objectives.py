@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.networks import images
 from torchviz_cnn.ascent import objectives
-from torchviz_cnn.ascent.objectives import Objective, Seen, inner
+from torchviz_cnn.ascent.objectives import Evaluation, Objective, inner
 from torchviz_cnn.core.errors import InputError, LayerError
 from torchviz_cnn.scores.targets import Score
 
@@ -17,14 +17,14 @@ MAPS = torch.randn(3, 4, 6, 5, generator=torch.Generator().manual_seed(0))
 X = images(3)
 
 
-def see(objective: Objective, maps: Tensor = MAPS, x: Tensor = X, output: Tensor | None = None) -> Tensor:
-    return objective.value(Seen(x, {"a": maps}, output, torch.arange(len(x))))
+def evaluate(objective: Objective, maps: Tensor = MAPS, x: Tensor = X, output: Tensor | None = None) -> Tensor:
+    return objective.value(Evaluation(x, {"a": maps}, output, torch.arange(len(x))))
 
 
 def test_channel_is_the_mean_of_the_map() -> None:
-    assert torch.equal(see(objectives.channel("a", 2)), MAPS[:, 2].mean((1, 2)))
-    assert torch.allclose(see(objectives.channel("a", 2, border=1)), MAPS[:, 2, 1:-1, 1:-1].mean((1, 2)))
-    assert torch.allclose(see(objectives.channel("a", 2, rectify=True)), MAPS[:, 2].relu().mean((1, 2)))
+    assert torch.equal(evaluate(objectives.channel("a", 2)), MAPS[:, 2].mean((1, 2)))
+    assert torch.allclose(evaluate(objectives.channel("a", 2, border=1)), MAPS[:, 2, 1:-1, 1:-1].mean((1, 2)))
+    assert torch.allclose(evaluate(objectives.channel("a", 2, rectify=True)), MAPS[:, 2].relu().mean((1, 2)))
 
 
 @pytest.mark.parametrize(("side", "left"), [(1, 1), (2, 2), (3, 1), (4, 2), (5, 1), (6, 2), (9, 5)])
@@ -33,35 +33,35 @@ def test_the_border_leaves_at_least_one_position(side: int, left: int) -> None:
 
 
 def test_several_channels_are_one_for_each_image() -> None:
-    found = see(objectives.channel("a", [3, 0, 1]))
+    found = evaluate(objectives.channel("a", [3, 0, 1]))
     assert torch.allclose(found, torch.stack([MAPS[0, 3].mean(), MAPS[1, 0].mean(), MAPS[2, 1].mean()]))
     rows = torch.tensor([2, 0])
-    part = objectives.channel("a", [3, 0, 1]).value(Seen(X[:2], {"a": MAPS[:2]}, None, rows))
+    part = objectives.channel("a", [3, 0, 1]).value(Evaluation(X[:2], {"a": MAPS[:2]}, None, rows))
     assert torch.allclose(part, torch.stack([MAPS[0, 1].mean(), MAPS[1, 3].mean()]))
 
 
 def test_unit_is_one_position_by_default_the_middle() -> None:
-    assert torch.equal(see(objectives.unit("a", 1, (5, 0))), MAPS[:, 1, 5, 0])
-    assert torch.equal(see(objectives.unit("a", 1)), MAPS[:, 1, 3, 2])
+    assert torch.equal(evaluate(objectives.unit("a", 1, (5, 0))), MAPS[:, 1, 5, 0])
+    assert torch.equal(evaluate(objectives.unit("a", 1)), MAPS[:, 1, 3, 2])
     with pytest.raises(InputError, match=r"position \(6, 0\) is out of range: the maps of layer 'a' are 6 x 5"):
-        see(objectives.unit("a", 1, (6, 0)))
+        evaluate(objectives.unit("a", 1, (6, 0)))
 
 
 def test_layer_is_the_mean_square() -> None:
-    assert torch.allclose(see(objectives.layer("a")), (MAPS**2).mean((1, 2, 3)))
+    assert torch.allclose(evaluate(objectives.layer("a")), (MAPS**2).mean((1, 2, 3)))
 
 
 def test_direction_is_the_mean_dot_product() -> None:
     vector = [1.0, -2.0, 0.5, 0.0]
     dot = torch.einsum("bchw,c->bhw", MAPS, torch.tensor(vector))
-    assert torch.allclose(see(objectives.direction("a", vector)), dot.mean((1, 2)), atol=1e-6)
+    assert torch.allclose(evaluate(objectives.direction("a", vector)), dot.mean((1, 2)), atol=1e-6)
     cosine = dot / (MAPS.norm(dim=1) * torch.tensor(vector).norm())
     expected = (dot * cosine.clamp_min(0.1) ** 2).mean((1, 2))
-    assert torch.allclose(see(objectives.direction("a", vector, cosine_power=2)), expected, atol=1e-5)
+    assert torch.allclose(evaluate(objectives.direction("a", vector, cosine_power=2)), expected, atol=1e-5)
     one = torch.eye(4)[2]
-    assert torch.allclose(see(objectives.direction("a", one)), see(objectives.channel("a", 2)), atol=1e-6)
+    assert torch.allclose(evaluate(objectives.direction("a", one)), evaluate(objectives.channel("a", 2)), atol=1e-6)
     with pytest.raises(InputError, match="has 4 numbers, not 3"):
-        see(objectives.direction("a", [1.0, 2.0, 3.0]))
+        evaluate(objectives.direction("a", [1.0, 2.0, 3.0]))
 
 
 @pytest.mark.parametrize("score", ["logit", "probability", "log_probability", "cross_entropy"])
@@ -73,38 +73,48 @@ def test_class_score(score: Score) -> None:
         "log_probability": logits.log_softmax(1)[:, 4],
         "cross_entropy": F.cross_entropy(logits, torch.tensor([4, 4, 4]), reduction="none"),
     }[score]
-    assert torch.allclose(see(objectives.class_score(4, score=score), output=logits), expected, atol=1e-6)
-    each = see(objectives.class_score([1, 2, 3]), output=logits)
+    assert torch.allclose(evaluate(objectives.class_score(4, score=score), output=logits), expected, atol=1e-6)
+    each = evaluate(objectives.class_score([1, 2, 3]), output=logits)
     assert torch.equal(each, logits[torch.arange(3), torch.tensor([1, 2, 3])])
 
 
 def test_diversity_is_0_for_equal_images_and_grows() -> None:
     alike = MAPS[:1].expand(3, -1, -1, -1)
-    assert torch.allclose(see(objectives.diversity("a"), alike), torch.zeros(3), atol=1e-6)
-    assert bool((see(objectives.diversity("a")) > 0.05).all())
+    assert torch.allclose(evaluate(objectives.diversity("a"), alike), torch.zeros(3), atol=1e-6)
+    assert bool((evaluate(objectives.diversity("a")) > 0.05).all())
     with pytest.raises(InputError, match="at least 2"):
-        see(objectives.diversity("a"), MAPS[:1], X[:1])
+        evaluate(objectives.diversity("a"), MAPS[:1], X[:1])
 
 
 def test_total_variation_and_l2() -> None:
     x = torch.zeros(1, 1, 2, 3)
     x[0, 0, 0, 0] = 6.0
-    assert float(see(objectives.total_variation(), x=x)) == pytest.approx(6 / 4 + 6 / 3)
-    assert float(see(objectives.l2(), x=x)) == pytest.approx((36 / 6) ** 0.5)
-    assert float(see(objectives.total_variation(), x=torch.ones(1, 3, 4, 4))) == 0
+    assert float(evaluate(objectives.total_variation(), x=x)) == pytest.approx(6 / 4 + 6 / 3)
+    assert float(evaluate(objectives.l2(), x=x)) == pytest.approx((36 / 6) ** 0.5)
+    assert float(evaluate(objectives.total_variation(), x=torch.ones(1, 3, 4, 4))) == 0
     leaf = torch.zeros(1, 3, 4, 4, requires_grad=True)
-    assert bool(torch.isfinite(torch.autograd.grad(see(objectives.l2(), x=leaf).sum(), leaf)[0]).all())
+    assert bool(torch.isfinite(torch.autograd.grad(evaluate(objectives.l2(), x=leaf).sum(), leaf)[0]).all())
 
 
 def test_objectives_are_an_algebra() -> None:
     a, b = objectives.channel("a", 1), objectives.l2()
-    x, y = see(a), see(b)
+    x, y = evaluate(a), evaluate(b)
     cases: list[tuple[Objective, Tensor]] = [
-        (a + b, x + y), (a - b, x - y), (a * b, x * y), (2 * a, 2 * x), (a * 2, 2 * x), (a / 4, x / 4), (-a, -x),
-        (1 - a, 1 - x), (a + 1, x + 1), (1 + a, x + 1), (sum([a, b], objectives.l2()), x + 2 * y), ((a + b) * 3 - a, (x + y) * 3 - x),
-    ]  # fmt: skip
+        (a + b, x + y),
+        (a - b, x - y),
+        (a * b, x * y),
+        (2 * a, 2 * x),
+        (a * 2, 2 * x),
+        (a / 4, x / 4),
+        (-a, -x),
+        (1 - a, 1 - x),
+        (a + 1, x + 1),
+        (1 + a, x + 1),
+        (sum([a, b], objectives.l2()), x + 2 * y),
+        ((a + b) * 3 - a, (x + y) * 3 - x),
+    ]
     for objective, expected in cases:
-        assert torch.allclose(see(objective), expected, atol=1e-6), objective
+        assert torch.allclose(evaluate(objective), expected, atol=1e-6), objective
 
 
 def test_their_words_keep_the_brackets_that_matter() -> None:
@@ -126,7 +136,7 @@ def test_they_know_what_they_need() -> None:
 
 def test_features_of_a_linear_layer_are_channels_too() -> None:
     features = torch.randn(3, 4, generator=torch.Generator().manual_seed(2))
-    assert torch.equal(see(objectives.channel("a", 1), features), features[:, 1])
+    assert torch.equal(evaluate(objectives.channel("a", 1), features), features[:, 1])
 
 
 @pytest.mark.parametrize(
@@ -134,14 +144,14 @@ def test_features_of_a_linear_layer_are_channels_too() -> None:
     [
         (lambda: objectives.channel("a", 1.5), "an index, or one for each image, not 1.5"),  # type: ignore[arg-type]
         (lambda: objectives.channel("a", []), "an index"),
-        (lambda: objectives.channel("a", 0, border=-1), "border is at least 0"),
+        (lambda: objectives.channel("a", 0, border=-1), "border is a whole number of at least 0"),
         (lambda: objectives.channel("a", [1, 2]) + objectives.channel("a", [1, 2, 3]), "for 2 and for 3 images"),
         (lambda: objectives.l2() + "x", "not with a str"),  # type: ignore[operator]
         (lambda: objectives.l2() / 0, "other than 0"),
         (lambda: objectives.l2() / objectives.l2(), "divided by a number"),  # type: ignore[operator]
         (lambda: objectives.class_score(0, score="logits"), "did you mean 'logit'"),  # type: ignore[arg-type]
-        (lambda: see(objectives.channel("a", 4)), "channel 4 is out of range: layer 'a' has 4 channels, 0 to 3"),
-        (lambda: see(objectives.channel("a", -1)), "channel -1 is out of range"),
+        (lambda: evaluate(objectives.channel("a", 4)), "channel 4 is out of range: layer 'a' has 4 channels, 0 to 3"),
+        (lambda: evaluate(objectives.channel("a", -1)), "channel -1 is out of range"),
     ],
 )
 def test_mistakes_are_named(make: object, message: str) -> None:
@@ -151,4 +161,4 @@ def test_mistakes_are_named(make: object, message: str) -> None:
 
 def test_a_layer_without_maps_is_named() -> None:
     with pytest.raises(LayerError, match=r"layer 'a' gives \(3, 4, 5\)"):
-        see(objectives.channel("a", 0), torch.zeros(3, 4, 5))
+        evaluate(objectives.channel("a", 0), torch.zeros(3, 4, 5))

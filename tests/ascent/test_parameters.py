@@ -86,23 +86,24 @@ def image() -> Tensor:
     return torch.stack([rows + columns / 100, (rows * 0.3).sin() * columns])[None]
 
 
-def exactly(x: float) -> Transformation:
-    """A turn by this many degrees, always."""
-    turned = rotate(x)
+class Exactly(Transformation):
+    """A turn by so many degrees and a shift by so many pixels, always."""
 
-    def draw(generator: torch.Generator, steps: int, size: tuple[int, int]) -> Tensor:
-        angle = math.radians(x)
-        cos, sin = math.cos(angle), math.sin(angle)
-        return torch.tensor([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1.0]]).repeat(steps, 1, 1)
+    def draw(self, generator: torch.Generator, steps: int) -> Tensor:
+        degrees, pixels = self.bounds
+        cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        return torch.tensor([[cos, sin, pixels], [-sin, cos, 0], [0, 0, 1.0]]).repeat(steps, 1, 1)
 
-    return Transformation(turned.text, draw)
+
+def exactly(degrees: float, pixels: float = 0) -> Transformation:
+    return Exactly("exactly", (degrees, pixels))
 
 
 def test_jitter_shifts_by_whole_pixels() -> None:
     x = image()
     for seed in range(5):
         matrices = drawn([jitter(3)], generator(seed), 4, (16, 20))
-        shift = jitter(3).draw(generator(seed), 4, (16, 20))[:, :2, 2].int()
+        shift = jitter(3).draw(generator(seed), 4)[:, :2, 2].int()
         for step in range(4):
             right, down = shift[step].tolist()
             found = moved(x, matrices[step][None])
@@ -127,7 +128,7 @@ def test_scale_enlarges_about_the_middle() -> None:
 
 def test_movements_compose_in_order() -> None:
     x, size = image()[..., :16], (16, 16)
-    shift = Transformation("shift", lambda g, n, s: torch.tensor([[1.0, 0, 3], [0, 1, 0], [0, 0, 1]]).repeat(n, 1, 1))
+    shift = exactly(0, 3)
     one = moved(x, drawn([shift], generator(), 1, size))
     two = moved(one, drawn([exactly(90)], generator(), 1, size))
     both = moved(x, drawn([shift, exactly(90)], generator(), 1, size))
@@ -145,18 +146,17 @@ def test_movements_stay_in_their_bounds_and_differ() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(InputError, match="jitter is at least 0"):
+    with pytest.raises(InputError, match="jitter is a whole number of at least 0"):
         jitter(-1)
-    with pytest.raises(InputError, match=r"whole pixels, not 2\.5"):
+    with pytest.raises(InputError, match=r"whole number of at least 0, not 2\.5"):
         jitter(2.5)  # type: ignore[arg-type]
     for number in (math.nan, math.inf, "5"):
-        with pytest.raises(InputError, match="by a finite number"):
+        with pytest.raises(InputError, match="is a finite number"):
             rotate(number)  # type: ignore[arg-type]
-        with pytest.raises(InputError, match="by a finite number"):
+        with pytest.raises(InputError, match="is a finite number"):
             scale(1, number)  # type: ignore[arg-type]
-    odd = Transformation("odd", lambda g, n, s: torch.full((n, 3, 3), math.nan))
-    with pytest.raises(InputError, match="movements odd are not all finite"):
-        drawn([odd], generator(), 2, (8, 8))
+    with pytest.raises(InputError, match=r"movements exactly\(0, nan\) are not all finite"):
+        drawn([exactly(0, math.nan)], generator(), 2, (8, 8))
     with pytest.raises(InputError, match="scale goes from"):
         scale(1.1, 0.9)
     with pytest.raises(InputError, match="from a low to a high value"):

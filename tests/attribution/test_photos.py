@@ -34,7 +34,7 @@ def photo(width: int = 96, height: int = 64, seed: int = 0) -> Image.Image:
 def test_every_method_takes_a_network_and_photos(name: str) -> None:
     net, method = network(), METHODS[name]
     options = {"patch": 8} if name == "occlusion" else {}
-    result = method.explain(net, [photo(), photo(64, 80, seed=1)], target="dog", **options)
+    result: Any = method.explain(net, [photo(), photo(64, 80, seed=1)], target="dog", **options)
     x = torch.stack([net.preprocess(photo()), net.preprocess(photo(64, 80, seed=1))])
     same = method.explain(net.model, x, target=1, **options)
     assert torch.equal(result.values, same.values)

@@ -1,33 +1,34 @@
-"""The filter patterns of many layers in a folder: made by several processes if there are, and gone on with where they stopped."""
+"""`filter_atlas`: the patterns of many layers in a folder, shared out among processes, gone on with after a stop."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, get_args
 
 import torch
-from safetensors import safe_open
-from torch import Tensor, nn
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from torchviz_cnn.ascent import objectives
-from torchviz_cnn.ascent.ascent_run import AscentRun, Found, Measured, Precision, Size
-from torchviz_cnn.ascent.maximize import chosen_channels, one_call, steps_bar
-from torchviz_cnn.ascent.parameters import InputScale
-from torchviz_cnn.ascent.recipes import Preset, Quality, Recipe, as_settings, choose, from_settings
+from torchviz_cnn.ascent.loop import Ascended, Ascent, Precision
+from torchviz_cnn.ascent.maximize import chosen_channels, one_call, steps_bar, warn_dead
+from torchviz_cnn.ascent.parameters import InputScale, Size
+from torchviz_cnn.ascent.recipes import Preset, Quality, Recipe, as_settings, chosen_recipe, from_settings
 from torchviz_cnn.ascent.result import Patterns
+from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, LayerError, OutputError
-from torchviz_cnn.core.names import unwrap
+from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.defaults import convolutions
-from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import Ranks
 
 Rectify = Literal["first", "always", "never"]
+Batches = list[list[int]]
 KIND = "atlas"
 _SECONDS = 5.0
 """How often what is finished is written. A process that is killed loses that, and the batches it was at."""
@@ -66,144 +67,163 @@ class Atlas:
             seed = int(identity["seed"])
         except (KeyError, TypeError, ValueError) as error:
             raise OutputError(f"the manifest of {self.folder.path} is not that of an atlas: {error}") from error
-        return Patterns(
-            values=joined["values"].float(),
-            scores=joined["scores"],
-            objective=f"channels of {layer}",
-            recipe=recipe,
-            scale=scale,
-            layer=layer,
-            channels=channels,
-            dead=tuple(channels[dead].tolist()),
-            seed=seed,
-        )
+        values, scores, text = joined["values"].float(), joined["scores"], f"channels of {layer}"
+        return Patterns(values, scores, text, recipe, scale, layer, channels, tuple(channels[dead].tolist()), seed)
 
     def __repr__(self) -> str:
         return f"Atlas({str(self.folder.path)!r}, {len(self.layers)} layers)"
 
 
 def filter_atlas(
-    model: nn.Module, folder: str | Path, layers: Sequence[str] | None = None, channels: int | None = 64, *,
-    size: Size | None = None, preset: Preset | None = None, quality: Quality | None = None, rectify: Rectify = "first",
-    seed: int = 0, precision: Precision = "float32", preprocess: Preprocess | None = None, name: str | None = None,
-    ranks: Ranks | None = None, progress: bool = False, **changes: Any,
-) -> Atlas:  # fmt: skip
-    """The patterns of the first so many channels of layers (None: of all), in a folder that a killed run leaves whole.
+    model: Model,
+    folder: str | Path,
+    layers: str | Sequence[str] | None = None,
+    k: int | None = 64,
+    *,
+    channels: int | Iterable[int] | None = None,
+    size: Size | None = None,
+    steps: int | None = None,
+    preset: Preset | Recipe | None = None,
+    quality: Quality | None = None,
+    rectify: Rectify = "first",
+    seed: int = 0,
+    precision: Precision = "float32",
+    name: str | None = None,
+    ranks: Ranks | None = None,
+    progress: bool = False,
+) -> Atlas:
+    """Make the filter patterns of many layers, in a folder that a killed run leaves whole.
 
-    `layers`: by default the first convolution at each resolution, as in the textbook. What the folder has already is
-    kept: running again goes on where it stopped, also for more layers or channels. `rectify`: `"first"` for layers that are
-    linear in the image (see `objectives.channel`), `"always"` or `"never"`. `ranks`: the processes that share the work, from
-    `ranks.joined()`; the files are the same, bit for bit on a CPU, for any number of them and of cores. Other arguments as
-    for `filter_patterns`: `changes` may be `steps`, `step`, `normalize`, `border`, `parameters`, `optimizer`,
-    `transformations`.
+    What the folder has already is kept: running again goes on where it stopped, also for more layers or channels.
 
-    Raises OutputError for a folder of another model or other settings; what `filter_patterns` raises.
+    Args:
+        model: a module or a Network, as for `filter_patterns`.
+        folder: a new one, an empty one, or one that was begun with the same model and settings.
+        layers: by default the first convolution at each resolution, as in the textbook.
+        k: how many channels of each layer, the first ones; all of them with None.
+        channels: which channels of each layer, in place of `k`.
+        size, steps, preset, quality, seed, precision, progress: as for `filter_patterns`.
+        rectify: whether negative activations count as 0: `"first"` in layers that are linear in the image (see
+            `objectives.channel`), `"always"` or `"never"`.
+        name: the model's, for the manifest; by default its class.
+        ranks: the processes that share the work, from `ranks.joined()`. Other numbers of them compute other batches:
+            the patterns agree as those of `filter_patterns` do.
+
+    Returns:
+        The `Atlas`, as it is in the folder now.
+
+    Raises:
+        OutputError: for a folder of another model or other settings.
+        LayerError, InputError, ModelError: as `filter_patterns`, before anything is written.
+
+    Warns:
+        DeadFilterWarning: of channels asked for to which no gradient comes back from any start.
     """
-    ranks = ranks or Ranks()
-    if not isinstance(seed, int):
-        raise InputError(f"seed is a whole number, not {seed!r}")
-    recipe = choose(preset, quality, **changes)
-    if rectify not in ("first", "always", "never"):
-        raise InputError(f"rectify is 'first', 'always' or 'never', not {rectify!r}")
-    if channels is not None and not (isinstance(channels, int) and channels >= 1):
-        raise InputError(f"channels is how many of each layer, at least 1, not {channels!r}")
-    if isinstance(layers, str):
-        layers = [layers]
+    ranks, recipe = ranks or Ranks(), chosen_recipe(preset, quality, steps)
+    checks.one_of("rectify", rectify, get_args(Rectify))
+    if channels is not None and k not in (None, 64):
+        raise InputError(f"k counts the first channels, channels selects them: give one of the two, not k={k} as well")
+    wanted = None if channels is None else objectives.indices(channels, "channel").flatten().tolist()
+    first = None if k is None or wanted is not None else checks.whole_number("k", k)
+    layers = [layers] if isinstance(layers, str) else layers
     if layers is not None and not layers:
         raise InputError("an atlas is of at least one layer")
-    with untouched(model) as lent:
-        run = AscentRun(lent, recipe, size=size, seed=seed, precision=precision, preprocess=preprocess)
-        plan = _plan(lent, run, layers, channels, rectify)
-        identity = {
-            "model": name or type(unwrap(model)).__name__,
-            "checksum": model_checksum(model),
-            "settings": as_settings(recipe),
-            "rectify": rectify,
-            "size": list(run.shape[1:]),
-            "scale": {"mean": list(run.scale.mean), "std": list(run.scale.std)},
-            "seed": seed,
-            "precision": "bfloat16" if run.low_precision else "float32",
-        }
-
-        def prepare() -> list[list[list[int]]]:
-            opened = ResultFolder.open(folder, KIND, identity)
-            _tidy(opened)
-            known = opened.manifest["progress"].get("layers", [])
-            opened.update(layers=list(dict.fromkeys([*known, *(layer.name for layer in plan)])))
-            return _missing(lent, run, opened, plan, ranks.count * torch.get_num_threads())
-
-        missing = ranks.gather(ranks.once(prepare))[0] or []
-        opened = ResultFolder.read(folder, KIND)
-        problem: Exception | None = None
-        try:
-            _fill(lent, run, opened, plan, missing, ranks, progress)
-        except Exception as error:
-            problem = error
-        finally:
-            if ranks.count == 1:
-                _tidy(opened)
-        ranks.agree(problem)
-        ranks.once(lambda: _tidy(opened))
+    with untouched(model) as module:
+        ascent = Ascent(module, model, recipe, size, None, seed, precision)
+        asked = layers or convolutions(module, torch.zeros(1, *ascent.shape, device="cpu"), first=True)
+        plan = [_layer(ascent, layer, wanted, first, rectify, ranks.count) for layer in dict.fromkeys(asked)]
+        opened = _begun(Path(folder), name or type(module).__name__, ascent, plan, rectify, ranks)
+        _make(ascent, opened, plan, ranks, progress)
+    if ranks.first:
+        for layer in plan:
+            dead = _tensor_of(opened.file(layer.name), "channels")[_tensor_of(opened.file(layer.name), "dead")]
+            warn_dead(layer.name, sorted(layer.channels.intersection(dead.tolist())))
     return Atlas.read(folder)
 
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
+    """A layer of the plan, with its channels in batches."""
+
     name: str
-    channels: list[int]
-    measured: Measured
-    recipe: Recipe
+    batches: Batches
+    rectify: bool
+
+    @property
+    def channels(self) -> set[int]:
+        return {channel for batch in self.batches for channel in batch}
 
 
-def _plan(
-    lent: nn.Module, run: AscentRun, layers: Sequence[str] | None, channels: int | None, rectify: Rectify
-) -> list[_Layer]:
-    if layers is None:
-        layers = convolutions(lent, torch.zeros(1, *run.shape), first=True)
-    plan = []
-    for name in dict.fromkeys(one_call(lent, layer) for layer in layers):
-        measured = run.measure(lent, objectives.channel(name, 0))
-        every = chosen_channels(None, name, measured.shapes)
-        rectified = rectify == "always" or (rectify == "first" and run.is_linear(lent, name))
-        plan.append(_Layer(name, every[:channels], measured, replace(run.recipe, rectify=rectified)))
-    return plan
+def _layer(
+    ascent: Ascent, layer: str, channels: list[int] | None, k: int | None, rectify: Rectify, ranks: int
+) -> _Layer:
+    name = one_call(ascent.module, layer)
+    footprint = ascent.measure(objectives.channel(name, 0))
+    chosen = list(dict.fromkeys(chosen_channels(channels, name, footprint.shapes[name])[:k]))
+    batches = ascent.batches(len(chosen), footprint, layer=name, least=ranks)
+    rectified = rectify == "always" or (rectify == "first" and ascent.is_linear(name))
+    return _Layer(name, [[chosen[i] for i in batch] for batch in batches], rectified)
 
 
-def _missing(
-    lent: nn.Module, run: AscentRun, folder: ResultFolder, plan: list[_Layer], workers: int
-) -> list[list[list[int]]]:  # fmt: skip
-    """For each layer, the batches of channels that are still to be made, by so many workers."""
-    missing = []
-    for layer in plan:
-        there = {c for name, path in _files(folder) if name == layer.name for c in _channels_of(path)}
-        batches: list[list[int]] = []
-        if not there.issuperset(layer.channels):
-            most = max(1, -(-len(layer.channels) // workers))
-            size = run.with_recipe(layer.recipe).batch(lent, layer.name, layer.channels, layer.measured, most)
-            every = [layer.channels[i : i + size] for i in range(0, len(layer.channels), size)]
-            batches = [left for left in ([c for c in batch if c not in there] for batch in every) if left]
-        missing.append(batches)
-    return missing
+def _begun(folder: Path, name: str, ascent: Ascent, plan: list[_Layer], rectify: Rectify, ranks: Ranks) -> ResultFolder:
+    """The folder, made by the first rank, or opened again with what it has of the same model and settings."""
+    identity = {
+        "model": name,
+        "checksum": model_checksum(ascent.module),
+        "settings": as_settings(ascent.recipe),
+        "rectify": rectify,
+        "size": list(ascent.shape[1:]),
+        "scale": {"mean": list(ascent.scale.mean), "std": list(ascent.scale.std)},
+        "seed": ascent.seed,
+        "precision": "bfloat16" if ascent.low_precision else "float32",
+    }
+
+    def prepare() -> None:
+        opened = ResultFolder.open(folder, KIND, identity)
+        _tidy(opened)
+        known = opened.manifest["progress"].get("layers", [])
+        opened.update(layers=list(dict.fromkeys([*known, *(layer.name for layer in plan)])))
+
+    ranks.once(prepare)
+    return ResultFolder.read(folder, KIND)
 
 
-def _fill(
-    lent: nn.Module, run: AscentRun, folder: ResultFolder, plan: list[_Layer], missing: list[list[list[int]]],
-    ranks: Ranks, progress: bool,
-) -> None:  # fmt: skip
-    """Make this rank's share of what is missing."""
+def _make(ascent: Ascent, folder: ResultFolder, plan: list[_Layer], ranks: Ranks, progress: bool) -> None:
+    """Make what is missing, together with the other ranks."""
+    missing = ranks.gather(ranks.once(lambda: [_missing(folder, layer) for layer in plan]))[0] or []
     # Dealt out one by one across all layers: dealt anew for each, those with few batches would all be the first rank's.
     before = list(itertools.accumulate((len(batches) for batches in missing), initial=0))
     shares = [b[(ranks.rank - offset) % ranks.count :: ranks.count] for b, offset in zip(missing, before, strict=False)]
+    problem: Exception | None = None
+    try:
+        _fill(ascent, folder, plan, shares, ranks, progress)
+    except Exception as error:  # told to the other ranks, then raised
+        problem = error
+    finally:
+        if ranks.count == 1:
+            _tidy(folder)
+    ranks.agree(problem)
+    ranks.once(lambda: _tidy(folder))
+
+
+def _missing(folder: ResultFolder, layer: _Layer) -> Batches:
+    """The batches of channels of a layer that are still to be made."""
+    there = {c for name, path in _files(folder) if name == layer.name for c in _tensor_of(path, "channels").tolist()}
+    batches = [[channel for channel in batch if channel not in there] for batch in layer.batches]
+    return [batch for batch in batches if batch]
+
+
+def _fill(
+    ascent: Ascent, folder: ResultFolder, plan: list[_Layer], shares: list[Batches], ranks: Ranks, progress: bool
+) -> None:
+    """Make this rank's share of what is missing."""
     total = sum(len(batch) for batches in shares for batch in batches)
-    with steps_bar(total, "filters", "filters", run.recipe.steps, progress and ranks.first and total > 0) as tick:
+    with steps_bar(total, "filters", "filters", ascent.recipe.steps, progress and ranks.first and total > 0) as bar:
         for layer, batches in zip(plan, shares, strict=True):
             part = _Part(folder, layer, ranks.rank)
             try:
-                if batches:
-                    run.with_recipe(layer.recipe).climb_channels(
-                        lent, layer.name, [c for batch in batches for c in batch], layer.measured, tick,
-                        sizes=[len(batch) for batch in batches], ended=part.add,
-                    )  # fmt: skip
+                for batch in batches:
+                    part.add(batch, ascent.raise_channels(layer.name, batch, batch, bar.update, rectify=layer.rectify))
             finally:
                 part.write()
             if ranks.count == 1:
@@ -218,16 +238,16 @@ class _Part:
         self.parts: list[dict[str, Tensor]] = []
         self.written, self.took = time.monotonic(), 0.0
 
-    def add(self, channels: Sequence[int], found: Found) -> None:
-        values = found.values.cpu()
+    def add(self, channels: Sequence[int], result: Ascended) -> None:
+        values = result.values.cpu()
         fits = float(values.abs().max()) < torch.finfo(torch.float16).max
         self.parts.append(
             {
                 "values": values.half() if fits else values,
-                "scores": found.scores.cpu(),
-                "dead": found.dead.cpu(),
-                "channels": torch.tensor(channels),
-                "rectify": torch.tensor([self.layer.recipe.rectify]),
+                "scores": result.scores.cpu(),
+                "dead": result.dead.cpu(),
+                "channels": torch.tensor(channels, device="cpu"),
+                "rectify": torch.tensor([self.layer.rectify], device="cpu"),
             }
         )
         if time.monotonic() - self.written > max(_SECONDS, 10 * self.took):
@@ -274,19 +294,19 @@ def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def _files(folder: ResultFolder) -> Iterable[tuple[str, Path]]:
     """Each file of patterns with the layer it is of, whole layers before parts."""
-    found = []
+    entries = []
     for path in sorted(folder.path.glob("*.safetensors")):
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
-        except Exception as error:
+        except (OSError, SafetensorError) as error:
             raise OutputError(f"{path} is broken: {error}") from error
         if "layer" in metadata:
-            found.append(("part" in metadata, metadata["layer"], path))
-    return [(layer, path) for _, layer, path in sorted(found, key=lambda item: item[0])]
+            entries.append(("part" in metadata, metadata["layer"], path))
+    return [(layer, path) for _, layer, path in sorted(entries, key=lambda item: item[0])]
 
 
-def _channels_of(path: Path) -> list[int]:
+def _tensor_of(path: Path, name: str) -> Tensor:
     with safe_open(path, "pt") as file:
-        channels: list[int] = file.get_tensor("channels").tolist()
-    return channels
+        tensor: Tensor = file.get_tensor(name)
+    return tensor

@@ -1,98 +1,141 @@
-"""Gradient ascent on the input: what a filter, a class, or any objective wants to see."""
+"""`filter_patterns` and `maximize`: images that make a filter, a class, or any objective strong."""
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import threading
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from torchviz_cnn.ascent import objectives
-from torchviz_cnn.ascent.ascent_run import AscentRun, Found, Precision, Size
+from torchviz_cnn.ascent.loop import Ascended, Ascent, Precision
 from torchviz_cnn.ascent.objectives import Objective
-from torchviz_cnn.ascent.recipes import Normalize, Optimizer, Parameters, Preset, Quality, choose
+from torchviz_cnn.ascent.parameters import Size
+from torchviz_cnn.ascent.recipes import Preset, Quality, Recipe, chosen_recipe
 from torchviz_cnn.ascent.result import Patterns
-from torchviz_cnn.ascent.transformations import Transformation
+from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError
 from torchviz_cnn.core.names import named_layers, resolve
+from torchviz_cnn.core.warn import warn
+from torchviz_cnn.hooks.inputs import Input, batch_of
+from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.hooks.untouched import untouched
-from torchviz_cnn.media.images import Preprocess
 
 
 def filter_patterns(
-    model: nn.Module, layer: str, channels: int | Iterable[int] | None = None, *, size: Size | None = None,
-    steps: int | None = None, step: float | None = None, preset: Preset | None = None, quality: Quality | None = None,
-    normalize: Normalize | None = None, border: int | None = None, rectify: bool | None = None,
-    parameters: Parameters | None = None, optimizer: Optimizer | None = None,
-    transformations: Sequence[Transformation] | None = None, start: Tensor | None = None, seed: int = 0,
-    precision: Precision = "float32", preprocess: Preprocess | None = None, batch_size: int | None = None,
-    compile: bool = False, progress: bool = False,
-) -> Patterns:  # fmt: skip
-    """What channels of a layer want to see: for each, an image that makes it strong, by gradient ascent from noise.
+    model: Model,
+    layer: str,
+    channels: int | Iterable[int] | None = None,
+    *,
+    size: Size | None = None,
+    steps: int | None = None,
+    preset: Preset | Recipe | None = None,
+    quality: Quality | None = None,
+    start: Input | None = None,
+    seed: int = 0,
+    precision: Precision = "float32",
+    batch_size: int | None = None,
+    compile: bool = False,
+    progress: bool = False,
+) -> Patterns:
+    """Make for each channel of a layer an image to which it responds strongly, by gradient ascent from noise.
 
-    `channels`: one, several, or all of the layer. `preset`: `"dlwp-2025"` (the default) and `"dlwp-2017"` are the
-    textbook's two editions; `"clean"`, the same as `quality="clean"`, changes the image's spectrum in decorrelated colours
-    while it moves about a little. The other options replace one constant each of the preset (see `Recipe`): `size` in pixels
-    or (H, W), `steps`, `step`, `normalize`, `border`, `rectify`, `parameters`, `optimizer`, `transformations`. For a network's
-    first convolution `rectify=True` is wanted, see `objectives.channel`.
+    The noise of a channel depends on (seed, layer, channel) alone. In any batch a pattern is the same to 1e-5
+    (relative) after the first steps, and after 30 as a picture: of 8 bits, values differ by 2 on average at most. Only
+    the part of the network up to the layer runs, and of a plain convolution only the channels asked for. A channel to
+    which no gradient comes back is started anew twice.
 
-    Images are on the scale of the model's input, and so are steps. Noise is drawn on a photo's scale, 0..1, and brought to the
-    model's by its preprocessing, where `load_model` knows it or `preprocess` tells; else 0..1 it is. `start`, an image
-    (C, H, W) or one for each channel, takes the noise's place. The noise of a channel depends on (seed, layer, channel)
-    alone, and no pattern on what other channels were asked for.
+    Args:
+        model: a module or a Network. Noise is drawn on a photo's scale, 0..1, and brought to the input's by the
+            Network's preprocessing; of a plain module, 0..1 is taken for the input's scale.
+        layer: the name of a layer that gives maps (B, C, h, w) or features (B, C). For a network's first convolution
+            `Recipe.named(..., rectify=True)` is wanted, see `objectives.channel`.
+        channels: one, several, or all of the layer (None).
+        size: side, or (height, width), of the images in pixels; by default the recipe's.
+        steps: how many steps, at least 0; by default the recipe's.
+        preset: the name of a preset, by default `"dlwp-2025"`, or a `Recipe`, as `Recipe.named` gives it.
+        quality: `"clean"` stands for the preset of that name, `"textbook"` for the default.
+        start: an image (C, H, W), one for each channel (n, C, H, W) or, with a Network, photos, in place of the noise.
+        seed: of the noise and the movements, at least 0.
+        precision: `"bfloat16"` computes the network in it, `"auto"` only where the processor is made for it.
+        batch_size: how many channels are computed at once; by default as many as is fast.
+        compile: whether `torch.compile` is used.
+        progress: whether a progress bar is shown.
 
-    Only the part of the network up to the layer runs, of a convolution only the channels asked for. `precision="auto"`
-    computes in bfloat16 where the processor is made for it. `batch_size`: as suits the network, if not told. `compile` uses
-    `torch.compile`.
+    Returns:
+        `Patterns`: `values` (n, C, H, W), `scores` (n, steps + 1), and the channels that are `dead`.
 
-    Gives `Patterns`: `values` (n, C, H, W) and `scores` (n, steps + 1). A channel to which no gradient comes back is started
-    anew twice, then listed in `dead`, with a DeadFilterWarning. Raises LayerError for a layer that is not there or gives no
-    features, InputError for channels and options that do not exist, ModelError where no gradient can come back.
+    Raises:
+        LayerError: for a layer that does not exist or gives no features.
+        InputError: for channels and options that do not exist.
+        ModelError: where no gradient can come back, or it is NaN.
+
+    Warns:
+        DeadFilterWarning: of channels to which no gradient comes back from any start.
 
     Erhan et al. 2009; Simonyan et al., arXiv 1312.6034.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    >>> found = filter_patterns(model, "2", [0, 3], size=24, steps=5)
-    >>> found.values.shape, found.scores.shape, found.channels.tolist()
+    >>> patterns = filter_patterns(model, "2", [0, 3], size=24, steps=5)
+    >>> patterns.values.shape, patterns.scores.shape, patterns.channels.tolist()
     (torch.Size([2, 3, 24, 24]), torch.Size([2, 6]), [0, 3])
     """
-    recipe = choose(
-        preset, quality, steps=steps, step=step, normalize=normalize, border=border, rectify=rectify, parameters=parameters,
-        optimizer=optimizer, transformations=transformations,
-    )  # fmt: skip
-    with untouched(model) as lent:
-        layer = one_call(lent, layer)
-        run = AscentRun(
-            lent, recipe, size=size, start=start, seed=seed, precision=precision, preprocess=preprocess,
-            batch_size=batch_size, compile=compile,
-        )  # fmt: skip
-        measured = run.measure(lent, objectives.channel(layer, 0))
-        chosen = chosen_channels(channels, layer, measured.shapes)
-        if run.start is not None and len(run.start) not in (1, len(chosen)):
-            raise InputError(f"there are {len(run.start)} images to start from, for {len(chosen)} patterns")
-        with steps_bar(len(chosen), layer, "filters", recipe.steps, progress) as tick:
-            found = run.climb_channels(lent, layer, chosen, measured, tick)
-    return channel_patterns(run, layer, chosen, found)
+    recipe, first = chosen_recipe(preset, quality, steps), _start(model, start)
+    with untouched(model) as module:
+        layer = one_call(module, layer)
+        ascent = Ascent(module, model, recipe, size, first, seed, precision, batch_size, compile)
+        footprint = ascent.measure(objectives.channel(layer, 0))
+        chosen = chosen_channels(channels, layer, footprint.shapes[layer])
+        if first is not None and first.ndim == 4 and len(first) not in (1, len(chosen)):
+            raise InputError(f"there are {len(first)} images to start from, for {len(chosen)} patterns")
+        with steps_bar(len(chosen), layer, "filters", recipe.steps, progress) as bar:
+            batches = ascent.batches(len(chosen), footprint, layer=layer)
+            result = Ascended.joined(
+                [ascent.raise_channels(layer, [chosen[i] for i in batch], batch, bar.update) for batch in batches]
+            )
+    dead = tuple(channel for channel, gone in zip(chosen, result.dead.tolist(), strict=True) if gone)
+    warn_dead(layer, dead)
+    text, index = f"channels of {layer}", torch.tensor(chosen, device="cpu")
+    return Patterns(result.values, result.scores, text, recipe, ascent.scale, layer, index, dead, ascent.seed)
 
 
 def maximize(
-    model: nn.Module, objective: Objective, images: int | None = None, *, size: Size | None = None,
-    steps: int | None = None, step: float | None = None, preset: Preset | None = None, quality: Quality | None = None,
-    normalize: Normalize | None = None, parameters: Parameters | None = None, optimizer: Optimizer | None = None,
-    transformations: Sequence[Transformation] | None = None, start: Tensor | None = None, seed: int = 0,
-    precision: Precision = "float32", preprocess: Preprocess | None = None, batch_size: int | None = None,
-    compile: bool = False, progress: bool = False,
-) -> Patterns:  # fmt: skip
-    """Images that make an objective large, by gradient ascent from noise, or from `start`, a photo for instance.
+    model: Model,
+    objective: Objective,
+    images: int | None = None,
+    *,
+    size: Size | None = None,
+    steps: int | None = None,
+    preset: Preset | Recipe | None = None,
+    quality: Quality | None = None,
+    start: Input | None = None,
+    seed: int = 0,
+    precision: Precision = "float32",
+    batch_size: int | None = None,
+    compile: bool = False,
+    progress: bool = False,
+) -> Patterns:
+    """Make images that an objective is large for, by gradient ascent from noise, or from a photo.
 
-    `objective`: of `torchviz_cnn.objectives`. `images`: how many, each from its own noise; by default 1, or as many as the
-    objective has channels, or as `start` (n, C, H, W) has images. Everything else as for `filter_patterns`, by default
-    for the size of the preset; `dead` holds the images to which no gradient comes back.
+    Args:
+        model: a module or a Network, as for `filter_patterns`.
+        objective: what is raised, made by the functions of `torchviz_cnn.objectives`.
+        images: how many, each from its own noise; by default 1, or as many as the objective has channels or classes, or
+            as there are images in `start`.
+        size, steps, preset, quality: the recipe, as for `filter_patterns`; `border` and `rectify` are the objective's.
+        start: an image (C, H, W), several (n, C, H, W) or, with a Network, photos, in place of the noise.
+        seed, precision, batch_size, compile, progress: as for `filter_patterns`.
+
+    Returns:
+        `Patterns`, in which `dead` holds the images to which no gradient comes back.
+
+    Raises:
+        LayerError, InputError, ModelError: as `filter_patterns`.
+
+    Warns:
+        DeadFilterWarning: of images to which no gradient comes back from any start.
 
     >>> from torchviz_cnn import objectives
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
@@ -100,104 +143,80 @@ def maximize(
     >>> maximize(model, goal, images=2, size=24, steps=5).values.shape
     torch.Size([2, 3, 24, 24])
     """
-    if not isinstance(objective, Objective):
-        raise InputError(
-            f"maximize takes an objective, such as objectives.channel(layer, 0), not a {type(objective).__name__}"
-        )
-    recipe = choose(
-        preset, quality, steps=steps, step=step, normalize=normalize, parameters=parameters, optimizer=optimizer,
-        transformations=transformations,
-    )  # fmt: skip
-    if images is not None and not (isinstance(images, int) and images >= 1):
-        raise InputError(f"images is how many, at least 1, not {images!r}")
-    counts = {objective.count, images, len(start) if isinstance(start, Tensor) and start.ndim == 4 else None} - {None}
-    if len(counts) > 1:
-        given = "noise" if start is None else f"a start {tuple(start.shape)}"
-        asked = "as many as needed" if images is None else images
-        raise InputError(f"{asked} images were asked for, for {objective.text}, from {given}: that does not fit")
-    count = counts.pop() if counts else 1
-    with untouched(model) as lent:
+    recipe, first = chosen_recipe(preset, quality, steps), _start(model, start)
+    count = _count(objective, images, first)
+    with untouched(model) as module:
         for name in objective.layers:
-            one_call(lent, name)
-        run = AscentRun(
-            lent, recipe, size=size, start=start, seed=seed, precision=precision, preprocess=preprocess,
-            batch_size=batch_size, compile=compile,
-        )  # fmt: skip
-        measured = run.measure(lent, objective)
-        with steps_bar(count or 1, "maximize", "images", recipe.steps, progress) as tick:
-            found = run.climb_objective(lent, objective, count or 1, measured, tick)
-    dead = tuple(i for i, gone in enumerate(found.dead.tolist()) if gone)
+            one_call(module, name)
+        ascent = Ascent(module, model, recipe, size, first, seed, precision, batch_size, compile)
+        footprint = ascent.measure(objective)
+        batches = [range(count)] if objective.couples else ascent.batches(count, footprint)
+        with steps_bar(count, "maximize", "images", recipe.steps, progress) as bar:
+            result = Ascended.joined([ascent.raise_objective(objective, batch, bar.update) for batch in batches])
+    dead = tuple(i for i, gone in enumerate(result.dead.tolist()) if gone)
     if dead:
-        _warn(f"no gradient comes back from {objective.text} to images {_some(dead)}: they stay noise")
-    return Patterns(found.values, found.scores, objective.text, recipe, run.scale, dead=dead, seed=seed)
-
-
-def channel_patterns(run: AscentRun, layer: str, channels: Sequence[int], found: Found) -> Patterns:
-    """What a run found for channels of a layer; warns (DeadFilterWarning) of dead ones."""
-    dead = tuple(c for c, gone in zip(channels, found.dead.tolist(), strict=True) if gone)
-    if dead:
-        _warn(f"no gradient comes back from channels {_some(dead)} of layer {layer!r}: they are dead on noise")
-    return Patterns(
-        found.values, found.scores, f"channels of {layer}", run.recipe, run.scale, layer, torch.tensor(channels), dead,
-        run.seed,
-    )  # fmt: skip
+        warn(
+            f"no gradient comes back from {objective.text} to images {_some(dead)}: they stay noise", DeadFilterWarning
+        )
+    return Patterns(result.values, result.scores, objective.text, recipe, ascent.scale, dead=dead, seed=ascent.seed)
 
 
 def one_call(model: nn.Module, layer: str) -> str:
-    """The name under which a layer's call is known; raises LayerError for one that is not there, or stands for several."""
+    """The name of a layer's call; raises LayerError for one that is not there, or stands for several."""
     call = resolve(model, named_layers(model), layer)
     if call.index is None:
         raise LayerError(f"{layer!r} is every call of {call.name!r}: name one, as {call.name!r} or '{call.name}#1'")
     return str(call)
 
 
-def chosen_channels(
-    channels: int | Iterable[int] | None, layer: str, shapes: Mapping[str, tuple[int, ...]]
-) -> list[int]:
+def chosen_channels(channels: int | Iterable[int] | None, layer: str, shape: tuple[int, ...]) -> list[int]:
     """The channels asked for, checked against what the layer gives; all of them for None."""
-    (shape,) = shapes.values()
     if len(shape) not in (1, 3):
         gives = ("B", *shape) if shape else "no tensor"
         raise LayerError(f"layer {layer!r} gives {gives}, neither maps (B, C, h, w) nor features (B, C)")
     if channels is None:
         return list(range(shape[0]))
     chosen: list[int] = objectives.indices(channels, "channel").flatten().tolist()
-    wrong = [c for c in chosen if not 0 <= c < shape[0]]
-    if wrong or not chosen:
-        raise InputError(
-            f"channel {wrong[0]} is out of range: layer {layer!r} has {shape[0]} channels, 0 to {shape[0] - 1}"
-            if wrong
-            else f"no channel of layer {layer!r} was asked for"
-        )
+    objectives.require_channels(chosen, layer, shape[0])
     return chosen
 
 
-@contextlib.contextmanager
-def steps_bar(count: int, name: str, unit: str, steps: int, progress: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar in whole images, that moves at every step: what it gives takes how many images took one.
+def warn_dead(layer: str, dead: Sequence[int]) -> None:
+    """Warn (DeadFilterWarning) of channels of a layer to which no gradient comes back, if there are any."""
+    if dead:
+        warn(f"no gradient comes back from channels {_some(dead)} of layer {layer!r}: they are dead", DeadFilterWarning)
 
-    Any thread may call that; the bar itself is moved in this one alone, as tqdm's lock is not safe from interrupts.
-    """
-    shape = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
-    with tqdm(
-        total=count * (steps + 1), desc=name, unit=unit, unit_scale=1 / (steps + 1), bar_format=shape, leave=False,
-        disable=not progress,
-    ) as bar:  # fmt: skip
-        own, taken = threading.get_ident(), queue.SimpleQueue[int]()
 
-        def tick(images: int) -> None:
-            taken.put(images)
-            if threading.get_ident() == own:
-                with contextlib.suppress(queue.Empty):
-                    while True:
-                        bar.update(taken.get_nowait())
+def steps_bar(count: int, name: str, unit: str, steps: int, progress: bool) -> tqdm[Any]:
+    """A progress bar in whole images, that moves at every step: `update` takes how many images took one."""
+    total, scale = count * (steps + 1), 1 / (steps + 1)
+    form = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+    off = not progress
+    return tqdm(total=total, desc=name, unit=unit, unit_scale=scale, bar_format=form, leave=False, disable=off)
 
-        yield tick
+
+def _start(model: Model, start: Input | None) -> Tensor | None:
+    """The images to start from, (n, C, H, W) or, of a single one, (C, H, W)."""
+    if start is None or isinstance(start, Tensor):
+        return start
+    batch, _ = batch_of(model, start)
+    return batch[0] if len(batch) == 1 else batch
+
+
+def _count(objective: Objective, images: int | None, start: Tensor | None) -> int:
+    """How many images `maximize` makes."""
+    if not isinstance(objective, Objective):
+        raise InputError(
+            f"maximize takes an objective, such as objectives.channel(layer, 0), not a {type(objective).__name__}"
+        )
+    asked = None if images is None else checks.whole_number("images", images)
+    counts = {objective.count, asked, len(start) if start is not None and start.ndim == 4 else None} - {None}
+    if len(counts) > 1:
+        given = "noise" if start is None else f"a start {tuple(start.shape)}"
+        number = "as many as needed" if images is None else images
+        raise InputError(f"{number} images were asked for, for {objective.text}, from {given}: that does not fit")
+    return counts.pop() or 1 if counts else 1
 
 
 def _some(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers[:10])) + f" and {len(numbers) - 10} more" * (len(numbers) > 10)
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, DeadFilterWarning, stacklevel=4)

@@ -17,13 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, LayerError
-from torchviz_cnn.scores.targets import Score, check_score, class_outputs, resolve_target, score_of
+from torchviz_cnn.scores.targets import Score, Targets, check_score
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """What an objective looks at: a part of a batch, with what the network made of it."""
+class Evaluation:
+    """What an objective measures: some images, and what the network computes from them."""
 
     images: Tensor
     """On the scale of the model's input: (B, C, H, W)."""
@@ -32,15 +33,17 @@ class Seen:
     output: Any
     """What the network gave, where the objective needs it."""
     rows: Tensor
-    """Which images of the whole batch these are: (B,)."""
+    """Which of all images these are: (B,)."""
+    categories: tuple[str, ...] | None = None
+    """The names of the classes, where they are known."""
 
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """A number for each image, to be raised by `maximize`. Made by the functions of this module, joined by `+ - * /`."""
+    """A number for each image, which `maximize` raises; made by the functions of this module, joined by `+ - * /`."""
 
     text: str
-    value: Callable[[Seen], Tensor]
+    value: Callable[[Evaluation], Tensor]
     """Gives (B,)."""
     layers: tuple[str, ...] = ()
     needs_output: bool = False
@@ -83,41 +86,35 @@ class Objective:
         return self.text
 
 
-def channel(
-    layer: str, channel: int | Sequence[int] | Tensor, *, border: int = 0, rectify: bool = False
-) -> Objective:  # fmt: skip
-    """The mean activation of a channel of a layer, (B, C, h, w) or (B, C); of several, one for each image.
+def channel(layer: str, channel: int | Sequence[int] | Tensor, *, border: int = 0, rectify: bool = False) -> Objective:
+    """Take the mean activation of a channel of a layer, (B, C, h, w) or (B, C); of several, one for each image.
 
-    `border` positions on each side of the map do not count, as they see the image's padding; on small maps fewer, so
-    that at least one is left. `rectify` counts negative activations as 0, as a Keras convolution with its ReLU does: a first
-    convolution is linear in the image, and the mean of its whole map hardly depends on where edges are. Raises
-    InputError for a negative border.
+    `border` positions on each side of the map do not count, as the image's padding reaches them; on small maps fewer,
+    so that at least one is left. `rectify` counts negative activations as 0, as a Keras convolution with its ReLU does:
+    a first convolution is linear in the image, and the mean of its whole map hardly depends on where edges are.
 
     >>> channel("features.10", 12, border=2) - 0.1 * total_variation()
     channel('features.10', 12, border=2) - 0.1 * total_variation()
     """
-    index = _indices(channel, "channel")
-    if border < 0:
-        raise InputError(f"border is at least 0, not {border}")
+    index = indices(channel, "channel")
+    border = checks.whole_number("border", border, 0)
 
-    def value(seen: Seen) -> Tensor:
-        chosen = inner(_chosen(_maps(seen, layer), layer, index, seen.rows), border)
+    def value(given: Evaluation) -> Tensor:
+        chosen = inner(_chosen(_maps(given, layer), layer, index, given.rows), border)
         return (chosen.relu() if rectify else chosen).mean((1, 2))
 
-    text = f"channel({layer!r}, {_shown(index)}{f', border={border}' if border else ''}{', rectify=True' * rectify})"
-    return Objective(text, value, (layer,), count=_count(index))
+    options = f", border={border}" * bool(border) + ", rectify=True" * rectify
+    return Objective(f"channel({layer!r}, {_shown(index.tolist())}{options})", value, (layer,), count=_count(index))
 
 
-def unit(
-    layer: str, channel: int | Sequence[int] | Tensor, position: tuple[int, int] | None = None
-) -> Objective:  # fmt: skip
-    """The activation of one unit: a channel of a layer at (row, column), by default in the middle of the map."""
-    index = _indices(channel, "channel")
+def unit(layer: str, channel: int | Sequence[int] | Tensor, position: tuple[int, int] | None = None) -> Objective:
+    """Take the activation of one unit: a channel of a layer at (row, column), by default in the middle of the map."""
+    index = indices(channel, "channel")
     if position is not None and indices(position, "position").shape != (2,):
         raise InputError(f"a position is a row and a column, not {position!r}")
 
-    def value(seen: Seen) -> Tensor:
-        chosen = _chosen(_maps(seen, layer), layer, index, seen.rows)
+    def value(given: Evaluation) -> Tensor:
+        chosen = _chosen(_maps(given, layer), layer, index, given.rows)
         height, width = chosen.shape[1:]
         row, column = position if position is not None else (height // 2, width // 2)
         if not (-height <= row < height and -width <= column < width):
@@ -127,20 +124,20 @@ def unit(
         return chosen[:, row, column]
 
     where = "" if position is None else f", {tuple(position)}"
-    return Objective(f"unit({layer!r}, {_shown(index)}{where})", value, (layer,), count=_count(index))
+    return Objective(f"unit({layer!r}, {_shown(index.tolist())}{where})", value, (layer,), count=_count(index))
 
 
 def layer(layer: str) -> Objective:
-    """The mean square of all activations of a layer: DeepDream's objective (Mordvintsev et al. 2015)."""
+    """Take the mean square of all activations of a layer: DeepDream's objective (Mordvintsev et al. 2015)."""
 
-    def value(seen: Seen) -> Tensor:
-        return _maps(seen, layer).square().mean((1, 2, 3))
+    def value(given: Evaluation) -> Tensor:
+        return _maps(given, layer).square().mean((1, 2, 3))
 
     return Objective(f"layer({layer!r})", value, (layer,))
 
 
 def direction(layer: str, vector: Sequence[float] | Tensor, *, cosine_power: float = 0.0) -> Objective:
-    """How far the activations (B, C, h, w) of a layer point in a direction (C,): the mean of their dot product.
+    """Measure how far the activations (B, C, h, w) of a layer point in a direction (C,): the mean of their dot product.
 
     With `cosine_power` p, each position counts times max(0.1, cosine) ** p: the direction more, the length less.
     """
@@ -150,8 +147,8 @@ def direction(layer: str, vector: Sequence[float] | Tensor, *, cosine_power: flo
         except (TypeError, ValueError, RuntimeError):
             raise InputError(f"a direction is a vector of numbers, not {vector!r}") from None
 
-    def value(seen: Seen) -> Tensor:
-        maps = _maps(seen, layer)
+    def value(given: Evaluation) -> Tensor:
+        maps = _maps(given, layer)
         if maps.shape[1] != len(towards):
             raise InputError(f"a direction in layer {layer!r} has {maps.shape[1]} numbers, not {len(towards)}")
         to = towards.to(maps)[:, None, None]
@@ -165,31 +162,36 @@ def direction(layer: str, vector: Sequence[float] | Tensor, *, cosine_power: flo
     return Objective(f"direction({layer!r}, {len(towards)} numbers{power})", value, (layer,))
 
 
-def class_score(target: int | Sequence[int] | Tensor, *, score: Score = "logit") -> Objective:
-    """The score of a class, or of one class for each image: the logit, or as `score` says. Runs the whole network.
+def class_score(target: int | str | Sequence[int | str] | Tensor, *, score: Score = "logit") -> Objective:
+    """Take the score of a class, or of one class for each image: the logit, or as `score` says. Runs the whole network.
+
+    A class is an index or, of a Network that has names for its classes, a name.
 
     Simonyan et al., arXiv 1312.6034.
     """
-    index = _indices(target, "target")
     check_score(score)
+    names = [target] if isinstance(target, str) else target if isinstance(target, (list, tuple)) else []
+    by_name = any(isinstance(name, str) for name in names)
+    asked: Any = target if by_name else indices(target, "target").tolist()
+    several = not isinstance(asked, (int, str))
 
-    def value(seen: Seen) -> Tensor:
-        outputs = class_outputs(seen.output, len(seen.images)).float()
-        chosen = index if index.ndim == 0 else index.to(seen.rows.device)[seen.rows]
-        return score_of(outputs, resolve_target(chosen, outputs)[0], score)[:, 0]
+    def value(given: Evaluation) -> Tensor:
+        wanted = [asked[row] for row in given.rows.tolist()] if several else asked
+        return Targets.of(given.output, len(given.images), wanted, score, given.categories).scores[:, 0]
 
     how = "" if score == "logit" else f", score={score!r}"
-    return Objective(f"class_score({_shown(index)}{how})", value, needs_output=True, count=_count(index))
+    text = f"class_score({_shown(asked)}{how})"
+    return Objective(text, value, needs_output=True, count=len(asked) if several else None)
 
 
 def diversity(layer: str) -> Objective:
-    """How different the images of a batch look to a layer: 1 - the mean cosine between their Gram matrices, 0 to 1.
+    """Measure how different the images of a batch are to a layer: 1 - the mean cosine of their Gram matrices, 0 to 1.
 
-    To be added with a positive weight: `channel("features.10", 12) + 5 * diversity("features.10")`. Needs several images.
+    It is added with a positive weight: `channel("features.10", 12) + 5 * diversity("features.10")`, for several images.
     """
 
-    def value(seen: Seen) -> Tensor:
-        maps = _maps(seen, layer).flatten(2)
+    def value(given: Evaluation) -> Tensor:
+        maps = _maps(given, layer).flatten(2)
         if len(maps) < 2:
             raise InputError("diversity compares the images of a batch: ask for at least 2")
         grams = F.normalize((maps @ maps.transpose(1, 2)).flatten(1), dim=1)
@@ -200,10 +202,10 @@ def diversity(layer: str) -> Objective:
 
 
 def total_variation() -> Objective:
-    """How rough an image is: the mean absolute difference between neighbouring values, across plus down. To subtract."""
+    """Measure how rough an image is, to subtract it: the mean absolute difference of neighbours, across plus down."""
 
-    def value(seen: Seen) -> Tensor:
-        x = seen.images
+    def value(given: Evaluation) -> Tensor:
+        x = given.images
         parts = [x.diff(dim=dim).abs().mean((1, 2, 3)) for dim in (2, 3) if x.shape[dim] > 1]
         return torch.stack(parts).sum(0) if parts else x.new_zeros(len(x))
 
@@ -211,10 +213,10 @@ def total_variation() -> Objective:
 
 
 def l2() -> Objective:
-    """How far an image is from zero, the model's mean colour: the root of the mean of its squares. To subtract."""
+    """Measure how far an image is from zero, the mean colour, to subtract it: the root of the mean of its squares."""
 
-    def value(seen: Seen) -> Tensor:
-        return (seen.images.square().mean((1, 2, 3)) + 1e-12).sqrt()
+    def value(given: Evaluation) -> Tensor:
+        return (given.images.square().mean((1, 2, 3)) + 1e-12).sqrt()
 
     return Objective("l2()", value)
 
@@ -225,27 +227,32 @@ def inner(maps: Tensor, border: int) -> Tensor:
     return maps[..., rows : maps.shape[-2] - rows, columns : maps.shape[-1] - columns]
 
 
-def _maps(seen: Seen, layer: str) -> Tensor:
+def _maps(given: Evaluation, layer: str) -> Tensor:
     """The activations of a layer as (B, C, h, w) in float32."""
-    maps = seen.activations[layer]
+    maps = given.activations[layer]
     if not isinstance(maps, Tensor) or maps.ndim not in (2, 4):
         shape = tuple(maps.shape) if isinstance(maps, Tensor) else f"a {type(maps).__name__}"
         raise LayerError(f"layer {layer!r} gives {shape}, neither maps (B, C, h, w) nor features (B, C)")
-    if len(maps) != len(seen.images):
-        raise LayerError(f"layer {layer!r} gives {len(maps)} maps for {len(seen.images)} images")
+    if len(maps) != len(given.images):
+        raise LayerError(f"layer {layer!r} gives {len(maps)} maps for {len(given.images)} images")
     return (maps if maps.ndim == 4 else maps[:, :, None, None]).float()
 
 
 def _chosen(maps: Tensor, layer: str, index: Tensor, rows: Tensor) -> Tensor:
     """The map (B, h, w) of one channel, or of one for each image."""
-    wrong = index[(index < 0) | (index >= maps.shape[1])]
-    if len(wrong):
-        raise InputError(
-            f"channel {int(wrong[0])} is out of range: layer {layer!r} has {maps.shape[1]} channels, 0 to {maps.shape[1] - 1}"
-        )
+    require_channels(index.flatten().tolist(), layer, maps.shape[1])
     if index.ndim == 0:
         return maps[:, int(index)]
     return maps[torch.arange(len(maps), device=maps.device), index.to(maps.device)[rows]]
+
+
+def require_channels(channels: Sequence[int], layer: str, count: int) -> None:
+    """Raise InputError for the first of these channels that a layer of so many channels does not have."""
+    for channel in channels:
+        if not 0 <= channel < count:
+            raise InputError(
+                f"channel {channel} is out of range: layer {layer!r} has {count} channels, 0 to {count - 1}"
+            )
 
 
 def indices(given: Any, what: str) -> Tensor:
@@ -254,7 +261,7 @@ def indices(given: Any, what: str) -> Tensor:
         values = given.tolist() if isinstance(given, (Tensor, np.ndarray)) else given
         several = isinstance(values, Iterable)
         each: list[Any] = list(values) if several else [values]
-        if isinstance(values, (str, bytes)) or any(isinstance(value, bool) for value in each):
+        if not each or isinstance(values, (str, bytes)) or any(isinstance(value, bool) for value in each):
             raise TypeError
         numbers = [operator.index(value) for value in each]
         with torch.inference_mode(False):  # it is to take part in a graph, wherever it was made
@@ -263,25 +270,15 @@ def indices(given: Any, what: str) -> Tensor:
         raise InputError(f"a {what} is an index, or one for each image, not {given!r}") from None
 
 
-def _indices(given: Any, what: str) -> Tensor:
-    index = indices(given, what)
-    if not index.numel():
-        raise InputError(f"a {what} is an index, or one for each image, not {given!r}")
-    return index
-
-
 def _count(index: Tensor) -> int | None:
     return None if index.ndim == 0 else len(index)
 
 
-def _shown(index: Tensor) -> str:
-    values = index.tolist()
-    return str(values if index.ndim == 0 or len(values) <= 8 else f"[{values[0]}, ..., {values[-1]}]")
+def _shown(asked: Any) -> str:
+    return f"[{asked[0]!r}, ..., {asked[-1]!r}]" if isinstance(asked, (list, tuple)) and len(asked) > 8 else repr(asked)
 
 
-def _joined(
-    a: Objective | float, b: Objective | float, operation: Callable[[Any, Any], Any], sign: str
-) -> Objective:  # fmt: skip
+def _joined(a: Objective | float, b: Objective | float, operation: Callable[[Any, Any], Any], sign: str) -> Objective:
     for side in (a, b):
         if not isinstance(side, (Objective, Real)):
             raise InputError(f"an objective is joined with objectives and numbers, not with a {type(side).__name__}")
@@ -290,8 +287,8 @@ def _joined(
     if len(counts) > 1:
         raise InputError(f"objectives for {counts[0]} and for {counts[1]} images cannot be joined")
 
-    def value(seen: Seen) -> Tensor:
-        x, y = (side.value(seen) if isinstance(side, Objective) else side for side in (a, b))
+    def value(given: Evaluation) -> Tensor:
+        x, y = (side.value(given) if isinstance(side, Objective) else side for side in (a, b))
         return operation(x, y)  # type: ignore[no-any-return]
 
     return Objective(

@@ -11,18 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.media.images import Preprocess
 
 # Written by scripts/colour_statistics.py: the square root of the covariance of the colours of 700 photos of ImageNet's
-# classes, 0..1, divided by its largest column norm. A column is a colour that varies on its own: light and dark, blue and
-# yellow, green and magenta.
+# classes, 0..1, divided by its largest column norm. A column is a colour that varies on its own: light and dark, blue
+# and yellow, green and magenta.
 COLOURS = (
     (0.562, 0.205, 0.056),
     (0.581, -0.001, -0.115),
     (0.589, -0.195, 0.060),
 )
 
+Size = int | tuple[int, int]
+_LARGEST = 100_000_000
 _PLAIN: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever the caller's defaults are, noise is the same
 
 
@@ -70,9 +73,9 @@ class ImageParameters:
 def pixels(
     shape: tuple[int, int, int], scale: InputScale = InputScale(), low: float = 0.4, high: float = 0.6
 ) -> ImageParameters:
-    """The values of an image (C, H, W) themselves, on the scale of the model's input; uniform noise at the start.
+    """Change the values of an image (C, H, W) themselves, on the input's scale; they start as uniform noise.
 
-    `low` and `high` are on a photo's scale, 0..1; a second attempt draws from all of it, a third in patches of 16 pixels.
+    `low` and `high` are on a photo's scale, 0..1; a second attempt draws from all of it, a third in 16-pixel patches.
     """
     if not low <= high:
         raise InputError(f"noise goes from a low to a high value, not from {low} to {high}")
@@ -90,7 +93,7 @@ def pixels(
 def fourier(
     shape: tuple[int, int, int], scale: InputScale = InputScale(), decay: float = 1.0, deviation: float = 0.01
 ) -> ImageParameters:
-    """The spectrum of an image (C, H, W) divided by frequency ** decay, in colours that vary independently in photos.
+    """Change the spectrum of an image (C, H, W) over frequency ** decay, in colours that photos vary in independently.
 
     Steps of one size then change all frequencies and colours of an image as much as photos vary in them. The values
     end between 0 and 1 (a sigmoid), then on the model's scale. Networks of other than 3 channels keep their channels.
@@ -114,3 +117,23 @@ def fourier(
         return scale.to_input(mixed.sigmoid())
 
     return ImageParameters(start, images)
+
+
+def image_size(size: Size) -> tuple[int, int]:
+    """Height and width of images. Raises InputError for sides that are not possible."""
+    height, width = checks.sides("size", size)
+    if height * width > _LARGEST:
+        raise InputError(f"size is at most {_LARGEST:,} pixels in all, not {size!r}")
+    return height, width
+
+
+def start_images(start: Tensor, channels: int, size: Size | None) -> Tensor:
+    """Images (n, C, H, W) to start from, one or several. Raises InputError for others than the model takes."""
+    if start.ndim not in (3, 4) or start.shape[-3] != channels:
+        wanted = f"({channels}, H, W), or one for each pattern (n, {channels}, H, W)"
+        raise InputError(f"start is an image {wanted}, not {tuple(start.shape)}")
+    if not start.numel() or not start.is_floating_point() or not bool(start.isfinite().all()):
+        raise InputError(f"start is an image of finite floating point values, as preprocess gives, not {start.dtype}")
+    if size is not None and tuple(start.shape[-2:]) != image_size(size):
+        raise InputError(f"start is {tuple(start.shape[-2:])}, which is not the size asked for, {size}")
+    return (start if start.ndim == 4 else start[None]).detach()

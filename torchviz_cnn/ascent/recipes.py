@@ -1,14 +1,14 @@
-"""How gradient ascent goes about it: the textbook's two editions to the constant, and one that gives cleaner pictures."""
+"""`Recipe`: the constants of gradient ascent. The textbook's two editions, and one that gives cleaner pictures."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from torchviz_cnn.ascent.transformations import Transformation, jitter, rotate, scale
-from torchviz_cnn.core.errors import InputError, did_you_mean
+from torchviz_cnn.core import checks
+from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.media.render import Order
 
 Preset = Literal["dlwp-2017", "dlwp-2025", "clean"]
@@ -21,7 +21,10 @@ Display = Literal["standardised", "deviation-0.1", "photo"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """All the constants of gradient ascent on an image, and of showing it."""
+    """All the constants of gradient ascent on an image, and of showing it; `Recipe.named` gives a preset with changes.
+
+    Raises InputError for a constant out of range.
+    """
 
     name: str
     size: int
@@ -30,8 +33,8 @@ class Recipe:
     step: float
     """How far a step goes: on the model's input scale, or as Adam's learning rate."""
     normalize: Normalize
-    """What a gradient is divided by: the root of the `l2` sum or the `rms` mean of its squares over the image, the length
-    of each `pixel`'s vector of channels, or nothing."""
+    """What a gradient is divided by: the root of the `l2` sum or the `rms` mean of its squares over the image, the
+    length of each `pixel`'s vector of channels, or nothing (`none`)."""
     border: int
     """Positions at each side of a channel's map that do not count."""
     noise: tuple[float, float]
@@ -46,65 +49,87 @@ class Recipe:
     optimizer: Optimizer = "ascent"
     transformations: tuple[Transformation, ...] = ()
 
+    def __post_init__(self) -> None:
+        for name, least in (("size", 1), ("steps", 0), ("border", 0)):
+            object.__setattr__(self, name, checks.whole_number(name, getattr(self, name), least))
+        object.__setattr__(self, "step", checks.number("step", self.step))
+        if not isinstance(self.rectify, bool):
+            raise InputError(f"rectify is True or False, not {self.rectify!r}")
+        for name, kind in (("normalize", Normalize), ("optimizer", Optimizer), ("parameters", Parameters)):
+            checks.one_of(name, getattr(self, name), get_args(kind))
+        given = self.transformations
+        if not isinstance(given, Sequence) or not all(isinstance(part, Transformation) for part in given):
+            raise InputError(f"transformations are a list of jitter(...), scale(...) and rotate(...), not {given!r}")
+        object.__setattr__(self, "transformations", tuple(given))
 
+    @classmethod
+    def named(
+        cls,
+        name: Preset = "dlwp-2025",
+        *,
+        size: int | None = None,
+        steps: int | None = None,
+        step: float | None = None,
+        normalize: Normalize | None = None,
+        border: int | None = None,
+        rectify: bool | None = None,
+        parameters: Parameters | None = None,
+        optimizer: Optimizer | None = None,
+        transformations: Sequence[Transformation] | None = None,
+    ) -> Recipe:
+        """Give a preset in which some constants are replaced; None leaves a constant as it is.
+
+        Args:
+            name: `"dlwp-2017"` and `"dlwp-2025"`, the textbook's two editions, or `"clean"`.
+            optimizer: `"ascent"`, plain steps, or `"adam"`, by default with `normalize="none"` and `step=0.05`.
+            size, steps, step, normalize, border, rectify, parameters: the constants of these names, see the class.
+            transformations: random movements of the image between steps, see `torchviz_cnn.transformations`.
+
+        Raises:
+            InputError: for names that do not exist, and numbers out of range.
+
+        >>> Recipe.named("clean", step=0.1, border=0).step
+        0.1
+        """
+        preset = RECIPES[checks.one_of("preset", name, RECIPES)]
+        if optimizer == "adam" and preset.optimizer != "adam":
+            preset = replace(preset, normalize="none", step=0.05)
+        names = (
+            "size",
+            "steps",
+            "step",
+            "normalize",
+            "border",
+            "rectify",
+            "parameters",
+            "optimizer",
+            "transformations",
+        )
+        values = (size, steps, step, normalize, border, rectify, parameters, optimizer, transformations)
+        changes: dict[str, Any] = {n: value for n, value in zip(names, values, strict=True) if value is not None}
+        return replace(preset, **changes)
+
+
+_MOVEMENTS = (jitter(4), scale(0.95, 1.05), rotate(5), jitter(2))
 RECIPES: dict[str, Recipe] = {
     "dlwp-2017": Recipe("dlwp-2017", 64, 40, 1.0, "rms", 0, (128 / 255, 148 / 255), "deviation-0.1", 0, "columns"),
     "dlwp-2025": Recipe("dlwp-2025", 200, 30, 10.0, "l2", 2, (0.4, 0.6), "standardised", 25 / 200, "rows"),
     "clean": Recipe(
-        "clean", 128, 64, 0.05, "none", 2, (0.4, 0.6), "photo", 0.1, "rows", False, "fourier", "adam",
-        (jitter(4), scale(0.95, 1.05), rotate(5), jitter(2)),
+        "clean", 128, 64, 0.05, "none", 2, (0.4, 0.6), "photo", 0.1, "rows", False, "fourier", "adam", _MOVEMENTS
     ),
-}  # fmt: skip
+}
 
 
-def choose(preset: Preset | None, quality: Quality | None, **changes: Any) -> Recipe:
-    """A preset, by default that of the quality asked for, with what was asked for otherwise (not None) put in.
-
-    Raises InputError for names that do not exist and for numbers out of range.
-    """
-    if quality is not None and quality not in get_args(Quality):
-        raise InputError(f"quality is 'textbook' or 'clean', not {quality!r}")
-    if preset is not None and quality is not None and (preset == "clean") != (quality == "clean"):
-        raise InputError(f"preset {preset!r} is not of quality {quality!r}; ask for one of the two")
-    name = preset or ("clean" if quality == "clean" else "dlwp-2025")
-    if name not in RECIPES:
-        raise InputError(f"no preset {name!r}{did_you_mean(str(name), RECIPES) or ';'} there are {', '.join(RECIPES)}")
-    given = {key: value for key, value in changes.items() if value is not None}
-    for key, value in given.items():
-        _check(key, value)
-    if "transformations" in given:
-        given["transformations"] = _all_transformations(given["transformations"])
-    if given.get("optimizer") == "adam" and RECIPES[name].optimizer != "adam":
-        given = {"normalize": "none", "step": 0.05, **given}
-    recipe = replace(RECIPES[name], **given)
-    choices = {"normalize": Normalize, "optimizer": Optimizer, "parameters": Parameters}
-    for key, kind in choices.items():
-        value = getattr(recipe, key)
-        if value not in get_args(kind):
-            near = did_you_mean(str(value), get_args(kind)) or ";"
-            raise InputError(f"no {key} {value!r}{near} there are {', '.join(get_args(kind))}")
-    return recipe
-
-
-def _check(key: str, value: Any) -> None:
-    known = ("steps", "border", "step", "rectify", "normalize", "parameters", "optimizer", "transformations")
-    if key not in known:
-        raise InputError(f"no option {key!r}{did_you_mean(key, known) or ';'} a recipe has {', '.join(known)}")
-    if key in ("steps", "border") and not (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
-        raise InputError(f"{key} is a whole number of at least 0, not {value!r}")
-    if key == "step" and not (isinstance(value, (int, float)) and math.isfinite(value)):
-        raise InputError(f"a step is a finite number, not {value!r}")
-    if key == "rectify" and not isinstance(value, bool):
-        raise InputError(f"rectify is True or False, not {value!r}")
-
-
-def _all_transformations(given: Sequence[Transformation]) -> tuple[Transformation, ...]:
-    if not isinstance(given, Sequence):
-        raise InputError(f"transformations are a list of them, not {given!r}")
-    wrong = [part for part in given if not isinstance(part, Transformation)]
-    if wrong:
-        raise InputError(f"transformations are jitter(...), scale(...) and rotate(...), not {wrong[0]!r}")
-    return tuple(given)
+def chosen_recipe(preset: Preset | Recipe | None, quality: Quality | None, steps: int | None = None) -> Recipe:
+    """The recipe asked for by name, by quality or as it is, with so many steps. Raises InputError."""
+    if quality is not None:
+        checks.one_of("quality", quality, get_args(Quality))
+    name = preset.name if isinstance(preset, Recipe) else preset
+    if name is not None and quality is not None and (name == "clean") != (quality == "clean"):
+        raise InputError(f"preset {name!r} is not of quality {quality!r}; ask for one of the two")
+    if not isinstance(preset, Recipe):
+        preset = Recipe.named(preset or ("clean" if quality == "clean" else "dlwp-2025"))
+    return preset if steps is None else replace(preset, steps=steps)
 
 
 def as_settings(recipe: Recipe) -> dict[str, Any]:

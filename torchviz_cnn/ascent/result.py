@@ -1,4 +1,4 @@
-"""`Patterns`: the images that gradient ascent found, and how they are shown and saved."""
+"""`Patterns`: the images that gradient ascent made, and how they are shown and saved."""
 
 from __future__ import annotations
 
@@ -44,20 +44,18 @@ class Patterns:
         return self.scores[:, -1] > self.scores[:, 0]
 
     def image(self, i: int = 0) -> Image.Image:
-        """One image as its recipe shows it: standardised as in the textbook, or as the photo that the input stands for."""
+        """Draw one image as its recipe says: standardised as in the textbook, or as a photo."""
         if not -len(self.values) <= i < len(self.values):
             raise InputError(f"image {i} is out of range: there are {len(self.values)}")
         return Image.fromarray(self._tile(i % len(self.values)))
 
     def grid(self, columns: int = 8, margin: int = 5, order: render.Order | None = None) -> Image.Image:
-        """All images as a grid, black between them, in the order of the recipe: by rows, or in 2017's by columns."""
+        """Draw all images as a grid, black between them, in the recipe's order: by rows, or in 2017's by columns."""
         tiles = np.stack([self._tile(i) for i in range(len(self.values))])
-        return Image.fromarray(
-            render.tile_grid(tiles, min(columns, len(tiles)), margin, order or self.recipe.order)
-        )  # fmt: skip
+        return Image.fromarray(render.tile_grid(tiles, min(columns, len(tiles)), margin, order or self.recipe.order))
 
     def plot(self, columns: int = 8) -> Image.Image:
-        """The grid as a figure, with the objective and the dead channels as its title."""
+        """Draw the grid as a figure, with the objective and the dead channels as its title."""
         dead = f"; no gradient: {', '.join(map(str, self.dead[:8]))}{' ...' * (len(self.dead) > 8)}" * bool(self.dead)
         grid = np.asarray(self.grid(columns))
         return figures.titled(grid, f"{self.objective}{dead}", scale=8 / max(grid.shape[1], 1))

@@ -1,0 +1,425 @@
+"""The loop of gradient ascent: batches of images, from their noise to their patterns."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeGuard, get_args
+
+import torch
+from torch import Tensor, nn
+
+from torchviz_cnn.ascent import objectives
+from torchviz_cnn.ascent.objectives import Evaluation, Objective
+from torchviz_cnn.ascent.parameters import InputScale, Size, fourier, image_size, pixels, start_images
+from torchviz_cnn.ascent.recipes import Normalize, Recipe
+from torchviz_cnn.ascent.transformations import drawn, moved
+from torchviz_cnn.core import checks
+from torchviz_cnn.core.errors import InputError, ModelError
+from torchviz_cnn.core.names import named_layers
+from torchviz_cnn.hooks.manager import HookManager
+from torchviz_cnn.hooks.network import Model, Network, preprocess_of
+from torchviz_cnn.layers.defaults import input_channels
+
+Precision = Literal["float32", "bfloat16", "auto"]
+Tick = Callable[[int], object]
+"""Is told how many images have taken a step."""
+Look = Callable[[Tensor], tuple[dict[str, Tensor], Any]]
+"""Runs the model as far as an objective needs: the activations, and the output where it is needed."""
+
+ATTEMPTS = 3
+"""How many starts an image gets before it is said to be dead."""
+_CACHE = 16 << 20
+"""Bytes of the largest tensor of a batch on a CPU: larger ones cost more in memory than they save."""
+_GPU_BYTES = 4 << 30
+_LARGEST_BATCH = 64
+"""On a CPU; eight times as many on a GPU."""
+_log = logging.getLogger("torchviz_cnn")
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one image takes on the way to what is looked at."""
+
+    largest: int
+    """Bytes of the largest tensor that is kept for the gradient."""
+    total: int
+    """Bytes of all of them."""
+    shapes: dict[str, tuple[int, ...]]
+    """What each layer asked for gives, without the batch."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ascended:
+    """The images of one batch, or of several, after their last step."""
+
+    values: Tensor
+    """On the scale of the model's input: (n, C, H, W), float32."""
+    scores: Tensor
+    """The objective at the start and after each step: (n, steps + 1), float32."""
+    dead: Tensor
+    """Whether no gradient came back to the image, from any start: (n,)."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Ascended]) -> Ascended:
+        """Several batches as one."""
+        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+
+class Ascent:
+    """One call's gradient ascent on a frozen model (see `untouched`), in which each image has its own random numbers.
+
+    They depend on the seed, the layer and the channel alone. Batches of other sizes sum up in another order: after the
+    first steps an image is the same to 1e-5 in any batch, after many as a picture. Raises InputError for options that
+    do not fit the model.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        model: Model,
+        recipe: Recipe,
+        size: Size | None = None,
+        start: Tensor | None = None,
+        seed: int = 0,
+        precision: Precision = "float32",
+        batch_size: int | None = None,
+        compile: bool = False,
+    ) -> None:
+        like = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(()))
+        channels = input_channels(module)
+        self.module, self.recipe, self.compile = module, recipe, compile
+        self.seed = checks.whole_number("seed", seed, 0)
+        self.batch_size = None if batch_size is None else checks.whole_number("batch_size", batch_size)
+        self.device, self.dtype = like.device, like.dtype
+        self.low_precision = _low_precision(precision, self.device, self.dtype)
+        if start is not None and recipe.parameters != "pixels":
+            raise InputError('start is an image of pixels: ask for Recipe.named(..., parameters="pixels") with it')
+        self.start = None if start is None else start_images(start, channels, size)
+        height, width = (
+            image_size(recipe.size if size is None else size) if self.start is None else self.start.shape[2:]
+        )
+        self.shape = (channels, height, width)
+        self.scale = InputScale.of(preprocess_of(model), channels)
+        self.categories = model.categories if isinstance(model, Network) else None
+        self.layout = torch.channels_last
+        """How images lie in memory: channels last, which is faster, unless the model refuses it in `measure`."""
+        as_pixels = recipe.parameters == "pixels"
+        self.parameters = (
+            pixels(self.shape, self.scale, *recipe.noise) if as_pixels else fourier(self.shape, self.scale)
+        )
+        self._plain: dict[str, nn.Conv2d | None] = {}
+        self._compiled: dict[tuple[str, ...], Callable[[Tensor], dict[str, Tensor]]] = {}
+
+    def measure(self, objective: Objective) -> Footprint:
+        """Run one image as far as an objective needs it.
+
+        Raises LayerError for a layer that is not there or not reached, ModelError where the model does not run on it.
+        """
+        saved: dict[int, int] = {}
+        own = {p.untyped_storage().data_ptr() for p in self.module.parameters()}
+
+        def keep(tensor: Tensor) -> Tensor:
+            place = tensor.untyped_storage().data_ptr()
+            if place not in own:
+                saved[place] = max(saved.get(place, 0), tensor.numel() * tensor.element_size())
+            return tensor.detach()  # an operation that saved its own output would be a circle that is never freed
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), self._eagerly(objective) as look:
+            try:
+                activations, _ = look(self._first_image().requires_grad_())
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                name, reason = type(self.module).__name__, str(error).partition("\n")[0]
+                if self.layout is torch.contiguous_format or "view" not in reason:
+                    sides = " x ".join(map(str, self.shape))
+                    raise ModelError(f"{name} does not run on an image of {sides}: {error}") from error
+                _log.info("%s does not run on images with channels last in memory: %s", name, reason)
+                self.layout = torch.contiguous_format
+                activations, _ = look(self._first_image().requires_grad_())
+        shapes = {layer: tuple(maps.shape[1:]) for layer, maps in activations.items()}
+        return Footprint(max(saved.values(), default=1), max(sum(saved.values()), 1), shapes)
+
+    def batches(self, count: int, footprint: Footprint, *, layer: str | None = None, least: int = 1) -> list[range]:
+        """Share so many images out to batches, at least `least`, each as large as is fast and fits the memory."""
+        size = min(self.batch_size or self._fast_batch(footprint, layer), -(-count // least))
+        return [range(i, min(i + size, count)) for i in range(0, count, size)]
+
+    def raise_channels(
+        self, layer: str, channels: Sequence[int], places: Sequence[int], tick: Tick, *, rectify: bool | None = None
+    ) -> Ascended:
+        """Make the patterns of one batch of channels of a layer; `places` are theirs among the images to start from."""
+        recipe, convolution, rows = self.recipe, self._convolution(layer), range(len(channels))
+        rectify = recipe.rectify if rectify is None else rectify
+        index = list(channels if convolution is None else rows)
+        objective = objectives.channel(layer, index, border=recipe.border, rectify=rectify)
+        with _only(convolution, channels):
+            return self._ascend(objective, [f"{layer}/{channel}" for channel in channels], rows, places, tick)
+
+    def raise_objective(self, objective: Objective, places: Sequence[int], tick: Tick) -> Ascended:
+        """Make one batch of the images of an objective."""
+        return self._ascend(objective, [f"/{place}" for place in places], places, places, tick)
+
+    def is_linear(self, layer: str) -> bool:
+        """Tell whether what a layer gives depends linearly on the image, as a first convolution's output does."""
+        gradients = []
+        with self._eagerly(objectives.channel(layer, 0)) as look:
+            for seed in range(2):
+                image = self._first_image(seed).requires_grad_()
+                maps = look(image)[0][layer]
+                weights = torch.rand(maps.shape, generator=torch.Generator().manual_seed(2), device="cpu").to(maps)
+                gradients.append(torch.autograd.grad((maps * weights).sum(), image)[0])
+        return bool(torch.allclose(gradients[0], gradients[1], rtol=1e-3, atol=1e-5 * float(gradients[0].abs().max())))
+
+    def _ascend(
+        self, objective: Objective, names: Sequence[str], rows: Sequence[int], places: Sequence[int], tick: Tick
+    ) -> Ascended:
+        """Take one batch from its start to its last step; the names of its images decide on their random numbers."""
+        recipe, count = self.recipe, len(names)
+        with self._looking(objective) as look:
+            batch = _Batch(self, objective, look, torch.tensor(rows, device=self.device), self._movements(names))
+            state, gradient, score, dead = self._started(batch, names, places)
+            adam = torch.optim.Adam([state], lr=recipe.step, maximize=True) if recipe.optimizer == "adam" else None
+            scores = []
+            for step in range(recipe.steps):
+                if step:
+                    gradient, score = batch.gradient(state, step)
+                scores.append(score)
+                direction = normalized(gradient, recipe.normalize)
+                if adam is None:
+                    state.add_(direction, alpha=recipe.step)
+                else:
+                    state.grad = direction
+                    adam.step()
+                tick(count)
+            scores.append(batch.score(state, recipe.steps).detach())
+            values = self.parameters.images(state).float()
+            tick(count)
+        result = Ascended(values.contiguous(), torch.stack(scores, 1).float(), dead)
+        if not bool(result.values.isfinite().all()) or not bool(result.scores.isfinite().all()):
+            name = type(self.module).__name__
+            raise ModelError(f"{name} gives NaN or infinity while {objective.text} is raised: are its weights finite?")
+        return result
+
+    def _started(self, batch: _Batch, names: Sequence[str], places: Sequence[int]) -> tuple[Tensor, ...]:
+        """The parameters at the start, their gradient and score, and which images are dead after all attempts."""
+        kind = torch.float64 if self.dtype == torch.float64 else torch.float32
+        generators = [self._generator(name) for name in names]
+
+        def noise(attempt: int) -> Tensor:
+            each = [self.parameters.start(generator, attempt) for generator in generators]
+            return torch.stack(each).to(self.device, kind)
+
+        if self.start is None:
+            state = noise(0)
+        else:
+            given = self.start.expand(len(places), -1, -1, -1) if len(self.start) == 1 else self.start[list(places)]
+            state = given.to(self.device, kind, copy=True)
+        gradient, score = batch.gradient(state, 0)
+        dead = _is_zero(gradient)
+        for attempt in range(1, ATTEMPTS if self.start is None else 1):
+            if not bool(dead.any()):
+                break
+            state = torch.where(dead.view(-1, *[1] * (state.ndim - 1)), noise(attempt), state)
+            gradient, score = batch.gradient(state, 0)
+            dead = _is_zero(gradient)
+        return state, gradient, score, dead
+
+    def _movements(self, names: Sequence[str]) -> Tensor | None:
+        transformations, steps, size = self.recipe.transformations, self.recipe.steps + 1, self.shape[1:]
+        if not transformations:
+            return None
+        each = [drawn(transformations, self._generator(f"movements of {name}"), steps, size) for name in names]
+        return torch.stack(each).to(self.device)
+
+    def _generator(self, name: str) -> torch.Generator:
+        """One image's own random numbers."""
+        digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+    def _first_image(self, seed: int = 0) -> Tensor:
+        """One image (1, C, H, W) of noise, as the model gets it."""
+        noise = self.parameters.start(torch.Generator().manual_seed(seed), 0)
+        return self.parameters.images(noise[None]).to(self.device, self.dtype)
+
+    def _fast_batch(self, footprint: Footprint, layer: str | None) -> int:
+        if self.device.type == "cpu":
+            count, most = _CACHE / footprint.largest, _LARGEST_BATCH
+            if layer is not None and self._convolution(layer) is not None:  # a map of each channel for each image
+                count = min(count, math.sqrt(_CACHE / 8 / math.prod(footprint.shapes[layer][1:])))
+        else:
+            count, most = _GPU_BYTES / (3 * footprint.total), 8 * _LARGEST_BATCH
+        return 1 << int(math.log2(max(1, min(count, most))))
+
+    def _convolution(self, layer: str) -> nn.Conv2d | None:
+        """The layer, if it is a convolution of which some channels can be computed without the others."""
+        if layer not in self._plain:
+            module = named_layers(self.module).get(layer)
+            self._plain[layer] = module if _is_plain(module) and self._same_alone(layer, module) else None
+        return self._plain[layer]
+
+    def _same_alone(self, layer: str, convolution: nn.Conv2d) -> bool:
+        """Whether a channel that is computed without the others has the values that it has among them."""
+        with torch.no_grad(), self._eagerly(objectives.channel(layer, 0)) as look:
+            whole = look(self._first_image())[0][layer][:, 0]
+            try:
+                with _only(convolution, [0]):
+                    alone = look(self._first_image())[0][layer][:, 0]
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:  # the model reads the weights in another place too
+                _log.info("all channels of %s are computed: %s", layer, str(error).partition("\n")[0])
+                return False
+        return bool((alone - whole).abs().max() <= 1e-2 * whole.abs().max())
+
+    @contextlib.contextmanager
+    def _eagerly(self, objective: Objective) -> Iterator[Look]:
+        """Give what runs the model as far as the objective needs, by hooks."""
+        layers, to_the_end = objective.layers, objective.needs_output
+        with HookManager(self.module) as hooks, hooks.record(layers) as activations:
+
+            def look(images: Tensor) -> tuple[dict[str, Tensor], Any]:
+                if not layers and not to_the_end:
+                    return {}, None
+                with self._precision():
+                    output = hooks.run(self._laid_out(images), stop_early=not to_the_end)
+                hooks.require_reached()
+                return dict(activations), output
+
+            yield look
+
+    @contextlib.contextmanager
+    def _looking(self, objective: Objective) -> Iterator[Look]:
+        """Give what runs the model as far as the objective needs: by hooks or, if told, compiled once."""
+        if not self.compile:
+            with self._eagerly(objective) as look:
+                yield look
+            return
+        if objective.layers not in self._compiled:
+            self._compiled[objective.layers] = _compiled(self.module, objective)
+        run = self._compiled[objective.layers]
+
+        def compiled_look(images: Tensor) -> tuple[dict[str, Tensor], Any]:
+            with self._precision():
+                return run(self._laid_out(images)), None
+
+        yield compiled_look
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision)
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        """Images as the model gets them: its own to write into."""
+        images = images.contiguous(memory_format=self.layout)
+        return images.clone() if images.is_leaf else images
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Images on their way, whatever their parameters are by now."""
+
+    ascent: Ascent
+    objective: Objective
+    look: Look
+    rows: Tensor
+    movements: Tensor | None
+    """By image and step, (B, steps + 1, 2, 3)."""
+
+    def score(self, state: Tensor, step: int) -> Tensor:
+        """The objective of each image: (B,)."""
+        ascent = self.ascent
+        images = ascent.parameters.images(state)
+        shown = images if self.movements is None else moved(images, self.movements[:, step])
+        activations, output = self.look(shown.to(ascent.dtype))
+        with torch.autocast(ascent.device.type, enabled=False):
+            return self.objective.value(Evaluation(images, activations, output, self.rows, ascent.categories))
+
+    def gradient(self, state: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """The gradient of each image's objective with respect to its parameters, and the objective."""
+        leaf = state.detach().requires_grad_()
+        score = self.score(leaf, step)
+        gradient = None
+        if score.requires_grad:
+            (gradient,) = torch.autograd.grad(score.sum(), leaf, allow_unused=True)
+        if gradient is None:
+            raise ModelError(
+                f"no gradient comes back to the image from {self.objective.text}: it does not depend on the image, or "
+                "the model detaches it or runs a part of itself under torch.no_grad()"
+            )
+        return gradient, score.detach()
+
+
+def normalized(gradient: Tensor, how: Normalize) -> Tensor:
+    """Gradients (B, ...) each divided by its own size; one of zeros stays so.
+
+    `l2`: the root of the sum of squares. `rms`: the root of their mean, + 1e-5. `pixel`: each pixel's by the length of
+    its vector of channels, or 1e-7 where that is shorter, as Keras' `normalize` does.
+    """
+    if how == "none":
+        return gradient
+    if how == "pixel":
+        return gradient / gradient.square().sum(1, keepdim=True).sqrt().clamp_min(1e-7)
+    length: Tensor = torch.linalg.vector_norm(gradient, dim=tuple(range(1, gradient.ndim)), keepdim=True)
+    if how == "rms":
+        return gradient / (length / math.sqrt(gradient[0].numel()) + 1e-5)
+    return gradient / length.clamp_min(torch.finfo(gradient.dtype).tiny)
+
+
+def _is_zero(gradient: Tensor) -> Tensor:
+    zero: Tensor = gradient.flatten(1).abs().amax(1) == 0
+    return zero
+
+
+def _is_plain(module: nn.Module | None) -> TypeGuard[nn.Conv2d]:
+    """Whether a layer is a convolution that is what its weights say: not in groups, no hooks, weights of its own."""
+    if type(module) is not nn.Conv2d or module.groups > 1 or "forward" in vars(module):
+        return False
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return "weight" in module._parameters and not any(hooks)
+
+
+@contextlib.contextmanager
+def _only(convolution: nn.Conv2d | None, channels: Sequence[int]) -> Iterator[None]:
+    """Leave a convolution the weights of these output channels alone, for the length of the block."""
+    if convolution is None:
+        yield
+        return
+    before = dict(convolution._parameters)
+    try:
+        for name, tensor in before.items():
+            if tensor is not None:
+                rows = tensor.detach()[list(channels)]
+                convolution._parameters[name] = nn.Parameter(rows, requires_grad=False)
+        yield
+    finally:
+        convolution._parameters.update(before)
+
+
+def _low_precision(precision: Precision, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether to compute in bfloat16: as told or, with `auto`, where the processor is made for it."""
+    checks.one_of("precision", precision, get_args(Precision))
+    if dtype != torch.float32 or precision == "float32":
+        return False
+    if precision == "bfloat16":
+        return True
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type == "cpu" and any(bool(getattr(torch.cpu, name, bool)()) for name in names)
+
+
+def _compiled(model: nn.Module, objective: Objective) -> Callable[[Tensor], dict[str, Tensor]]:
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    if objective.needs_output or any("#" in name for name in objective.layers):
+        raise InputError(f"only layers by name can be compiled, not {objective.text}")
+    try:
+        part = create_feature_extractor(model, {name: name for name in objective.layers})
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{type(model).__name__} cannot be traced for compile=True: {error}") from error
+    return torch.compile(part)  # type: ignore[no-any-return, no-untyped-call]
