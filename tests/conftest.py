@@ -47,9 +47,9 @@ def one_thread() -> Iterator[None]:
 def unchanged(model: nn.Module, *tensors: Tensor) -> Iterator[None]:
     """Assert that the block, even if it ends in an exception, leaves no trace on the model, tensors or global state.
 
-    That is: training flags, parameters and buffers (identity, values, `.grad`, `requires_grad`), hooks, tensors and other
-    attributes of the modules, the random states of torch, numpy and Python, grad, inference and other modes, signal
-    handlers, warning filters, hooks on saved tensors, threads.
+    That is: training flags, parameters and buffers (identity, values, `.grad`, `requires_grad`), hooks, tensors and
+    other attributes of the modules, the random states of torch, numpy and Python, grad, inference and other modes,
+    signal handlers, warning filters, hooks on saved tensors, threads.
     """
     before = Snapshot.of(model, *tensors)
     try:

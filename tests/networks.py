@@ -79,7 +79,7 @@ def vgg_like(inplace: bool = True) -> VGGLike:
 
 
 class FunctionalReLU(nn.Module):
-    """`F.relu`, `torch.relu`, `Tensor.relu_` and `F.relu(inplace=True)`, and functional pooling: no module for either."""
+    """`F.relu`, `torch.relu`, `Tensor.relu_`, `F.relu(inplace=True)` and functional pooling: no module for either."""
 
     def __init__(self) -> None:
         super().__init__()

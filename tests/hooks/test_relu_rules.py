@@ -1,4 +1,4 @@
-"""Every way of writing a ReLU gets the backward rule that was asked for, in one place, and the model notices nothing."""
+"""Every way of writing a ReLU gets the backward rule that was asked for, and the model notices nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hard rule 1: after any block of `untouched`, however it ends, the model and the process are exactly what they were."""
+"""Hard rule 1: after any block of `untouched`, however it ends, model and process are exactly what they were."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.capture import capture
 from torchviz_cnn.layers.defaults import layer_names
 from torchviz_cnn.layers.describe import describe
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 Mode = Callable[[], AbstractContextManager[Any]]
 MODES: dict[str, Mode] = {"plain": nullcontext, "no_grad": torch.no_grad, "inference": torch.inference_mode}

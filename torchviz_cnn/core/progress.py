@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 
 class _NoBar:
-    """Stands for a bar that is not shown. tqdm's own is dropped by Python code, in which Python loses a Ctrl-C."""
+    """Stands for a bar that is not shown: tqdm's own starts a thread, and its `__del__` can lose a Ctrl-C."""
 
     n = 0
 

@@ -27,8 +27,8 @@ def relu_rule(rule: Rule, *, other_activations: OtherActivations = "error") -> R
 
     A ReLU is `nn.ReLU`, `F.relu`, `torch.relu`, `Tensor.relu`, `clamp(min=0)` and `threshold(x, 0, 0)`, in place or
     not; also those that clip above (`relu6`, `hardtanh(0, c)`, `clamp(0, 6)`), open where 0 < x < 6. The model is not
-    touched: the rule belongs to the block, and its `count` tells how many ReLUs ran. A graph made inside the block keeps
-    its rule, wherever it is differentiated; also under activation checkpointing (`use_reentrant=False`).
+    touched: the rule belongs to the block, and its `count` tells how many ReLUs ran. A graph made inside the block
+    keeps its rule, wherever it is differentiated; also under activation checkpointing (`use_reentrant=False`).
 
     Args:
         rule: `standard`, `guided` or `deconvnet`.
