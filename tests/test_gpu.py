@@ -30,7 +30,7 @@ METHODS: dict[str, Method] = {
     "guided": lambda model, x: tvc.saliency(model, x, 1, relu="guided").gradients,
     "deconvnet of the score": lambda model, x: tvc.saliency(model, x, 1, relu="deconvnet").gradients,
     "input_x_gradient": lambda model, x: tvc.input_x_gradient(model, x, 1).gradients,
-    "guided_grad_cam": lambda model, x: tvc.guided_grad_cam(model, x, "features.9", 1).gradients,
+    "guided_grad_cam": lambda model, x: tvc.guided_grad_cam(model, x, "features.2", 3).gradients,
     "smooth_grad": lambda model, x: tvc.smooth_grad(model, x, 1, samples=3).gradients,
     "integrated_gradients": lambda model, x: tvc.integrated_gradients(model, x, 1, steps=4).gradients,
     "occlusion": lambda model, x: tvc.occlusion(model, x, 1, patch=16).scores,
