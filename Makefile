@@ -1,15 +1,20 @@
 PYTHON ?= python
+BIOME = @biomejs/biome@2.6.8
 
-.PHONY: help check format test fast figures
+.PHONY: help check lint-web format test fast figures docs-table
 
 help:  ## say what there is to make
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
 
-check:  ## lint, formatting, types, import contracts
+check: lint-web  ## lint, formatting, types, import contracts, the page's scripts
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(PYTHON) -c "from importlinter.cli import lint_imports_command as check; check()"
+
+lint-web:  ## lint the page's scripts and style sheet, where npx is there
+	@if command -v npx >/dev/null; then npx --yes $(BIOME) lint --error-on-warnings torchviz_cnn/page/web; \
+	else echo "lint-web is skipped: it needs npx (Node.js)"; fi
 
 format:  ## repair what can be repaired
 	$(PYTHON) -m ruff check --fix .
@@ -23,3 +28,6 @@ test:  ## all tests, as CI runs them
 
 figures:  ## the pictures of README and docs
 	$(PYTHON) scripts/figures.py
+
+docs-table:  ## the table of methods in docs/methods.md
+	$(PYTHON) scripts/methods_table.py

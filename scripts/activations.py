@@ -7,12 +7,12 @@ import sys
 
 import torchviz_cnn as tvc
 
-photo, name, weights = sys.argv[1:4]
-net = tvc.load_model(name, weights)
-x = net.preprocess(tvc.read_image(photo))[None]
-activations = tvc.capture(net.model, x)
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
+photo, name, weights = sys.argv[1:]
+activations = tvc.capture(tvc.load_model(name, weights), photo)
 
-for layer in activations:
-    if activations[layer].ndim == 4:
+for layer, maps in activations.items():
+    if maps.ndim == 4:
         activations.plot(layer).save(f"activations_{layer}.png")
         print(f"{layer}: {float(activations.sparsity(layer)):.0%} of the channels are zero everywhere")

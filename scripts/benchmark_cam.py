@@ -9,14 +9,11 @@ All contenders take turns in one run, and medians are compared: a machine's nois
 from __future__ import annotations
 
 import argparse
-import gc
-import statistics
-import time
 import warnings
 from collections.abc import Callable
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from timing import alternate, peak_bytes
 from torchvision.models import vgg16
 
 import torchviz_cnn as tvc
@@ -34,16 +31,9 @@ def main() -> None:
     model = vgg16(weights=None).eval()
     x = torch.randn(args.batch, 3, 224, 224)
     contenders = {"plain forward, no_grad": lambda: plain(model, x), **ours(model, x), **peers(model, x)}
-    for run in contenders.values():
-        run()
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(args.rounds):
-        for name, run in contenders.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
-    median = {name: statistics.median(seconds) for name, seconds in times.items()}
-    memory = {name: peak_memory(run) for name, run in contenders.items()}
+    times = alternate(contenders, args.rounds)
+    median = {name: timing.median for name, timing in times.items()}
+    memory = {name: peak_bytes(run) for name, run in contenders.items()}
     base = next(iter(contenders))
     print(f"VGG16 at {LAYER}, batch {args.batch}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{'':34}{'seconds':>9}{'ratio':>8}{'peak MB':>10}{'ratio':>8}")
@@ -92,20 +82,6 @@ def peers(model: torch.nn.Module, x: torch.Tensor) -> dict[str, Callable[[], obj
     except ImportError:
         pass
     return found
-
-
-def peak_memory(run: Callable[[], object]) -> int:
-    """The most bytes that tensors held at one time during a call, beyond what was held before."""
-    gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run()
-    results = profiler.profiler.kineto_results  # type: ignore[union-attr]
-    events = sorted((e for e in results.events() if e.name() == "[memory]"), key=lambda e: int(e.start_ns()))
-    held = peak = 0
-    for event in events:
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
 
 
 if __name__ == "__main__":

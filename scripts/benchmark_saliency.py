@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import captum.attr as captum
 import torch
+from timing import Run, alternate
 from torch import Tensor, nn
 from torchvision.models import get_model
 
 import torchviz_cnn as tvc
 
-Run = Callable[[], object]
 LAYERS = {"vgg16": "features.29", "resnet18": "layer4", "squeezenet1_0": "features.12"}
 
 
@@ -78,15 +76,8 @@ def pairs(model: nn.Module, layer: str, x: Tensor, batch: int) -> Iterator[tuple
 
 
 def report(what: str, ours: Run, theirs: Run, rounds: int) -> None:
-    times: dict[Run, list[float]] = {ours: [], theirs: []}
-    for run in times:
-        run()
-    for _ in range(rounds):
-        for run, seconds in times.items():
-            start = time.perf_counter()
-            run()
-            seconds.append(time.perf_counter() - start)
-    a, b = statistics.median(times[ours]), statistics.median(times[theirs])
+    times = alternate({"ours": ours, "theirs": theirs}, rounds)
+    a, b = times["ours"].median, times["theirs"].median
     print(f"{what:46}{a:10.3f}{b:11.3f}{b / a:8.2f}", flush=True)
 
 

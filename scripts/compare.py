@@ -1,4 +1,4 @@
-"""Show what drives the layers of torchvision's AlexNet and of ZFNet on one photo, and how good their first filters are.
+"""Show what drives the layers of AlexNet and of ZFNet on one photo, and how good their first filters are.
 
 python scripts/compare.py elephant.jpg alexnet-owt-7be5be79.pth [zfnet.pth]      ("random" for no weights)
 """
@@ -7,11 +7,11 @@ import sys
 
 import torchviz_cnn as tvc
 
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 photo, *weights = sys.argv[1:]
-image = tvc.read_image(photo)
-names = dict(zip(("alexnet", "zfnet"), (*weights, "random"), strict=False))
-nets = {name: tvc.load_model(name, file) for name, file in names.items()}
-found = tvc.compare({name: (net.model, net.preprocess(image)[None]) for name, net in nets.items()})
+files = dict(zip(("alexnet", "zfnet"), (*weights, "random"), strict=False))
+comparison = tvc.compare({name: tvc.load_model(name, file) for name, file in files.items()}, photo=photo)
 
-print(found)
-found.plot(image).save("compare.png")
+print(comparison)
+comparison.plot().save("compare.png")

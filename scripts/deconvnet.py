@@ -7,10 +7,10 @@ import sys
 
 import torchviz_cnn as tvc
 
+if len(sys.argv) < 5:
+    sys.exit(__doc__)
 photo, name, weights, *layers = sys.argv[1:]
-net = tvc.load_model(name, weights)
-image = tvc.read_image(photo)
-found = tvc.deconvnet(net.model, net.preprocess(image)[None], layers, k=5)
+units = tvc.deconvnet(tvc.load_model(name, weights), photo, layers, k=5)
 
-print(found)
-found.plot(image).save("deconvnet.png")
+print(units)
+units.plot().save("deconvnet.png")

@@ -9,49 +9,35 @@ Pictures are prepared as the network is used: shorter side to its input size, ce
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
 from pictures import MEAN, STD, normalize, read_folder, resize
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from train import MODELS
 
-from torchviz_cnn.models.bundled import BUNDLED, bundled, bundled_path
+import torchviz_cnn as tvc
+from torchviz_cnn.models.bundled import BUNDLED
+from torchviz_cnn.models.checkpoints import read_metadata
 
 
-def network(name: str) -> tuple[nn.Module, tuple[str, ...], int, bool]:
-    """The model, its categories, its input size and whether it wants grey pictures."""
+def network(name: str) -> tvc.Network:
+    """A bundled network, or the one in a file that train.py wrote."""
     if name in BUNDLED:
-        entry = bundled(name)
-        if (entry.mean, entry.std, entry.resize) != (MEAN, STD, entry.input_size[0]):
-            raise SystemExit(f"{name} is prepared otherwise than this script prepares pictures")
-        model, path = entry.factory(), bundled_path(name)
-        categories, size, grey = entry.categories, entry.input_size[0], False
-    else:
-        path = Path(name)
-        if not path.is_file():
-            raise SystemExit(f"{name!r} is no file and no bundled network ({', '.join(BUNDLED)})")
-        with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
-        if "model" not in about:
-            raise SystemExit(f"{path} was not written by train.py: its metadata names no model")
-        categories, size = tuple(json.loads(about["categories"])), int(about["input_size"])
-        grey = about["in_channels"] == "1"
-        fixed = {"input_size": size} if about["model"] == "convnet_2017" else {}
-        model = MODELS[about["model"]](num_classes=len(categories), in_channels=int(about["in_channels"]), **fixed)
-    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
-    return model, categories, size, grey
+        return tvc.load_model(name)
+    if not Path(name).is_file():
+        raise SystemExit(f"{name!r} is no file and no bundled network ({', '.join(BUNDLED)})")
+    about = read_metadata(name)
+    if not about:
+        raise SystemExit(f"{name} was not written by train.py: its metadata names no model")
+    return tvc.load_model(about["model"], name)
 
 
 @torch.no_grad()
 def confusion(model: nn.Module, images: Tensor, labels: Tensor, classes: int, device: torch.device) -> Tensor:
-    """`(classes, classes)` counts, rows the truth and columns the answer."""
+    """`(classes, classes)` counts, rows the truth and columns the prediction."""
     model.eval()
-    answers = torch.cat([model(normalize(batch.to(device))).argmax(1).cpu() for batch in torch.split(images, 128)])
-    return torch.bincount(labels * classes + answers, minlength=classes * classes).view(classes, classes)
+    predicted = torch.cat([model(normalize(batch.to(device))).argmax(1).cpu() for batch in torch.split(images, 128)])
+    return torch.bincount(labels * classes + predicted, minlength=classes * classes).view(classes, classes)
 
 
 def main(argv: list[str] | None = None) -> float:
@@ -62,19 +48,20 @@ def main(argv: list[str] | None = None) -> float:
     args = parser.parse_args(argv)
     device = torch.device(args.device)
 
-    model, categories, size, grey = network(args.network)
-    model.to(device)
+    net = network(args.network)
+    (size, _), categories, grey = net.input_size, net.categories or (), len(net.preprocess.mean) == 1
+    if (net.preprocess.mean, net.preprocess.std) != (MEAN[: 1 if grey else 3], STD[: 1 if grey else 3]):
+        raise SystemExit(f"{args.network} is prepared otherwise than this script prepares pictures")
     pictures = read_folder(args.folder, 8, grey)  # the thumbnails are not used: only the list of files
     if pictures.categories != categories:
         raise SystemExit(f"{args.folder} has classes {pictures.categories}, the network {categories}")
-    images = resize(pictures, size)
-    counts = confusion(model, images, pictures.labels, len(categories), device)
-    right, count = int(counts.diagonal().sum()), len(images)
+    counts = confusion(net.model.to(device), resize(pictures, size), pictures.labels, len(categories), device)
+    right, count = int(counts.diagonal().sum()), len(pictures)
     print(f"{args.network} on {args.folder}: accuracy {right / count:.4f} ({right} of {count})")
     width = max(map(len, categories))
     for truth, row in zip(categories, counts.tolist(), strict=True):
-        said = ", ".join(f"{n} called {name}" for name, n in zip(categories, row, strict=True))
-        print(f"  {truth:{width}}: {said}")
+        called = ", ".join(f"{n} called {name}" for name, n in zip(categories, row, strict=True))
+        print(f"  {truth:{width}}: {called}")
     return right / count
 
 

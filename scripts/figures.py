@@ -19,7 +19,7 @@ from skimage import data
 
 import torchviz_cnn as tvc
 from torchviz_cnn.ascent.recipes import Quality
-from torchviz_cnn.cli import demo
+from torchviz_cnn.cli.commands import demo
 from torchviz_cnn.media import render
 
 
@@ -68,7 +68,7 @@ def report_page(folder: Path) -> None:
 
     shots = []
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as play:
-        page = demo.run(Path(scratch)).path.as_uri()
+        page = demo.write_page(Path(scratch)).path.as_uri()
         browser = play.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
         for address, scheme in (("#/heatmaps", "light"), ("#bn5/505", "dark")):
             view: Any = {
@@ -96,7 +96,7 @@ def top_page(net: tvc.Network, layer: str = "relu3", count: int = 8) -> Image.Im
             (x, y) for y in range(0, photo.height - side + 1, side) for x in range(0, photo.width - side + 1, side)
         ]
         tiles += [photo.crop((x, y, x + side, y + side)) for x, y in corners]
-    top = tvc.top_activations(net.model, tiles, layer, preprocess=net.preprocess)
+    top = tvc.top_activations(net, tiles, layer)
     return top.page(layer, top.strongest_channels(layer, count), columns=2, side=64)
 
 

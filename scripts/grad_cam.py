@@ -1,17 +1,17 @@
 """Lay a class heatmap over a photo, with a torchvision network.
 
-python scripts/grad_cam.py elephant.jpg vgg16 vgg16-397923af.pth features.29
+python scripts/grad_cam.py elephant.jpg vgg16 vgg16-397923af.pth [features.29]
 """
 
 import sys
 
 import torchviz_cnn as tvc
 
+if len(sys.argv) < 4:
+    sys.exit(__doc__)
 photo, name, weights, *layer = sys.argv[1:]
-net = tvc.load_model(name, weights)
-image = tvc.read_image(photo)
-heatmap = tvc.grad_cam(net.model, net.preprocess(image)[None], *layer)
+heat = tvc.grad_cam(tvc.load_model(name, weights), photo, *layer)
 
-print(f"{heatmap.headline(categories=net.categories)}; {heatmap.method} at {heatmap.layer}")
-heatmap.overlay(image, alpha=0.4).save("grad_cam_overlay.png")
-heatmap.plot(image, categories=net.categories).save("grad_cam.png")
+print(f"{heat.headline()}; {heat.method} at {heat.layer}")
+heat.overlay().save("grad_cam_overlay.png")
+heat.plot().save("grad_cam.png")

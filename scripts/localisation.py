@@ -2,9 +2,9 @@
 
     python scripts/localisation.py DIR [--model cats_and_dogs]
 
-DIR holds `images/NAME.jpg` and `trimaps/NAME.png` (1 animal, 2 background, 3 border); capitalised names are cats. The share of photos
-whose strongest pixel lies on the animal is printed beside two baselines: the photo's middle pixel, and a pixel anywhere in what the
-network saw.
+DIR holds `images/NAME.jpg` and `trimaps/NAME.png` (1 animal, 2 background, 3 border); capitalised names are cats. The
+share of photos whose strongest pixel lies on the animal is printed beside two baselines: the photo's middle pixel, and
+a pixel anywhere in what the network saw.
 """
 
 from __future__ import annotations
@@ -39,15 +39,14 @@ def main() -> None:
     for mask_path in tqdm(masks, disable=not sys.stderr.isatty()):
         photo = tvc.read_image(args.folder / "images" / f"{mask_path.stem}.jpg")
         animal = np.asarray(Image.open(mask_path).resize(photo.size, Image.Resampling.NEAREST)) == 1
-        target = net.class_index("cat" if mask_path.stem[0].isupper() else "dog")
-        x = net.preprocess(photo)[None]
+        target = "cat" if mask_path.stem[0].isupper() else "dog"
         for name, method in METHODS.items():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", tvc.EmptyMapWarning)  # counted as it falls: at the first pixel
-                heat = method(net.model, x, target=target)
-            column, row = heat.peak(photo)
+                heat = method(net, photo, target=target)
+            column, row = heat.peak()
             hits[name] += bool(animal[row, column])
-        right += int(heat.logits.argmax()) == target
+        right += net.category(int(heat.logits.argmax())) == target
         hits["middle pixel"] += bool(animal[photo.height // 2, photo.width // 2])
         left, top, to_right, bottom = (round(edge) for edge in net.preprocess.seen_box(*photo.size))
         hits["any pixel"] += float(animal[max(top, 0) : bottom, max(left, 0) : to_right].mean())

@@ -7,12 +7,11 @@ import sys
 
 import torchviz_cnn as tvc
 
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
 photo, name, weights = sys.argv[1:]
 net = tvc.load_model(name, weights)
-image = tvc.read_image(photo)
-found = tvc.occlusion(
-    net.model, net.preprocess(image)[None], patch=40, stride=12, score="probability", progress=sys.stderr.isatty()
-)
+drop = tvc.occlusion(net, photo, patch=40, stride=12, score="probability", progress=sys.stderr.isatty())
 
-print(found.headline(categories=net.categories))
-found.plot(image, categories=net.categories).save("occlusion.png")
+print(drop.headline())
+drop.plot().save("occlusion.png")

@@ -7,8 +7,9 @@ import sys
 
 import torchviz_cnn as tvc
 
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 name, weights, *photos = sys.argv[1:]
-net = tvc.load_model(name, weights)
-page = tvc.report(net, photos, "report/index.html", progress=True)
+page = tvc.report(tvc.load_model(name, weights), photos, "report/index.html", progress=sys.stderr.isatty())
 
 print(f"open {page}: {len(page.layers)} layers, {page.patterns} filter patterns")

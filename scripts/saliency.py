@@ -1,4 +1,4 @@
-"""Draw which pixels a torchvision network's answer depends on.
+"""Draw which pixels a torchvision network's score depends on.
 
 python scripts/saliency.py elephant.jpg squeezenet1_0 squeezenet1_0.pth [standard|guided|deconvnet]
 """
@@ -8,13 +8,13 @@ from typing import Any
 
 import torchviz_cnn as tvc
 
+if len(sys.argv) < 4:
+    sys.exit(__doc__)
 photo, name, weights, *rest = sys.argv[1:]
 rule: Any = rest[0] if rest else "standard"
-net = tvc.load_model(name, weights)
-image = tvc.read_image(photo)
-found = tvc.saliency(net.model, net.preprocess(image)[None], relu=rule).clipped()
+pixels = tvc.saliency(tvc.load_model(name, weights), photo, relu=rule).clipped()
 
-print(found.headline(categories=net.categories))
-found.image(image).save("saliency.png")
-found.overlay(image).save("saliency_overlay.png")
-found.plot(image, categories=net.categories).save("saliency_panel.png")
+print(pixels.headline())
+pixels.image().save("saliency.png")
+pixels.overlay().save("saliency_overlay.png")
+pixels.plot().save("saliency_panel.png")

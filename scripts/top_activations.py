@@ -9,7 +9,7 @@ import torchviz_cnn as tvc
 
 photos, name, weights, *layers = sys.argv[1:]
 net = tvc.load_model(name, weights)
-top = tvc.top_activations(net.model, photos, layers, out="top", progress=True)
+top = tvc.top_activations(net, photos, layers, out="top", progress=True)
 
 print(top)
 top.plot().save("statistics.png")

@@ -158,8 +158,14 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
     os.replace(temporary, path)
 
 
-def export(state: dict[str, Tensor], path: Path, categories: tuple[str, ...], channels: int, best: Epoch,
-           args: argparse.Namespace) -> None:  # fmt: skip
+def export(
+    state: dict[str, Tensor],
+    path: Path,
+    categories: tuple[str, ...],
+    channels: int,
+    best: Epoch,
+    args: argparse.Namespace,
+) -> None:
     """Half-precision safetensors, with what a reader needs to use them in the file's metadata."""
     half = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
     metadata = {

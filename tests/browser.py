@@ -19,10 +19,10 @@ NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome"
 def chromium() -> str:
     """The browser's program; the test is skipped, and says why, where there is none."""
     pytest.importorskip("playwright", reason="Playwright is not installed (it is in the extra `test`)")
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
         pytest.skip("no Chromium here (apt-get install chromium)")
-    return found
+    return program
 
 
 @dataclass
@@ -61,12 +61,24 @@ class Tab:
         return int(self.page.locator(selector).first.evaluate(script, [x, y]))
 
     def until(self, condition: str, argument: Any = None) -> None:
-        """Wait for a condition in the page. (Playwright's own way of waiting is one that the page's policy forbids.)"""
+        """Wait for a condition in the page, looked at once a frame.
+
+        (Playwright's `wait_for_function` compiles text, which the page's policy forbids.)
+        """
         script = condition if condition.lstrip().startswith("(") else f"() => {condition}"
         deadline = time.monotonic() + 10
         while not self.page.evaluate(script, argument):
             assert time.monotonic() < deadline, f"never came true: {condition} with {argument!r}"
-            self.page.wait_for_timeout(20)
+            self.frame()
+
+    def frame(self) -> None:
+        """Wait until the browser has drawn a frame, and all that was decided before it."""
+        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def settled(self) -> None:
+        """Wait until every canvas is drawn and every picture loaded, in the window or not."""
+        self.until("document.documentElement.dataset.pending === '0'")
+        self.until("[...document.images].every((image) => image.complete && image.naturalWidth)")
 
 
 class Browser:

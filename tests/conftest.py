@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
+import signal
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,8 +18,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 torch.set_num_threads(2)
+importlib.import_module("sympy")  # as PyTorch does with its first dispatch mode; it adds a warning filter
 
 
 @pytest.fixture(scope="session")
@@ -41,8 +47,9 @@ def one_thread() -> Iterator[None]:
 def unchanged(model: nn.Module, *tensors: Tensor) -> Iterator[None]:
     """Assert that the block, even if it ends in an exception, leaves no trace on the model, tensors or global state.
 
-    That is: training flags, parameters and buffers (identity, values, `.grad`, `requires_grad`), hooks, other
-    attributes of the modules, the random states of torch, numpy and Python, grad, inference and other modes.
+    That is: training flags, parameters and buffers (identity, values, `.grad`, `requires_grad`), hooks, tensors and other
+    attributes of the modules, the random states of torch, numpy and Python, grad, inference and other modes, signal
+    handlers, warning filters, hooks on saved tensors, threads.
     """
     before = Snapshot.of(model, *tensors)
     try:
@@ -84,6 +91,8 @@ class Snapshot:
         for attribute, value in vars(module).items():
             if "hooks" in attribute and isinstance(value, dict):
                 self.values[f"{name}.{attribute}"] = [(key, id(hook)) for key, hook in value.items()]
+            elif isinstance(value, Tensor):  # as the weights that `weight_norm` computes
+                self._tensor(f"{name}.{attribute}", value)
             elif not isinstance(value, dict):
                 self.things[f"{name}.{attribute}"] = value
         self.values[f"{name}.training"] = module.training
@@ -116,9 +125,14 @@ class Snapshot:
         self.values["anomaly mode"] = torch.is_anomaly_enabled()
         self.values["deterministic"] = torch.are_deterministic_algorithms_enabled()
         self.values["default dtype"] = torch.get_default_dtype()
-        self.values["threads"] = torch.get_num_threads()
-        self.values["function modes"] = torch.overrides._len_torch_function_stack()  # type: ignore[attr-defined]
-        self.values["dispatch modes"] = len(torch.utils._python_dispatch._get_current_dispatch_mode_stack())  # type: ignore[no-untyped-call]
+        self.values["threads of torch"] = torch.get_num_threads()
+        self.values["threads"] = threading.active_count()
+        functions = torch.overrides._get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+        self.values["function modes"] = list(map(id, functions))
+        self.values["dispatch modes"] = list(map(id, _get_current_dispatch_mode_stack()))
+        self.values["hooks on saved tensors"] = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        self.values["warning filters"] = list(warnings.filters)
+        self.values["signal handlers"] = {number.name: signal.getsignal(number) for number in signal.Signals}
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -53,13 +53,19 @@ class VGGLike(nn.Module):
     def __init__(self, inplace: bool = True) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(inplace), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(inplace), nn.MaxPool2d(2),
-            nn.Conv2d(8, 12, 3, padding=1), nn.ReLU(inplace), nn.Conv2d(12, 12, 3, padding=1), nn.ReLU(inplace), nn.MaxPool2d(2),
-        )  # fmt: skip
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.ReLU(inplace),
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.ReLU(inplace),
+            nn.MaxPool2d(2),
+            nn.Conv2d(8, 12, 3, padding=1),
+            nn.ReLU(inplace),
+            nn.Conv2d(12, 12, 3, padding=1),
+            nn.ReLU(inplace),
+            nn.MaxPool2d(2),
+        )
         self.avgpool = nn.AdaptiveAvgPool2d((2, 2))
-        self.classifier = nn.Sequential(
-            nn.Linear(48, 16), nn.ReLU(inplace), nn.Dropout(), nn.Linear(16, CLASSES)
-        )  # fmt: skip
+        self.classifier = nn.Sequential(nn.Linear(48, 16), nn.ReLU(inplace), nn.Dropout(), nn.Linear(16, CLASSES))
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
@@ -192,22 +198,35 @@ def dense() -> Dense:
 def grouped() -> nn.Sequential:
     """Grouped, depthwise and dilated convolutions with hard-swish, MobileNet's way."""
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Hardswish(inplace=True),
-        nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU6(inplace=True),
-        nn.Conv2d(8, 12, 3, padding=1, groups=4), nn.ReLU(inplace=True),
-        nn.Conv2d(12, 12, 3, padding=2, dilation=2, groups=2), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, CLASSES),
-    )  # fmt: skip
+        nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        nn.Hardswish(inplace=True),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.ReLU6(inplace=True),
+        nn.Conv2d(8, 12, 3, padding=1, groups=4),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(12, 12, 3, padding=2, dilation=2, groups=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(12, CLASSES),
+    )
 
 
 @seeded
 def batch_norm() -> nn.Sequential:
     """Convolution, BatchNorm, ReLU, twice; layers `0..9`, the last ReLU `6`."""
     return nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.MaxPool2d(2),
-        nn.Conv2d(6, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES),
-    )  # fmt: skip
+        nn.Conv2d(3, 6, 3, padding=1, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, CLASSES),
+    )
 
 
 class AlwaysDropout(nn.Module):
@@ -270,20 +289,31 @@ class FrozenNorm(nn.Sequential):
 @seeded
 def frozen_norm() -> FrozenNorm:
     return FrozenNorm(
-        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, CLASSES),
-    )  # fmt: skip
+        nn.Conv2d(3, 6, 3),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Dropout(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, CLASSES),
+    )
 
 
 @seeded
 def overlapping_pools() -> nn.Sequential:
     """AlexNet's max-pooling, 3 wide at stride 2; layers `0..9`, poolings `2` and `5`, the last ReLU `7`."""
     return nn.Sequential(
-        nn.Conv2d(3, 6, 5, stride=2, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2),
-        nn.Conv2d(6, 8, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2),
-        nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(inplace=True),
-        nn.Flatten(), nn.Linear(8 * 3 * 3, CLASSES),
-    )  # fmt: skip
+        nn.Conv2d(3, 6, 5, stride=2, padding=2),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(6, 8, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Flatten(),
+        nn.Linear(8 * 3 * 3, CLASSES),
+    )
 
 
 class GapLinear(nn.Module):
@@ -292,9 +322,12 @@ class GapLinear(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2),
-            nn.Conv2d(6, 8, 3, padding=1), nn.ReLU(inplace=True),
-        )  # fmt: skip
+            nn.Conv2d(3, 6, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(6, 8, 3, padding=1),
+            nn.ReLU(inplace=True),
+        )
         self.gap = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(8, CLASSES)
 
@@ -315,9 +348,12 @@ class SqueezeLike(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, ceil_mode=True),
-            nn.Conv2d(8, 10, 3, padding=1), nn.ReLU(inplace=True),
-        )  # fmt: skip
+            nn.Conv2d(3, 8, 3, stride=2),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2, ceil_mode=True),
+            nn.Conv2d(8, 10, 3, padding=1),
+            nn.ReLU(inplace=True),
+        )
         self.classifier = nn.Sequential(
             nn.Dropout(), nn.Conv2d(10, CLASSES, 1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d((1, 1))
         )
@@ -421,8 +457,24 @@ def compiled() -> nn.Module:
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     build.__name__: build
     for build in (
-        vgg_like, functional_relu, reused, residual, dense, grouped, batch_norm, always_dropout, counting, frozen_norm,
-        overlapping_pools, gap_linear, squeeze_like, tuple_output, checkpointed, unreached, data_parallel, compiled,
+        vgg_like,
+        functional_relu,
+        reused,
+        residual,
+        dense,
+        grouped,
+        batch_norm,
+        always_dropout,
+        counting,
+        frozen_norm,
+        overlapping_pools,
+        gap_linear,
+        squeeze_like,
+        tuple_output,
+        checkpointed,
+        unreached,
+        data_parallel,
+        compiled,
     )
-}  # fmt: skip
+}
 """Every network by the name of its function, for tests that hold for all of them."""

@@ -1,11 +1,17 @@
-"""The house plan: imports point down, one file registers hooks, the public names are these."""
+"""The house plan: rooms on floors, small files, one place for hooks, and the public names, which are all documented."""
 
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
+import re
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -13,158 +19,58 @@ import torchviz_cnn as tvc
 
 PACKAGE = Path(tvc.__file__).parent
 ROOT = PACKAGE.parent
+MODULES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py"))}
 
-# Lowest first: a module may import only from lines above its own. (CONTRIBUTING.md shows the floors.)
-ORDER = [
-    "errors",
-    "names",
-    "render",
-    "images",
-    "photo_folder",
-    "image_source",
-    "results",
-    "result_folder",
-    "ranks",
-    "interrupts",
-    "hooks",
-    "untouched",
-    "receptive_field",
-    "layers",
-    "capture",
-    "relu_rules",
-    "methods.scores",
-    "methods.maps",
-    "methods.cam",
-    "methods.saliency",
-    "methods.averaged",
-    "methods.occlusion",
-    "methods.deconvnet",
-    "methods.reading",
-    "methods.top_tally",
-    "methods.top_pass",
-    "methods.near_ties",
-    "methods.channel_statistics",
-    "methods.top_patches",
-    "methods.top_results",
-    "methods.mining",
-    "methods.compare",
-    "methods.objectives",
-    "methods.image_parameters",
-    "methods.transformations",
-    "methods.recipes",
-    "methods.patterns",
-    "methods.twins",
-    "methods.workers",
-    "methods.climb",
-    "methods.ascent_run",
-    "methods.ascent",
-    "methods.atlas",
-    "models.convnets",
-    "models.xception",
-    "models.zfnet",
-    "models.keras_files",
-    "models.keras_import",
-    "models.bundled",
-    "models.catalogue",
-    "models.checkpoints",
-    "models.loading",
-    "models",
-    "report.encode",
-    "report.measure",
-    "report.patterns",
-    "report.strongest",
-    "report.content",
-    "report.provenance",
-    "report.page",
-    "report",
-    "demo",
-    "",
-    "commands.shared",
-    "commands.layers",
-    "commands.maps",
-    "commands.filters",
-    "commands.report",
-    "commands.top",
-    "cli",
-    "__main__",
-]
+LONG_FILES: dict[str, str] = {}
+"""Files of more than 400 lines, each with its reason."""
 
-PACKAGES = {"methods", "commands"}
-"""Folders whose own `__init__` holds a docstring alone."""
+LARGE_ROOMS = {"models": "one file for each family of networks, beside those that load them"}
+"""Rooms of more than eight modules, each with its reason."""
 
 
-def modules() -> dict[str, Path]:
-    found = {}
-    for path in PACKAGE.rglob("*.py"):
-        parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+def attributes(path: Path) -> set[str]:
+    return {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
 
 
-def imports(path: Path) -> set[str]:
-    """Modules of this package that a file imports, at its top or inside functions, as names below the package."""
-    known, found = modules(), set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "torchviz_cnn":
-            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names if alias.name.split(".")[0] == "torchviz_cnn"]
-        below = [name.partition(".")[2] for name in names]
-        inner = {name for name in below if name in known and name}
-        found |= inner if inner else ({""} & set(below))
-    return found
+def test_rooms_import_downwards_only() -> None:
+    """The contracts in pyproject.toml, which `make check` runs too."""
+    pytest.importorskip("importlinter")
+    code = "from importlinter.cli import lint_imports_command as check; check()"
+    done = subprocess.run([sys.executable, "-c", code, "--no-cache"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_module_has_its_place() -> None:
-    assert set(modules()) - PACKAGES == set(ORDER)
+def test_no_file_and_no_room_is_large() -> None:
+    lines = {name: len(path.read_text().splitlines()) for name, path in MODULES.items()}
+    assert {name for name, count in lines.items() if count > 400} == set(LONG_FILES)
+    rooms = Counter(str(Path(name).parent) for name in MODULES if not name.endswith("__init__.py"))
+    assert {room for room, count in rooms.items() if count > 8} == set(LARGE_ROOMS)
 
 
-@pytest.mark.parametrize("name", sorted(set(modules()) - PACKAGES))
-def test_imports_point_down(name: str) -> None:
-    place = {module: i for i, module in enumerate(ORDER)} | dict.fromkeys(PACKAGES, -1)
-    upward = {other for other in imports(modules()[name]) if place[other] >= place[name]}
-    assert not upward, f"{name or '__init__'} imports {upward}, which stand above it"
-
-
-def test_only_one_file_registers_hooks() -> None:
-    calls = {"register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook", "register_hook"}
-    files = {
-        path.name
-        for path in modules().values()
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Attribute) and node.attr in calls
-    }
-    assert files == {"hooks.py"}
+def test_one_file_registers_hooks() -> None:
+    names = {name for name in vars(importlib.import_module("torch.nn").Module) if re.match(r"register_.*hook", name)}
+    names |= {"register_hook", "register_module_forward_hook", "register_module_forward_pre_hook"}
+    assert {name for name, path in MODULES.items() if names & attributes(path)} == {"hooks/manager.py"}
 
 
 def test_nothing_calls_backward() -> None:
-    for path in modules().values():
-        attributes = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
-        assert "backward" not in attributes or path.name == "hooks.py", path
-    assert ".backward()" not in modules()["hooks"].read_text()
-
-
-def test_public_names_exist_and_are_sorted() -> None:
-    assert list(tvc.__all__) == sorted(tvc.__all__)
-    assert all(getattr(tvc, name, None) is not None for name in tvc.__all__)
-    assert (PACKAGE / "py.typed").exists()
-
-
-def test_every_public_function_has_a_docstring() -> None:
-    missing = [name for name in tvc.__all__ if not (getattr(tvc, name).__doc__ or "").strip()]
-    assert not missing
+    assert [name for name, path in MODULES.items() if "backward" in attributes(path)] == ["hooks/manager.py"]
+    assert ".backward(" not in MODULES["hooks/manager.py"].read_text()
 
 
 def test_importing_the_package_does_not_import_what_only_some_calls_need() -> None:
     heavy = ["matplotlib", "torchvision", "h5py", "safetensors.torch", "torch._dynamo", "skimage"]
-    code = f"import sys, torch; before = set(sys.modules); import torchviz_cnn; print([m for m in {heavy} if m in sys.modules and m not in before])"
+    code = (
+        "import sys, torch; before = set(sys.modules); import torchviz_cnn; "
+        f"print([m for m in {heavy} if m in sys.modules and m not in before])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_scripts_for_a_technique_are_short() -> None:
-    for name in (
+@pytest.mark.parametrize(
+    "name",
+    [
         "activations",
         "grad_cam",
         "saliency",
@@ -175,5 +81,86 @@ def test_scripts_for_a_technique_are_short() -> None:
         "compare",
         "filter_patterns",
         "top_activations",
-    ):
-        assert len((ROOT / "scripts" / f"{name}.py").read_text().splitlines()) < 40
+    ],
+)
+def test_scripts_for_a_technique_are_short(name: str) -> None:
+    assert len((ROOT / "scripts" / f"{name}.py").read_text().splitlines()) < 40
+
+
+# --- the public names -----------------------------------------------------------------------------------------
+
+
+def test_public_names_exist_and_are_sorted() -> None:
+    assert [name for name in tvc.__all__ if getattr(tvc, name, None) is None] == []
+    assert len(set(tvc.__all__)) == len(tvc.__all__)
+    (written,) = (
+        node.value.elts
+        for node in ast.parse((PACKAGE / "__init__.py").read_text()).body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.List)
+        if any(isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets)
+    )
+    names = [str(node.value) for node in written if isinstance(node, ast.Constant)]
+    assert names == sorted(names)
+    assert (PACKAGE / "py.typed").exists()
+
+
+def test_everything_public_is_in_all() -> None:
+    """What stands in the package without an underscore, apart from its rooms, and what other modules gave it to use."""
+    public = {
+        name
+        for name, value in vars(tvc).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+        if getattr(value, "__module__", "").startswith("torchviz_cnn")
+    }
+    assert public - set(tvc.__all__) == set()
+
+
+def test_no_room_hides_a_public_name() -> None:
+    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir()} | {path.stem for path in PACKAGE.glob("*.py")}
+    assert rooms & set(tvc.__all__) == set()
+
+
+def public_functions() -> Iterator[tuple[str, object]]:
+    """The functions of the API, and the methods of its classes that are its own."""
+    for name in tvc.__all__:
+        value = getattr(tvc, name)
+        if inspect.isfunction(value):
+            yield name, value
+        elif inspect.isclass(value):
+            for key, method in vars(value).items():
+                if not key.startswith("_") and inspect.isfunction(method):
+                    yield f"{name}.{key}", method
+        elif isinstance(value, ModuleType):
+            for key, function in vars(value).items():
+                if not key.startswith("_") and inspect.isfunction(function) and function.__module__ == value.__name__:
+                    yield f"{name}.{key}", function
+
+
+PUBLIC = dict(public_functions())
+NO_VERBS = {"A", "All", "An", "Each", "Every", "How", "In", "One", "The", "What", "Where", "Whether", "Which"}
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    assert [name for name in tvc.__all__ if not (getattr(tvc, name).__doc__ or "").strip()] == []
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_docstring_begins_with_a_sentence(name: str) -> None:
+    first = (inspect.getdoc(PUBLIC[name]) or "").partition("\n\n")[0].replace("\n", " ")
+    word = first.partition(" ")[0]
+    assert re.match(r"[A-Z`]", word), first
+    assert "." in name or word not in NO_VERBS, first
+    assert first.endswith((".", ":")), first
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if "." not in name])
+def test_many_parameters_are_listed(name: str) -> None:
+    """Each of them, wherever a function has more than four."""
+    function = PUBLIC[name]
+    parameters = inspect.signature(function).parameters  # type: ignore[arg-type]
+    if len(parameters) <= 4:
+        return
+    _, _, listed = (inspect.getdoc(function) or "").partition("\nArgs:\n")
+    listed = listed.partition("\n\n")[0]
+    described = {word for row in re.findall(r"^    ([\w, *]+):", listed, re.M) for word in re.findall(r"\w+", row)}
+    assert set(parameters) - described == set()

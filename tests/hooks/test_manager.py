@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-import torchviz_cnn
 from tests import networks
 from tests.conftest import unchanged
 from tests.networks import images
@@ -58,13 +55,13 @@ class Flat(nn.Module):
 
 def gradients(model: nn.Module, layers: list[str], x: Tensor, run: nn.Module | None = None) -> dict[str, Tensor]:
     """The gradient of each layer's output, of the sum of squares of the model's output."""
-    found: dict[str, Tensor] = {}
+    grads: dict[str, Tensor] = {}
     with HookManager(model) as hooks:
-        hooks.on_backward(layers, lambda name, grad: found.update({name: grad.clone()}))
+        hooks.on_backward(layers, lambda name, grad: grads.update({name: grad.clone()}))
         x = x.clone().requires_grad_()
         out = hooks.run(x, stop_early=False) if run is None else run(x)
         torch.autograd.grad(out.square().sum(), x)
-    return found
+    return grads
 
 
 def test_forward_hooks_see_outputs_in_execution_order_under_their_names() -> None:
@@ -87,12 +84,12 @@ def test_several_hooks_on_a_layer_run_in_order_each_on_what_the_last_one_left() 
         hooks.on_forward("features.0", lambda name, out: out.clamp(max=0.5))
         hooks.on_forward("features.0", lambda name, out: None)
         hooks.on_forward("features.0", lambda name, out: out + 1)
-        found: list[Tensor] = []
-        hooks.on_forward("features.0", lambda name, out: found.append(out.clone()))
+        outputs: list[Tensor] = []
+        hooks.on_forward("features.0", lambda name, out: outputs.append(out.clone()))
         out = hooks.run(x, stop_early=False)
         rest = nn.Sequential(*model.features[1:], model.avgpool, nn.Flatten(), model.classifier)
         expected = model.features[0](x).clamp(max=0.5) + 1
-        assert torch.equal(found[0], expected)
+        assert torch.equal(outputs[0], expected)
         assert torch.equal(out, rest(expected))
 
 
@@ -113,7 +110,7 @@ def test_a_bad_name_registers_nothing(layers: Any, direction: str) -> None:
         add(layers, lambda name, value: None)
 
 
-def test_an_unknown_layer_is_answered_with_the_nearest() -> None:
+def test_an_unknown_layer_raises_with_the_nearest_name() -> None:
     with HookManager(networks.vgg_like()) as hooks:
         with pytest.raises(LayerError, match=r"no layer 'featurs.7' in VGGLike; did you mean 'features.7'\?"):
             hooks.on_forward("featurs.7", print)
@@ -351,12 +348,12 @@ def test_the_gradient_of_each_call_of_a_reused_module() -> None:
 def test_the_gradient_of_a_sum_and_of_a_normalisation_it_is_written_into() -> None:
     """`out += identity` overwrites what bn2 gave; the gradients of both terms are that of the sum."""
     model, x = networks.residual(), images()
-    found = gradients(model, ["layer1.0", "layer1.0.bn2", "layer1.0.relu#1", "layer1.0.relu"], x)
-    assert len(found) == 4
-    torch.testing.assert_close(found["layer1.0"], found["layer1.0.relu#1"], rtol=0, atol=0)
+    ours = gradients(model, ["layer1.0", "layer1.0.bn2", "layer1.0.relu#1", "layer1.0.relu"], x)
+    assert len(ours) == 4
+    torch.testing.assert_close(ours["layer1.0"], ours["layer1.0.relu#1"], rtol=0, atol=0)
     with torch.no_grad():
         positive = model.layer1[0](model.stem(x)) > 0
-    torch.testing.assert_close(found["layer1.0.bn2"], found["layer1.0"] * positive, rtol=0, atol=0)
+    torch.testing.assert_close(ours["layer1.0.bn2"], ours["layer1.0"] * positive, rtol=0, atol=0)
 
 
 def test_the_gradient_of_a_view_that_is_overwritten() -> None:
@@ -405,9 +402,9 @@ def test_checkpointed_layers_meet_the_same_hooks_in_the_recomputation() -> None:
     layers = ["stem", "block.0", "block.2", "block.3", "block"]
     plain, again = networks.checkpointed(False), networks.checkpointed(True)
     expected = gradients(plain, ["stem", "block.0", "block.2"], x)
-    found = gradients(again, ["stem", "block.0", "block.2"], x)
-    assert set(found) == set(expected)
-    for name, grad in found.items():
+    ours = gradients(again, ["stem", "block.0", "block.2"], x)
+    assert set(ours) == set(expected)
+    for name, grad in ours.items():
         torch.testing.assert_close(grad, expected[name])
     values = []
     for model in (plain, again):
@@ -428,9 +425,9 @@ def test_wrappers_are_looked_through(build: Any, called: str) -> None:
     model, x = build(), images()
     expected = gradients(networks.vgg_like(), ["features.2", "features.7"], x)
     with unchanged(model, x):
-        found = gradients(model, ["features.2", "features.7"], x, run=model if called == "model" else None)
-    assert set(found) == set(expected)
-    for name, grad in found.items():
+        ours = gradients(model, ["features.2", "features.7"], x, run=model if called == "model" else None)
+    assert set(ours) == set(expected)
+    for name, grad in ours.items():
         torch.testing.assert_close(grad, expected[name])
 
 
@@ -440,10 +437,10 @@ def test_a_compiled_part_of_a_model_is_looked_into() -> None:
     model.features = torch.compile(model.features, backend="eager")
     with torch.no_grad():
         model(x)  # compiled before the hooks are there
-    found = gradients(model, ["features.2", "features"], x)
+    ours = gradients(model, ["features.2", "features"], x)
     expected = gradients(plain, ["features.2", "features"], x)
     for name, grad in expected.items():
-        torch.testing.assert_close(found[name], grad)
+        torch.testing.assert_close(ours[name], grad)
     inside = networks.vgg_like()
     inside.compile(backend="eager")
     torch.testing.assert_close(gradients(inside, ["features.2"], x)["features.2"], expected["features.2"])
@@ -484,16 +481,98 @@ def test_repr_names_the_model() -> None:
     assert "closed" in repr(hooks)
 
 
-def test_no_other_file_registers_a_hook_on_a_module() -> None:
-    folder = Path(torchviz_cnn.__file__).parent
-    forbidden = {
-        "register_forward_hook", "register_forward_pre_hook", "register_backward_hook", "register_full_backward_hook",
-        "register_full_backward_pre_hook", "register_module_forward_hook",
-    }  # fmt: skip
-    users = {
-        str(path.relative_to(folder))
-        for path in folder.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Attribute) and node.attr in forbidden
-    }
-    assert users == {"hooks.py"}
+class Concatenates(nn.Module):
+    """A shortcut leads around `inner`: what comes before is concatenated with what it gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.inner = nn.Conv2d(4, 4, 3, padding=1)
+        self.fc = nn.Linear(8, networks.CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        out: Tensor = self.fc(torch.cat([x, self.inner(x)], 1).mean((2, 3)))
+        return out
+
+
+def whole_networks(model: nn.Module, layer: str, maps: Tensor, x: Tensor) -> Tensor:
+    """What a model gives for each map in a layer's place, one run of all of it each."""
+    outputs = []
+    for one in maps:
+        with HookManager(model) as hooks:
+            hooks.on_forward(layer, lambda name, out, one=one: one[None].clone())  # type: ignore[misc]
+            outputs.append(hooks.run(x, stop_early=False))
+    return torch.cat(outputs)
+
+
+@pytest.mark.parametrize(
+    ("build", "layer"),
+    [
+        (networks.vgg_like, "features.4"),
+        (networks.vgg_like, "features.0"),
+        (networks.residual, "layer1.0.bn2"),
+        (networks.reused, "relu#1"),
+        (networks.compiled, "features.4"),
+        (networks.seeded(Concatenates), "inner"),
+    ],
+)
+def test_running_from_a_layer_gives_what_whole_networks_give(build: Any, layer: str) -> None:
+    model, x = build(), images(1)
+    with torch.no_grad(), HookManager(model) as hooks:
+        with hooks.record(layer) as acts:
+            hooks.run(x)
+        maps = torch.stack([0 * acts[layer][0], acts[layer][0], 3 * acts[layer][0]])
+        with unchanged(model, x, maps):
+            outputs = hooks.run_from(layer, maps, x)
+        torch.testing.assert_close(outputs, whole_networks(model, layer, maps, x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("build", "layer"), [(networks.vgg_like, "features.4"), (networks.residual, "layer2.1.bn1")])
+def test_running_from_a_layer_computes_what_comes_before_for_one_image(build: Any, layer: str) -> None:
+    model, sizes = build(), []
+    first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    first.register_forward_hook(lambda module, args, out: sizes.append(len(out)))
+    with torch.no_grad(), HookManager(model) as hooks:
+        with hooks.record(layer) as acts:
+            hooks.run(images(1))
+        sizes.clear()
+        assert len(hooks.run_from(layer, acts[layer].expand(5, -1, -1, -1), images(1))) == 5
+    assert sizes == [1]
+
+
+def test_a_shortcut_around_the_layer_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    model, x = networks.seeded(Concatenates)(), images(1)
+    with caplog.at_level("INFO", "torchviz_cnn"), torch.no_grad(), HookManager(model) as hooks:
+        hooks.run_from("inner", torch.zeros(3, 4, 32, 32), x)
+    assert "inner does not take 3 maps beside one image" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO", "torchviz_cnn"), torch.no_grad(), HookManager(networks.vgg_like()) as hooks:
+        hooks.run_from("features.4", torch.zeros(3, 8, 16, 16), x)
+    assert not caplog.text
+
+
+def test_running_from_a_layer_that_is_not_reached_raises() -> None:
+    with torch.no_grad(), HookManager(networks.unreached()) as hooks, pytest.raises(LayerError, match="never reached"):
+        hooks.run_from("aux", torch.zeros(2, 6, 32, 32), images(1))
+
+
+def test_out_of_memory_is_not_run_again() -> None:
+    model, runs = networks.vgg_like(), []
+
+    def exhaust(module: nn.Module, args: Any, out: Tensor) -> None:
+        runs.append(len(out))
+        raise torch.OutOfMemoryError("no memory")
+
+    model.features[7].register_forward_hook(exhaust)
+    with torch.no_grad(), HookManager(model) as hooks, pytest.raises(torch.OutOfMemoryError):
+        hooks.run_from("features.4", torch.zeros(3, 8, 16, 16), images(1))
+    assert runs == [3]
+
+
+def test_a_manager_that_is_dropped_takes_its_hooks_along() -> None:
+    model = networks.vgg_like()
+    with unchanged(model):
+        hooks = HookManager(model)
+        hooks.on_forward("features.0", lambda name, out: None)
+        del hooks

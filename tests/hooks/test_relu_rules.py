@@ -118,9 +118,7 @@ def test_what_is_no_relu_is_left_alone() -> None:
 def test_other_activations_are_named_and_may_keep_their_gradient(activation: nn.Module, name: str) -> None:
     @seeded
     def build() -> nn.Sequential:
-        return nn.Sequential(
-            nn.Conv2d(3, 4, 3), activation, nn.Conv2d(4, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
-        )  # fmt: skip
+        return nn.Sequential(nn.Conv2d(3, 4, 3), activation, nn.Conv2d(4, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
 
     model = build()
     x, target = images(1), int(model(images(1))[0, :, 0, 0].argmax())
@@ -143,11 +141,11 @@ def test_a_rule_that_meets_no_relu_is_an_error() -> None:
 def test_wrong_options() -> None:
     with pytest.raises(tvc.InputError, match="no ReLU rule 'guide'; did you mean 'guided'"):
         relu_rule("guide")  # type: ignore[arg-type]
-    with pytest.raises(tvc.InputError, match="'error' or 'plain', not 'ignore'"):
+    with pytest.raises(tvc.InputError, match="no other_activations 'ignore'; there are error, plain"):
         relu_rule("guided", other_activations="ignore")  # type: ignore[arg-type]
 
 
-class Twin(nn.Module):
+class FiveReLUs(nn.Module):
     """One small network, its five ReLUs written in one of several ways."""
 
     def __init__(self, relu: Callable[[], Callable[[Tensor], Tensor]]) -> None:
@@ -165,7 +163,7 @@ class Twin(nn.Module):
 
 
 SHARED, SHARED_INPLACE = nn.ReLU(), nn.ReLU(inplace=True)
-TWINS: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
+WAYS: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "in place": lambda: nn.ReLU(inplace=True),
     "F.relu": lambda: F.relu,
     "F.relu(inplace)": lambda: SPELLINGS["F.relu(inplace)"][0],
@@ -178,10 +176,10 @@ TWINS: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("twin", TWINS)
-def test_a_twin_gives_exactly_what_the_module_version_gives(twin: str, rule: Any) -> None:
-    modules, x = seeded(Twin)(nn.ReLU), images(2)
-    other = seeded(Twin)(TWINS[twin])
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_gives_exactly_what_the_module_gives(way: str, rule: Any) -> None:
+    modules, x = seeded(FiveReLUs)(nn.ReLU), images(2)
+    other = seeded(FiveReLUs)(WAYS[way])
     assert torch.equal(tvc.saliency(other, x, 1, relu=rule).gradients, tvc.saliency(modules, x, 1, relu=rule).gradients)
     cams = [tvc.guided_grad_cam(model, x, "convs.2", 1).gradients for model in (other, modules)]
     assert torch.equal(cams[0], cams[1])
@@ -215,8 +213,8 @@ def test_in_place_networks_equal_an_explicit_modification(build: Callable[[], nn
     leaf = x.clone().requires_grad_()
     with Swap():
         (expected,) = torch.autograd.grad(build()(leaf)[:, 2].sum(), leaf)
-    found = tvc.saliency(build(), x, 2, relu=rule).gradients
-    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    gradients = tvc.saliency(build(), x, 2, relu=rule).gradients
+    assert torch.allclose(gradients, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -224,25 +222,25 @@ def test_activation_checkpointing_changes_nothing(rule: Any) -> None:
     x = images(2)
     classes = torch.tensor([[0, 1], [2, 3]])
     for target in (1, classes):
-        found, expected = (
+        ours, expected = (
             tvc.saliency(networks.checkpointed(on), x, target, relu=rule).gradients for on in (True, False)
         )
-        assert torch.allclose(found, expected, rtol=1e-5, atol=1e-8)
+        assert torch.allclose(ours, expected, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_memory_efficient_densenet_equals_the_plain_one(rule: Any) -> None:
     from torchvision.models import DenseNet
 
-    x, found = images(1, 64), []
+    x, gradients = images(1, 64), []
     for efficient in (False, True):
         model = seeded(DenseNet)(8, (2, 2), 8, 2, 0, CLASSES, efficient)
-        found.append(tvc.saliency(model, x, 1, relu=rule).gradients)
+        gradients.append(tvc.saliency(model, x, 1, relu=rule).gradients)
         with relu_rule(rule) as counted:
             model(x)
         assert counted.count == 1 + 2 * 4 + 1 + 1  # stem, two per dense layer, transition, the function at the end
-    assert found[0].abs().max() > 0
-    assert torch.allclose(found[0], found[1], rtol=1e-4, atol=1e-6 * float(found[0].abs().max()))
+    assert gradients[0].abs().max() > 0
+    assert torch.allclose(gradients[0], gradients[1], rtol=1e-4, atol=1e-6 * float(gradients[0].abs().max()))
 
 
 @pytest.mark.parametrize("rule", RULES)

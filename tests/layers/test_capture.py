@@ -19,7 +19,8 @@ from tests import networks
 from tests.conftest import unchanged
 from tests.networks import NETWORKS, images
 from torchviz_cnn.core.errors import InputError, LayerError, OutputError
-from torchviz_cnn.layers.capture import Activations, KeptValues, capture
+from torchviz_cnn.hooks.manager import HookManager
+from torchviz_cnn.layers.capture import Activations, capture
 from torchviz_cnn.media import render
 
 
@@ -226,17 +227,30 @@ def test_writing_into_a_result_hurts_nothing_else() -> None:
             tensor.fill_(3)
 
 
-def test_the_mode_looks_at_what_an_operation_writes_not_reads() -> None:
-    x = images()
-    kept = KeptValues()  # type: ignore[no-untyped-call]
-    with torch.no_grad(), kept:
-        out = x * 2
-        kept.take("out", out)
+class ReadAndWritten(nn.Module):
+    """Reads the output of its layer in operations that write elsewhere, and at the end may write into it."""
+
+    def __init__(self, write: bool) -> None:
+        super().__init__()
+        self.layer, self.write = nn.Identity(), write
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x * 2)
         (out + 1).mul_(out)
         torch.zeros_like(out).copy_(out)
-        assert kept.values["out"].data_ptr() == out.data_ptr()
-        out.mul_(0)
-    assert torch.equal(kept.values["out"], x * 2)
+        self.address = out.data_ptr()
+        return out.mul_(0) if self.write else out + 1
+
+
+@pytest.mark.parametrize("write", [True, False])
+def test_only_what_is_written_into_is_copied(write: bool) -> None:
+    model, x = ReadAndWritten(write), images()
+    acts = capture(model, x, ["layer"])
+    with HookManager(model) as hooks, torch.no_grad(), hooks.record("layer") as kept:
+        hooks.run(x.clone(), stop_early=False)
+    assert (kept["layer"].data_ptr() == model.address) != write
+    assert torch.equal(kept["layer"], x * 2)
+    assert torch.equal(acts["layer"], x * 2)
 
 
 @pytest.mark.parametrize("layers", ["0", ["1", "0"], nn.Conv2d, ["[01]"], "block.*"])
@@ -431,11 +445,14 @@ def test_some_channels_only() -> None:
             acts.grid("features.0", image)
 
 
-def test_sparsity_is_the_share_of_dead_channels() -> None:
+def test_sparsity_and_dead_channels() -> None:
     maps = torch.ones(2, 8, 3, 3)
     maps[0, :2] = 0
-    maps[1, 0, 1, 1] = 0
-    assert Activations({"a": maps}).sparsity("a").tolist() == [0.25, 0.0]
+    maps[0, 2] = -1
+    maps[1, 0, 1, 1] = -2
+    acts = Activations({"a": maps})
+    assert acts.sparsity("a").tolist() == [0.375, pytest.approx(1 / 72)]
+    assert acts.dead("a").tolist() == [[True] * 3 + [False] * 5, [False] * 8]
 
 
 def test_a_plot_is_titled_and_in_proportion() -> None:
@@ -454,7 +471,7 @@ def test_a_plot_is_titled_and_in_proportion() -> None:
 
 def test_a_layer_without_maps_cannot_be_drawn() -> None:
     acts = capture(networks.vgg_like(), images(), ["features.0", "classifier.0"])
-    for draw in (acts.plot, acts.grid, acts.tiles, acts.sparsity):
+    for draw in (acts.plot, acts.grid, acts.tiles, acts.sparsity, acts.dead):
         with pytest.raises(LayerError, match=r"'classifier.0' gives \(2, 16\): no maps"):
             draw("classifier.0")
 

@@ -217,7 +217,7 @@ def test_describe_takes_the_channels_of_the_first_convolution() -> None:
     assert input_channels(nn.Flatten()) == 3
 
 
-@pytest.mark.parametrize("size", [7, (0, 8), (8,), "ab", None, (8, 8, 8)])
+@pytest.mark.parametrize("size", [0, (0, 8), (8,), "ab", None, (8, 8, 8)])
 def test_describe_refuses_other_sizes(size: Any) -> None:
     with pytest.raises(InputError, match="input_size"):
         describe(networks.vgg_like(), size)

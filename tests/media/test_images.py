@@ -17,10 +17,9 @@ from torch import nn
 from torchvision import models
 from torchvision.transforms import InterpolationMode
 
-from tests import networks
-from torchviz_cnn.core.errors import GeometryWarning, ImageError, InputError
-from torchviz_cnn.media.images import Preprocess, preprocess_of, read_image, remember_preprocess, seen_box, to_rgb
-from torchviz_cnn.media.render import Box, overlay
+from torchviz_cnn.core.errors import ImageError, InputError
+from torchviz_cnn.media.images import Preprocess, read_image, to_rgb
+from torchviz_cnn.media.render import overlay
 
 
 def photo(width: int = 40, height: int = 30, seed: int = 0) -> Image.Image:
@@ -439,37 +438,6 @@ def test_other_settings_are_refused() -> None:
     ):
         with pytest.raises(InputError, match=message):
             Preprocess(**options)  # type: ignore[arg-type]
-
-
-# Knowing
-
-
-def test_a_models_preprocessing_is_remembered_through_wrappers_and_dies_with_it() -> None:
-    model, preprocess = networks.vgg_like(), Preprocess(resize=232)
-    remember_preprocess(nn.DataParallel(model), preprocess)
-    assert preprocess_of(model) is preprocess
-    assert preprocess_of(nn.DataParallel(model)) is preprocess
-    assert preprocess_of(networks.vgg_like()) is None
-
-
-def test_the_box_follows_what_is_said_then_what_is_known() -> None:
-    picture, known = Image.new("RGB", (512, 256)), Preprocess(resize=232)
-    said = Preprocess((224, 224), resize=256)
-    whole: Box = (0.0, 0.0, 512.0, 256.0)
-    assert seen_box(picture, (224, 224), None, known) == known.seen_box(512, 256)
-    assert seen_box(picture, (224, 224), said, known) == said.seen_box(512, 256)
-    assert seen_box(picture, (224, 224), "stretch", known) == whole
-    assert seen_box(picture, (224, 224), "crop", known) == known.seen_box(512, 256)
-    assert seen_box(picture, (224, 224), "crop", None) == said.seen_box(512, 256)
-    with pytest.raises(InputError):
-        seen_box(picture, (224, 224), "zoom", None)  # type: ignore[arg-type]
-
-
-def test_where_nothing_is_known_it_warns_unless_the_shapes_agree() -> None:
-    with pytest.warns(GeometryWarning, match="512 x 256 photo became an input of 224 x 224 is not known"):
-        assert seen_box(Image.new("RGB", (512, 256)), (224, 224), None, None) == (0, 0, 512, 256)
-    assert seen_box(Image.new("RGB", (448, 448)), (224, 224), None, None) == (0, 0, 448, 448)
-    assert seen_box(Image.new("RGB", (640, 480)), (240, 320), None, None) == (0, 0, 640, 480)
 
 
 def test_the_shared_photos_read(data: Path) -> None:

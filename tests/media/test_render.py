@@ -218,21 +218,3 @@ def test_overlays_refuse_what_they_do_not_know() -> None:
 def test_a_grey_photo_gets_coloured_too() -> None:
     drawn = render.overlay(photo().convert("L"), np.ones((2, 2)), (0, 0, 40, 30))
     assert drawn.mode == "RGB"
-
-
-def test_figures_are_in_proportion_and_bounded() -> None:
-    picture = np.zeros((20, 60, 3), np.uint8)
-    small, large = render.titled(picture, "a", 0.05), render.titled(picture, "a", 0.1)
-    assert small.size == (300, 150)
-    assert large.size == (600, 250)
-    assert render.titled(np.zeros((2, 400, 3), np.uint8), "a", 1e9).size == (20_000, 150)
-    row = render.panel([photo(), np.zeros((30, 40))], ["photo", "map"], "what it saw")
-    single = render.panel([photo()], ["photo"])
-    assert row.width > 1.7 * single.width
-    assert row.height > single.height
-    with pytest.raises(ValueError, match="zip"):
-        render.panel([photo()], ["one", "two"])
-
-
-def test_a_panel_of_extreme_shapes_stays_drawable() -> None:
-    assert max(render.panel([Image.new("RGB", (1, 4000)), Image.new("RGB", (4000, 1))], ["a", "b"]).size) < 4000

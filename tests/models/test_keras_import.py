@@ -67,8 +67,8 @@ def test_names_as_the_first_kerases_wrote_them(tmp_path: Path) -> None:
             group.create_dataset(f"{name}_W_1:0", data=weights["kernel"])
             group.create_dataset(f"{name}_b_1:0", data=weights["bias"])
     expected = load_keras_weights(tiny(), write_legacy(tmp_path / "new.h5", TINY)).state_dict()
-    found = load_keras_weights(tiny(), path).state_dict()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    filled = load_keras_weights(tiny(), path).state_dict()
+    assert all(torch.equal(filled[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("stored", ["float16", "float64"])

@@ -235,8 +235,11 @@ def test_notop_file_keeps_the_head_and_says_so(keras: Any, tmp_path: Path) -> No
 @pytest.mark.parametrize("include_top", [True, False])
 def test_xception_gives_the_outputs_of_keras(keras: Any, include_top: bool, tmp_path: Path) -> None:
     shape = None if include_top else (None, None, 3)
-    theirs = scramble(keras.applications.Xception(
-        weights=None, include_top=include_top, input_shape=shape, classifier_activation=None))  # fmt: skip
+    theirs = scramble(
+        keras.applications.Xception(
+            weights=None, include_top=include_top, input_shape=shape, classifier_activation=None
+        )
+    )
     assert theirs.count_params() == (22_910_480 if include_top else 20_861_480)
     sizes = ((299, 299),) if include_top else ((96, 96), (107, 121))
     for file in FORMATS:
@@ -298,11 +301,15 @@ def test_a_layer_name_of_both_sides_beats_the_order(keras: Any, tmp_path: Path) 
 @pytest.mark.parametrize("file", ["model.h5", "model.keras", "weights.h5"])
 def test_epsilon_comes_from_the_file_or_is_that_of_keras(keras: Any, file: str, tmp_path: Path) -> None:
     layers = keras.layers
-    theirs = scramble(keras.Sequential([
-        layers.Input((9, 9, 3)),
-        layers.Conv2D(4, 3),
-        layers.BatchNormalization(epsilon=1e-3 if file == "weights.h5" else 0.1),
-    ]))  # fmt: skip
+    theirs = scramble(
+        keras.Sequential(
+            [
+                layers.Input((9, 9, 3)),
+                layers.Conv2D(4, 3),
+                layers.BatchNormalization(epsilon=1e-3 if file == "weights.h5" else 0.1),
+            ]
+        )
+    )
     ours = load_keras_weights(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), save(theirs, tmp_path, file))
     assert_same(ours, theirs, ((9, 9),), 3, 1.0)
 
@@ -325,8 +332,9 @@ def test_depthwise_and_nested_models(keras: Any, tmp_path: Path) -> None:
         )
         path = save(theirs, tmp_path, file)
         if file == "weights.h5":  # nothing in it says in which order the nested layers run
-            with pytest.warns(CheckpointWarning, match="does not describe its nested model"):
+            with pytest.warns(CheckpointWarning, match="does not describe its nested model") as caught:
                 load_keras_weights(ours, path)
+            assert caught[0].filename == __file__
         else:
             load_keras_weights(ours, path)
         assert_same(ours, theirs, ((12, 11),), 4, 1.0)

@@ -210,6 +210,21 @@ def test_a_users_own_factory(user_module: Path, tmp_path: Path) -> None:
     assert isinstance(tvc.load_model("usernet:instance").model, nn.Sequential)
 
 
+def test_a_module_becomes_a_network_and_stays_as_it_is(tmp_path: Path) -> None:
+    model = tiny()
+    with unchanged(model):
+        net = tvc.load_model(model, input_size=20, labels=list("abcde"))
+    assert net.model is model
+    assert model.training
+    assert (net.input_size, net.preprocess.mean, net.name, net.weights) == ((20, 20), (0.5,), "Sequential", "its own")
+    torch.save(tiny().state_dict(), tmp_path / "five.pth")
+    with_weights = tvc.load_model(net, tmp_path / "five.pth")
+    assert with_weights.categories == tuple("abcde")
+    assert with_weights.weights == str(tmp_path / "five.pth")
+    with pytest.raises(tvc.ModelError, match="not a int"):
+        tvc.load_model(3)  # type: ignore[arg-type]
+
+
 def test_labels_from_files(user_module: Path, tmp_path: Path) -> None:
     files = {
         "names.txt": "a\nb\n\nc\nd\ne\n",
@@ -234,15 +249,15 @@ def test_class_names() -> None:
     assert net.class_index("African_elephant") == 386
     assert net.category(386) == "African elephant"
     assert net.category(5000) == "class 5000"
-    with pytest.raises(tvc.ModelError, match="no class 'Afrikan elephant'; did you mean 'African elephant'"):
+    with pytest.raises(tvc.TargetError, match="no class 'Afrikan elephant'; did you mean 'African elephant'"):
         net.class_index("Afrikan elephant")
 
 
 def test_class_names_that_are_not_unique_or_not_known(user_module: Path) -> None:
     twice = tvc.load_model("usernet:tiny", labels=["cat", "dog", "Cat", "emu", "fox"])
-    with pytest.raises(tvc.ModelError, match=r"2 classes of usernet:tiny are called 'cat': 0, 2; give the index"):
+    with pytest.raises(tvc.TargetError, match=r"2 classes of usernet:tiny are called 'cat': 0, 2; give the index"):
         twice.class_index("cat")
-    with pytest.raises(tvc.ModelError, match="class names of usernet:tiny are not known"):
+    with pytest.raises(tvc.TargetError, match="class names of usernet:tiny are not known"):
         tvc.load_model("usernet:tiny").class_index("cat")
 
 
@@ -254,19 +269,15 @@ def test_own_networks_by_name(name: str) -> None:
     assert name in tvc.model_names()
 
 
-def test_download_is_asked_of_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to the download itself: the weights' own URL is what would be fetched."""
-    asked: list[str] = []
-
-    def refuse(url: str, *args: Any, **kwargs: Any) -> Any:
-        asked.append(url)
-        raise OSError("no network here")
-
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
-    with pytest.raises(tvc.CheckpointError, match="could not be downloaded"):
+def test_a_download_that_fails_names_the_weights_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Up to the download itself: nothing listens where the proxy should be."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    for proxy in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")
+    with pytest.raises(tvc.CheckpointError, match=r"could not be downloaded from https://\S+/squeezenet1_1-"):
         tvc.load_model(NAME, "DEFAULT")
-    assert len(asked) == 1
-    assert asked[0].rpartition("/")[2].startswith("squeezenet1_1-")
 
 
 def test_geometry_is_used_where_maps_are_drawn() -> None:
@@ -285,8 +296,9 @@ def test_weights_that_cannot_be_right(trained: nn.Module, tmp_path: Path) -> Non
     with pytest.raises(tvc.CheckpointError, match=r"features\.0\.weight is whole numbers, not floating point"):
         tvc.load_model(NAME, tmp_path / "int8.pth")
     torch.save(state | {"features.0.bias": torch.full((64,), torch.nan)}, tmp_path / "nan.pth")
-    with pytest.warns(tvc.TorchvizWarning, match=r"not finite in features\.0\.bias"):
+    with pytest.warns(tvc.CheckpointWarning, match=r"not finite in features\.0\.bias") as caught:
         tvc.load_model(NAME, tmp_path / "nan.pth")
+    assert caught[0].filename == __file__
 
 
 def test_numbers_beside_the_weights(trained: nn.Module, tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchviz_cnn.core.errors import CheckpointError
-from torchviz_cnn.models import bundled as bundled_module
-from torchviz_cnn.models.bundled import BUNDLED, bundled, bundled_path
+from torchviz_cnn.core.errors import CheckpointError, ModelError
+from torchviz_cnn.models import load_model
+from torchviz_cnn.models.bundled import BUNDLED, bundled_path
+from torchviz_cnn.models.catalogue import CATALOGUE
 from torchviz_cnn.models.convnets import convnet_2017, convnet_2025, fashion_mnist_convnet
 from torchviz_cnn.models.xception import MaxPool2dSame, mini_xception, mini_xception_fer2013, xception
 from torchviz_cnn.models.zfnet import zfnet
@@ -185,13 +186,13 @@ def test_zfnet_with_and_without_normalisation_share_weights() -> None:
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_bundled_checkpoint_fills_its_network(name: str) -> None:
-    entry = bundled(name)
+    entry = CATALOGUE[name]
     state = load_file(bundled_path(name))
     model = entry.factory()
     model.load_state_dict(state)
     assert {v.dtype for v in state.values() if v.is_floating_point()} == {torch.float16}
     with torch.no_grad():
-        assert model.eval()(torch.zeros(1, 3, *entry.input_size)).shape == (1, len(entry.categories))
+        assert model.eval()(torch.zeros(1, 3, *entry.preprocess.size)).shape == (1, len(entry.categories or ()))
 
 
 def test_bundled_checkpoints_are_small() -> None:
@@ -200,18 +201,19 @@ def test_bundled_checkpoints_are_small() -> None:
 
 def test_bundled_network_knows_a_cat() -> None:
     data = pytest.importorskip("skimage.data")
-    entry = bundled("cats_and_dogs")
+    name, entry = "cats_and_dogs", CATALOGUE["cats_and_dogs"]
+    assert entry.categories is not None
     photo = torch.from_numpy(data.chelsea().copy()).permute(2, 0, 1)[None].float() / 255
     height, width = photo.shape[-2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     crop = photo[..., top : top + side, left : left + side]
-    x = F.interpolate(crop, size=entry.input_size, mode="bilinear", antialias=True)
-    x = (x - torch.tensor(entry.mean).view(1, 3, 1, 1)) / torch.tensor(entry.std).view(1, 3, 1, 1)
+    x = F.interpolate(crop, size=entry.preprocess.size, mode="bilinear", antialias=True)
+    mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in (entry.preprocess.mean, entry.preprocess.std))
     model = entry.factory()
-    model.load_state_dict(load_file(bundled_path(entry.name)))
+    model.load_state_dict(load_file(bundled_path(name)))
     with torch.no_grad():
-        probability = model.eval()(x).softmax(1)[0, entry.categories.index("cat")]
+        probability = model.eval()((x - mean) / std).softmax(1)[0, entry.categories.index("cat")]
     assert probability > 0.7
 
 
@@ -226,34 +228,29 @@ def test_bundled_networks_are_as_accurate_as_promised(
     assert evaluate.main([name, str(TEST_PHOTOS), "--device", "cpu"]) >= accuracy
 
 
-def test_bundled_file_is_found_in_an_installed_package_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundled_file_of_the_installed_package_comes_first(tmp_path: Path) -> None:
     source = bundled_path("cats_and_dogs")
-    package = tmp_path / "site-packages" / "torchviz_cnn"
-    (package / "weights").mkdir(parents=True)
-    installed = package / "weights" / source.name
+    installed = tmp_path / "torchviz_cnn" / "weights" / source.name
+    installed.parent.mkdir(parents=True)
     installed.write_bytes(source.read_bytes())
-    monkeypatch.setattr(bundled_module, "PACKAGE", package)
-    assert bundled_path("cats_and_dogs") == installed
+    assert bundled_path("cats_and_dogs", [installed.parent, source.parent]) == installed
+    assert bundled_path("cats_and_dogs", [tmp_path, source.parent]) == source
 
 
 @pytest.mark.parametrize("damage", ["corrupted", "swapped", "truncated", "missing"])
-def test_a_damaged_bundled_checkpoint_is_noticed_and_named(
-    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_bundled_checkpoint_is_noticed_and_named(damage: str, tmp_path: Path) -> None:
     path = bundled_path("cats_and_dogs")
     content = path.read_bytes()
     other = bundled_path("cats_and_dogs_mini_xception").read_bytes()
-    target = tmp_path / "weights" / path.name
-    target.parent.mkdir()
     if damage != "missing":
         flipped = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
-        target.write_bytes({"corrupted": flipped, "swapped": other, "truncated": content[:-1]}[damage])
-    monkeypatch.setattr(bundled_module, "PACKAGE", tmp_path)
+        damaged = {"corrupted": flipped, "swapped": other, "truncated": content[:-1]}[damage]
+        (tmp_path / path.name).write_bytes(damaged)
     with pytest.raises(CheckpointError, match=path.name.replace(".", r"\.")) as caught:
-        bundled_path("cats_and_dogs")
+        bundled_path("cats_and_dogs", [tmp_path])
     assert ("missing" in str(caught.value)) == (damage == "missing")
 
 
 def test_an_unknown_bundled_name_gets_the_nearest() -> None:
-    with pytest.raises(CheckpointError, match="did you mean 'cats_and_dogs'"):
-        bundled("cats_and_dog")
+    with pytest.raises(ModelError, match="did you mean 'cats_and_dogs'"):
+        load_model("cats_and_dog")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -9,8 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -50,8 +53,22 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(data: Path, out: Path, *more: str) -> list[str]:
-    return [str(data), "--model", "fashion_mnist_convnet", "--size", "24", "--batch", "12", "--epochs", "4",
-            "--device", "cpu", "--out", str(out), *more]  # fmt: skip
+    return [
+        str(data),
+        "--model",
+        "fashion_mnist_convnet",
+        "--size",
+        "24",
+        "--batch",
+        "12",
+        "--epochs",
+        "4",
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+        *more,
+    ]
 
 
 def test_learns_and_writes_what_evaluate_reads(
@@ -72,29 +89,33 @@ def test_learns_and_writes_what_evaluate_reads(
     assert "blue: " in capsys.readouterr().out
 
 
+@contextmanager
+def interrupted_at(function: Any, call: int) -> Iterator[None]:
+    """Ctrl-C as a function is called for the `call`-th time."""
+    code, calls = inspect.unwrap(function).__code__, 0
+
+    def watch(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event == "call" and frame.f_code is code
+        if calls == call:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    sys.setprofile(watch)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
 @pytest.mark.parametrize("moment", ["train_epoch", "validate", "replace"])
 def test_an_interrupted_run_ends_with_the_same_weights(
-    moment: str,
-    scripts: dict[str, ModuleType],
-    squares: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    moment: str, scripts: dict[str, ModuleType], squares: Path, tmp_path: Path
 ) -> None:
     train = scripts["train"]
     train.main(command(squares, tmp_path / "whole"))
-
-    original, calls = getattr(train, moment), []
-
-    def interrupted(*args: object) -> object:
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return original(*args)
-
-    monkeypatch.setattr(train, moment, interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), interrupted_at(getattr(train, moment), 3):
         train.main(command(squares, tmp_path / "parts"))
-    monkeypatch.setattr(train, moment, original)
     train.main(command(squares, tmp_path / "parts"))
     assert_same_files(tmp_path / "whole", tmp_path / "parts")
 
@@ -240,10 +261,23 @@ def test_fashion_mnist_is_read_in_its_own_format(
             bytes([0, 0, 8, 1]) + count.to_bytes(4, "big") + labels.numpy().tobytes()
         )
     assert FashionMNIST(str(tmp_path / "fashion-mnist"), download=False).data.shape == images.shape
-    scripts["train"].main([
-        "fashion-mnist", "--model", "fashion_mnist_convnet", "--size", "28", "--epochs", "1", "--batch", "24",
-        "--device", "cpu", "--out", str(tmp_path),
-    ])  # fmt: skip
+    scripts["train"].main(
+        [
+            "fashion-mnist",
+            "--model",
+            "fashion_mnist_convnet",
+            "--size",
+            "28",
+            "--epochs",
+            "1",
+            "--batch",
+            "24",
+            "--device",
+            "cpu",
+            "--out",
+            str(tmp_path),
+        ]
+    )
     row = json.loads((tmp_path / "history.jsonl").read_text())
     assert row["validation_accuracy"] > 0.05
     assert row["size"] == 28

@@ -1,4 +1,4 @@
-"""The report without a browser: its numbers are the library's, its page is whole, nothing in it comes from elsewhere."""
+"""The report without a browser: its numbers are the library's, its page is whole and loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 import torchviz_cnn as tvc
-from tests.conftest import unchanged
 from tests.networks import CLASSES, NETWORKS, vgg_like
+from torchviz_cnn.attribution.cam import CAM_METHODS, cam_method
+from torchviz_cnn.attribution.methods import METHODS
 from torchviz_cnn.cli.main import main
-from torchviz_cnn.page.collect import HEAT_SIDE, MAP_SIDE, Measured, measure
+from torchviz_cnn.page.collect import HEAT_SIDE, MAP_SIDE, Collected, collect
 from torchviz_cnn.page.encode import Blocks, figure, levels, script_json
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\"'"
@@ -75,60 +76,80 @@ class Page(HTMLParser):
         return np.cumsum(steps.reshape(-1, *size), axis=2, dtype=np.uint8)
 
 
-def measured(model: nn.Module, x: Tensor, layers: Any = None, classes: int = 3) -> Measured:
-    found = measure(model, [x], layers, classes, lambda count: None)
-    assert found is not None
-    return found
+def collected(model: nn.Module, x: Tensor, layers: Any = None, classes: int = 3) -> Collected:
+    return collect(network(model), [x], layers, classes, lambda count: None)
 
 
 @pytest.mark.parametrize("name", ["vgg_like", "reused", "residual", "checkpointed", "data_parallel"])
 def test_one_forward_gives_what_each_method_gives_by_itself(name: str) -> None:
     model, x = NETWORKS[name](), torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    found = measured(model, x)
-    assert torch.equal(found.classes, found.logits.topk(3, 1).indices)
-    acts = tvc.capture(model, x, list(found.layers))
+    numbers = collected(model, x)
+    assert torch.equal(numbers.classes, numbers.logits.topk(3, 1).indices)
+    acts = tvc.capture(model, x, list(numbers.layers))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", tvc.EmptyMapWarning)
-        for layer, of in list(found.layers.items())[::2]:
+        for layer, of in list(numbers.layers.items())[::2]:
             torch.testing.assert_close(of.maps, acts[layer])
             torch.testing.assert_close(of.peak, acts[layer].amax((2, 3)))
-            torch.testing.assert_close(of.active, (acts[layer] > 0).float().mean((2, 3)))
-            assert of.cams is not None
-            heat = tvc.grad_cam(model, x, layer, target=found.classes)
-            torch.testing.assert_close(of.cams, heat.values, atol=1e-6, rtol=1e-4)
-        for rule, gradients in found.pixels.items():
-            saliency = tvc.saliency(model, x, found.classes, relu=rule)
+            torch.testing.assert_close(of.sparsity, (acts[layer] <= 0).float().mean((2, 3)))
+            assert set(of.heat) == set(CAM_METHODS)
+            for method, heat in of.heat.items():
+                alone = METHODS[method].explain(model, x, layer, target=numbers.classes)
+                torch.testing.assert_close(heat, alone.values, atol=1e-6, rtol=1e-4)
+        for method, gradients in numbers.pixels.items():
+            saliency = METHODS[method].explain(model, x, numbers.classes)
+            assert isinstance(saliency, tvc.Saliency)
             torch.testing.assert_close(gradients, saliency.gradients, atol=1e-6, rtol=1e-4)
-    assert set(found.pixels) == {"standard", "guided", "deconvnet"}
+    assert set(numbers.pixels) == {"saliency", "guided", "deconvnet"}
+
+
+def test_a_method_that_is_registered_appears_on_the_page(tmp_path: Path) -> None:
+    def locally_weighted(activations: Tensor, gradients: Tensor) -> Tensor:
+        """Weigh each place by its own positive gradient."""
+        return (gradients.relu() * activations[:, None]).sum(2)
+
+    cam_method("Locally weighted CAM", "what a test registered", "a paper")(locally_weighted)
+    try:
+        page = Page(tvc.report(network(vgg_like()), photos(1), tmp_path, budget=0))
+    finally:
+        del CAM_METHODS["locally_weighted"]
+    methods = {method["name"]: method for method in page.data["methods"]}
+    assert list(methods) == ["grad_cam", "locally_weighted", "guided_grad_cam", "saliency", "guided", "deconvnet"]
+    assert methods["locally_weighted"]["title"] == "Locally weighted CAM"
+    assert methods["locally_weighted"]["shows"] == "what a test registered"
+    layer = page.data["layers"][2]
+    assert set(layer["heat"]) == {"grad_cam", "locally_weighted"}
+    maps = [page.maps(layer["heat"][name]["maps"][0], layer["heat"][name]["size"]) for name in layer["heat"]]
+    assert not np.array_equal(maps[0], maps[1])
+
+
+def test_methods_are_told_as_the_table_tells_them(tmp_path: Path) -> None:
+    page = Page(tvc.report(network(vgg_like()), photos(1), tmp_path, budget=0))
+    assert {m["name"]: m["title"] for m in page.data["methods"]} == {
+        name: METHODS[name].title for name in (*CAM_METHODS, "guided_grad_cam", "saliency", "guided", "deconvnet")
+    }
+    photo, layer = page.data["photos"][0], page.data["layers"][0]
+    for method in page.data["methods"]:
+        assert method["heat"] is None or method["heat"] in layer["heat"]
+        assert method["pixels"] is None or method["pixels"] in photo["pixels"]
 
 
 def test_photos_run_forward_once_for_all_layers_classes_and_rules() -> None:
     model, batches = vgg_like(), []
     model.features.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
-    measure(model, [torch.rand(3, 3, 32, 32)], None, CLASSES, lambda count: None)
+    collected(model, torch.rand(3, 3, 32, 32), classes=CLASSES)
     assert batches.count(3) == 1
     assert sum(batches) == 4  # and one photo once more, for the layer that is explained first
 
 
 def test_a_photo_is_shown_as_it_would_be_alone() -> None:
     model, x = vgg_like(), torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
-    together = measured(model, x)
-    apart = measure(model, torch.split(x, 1), None, 3, lambda count: None)
-    assert apart is not None
+    together = collected(model, x)
+    apart = collect(network(model), torch.split(x, 1), None, 3, lambda count: None)
     torch.testing.assert_close(together.logits, apart.logits)
     for layer, of in together.layers.items():
         torch.testing.assert_close(of.maps, apart.layers[layer].maps)
-        cams = apart.layers[layer].cams
-        assert of.cams is not None
-        assert cams is not None
-        torch.testing.assert_close(of.cams, cams)
-
-
-def test_the_model_comes_back_as_it_was(tmp_path: Path) -> None:
-    model = vgg_like()
-    model.train()
-    with unchanged(model):
-        tvc.report(network(model), photos(2), tmp_path, budget=0)
+        torch.testing.assert_close(of.heat, apart.layers[layer].heat)
 
 
 def test_the_page_is_one_file_that_may_ask_for_nothing(tmp_path: Path) -> None:
@@ -170,12 +191,12 @@ def test_names_stay_text_whatever_they_are(tmp_path: Path) -> None:
 def test_what_is_embedded_is_what_was_computed(tmp_path: Path) -> None:
     model, shown = vgg_like(), photos(2)
     net = network(model, tuple(f"class <{i}>" for i in range(CLASSES)))
-    page = Page(tvc.report(net, shown, tmp_path, budget=0, channels=6))
+    page = Page(tvc.report(net, shown, tmp_path, budget=0, k=6))
     x = torch.stack([net.preprocess(photo) for photo in shown])
-    found = measured(model, x)
-    assert [layer["name"] for layer in page.data["layers"]] == list(found.layers)
+    numbers = collected(model, x)
+    assert [layer["name"] for layer in page.data["layers"]] == list(numbers.layers)
     for layer in page.data["layers"]:
-        of = found.layers[layer["name"]]
+        of = numbers.layers[layer["name"]]
         assert layer["shape"] == list(of.shape)
         maps = of.maps[:, layer["channels"]]
         low, high = maps.amin((0, 2, 3)).clamp(max=0), maps.amax((0, 2, 3))
@@ -187,14 +208,14 @@ def test_what_is_embedded_is_what_was_computed(tmp_path: Path) -> None:
         strongest = of.peak.amax(0).argsort(descending=True, stable=True)[:6]
         assert layer["channels"] == sorted(strongest.tolist())
         torch.testing.assert_close(torch.tensor(layer["peak"]), of.peak, rtol=1e-3, atol=1e-6)
-        torch.testing.assert_close(torch.tensor(layer["sparsity"]), 1 - of.active.mean(1), rtol=1e-3, atol=1e-3)
-        assert of.cams is not None
-        heat = page.maps(layer["heat"]["maps"][1], layer["heat"]["size"])
-        expected = levels(of.cams[1], torch.zeros(3), of.cams[1].amax((1, 2)))
+        torch.testing.assert_close(torch.tensor(layer["layerSparsity"]), of.sparsity.mean(1), rtol=1e-3, atol=1e-3)
+        heat = page.maps(layer["heat"]["grad_cam"]["maps"][1], layer["heat"]["grad_cam"]["size"])
+        values = of.heat["grad_cam"][1]
+        expected = levels(values, torch.zeros(3), values.amax((1, 2)))
         assert np.array_equal(heat, expected)
     first = page.data["photos"][0]
-    assert first["classes"] == found.classes[0].tolist()
-    assert first["seen"] == pytest.approx([4 / 48, 0, 44 / 48, 1], abs=0.02)
+    assert first["classes"] == numbers.classes[0].tolist()
+    assert first["view"] == pytest.approx([4 / 48, 0, 44 / 48, 1], abs=0.02)
     picture = Image.open(io.BytesIO(base64.b64decode(page.inside[f"block-{first['picture']}"])))
     assert (picture.format, picture.size) == ("WEBP", (48, 40))
 
@@ -202,18 +223,15 @@ def test_what_is_embedded_is_what_was_computed(tmp_path: Path) -> None:
 def test_large_maps_are_averaged_down(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2))
     x = torch.rand(1, 3, 120, 240, generator=torch.Generator().manual_seed(3))
-    found = measured(model, x, classes=1)
-    of = found.layers["0"]
+    of = collected(model, x, classes=1).layers["0"]
     assert of.shape == (2, 120, 240)
     assert of.maps.shape == (1, 2, MAP_SIDE // 2, MAP_SIDE)
-    assert of.cams is not None
-    assert of.cams.shape == (1, 1, HEAT_SIDE // 2, HEAT_SIDE)
+    assert of.heat["grad_cam"].shape == (1, 1, HEAT_SIDE // 2, HEAT_SIDE)
     whole = tvc.capture(model, x, "0")["0"]
     torch.testing.assert_close(of.maps[0, :, 0, 0], whole[0, :, :3, :3].mean((1, 2)))  # 2.5 pixels, whole ones
     torch.testing.assert_close(of.peak, whole.amax((2, 3)))
-    torch.testing.assert_close(
-        of.maps.mean(), tvc.capture(model, torch.zeros(1, 3, 120, 240))["0"].mean() * 0 + of.maps.mean()
-    )
+    torch.testing.assert_close(of.mean, whole.relu().mean((2, 3)))
+    torch.testing.assert_close(of.sparsity, (whole <= 0).float().mean((2, 3)))
 
 
 def one_channel() -> tvc.Network:
@@ -280,9 +298,8 @@ def dead() -> tvc.Network:
 
 
 ODD: dict[str, Callable[[], tvc.Network]] = {
-    build.__name__: build
-    for build in (one_channel, one_class, one_layer, no_relu, detached, broken_aside, dead)
-}  # fmt: skip
+    build.__name__: build for build in (one_channel, one_class, one_layer, no_relu, detached, broken_aside, dead)
+}
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
@@ -295,12 +312,12 @@ def test_odd_networks_get_a_page(name: str, count: int, tmp_path: Path) -> None:
     for photo in page.data["photos"]:
         assert len(photo["classes"]) == min(3, len(photo["classes"]))
         assert set(photo["pixels"]) == {
-            "one_layer": {"standard"},
-            "no_relu": {"standard"},
+            "one_layer": {"saliency"},
+            "no_relu": {"saliency"},
             "detached": set(),
-        }.get(name, {"standard", "guided", "deconvnet"})
+        }.get(name, {"saliency", "guided", "deconvnet"})
     if name == "detached":
-        assert all(layer["heat"] is None for layer in page.data["layers"])
+        assert all(layer["heat"] == {} for layer in page.data["layers"])
 
 
 def test_weights_that_are_no_numbers_are_an_error(tmp_path: Path) -> None:
@@ -380,6 +397,7 @@ def test_photos_are_paths_pictures_or_named(tmp_path: Path) -> None:
         ([str(tmp_path / "a.png"), photo], ["a.png", "photo 2"]),
         ({"mine": photo}, ["mine"]),
         (photo, ["photo 1"]),
+        (np.asarray(photo), ["photo 1"]),
         ([], []),
     ):
         page = Page(tvc.report(net, images, tmp_path / "out", budget=0))  # type: ignore[arg-type]
@@ -392,20 +410,39 @@ def test_mistakes_are_told_before_the_work(tmp_path: Path) -> None:
     net, shown = one_class(), photos(1)
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.html").mkdir()
+    not_channels: list[Any] = [[-1], [2, -1], ["a"], [0.5], [True]]
+    not_lists: list[Any] = [[], "3", 0.5, True]
     wrong: list[tuple[type[Exception], str, Callable[[], object]]] = [
         (tvc.InputError, "takes a Network, not a plain module", lambda: tvc.report(net.model, shown, tmp_path)),  # type: ignore[arg-type]
-        (tvc.InputError, "channels is a whole number", lambda: tvc.report(net, shown, tmp_path, channels=0)),
+        (tvc.InputError, "k is a whole number", lambda: tvc.report(net, shown, tmp_path, k=0)),
+        (tvc.InputError, "k says how many", lambda: tvc.report(net, shown, tmp_path, channels=5)),  # type: ignore[arg-type]
         (tvc.InputError, "classes is a whole number", lambda: tvc.report(net, shown, tmp_path, classes=-1)),
         *(
             (
                 tvc.InputError,
-                "channels is a whole number",
+                "a channel is a whole number",
                 lambda bad=bad: tvc.report(net, shown, tmp_path, channels=bad),
             )
-            for bad in ([], [-1], [2, -1], ["a"], "3", 0.5, None, True)
+            for bad in not_channels
         ),
-        (tvc.InputError, "a budget is a number of seconds", lambda: tvc.report(net, shown, tmp_path, budget=-1)),
-        (tvc.InputError, "a budget is a number of seconds", lambda: tvc.report(net, shown, tmp_path, budget="5")),  # type: ignore[arg-type]
+        *(
+            (
+                tvc.InputError,
+                "channels selects channels by number",
+                lambda bad=bad: tvc.report(net, shown, tmp_path, channels=bad),
+            )
+            for bad in not_lists
+        ),
+        (
+            tvc.InputError,
+            "budget is a finite number of at least 0",
+            lambda: tvc.report(net, shown, tmp_path, budget=-1),
+        ),
+        (
+            tvc.InputError,
+            "budget is a finite number of at least 0",
+            lambda: tvc.report(net, shown, tmp_path, budget="5"),  # type: ignore[arg-type]
+        ),
         (tvc.InputError, "atlas is a folder", lambda: tvc.report(net, shown, tmp_path, atlas=5)),  # type: ignore[arg-type]
         (tvc.LayerError, "layers are names", lambda: tvc.report(net, shown, tmp_path, layers=5, budget=0)),  # type: ignore[arg-type]
         (
@@ -443,12 +480,12 @@ def test_how_it_was_made_is_told(tmp_path: Path) -> None:
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos(1)[0].save(tmp_path / "a.png")
     out = str(tmp_path / "out.html")
-    wanted = ["--layers", "conv1", "pool*", "--channels", "3", "--budget", "0", "--input-size", "96", "--classes", "1"]
+    wanted = ["--layers", "conv1", "pool*", "--k", "3", "--budget", "0", "--input-size", "96", "--classes", "1"]
     assert main(["report", str(tmp_path / "a.png"), "--out", out, *wanted]) == 0
     assert capsys.readouterr().out.splitlines() == ["1 photo, 6 layers, 0 filter patterns", f"open {out}"]
     page = Page(out)
     assert "torchviz-cnn report" in page.words
-    assert "--channels 3" in page.words
+    assert "--k 3" in page.words
     assert main(["report", "--layers", "nothing", "--out", out]) == 2
     assert "no layer 'nothing'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
@@ -469,8 +506,12 @@ def test_levels_and_figures() -> None:
     low, high = torch.tensor([0.0, 3.0, 0.0]), torch.tensor([2.0, 3.0, 1.0])
     assert levels(maps, low, high).tolist() == [[[0, 128, 255]], [[0, 0, 0]], [[0, 0, 255]]]
     assert [figure(v) for v in (1 / 3, 123456.0, torch.tensor(0.0), float("nan"), float("inf"))] == [
-        0.3333, 123500.0, 0.0, None, None,
-    ]  # fmt: skip
+        0.3333,
+        123500.0,
+        0.0,
+        None,
+        None,
+    ]
     text = script_json({"name": "</script><!--\u2028&"})
     assert not set("<>&\u2028") & set(text)
     assert json.loads(text) == {"name": "</script><!--\u2028&"}

@@ -36,9 +36,9 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     folder.update(finished=False)
     again = ResultFolder.open(tmp_path / "r", "top", {**MINE, "layers": ("a", "b")})
     assert again.manifest["progress"] == {"images": 5, "finished": False}
-    found, texts = again.load_with_metadata("features.3")
+    loaded, texts = again.load_with_metadata("features.3")
     assert texts == {"note": "one"}
-    assert all(torch.equal(found[key], tensors[key]) or key == "y" for key in tensors)
+    assert all(torch.equal(loaded[key], tensors[key]) or key == "y" for key in tensors)
     assert again.has("features.3")
     assert not again.has("features.4")
     assert ResultFolder.read(tmp_path / "r", "top").manifest == again.manifest

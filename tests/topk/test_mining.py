@@ -1,4 +1,4 @@
-"""The k strongest of every channel: equal to brute force, whatever the dataset looks like and however it is gone through."""
+"""The k strongest of every channel: equal to brute force, whatever the dataset and however it is read."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ import torchviz_cnn as tvc
 from tests import networks
 from tests.conftest import unchanged
 from torchviz_cnn.core.errors import InputError, LayerError, SkippedWarning
-from torchviz_cnn.topk import near_ties
-from torchviz_cnn.topk import passes as top_pass
 
 K = 4
 
@@ -64,19 +62,20 @@ def assert_same(one: tvc.TopActivations, other: tvc.TopActivations) -> None:
     ],
 )
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
-def test_it_equals_brute_force(build: Callable[[], nn.Module], layers: list[str], batch_size: int) -> None:
+@pytest.mark.parametrize("exact", [False, True])
+def test_it_equals_brute_force(build: Callable[[], nn.Module], layers: list[str], batch_size: int, exact: bool) -> None:
     model, images = build(), networks.images(23)
     with unchanged(model, images):
-        top = tvc.top_activations(model, images, layers, K, batch_size=batch_size)
+        top = tvc.top_activations(model, images, layers, K, batch_size=batch_size, exact=exact)
     assert top.layers == tuple(layers)
     for layer in layers:
         assert_equal(top, brute_force(model, images, layer, K), layer)
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_workers_change_nothing(workers: int) -> None:
+@pytest.mark.parametrize(("workers", "exact"), [(0, False), (1, False), (2, False), (2, True)])
+def test_workers_change_nothing(workers: int, exact: bool) -> None:
     model, images = networks.vgg_like(), networks.images(23)
-    top = tvc.top_activations(model, images, "features.8", K, batch_size=5, workers=workers)
+    top = tvc.top_activations(model, images, "features.8", K, batch_size=5, workers=workers, exact=exact)
     assert_equal(top, brute_force(model, images, "features.8", K), "features.8")
 
 
@@ -86,9 +85,16 @@ def test_equal_images_go_to_the_first_and_equal_places_too() -> None:
     flat = torch.ones(1, 3, 32, 32).expand(4, -1, -1, -1)  # the same value at many places
     images = torch.cat([images, flat])
     for batch_size in (1, 3, 12):
-        top = tvc.top_activations(model, images, ["features.1", "features.8"], K, batch_size=batch_size)
+        top = tvc.top_activations(model, images, ["features.1", "features.8"], K, batch_size=batch_size, exact=True)
         for layer in top.layers:
             assert_equal(top, brute_force(model, images, layer, K), layer)
+    identity = nn.Conv2d(1, 1, 1)
+    same = torch.tensor([2.0, 3.0, 3.0, 1.0]).view(4, 1, 1, 1).expand(-1, -1, 3, 3)
+    nn.init.ones_(identity.weight)
+    for batch_size in (1, 3):
+        top = tvc.top_activations(nn.Sequential(identity), same, "0", 4, batch_size=batch_size)
+        assert top.images["0"].tolist() == [[1, 2, 0, 3]]
+        assert not top.positions["0"].any()
 
 
 class Wobbly(nn.Module):
@@ -117,38 +123,89 @@ class Outer(nn.Module):
         return out
 
 
-def test_rounding_decides_nothing() -> None:
+def nearly_equal_images(count: int) -> Tensor:
     """Images and places of which some are equal, and some differ by less than the errors of single precision."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 5, (40, 1, 6, 6), generator=generator).float()
-    images += 1e-7 * torch.randint(0, 3, images.shape, generator=generator)
-    answers = [tvc.top_activations(Outer(), images, "wobbly", 9, batch_size=size) for size in (1, 3, 7, 40)]
-    raw = [tvc.top_activations(Outer(), images, "wobbly", 9, batch_size=s, exact=False) for s in (1, 3, 7, 40)]
-    assert len({str(top.images["wobbly"].tolist()) + str(top.positions["wobbly"].tolist()) for top in raw}) > 1
-    # Of 40 images, the 17 kept are all equal to the 9th within rounding: that is said.
-    assert all(top.uncertain == {"wobbly": [0]} for top in answers)
-    few = images[:14]
-    expected = brute_force(Outer(), few, "wobbly", 9)
-    for size in (1, 3, 7, 14):
-        top = tvc.top_activations(Outer(), few, "wobbly", 9, batch_size=size)
+    images = torch.randint(0, 5, (count, 1, 6, 6), generator=generator).float()
+    return images + 1e-7 * torch.randint(0, 3, images.shape, generator=generator)
+
+
+def test_in_exact_order_rounding_decides_nothing() -> None:
+    images = nearly_equal_images(14)
+    expected = brute_force(Outer(), images, "wobbly", 9)
+    answers = [tvc.top_activations(Outer(), images, "wobbly", 9, batch_size=n, exact=True) for n in (1, 3, 7, 14)]
+    for top in answers:
         assert_equal(top, expected, "wobbly")
-        assert not top.uncertain
+        assert torch.equal(top.values["wobbly"], answers[0].values["wobbly"])
+    raw = [tvc.top_activations(Outer(), images, "wobbly", 9, batch_size=n) for n in (1, 3, 7, 14)]
+    assert len({str(top.images["wobbly"].tolist()) + str(top.positions["wobbly"].tolist()) for top in raw}) > 1
+    for top in raw:
+        np.testing.assert_allclose(top.values["wobbly"].numpy(), expected[0], rtol=1e-5)
 
 
-def test_only_what_is_close_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-    recompute = top_pass.exact_maxima
+def test_as_computed_values_that_differ_keep_their_place_whatever_the_batch_size() -> None:
+    images = torch.arange(40.0).flip(0).view(-1, 1, 1, 1).expand(-1, -1, 3, 3) + 1  # the first is the strongest
+    for size in (1, 3, 7, 40):
+        top = tvc.top_activations(Outer(), images, "wobbly", 9, batch_size=size)
+        assert top.images["wobbly"][0].tolist() == list(range(9))
+        np.testing.assert_allclose(top.values["wobbly"][0].numpy(), np.arange(40, 31, -1), rtol=1e-5)
 
-    def counting(model: Any, source: Any, images: list[int], *rest: Any) -> Any:
-        seen.extend(images)
-        return recompute(model, source, images, *rest)
 
-    monkeypatch.setattr(near_ties, "exact_maxima", counting)
-    model = nn.Sequential(nn.Conv2d(1, 1, 1))
-    nn.init.ones_(model[0].weight)  # type: ignore[arg-type]
-    images = torch.arange(800.0).view(-1, 1, 2, 2)
-    tvc.top_activations(model, images, "0", 9)
-    assert len(seen) == 1  # which tells how large rounding is
+class Single(nn.Module):
+    """Multiplies by numbers that are single precision whatever the model is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.second = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.second(self.conv(x).float())
+        return out
+
+
+def test_a_network_that_is_no_double_keeps_the_order_computed_and_says_so() -> None:
+    model = networks.seeded(Single)()
+    images = networks.images(12)
+    with unchanged(model, images), pytest.warns(SkippedWarning, match="does not run in double precision") as caught:
+        top = tvc.top_activations(model, images, "second", K, exact=True)
+    assert caught[0].filename == __file__
+    assert_same(top, tvc.top_activations(model, images, "second", K))
+
+
+class Failing(nn.Module):
+    """Has a mistake that shows in double precision only."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error, self.conv = error, nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float64:
+            raise self.error
+        out: Tensor = self.conv(x)
+        return out
+
+
+@pytest.mark.parametrize("error", [ValueError("dtype"), RuntimeError("mistake"), torch.OutOfMemoryError("no memory")])
+def test_only_what_double_precision_itself_cannot_do_is_passed_over(error: Exception) -> None:
+    with pytest.raises(type(error), match=str(error)):
+        tvc.top_activations(nn.Sequential(Failing(error)), networks.images(4), "0", 2, exact=True)
+
+
+def test_a_network_prepares_its_photos_itself_and_what_is_given_by_hand_wins() -> None:
+    random = np.random.default_rng(0)
+    photos = [Image.fromarray(random.integers(0, 256, (40, 50 + i, 3), dtype=np.uint8)) for i in range(7)]
+    model, usual, other = networks.vgg_like(), tvc.Preprocess((32, 32), resize=36), tvc.Preprocess((32, 32), "stretch")
+    net = tvc.Network(model, usual)
+    with unchanged(model):
+        for given, how in ((None, usual), (other, other)):
+            top = tvc.top_activations(net, photos, "features.8", K, preprocess=given)
+            expected = brute_force(model, torch.stack([how(photo) for photo in photos]), "features.8", K)
+            assert_equal(top, expected, "features.8")
+    assert top.model is model
+    assert len(top.patches("features.8", 0)) == K
+    assert len(top.projections("features.8", 0, model=net)) == K
 
 
 def test_a_dataset_smaller_than_k() -> None:
@@ -158,8 +215,9 @@ def test_a_dataset_smaller_than_k() -> None:
     assert (top.images["features.8"][:, 3:] == -1).all()
     assert (top.positions["features.8"][:, 3:] == -1).all()
     assert top.values["features.8"][:, 3:].isnan().all()
-    found = brute_force(model, images, "features.8", 3)
-    np.testing.assert_array_equal(top.images["features.8"][:, :3].numpy(), found[1])
+    np.testing.assert_array_equal(
+        top.images["features.8"][:, :3].numpy(), brute_force(model, images, "features.8", 3)[1]
+    )
     assert (
         top.grid("features.8", 0).size
         == tvc.top_activations(model, networks.images(12), "features.8").grid("features.8", 0).size
@@ -334,10 +392,11 @@ def test_images_of_several_sizes_go_one_by_one() -> None:
     ("options", "error", "message"),
     [
         ({"layers": "features.9999"}, LayerError, "no layer 'features.9999'"),
-        ({"layers": []}, LayerError, "no layer was asked for"),
+        ({"layers": []}, LayerError, "asked for no layer at all"),
         ({"layers": "features.8", "k": 0}, InputError, "k is a whole number of at least 1"),
         ({"layers": "features.8", "batch_size": 0}, InputError, "batch_size is a whole number"),
-        ({"layers": "features.8", "workers": -1}, InputError, "workers is a whole number"),
+        ({"layers": "features.8", "k": True}, InputError, "k is a whole number of at least 1"),
+        ({"layers": "features.8", "workers": -1}, InputError, "workers is a whole number of at least 0"),
         ({"layers": "features.8", "save_every": 0}, InputError, "save_every is a whole number"),
     ],
 )
@@ -382,10 +441,10 @@ def test_half_precision_and_double_work() -> None:
     model = networks.vgg_like(inplace=False)
     double = tvc.top_activations(_double(model), images.double(), "features.8", K)
     assert_equal(double, brute_force(model, images, "features.8", K), "features.8")
-    with pytest.warns(SkippedWarning, match="half precision"):
-        half = tvc.top_activations(networks.vgg_like().bfloat16(), images, "features.8", K)
-    assert half.values["features.8"].dtype == torch.float32
-    assert float((half.values["features.8"] - double.values["features.8"]).abs().max()) < 0.1
+    for exact in (False, True):
+        half = tvc.top_activations(networks.vgg_like().bfloat16(), images, "features.8", K, exact=exact)
+        assert half.values["features.8"].dtype == torch.float32
+        assert float((half.values["features.8"] - double.values["features.8"]).abs().max()) < 0.1
 
 
 def test_channels_last_changes_nothing() -> None:
@@ -407,12 +466,10 @@ def test_memory_does_not_hold_the_dataset() -> None:
 
     sizes = []
     for count in (20, 60):
-        with untouched(networks.vgg_like()) as lent:
+        with untouched(networks.vgg_like()) as model:
             source = ImageSource(networks.images(count))
-            state = State.new(probe(lent, source, "features.8"), 6)
-            run_pass(
-                lent, source, state, batch_size=4, workers=0, save_every=2, ranks=Ranks(), save=None, progress=False
-            )
+            state = State.new(probe(model, source, "features.8"), 6)
+            run_pass(model, source, state, Ranks(), batch_size=4, save_every=2)
             assert state.done == count
             sizes.append(sum(t.numel() for t in state.tallies["features.8"].tensors("x").values()))
     assert sizes[0] == sizes[1]

@@ -16,7 +16,7 @@ from tests import networks
 from torchviz_cnn.core.errors import InputError, LayerError
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.receptive_field import ReceptiveField, receptive_fields
-from torchviz_cnn.media.dataset import ImageSource, Seen
+from torchviz_cnn.media.dataset import ImageSource, View
 from torchviz_cnn.media.photo_folder import PhotoFolder, preprocess_of_transform
 from torchviz_cnn.topk.patches import cut, field_on_input, on_photo, tile
 
@@ -29,16 +29,16 @@ def test_outside_its_window_nothing_reaches_a_unit_and_at_its_edges_something_do
     model, x = networks.vgg_like(inplace=False), networks.images(1)
     maps = tvc.capture(model, x, layer)[layer]
     position = [place[d] % maps.shape[2 + d] for d in (0, 1)]
-    with untouched(model) as lent:
-        field = receptive_fields(lent, x, [layer])[layer]
+    with untouched(model) as frozen:
+        field = receptive_fields(frozen, x, [layer])[layer]
     left, top, right, bottom = (int(edge) for edge in field_on_input(field, position, (32, 32)).shown)
     inside = torch.zeros(32, 32, dtype=torch.bool)
     inside[top:bottom, left:right] = True
     reached = torch.zeros(32, 32, dtype=torch.bool)
     for seed in range(12):  # max-pooling and ReLUs let different pixels through for different images
         leaf = networks.images(1, seed=seed).requires_grad_()
-        with untouched(model) as lent:
-            out = lent.features[: int(layer.split(".")[1]) + 1](leaf)  # type: ignore[operator, index, union-attr]
+        with untouched(model) as frozen:
+            out = frozen.features[: int(layer.split(".")[1]) + 1](leaf)  # type: ignore[operator, index, union-attr]
             (gradient,) = torch.autograd.grad(out[0, :, position[0], position[1]].sum(), leaf)
         reached |= (gradient[0] != 0).any(0)
     assert not (reached & ~inside).any()
@@ -50,11 +50,11 @@ def test_outside_its_window_nothing_reaches_a_unit_and_at_its_edges_something_do
 @pytest.mark.parametrize("geometry", ["crop", "stretch", "pad"])
 @pytest.mark.parametrize("size", [(90, 60), (60, 90), (200, 40)])
 def test_a_window_is_mapped_back_to_where_the_photo_shows_it(geometry: Any, size: tuple[int, int]) -> None:
-    """A photo that is white in the window's place on it and black elsewhere gives an input that is white in the window."""
+    """A photo that is white in the window's place alone gives an input that is white in the window alone."""
     how = tvc.Preprocess((32, 32), geometry, resize=40, mean=(0.0,), std=(1.0,))
     window = field_on_input(ReceptiveField((12, 12), (4, 4), (0, 0), False), (3, 2), (32, 32))
-    seen = Seen(Image.new("RGB", size), how.seen_box(*size), (32, 32))
-    left, top, right, bottom = on_photo(window, seen).shown
+    view = View(Image.new("RGB", size), how.seen_box(*size), (32, 32))
+    left, top, right, bottom = on_photo(window, view).shown
     if right - left < 1 or bottom - top < 1:  # of a padded photo, nothing is here
         return
     large = Image.new("L", (size[0] * 8, size[1] * 8))
@@ -105,9 +105,9 @@ def test_patches_are_the_photos_own_pixels(tmp_path: Path) -> None:
 def test_projections_in_batches_are_those_one_by_one(projection: Any, layer: str) -> None:
     model, images = networks.vgg_like(), networks.images(12)
     top = tvc.top_activations(model, images, layer, 5)
-    found = top.project(layer, [0, 3, 4], projection=projection)
-    assert any(float(v.abs().max()) > 0 for values in found.values() for v in values)
-    for channel, values in found.items():
+    projected = top.project(layer, [0, 3, 4], projection=projection)
+    assert any(float(v.abs().max()) > 0 for values in projected.values() for v in values)
+    for channel, values in projected.items():
         for value, image, (row, column) in zip(
             values, top.images[layer][channel].tolist(), top.positions[layer][channel].tolist(), strict=True
         ):
@@ -116,7 +116,7 @@ def test_projections_in_batches_are_those_one_by_one(projection: Any, layer: str
                 expected = tvc.deconvnet(model, x, layer, channel, unit=(row, column)).values[0]
             else:
                 leaf = x.clone().requires_grad_()
-                with untouched(model) as lent, tvc.relu_rule(projection), tvc.HookManager(lent) as hooks:
+                with untouched(model) as frozen, tvc.relu_rule(projection), tvc.HookManager(frozen) as hooks:
                     kept: list[Any] = []
                     hooks.on_forward(layer, lambda name, out, kept=kept: kept.append(out) or out.clone())  # type: ignore[misc]
                     hooks.run(leaf.clone())
@@ -173,7 +173,7 @@ def test_grids_and_pages() -> None:
         top.grid("features.33", 0)
     with pytest.raises(InputError, match=r"channel 12 is out of range: layer 'features\.8' has 12"):
         top.grid("features.8", 12)
-    with pytest.raises(InputError, match="'deconvnet' or 'guided'"):
+    with pytest.raises(InputError, match="no projection 'other'"):
         top.grid("features.8", 0, projection="other")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="context"):
         top.patches("features.8", 0, context=0.5)
@@ -221,9 +221,9 @@ def test_torchvision_datasets_and_their_transforms(tmp_path: Path) -> None:
         assert how is not None
         assert how.seen_box(90, 60) == tvc.Preprocess((32, 32), resize=40).seen_box(90, 60)
         source = ImageSource(datasets.ImageFolder(str(tmp_path), transform))
-        seen = source.seen(1)
-        assert seen.photo.size == (90, 60)
-        assert seen.box == how.seen_box(90, 60)
+        view = source.view(1)
+        assert view.photo.size == (90, 60)
+        assert view.box == how.seen_box(90, 60)
         assert source.item(1)[1] == 1
         assert source.categories == ("a", "b")
         assert "1.png" in source.name(0)

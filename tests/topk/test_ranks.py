@@ -7,7 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,50 +21,77 @@ import torchviz_cnn as tvc
 from tests import networks
 from tests.topk.test_folder import photos, same_files
 from torchviz_cnn.hooks.untouched import untouched
+from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.runs.ranks import Ranks
-from torchviz_cnn.topk.passes import State, _join, _plain, probe
+from torchviz_cnn.topk.exact import in_exact_order
+from torchviz_cnn.topk.passes import State, probe, run_pass
+from torchviz_cnn.topk.tally import Candidates, Sums
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_parts_join_to_the_whole_whoever_found_them(count: int) -> None:
-    """Several ranks in turn in one process: what each finds, joined, is what one finds, to the last bit."""
-    from torchviz_cnn.hooks.manager import HookManager
-    from torchviz_cnn.media.dataset import ImageSource
-    from torchviz_cnn.topk.passes import _collector, run_pass
+class Together:
+    """What several threads tell each other, each in the place of a process."""
 
+    def __init__(self, count: int) -> None:
+        self.barrier, self.values = threading.Barrier(count), [None] * count
+
+    def ranks(self) -> list[Ranks]:
+        return [_Thread(rank, len(self.values), "cpu", self) for rank in range(len(self.values))]
+
+
+@dataclass(frozen=True)
+class _Thread(Ranks):
+    together: Any = None
+
+    def gather(self, value: Any) -> list[Any]:
+        self.together.values[self.rank] = value
+        self.together.barrier.wait(60)
+        values = list(self.together.values)
+        self.together.barrier.wait(60)
+        return values
+
+
+def run_shared(source: ImageSource, count: int, exact: bool) -> list[dict[str, Candidates | Sums]]:
+    """What each of several ranks has in the end."""
+
+    models = [networks.vgg_like() for _ in range(count)]
+
+    def work(ranks: Ranks) -> dict[str, Candidates | Sums]:
+        with untouched(models[ranks.rank]) as model:
+            state = State.new(probe(model, source, ["features.1", "features.8"]), 6)
+            run_pass(model, source, state, ranks, batch_size=3, save_every=4)
+            kept = {layer: tally.candidates for layer, tally in state.tallies.items()}
+            kept = in_exact_order(model, source, kept, ranks, 0) if exact else kept
+        return {**kept, **{f"sums of {layer}": tally.sums for layer, tally in state.tallies.items()}}
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(work, Together(count).ranks()))
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_ranks_together_come_to_what_one_has_alone(count: int, exact: bool) -> None:
     images = torch.cat([networks.images(9), networks.images(9), networks.images(5, seed=3)])  # with ties
     source = ImageSource([(image, i % 4) for i, image in enumerate(images)])
-    with untouched(networks.vgg_like()) as lent:
-        found = probe(lent, source, ["features.1", "features.8"])
-        whole, shared = State.new(found, 6), State.new(found, 6)
-        run_pass(lent, source, whole, batch_size=3, workers=0, save_every=4, ranks=Ranks(), save=None, progress=False)
-        for first in range(0, 8, 4):
-            parts: list[tuple[Any, dict[int, str]]] = []
-            for rank in range(count):
-                collector = _collector(lent, shared, torch.device("cpu"))
-                with torch.no_grad(), HookManager(lent) as hooks:
-                    hooks.on_forward(list(shared.tallies), collector.take)
-                    for number in [n for n in range(first, first + 4) if n % count == rank]:
-                        places = torch.arange(number * 3, min(number * 3 + 3, 23))
-                        collector.begin(number, places, [int(i) % 4 for i in places])
-                        hooks.run(images[places])
-                parts.append((_plain(collector), {}))
-            _join(shared, parts[::-1])
-    for layer, tally in whole.tallies.items():
-        for name, tensor in tally.tensors(layer).items():
-            assert torch.equal(tensor, shared.tallies[layer].tensors(layer)[name]), name
+    (alone,) = run_shared(source, 1, exact)
+    for shared in run_shared(source, count, exact):
+        for key, whole in alone.items():
+            for name, tensor in vars(whole).items():
+                assert torch.equal(tensor, vars(shared[key])[name]), (key, name)
 
 
 def start(folder: Path, out: Path, count: int, *more: str) -> subprocess.Popen[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
     command = [sys.executable, *launcher, "-m", "torchviz_cnn", "top", str(folder), "--layers", "conv1", "relu3"]
     return subprocess.Popen(
-        [*command, "--k", "4", "--workers", "0", "--batch-size", "2", "--pages", "0", "--out", str(out), *more], cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [*command, "--k", "4", "--workers", "0", "--batch-size", "2", "--pages", "0", "--out", str(out), *more],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.slow

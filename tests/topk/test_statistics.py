@@ -24,13 +24,13 @@ def test_they_are_those_of_all_activations_together(batch_size: int) -> None:
     model, images = networks.vgg_like(), networks.images(17)
     top = tvc.top_activations(model, images, LAYERS, 3, batch_size=batch_size)
     for layer in LAYERS:
-        maps, found = all_maps(model, images, layer), top.statistics[layer]
-        torch.testing.assert_close(found.mean, maps.mean((0, 2, 3)).float(), rtol=1e-5, atol=1e-7)
-        torch.testing.assert_close(found.maximum, maps.amax((0, 2, 3)).float(), rtol=1e-5, atol=1e-7)
-        torch.testing.assert_close(found.sparsity, maps.eq(0).double().mean((0, 2, 3)).float(), rtol=1e-5, atol=1e-7)
-        assert torch.equal(found.dead, maps.amax((0, 2, 3)) <= 0)
-        assert found.selectivity is None
-        assert found.favourite is None
+        maps, of = all_maps(model, images, layer), top.statistics[layer]
+        torch.testing.assert_close(of.mean, maps.mean((0, 2, 3)).float(), rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(of.maximum, maps.amax((0, 2, 3)).float(), rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(of.sparsity, maps.le(0).double().mean((0, 2, 3)).float(), rtol=1e-5, atol=1e-7)
+        assert torch.equal(of.dead, maps.amax((0, 2, 3)) <= 0)
+        assert of.selectivity is None
+        assert of.favourite is None
 
 
 def test_a_dead_channel_is_reported() -> None:
@@ -40,7 +40,7 @@ def test_a_dead_channel_is_reported() -> None:
     top = tvc.top_activations(model, networks.images(6), ["features.0", "features.1"], 3)
     for layer in top.layers:
         assert top.statistics[layer].dead.nonzero()[:, 0].tolist() == [3]
-    assert float(top.statistics["features.1"].sparsity[3]) == 1
+        assert float(top.statistics[layer].sparsity[3]) == 1
     assert top.images["features.1"][3].tolist() == [0, 1, 2]
     assert 3 not in top.some_channels("features.1")
     assert "1 dead" in repr(top.statistics["features.1"])
@@ -49,12 +49,12 @@ def test_a_dead_channel_is_reported() -> None:
 def test_selectivity_is_that_of_morcos() -> None:
     model, images = networks.vgg_like(), networks.images(20)
     labels = torch.tensor([(i * i) % 7 for i in range(20)])  # 0, 1, 2 and 4 occur, not equally often
-    found = tvc.top_activations(model, TensorDataset(images, labels), LAYERS, 3, batch_size=3).statistics
+    statistics = tvc.top_activations(model, TensorDataset(images, labels), LAYERS, 3, batch_size=3).statistics
     for layer in LAYERS:
         means = all_maps(model, images, layer).mean((2, 3)).numpy()
         classes = sorted(set(labels.tolist()))
         by_class = np.stack([means[labels.numpy() == c].mean(0) for c in classes])
-        selectivity, favourite = found[layer].selectivity, found[layer].favourite
+        selectivity, favourite = statistics[layer].selectivity, statistics[layer].favourite
         assert selectivity is not None
         assert favourite is not None
         for channel in range(means.shape[1]):
@@ -67,8 +67,8 @@ def test_selectivity_is_that_of_morcos() -> None:
                 continue
             assert int(favourite[channel]) == classes[best]
             assert value == pytest.approx((here[best] - others) / (here[best] + others), abs=1e-5)
-    assert not found["features.8"].selectivity.isnan().all()  # type: ignore[union-attr]
-    assert found["features.7"].selectivity.isnan().any()  # type: ignore[union-attr]  # a convolution: negative means
+    assert not statistics["features.8"].selectivity.isnan().all()  # type: ignore[union-attr]
+    assert statistics["features.7"].selectivity.isnan().any()  # type: ignore[union-attr]  # a convolution: negative means
 
 
 def test_images_without_a_label_count_for_all_but_selectivity() -> None:

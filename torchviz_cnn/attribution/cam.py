@@ -36,7 +36,7 @@ Formula = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Heatmap(ClassMap):
-    """How strong the evidence for a class is at each place of a layer. Raw values, scaled only where drawn: see `ClassMap`."""
+    """How strong the evidence for a class is at each place of a layer. Raw values: see `ClassMap`."""
 
     values: Tensor
     """(B, h, w), or (B, K, h, w) where K classes were asked for, float32. After the ReLU: at least 0."""

@@ -37,11 +37,17 @@ class Method:
 _GRADIENT = ("score", "reduce")
 _RULED = (*_GRADIENT, "other_activations")
 
-METHODS: dict[str, Method] = {
-    **{
+
+def _cam_methods() -> dict[str, Method]:
+    """The rows of `CAM_METHODS`, as they are now."""
+    return {
         name: Method(cam.title, "cam", cam.function, ("layer", "score", "relu"), cam.shows, cam.paper)
         for name, cam in CAM_METHODS.items()
-    },
+    }
+
+
+METHODS: dict[str, Method] = {
+    **_cam_methods(),
     "cam": Method(
         "CAM",
         "cam",
@@ -118,5 +124,5 @@ METHODS: dict[str, Method] = {
 
 
 def methods_of(kind: Kind) -> dict[str, Method]:
-    """The methods of one kind, by name."""
-    return {name: method for name, method in METHODS.items() if method.kind == kind}
+    """The methods of one kind, by name; with those that a user registered with `cam_method`."""
+    return {name: method for name, method in {**METHODS, **_cam_methods()}.items() if method.kind == kind}

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from torchviz_cnn.attribution.result import ClassMap, warn_of_empty
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.hooks.inputs import Input, prepared
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model
@@ -37,8 +37,8 @@ class Occlusion(ClassMap):
     clean: Tensor
     """The score of the whole picture: (B,) or (B, K)."""
     values: Tensor
-    """How much the score drops (a cross-entropy: rises), for each pixel the mean over the patches that hide it: (B, H, W)
-    or (B, K, H, W)."""
+    """How much the score drops (a cross-entropy: rises), for each pixel the mean over the patches that hide it:
+    (B, H, W) or (B, K, H, W)."""
     target: Tensor
     logits: Tensor
     """What the network gave for all classes, without a patch: (B, n)."""
@@ -49,11 +49,19 @@ class Occlusion(ClassMap):
     method: str = "occlusion"
 
     def plot(
-        self, photo: Photo | None = None, *, index: int = 0, nth: int = 0, alpha: float = 0.4, truth: str | None = None,
-        categories: Sequence[str] | None = None, blend: render.Blend = "add", colormap: str | None = None,
+        self,
+        photo: Photo | None = None,
+        *,
+        index: int = 0,
+        nth: int = 0,
+        alpha: float = 0.4,
+        truth: str | None = None,
+        categories: Sequence[str] | None = None,
+        blend: render.Blend = "add",
+        colormap: str | None = None,
         geometry: Geometry | Preprocess | None = None,
-    ) -> Image.Image:  # fmt: skip
-        """Draw photo, map of the drop, overlay, and the score itself by place of the patch, as in the paper's figure 7."""
+    ) -> Image.Image:
+        """Draw photo, map of the drop, overlay, and the score by place of the patch, as in the paper's figure 7."""
         picture = self._photo(photo, index)
         over = self.overlay(picture, alpha, index=index, nth=nth, blend=blend, colormap=colormap, geometry=geometry)
         alone = self.image(picture, index=index, nth=nth, colormap=colormap, geometry=geometry)
@@ -142,7 +150,7 @@ def occlusion(
             logits = torch.cat([run(part.clone()) for part in given.x.split(at_once)])  # type: ignore[no-untyped-call]
             targets = Targets.of(logits, len(logits), target, score, given.origin.categories)
             occluded = []
-            with tqdm(total=len(corners) * len(logits), unit=" patches", leave=False, disable=not progress) as bar:
+            with progress_bar(progress, total=len(corners) * len(logits), unit=" patches") as bar:
                 for part in _batches(len(logits), corners, at_once):
                     images = [image for image, _ in part]
                     pictures = given.x[images]

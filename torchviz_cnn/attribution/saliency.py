@@ -39,7 +39,7 @@ class Saliency(ClassMap):
     photo_palette: ClassVar[str] = "hot"
 
     gradients: Tensor
-    """The gradient, or the attribution, of each input value with its sign: (B, C, H, W), or (B, K, C, H, W), float32."""
+    """The gradient or attribution of each input value with its sign: (B, C, H, W), or (B, K, C, H, W), float32."""
     values: Tensor
     """Its absolute value, the channels' maximum or sum: (B, H, W) or (B, K, H, W)."""
     target: Tensor
@@ -66,7 +66,7 @@ class Saliency(ClassMap):
         return np.asarray(self.map(index, nth) * 255).astype(np.uint8)
 
     def clipped(self, percentile: float = 99.5) -> Saliency:
-        """The same with each map's strongest values cut down to this percentile, so that a picture shows the others too."""
+        """Cut each map's strongest values down to this percentile, so that a picture shows the others too."""
         if not 0 < percentile <= 100:
             raise InputError(f"a percentile is more than 0 and at most 100, not {percentile}")
         level = torch.quantile(self.values.flatten(-2), percentile / 100, -1)
@@ -75,7 +75,8 @@ class Saliency(ClassMap):
     def signed(self, index: int = 0, nth: int = 0, percentile: float = 99.5) -> render.Array:
         """The sum over channels with its sign as 0..1 (H, W): 0.5 is nothing, 0 and 1 this percentile of its strength.
 
-        Above 0.5 is evidence for the class: of a cross-entropy, which rises where the class is lost, the sign is turned.
+        Above 0.5 is evidence for the class: of a cross-entropy, which rises where the class is lost, the sign is
+        turned.
         """
         values = self._of(self.gradients, index, nth).double().sum(0).cpu().numpy()
         values = -values if self.score == "cross_entropy" else values
@@ -83,25 +84,38 @@ class Saliency(ClassMap):
         return np.asarray(0.5 + 0.5 * np.clip(values / peak, -1, 1))
 
     def signed_image(
-        self, photo: Photo | None = None, *, index: int = 0, nth: int = 0, colormap: str = "seismic",
-        interpolation: render.Interpolation = "bilinear", geometry: Geometry | Preprocess | None = None,
-    ) -> Image.Image:  # fmt: skip
-        """Draw the evidence for the class in red and against it in blue: at the photo's size and place, or the input's."""
+        self,
+        photo: Photo | None = None,
+        *,
+        index: int = 0,
+        nth: int = 0,
+        colormap: str = "seismic",
+        interpolation: render.Interpolation = "bilinear",
+        geometry: Geometry | Preprocess | None = None,
+    ) -> Image.Image:
+        """Draw evidence for the class in red, against it in blue, at the photo's size and place, or the input's."""
         return self._drawn(self.signed(index, nth), photo, index, colormap, interpolation, geometry)
 
     def colour_image(self, index: int = 0, nth: int = 0) -> Image.Image:
-        """The gradient itself as a picture (H, W), as guided backpropagation is shown: grey is 0, see `render.signed_colours`."""
+        """Draw the gradient itself (H, W), as guided backpropagation is shown: 0 is grey."""
         return Image.fromarray(render.signed_colours(self._of(self.gradients, index, nth).cpu().numpy()))
 
     def plot(
-        self, photo: Photo | None = None, *, index: int = 0, nth: int = 0, alpha: float = 0.4, truth: str | None = None,
-        categories: Sequence[str] | None = None, blend: render.Blend = "add", colormap: str | None = None,
+        self,
+        photo: Photo | None = None,
+        *,
+        index: int = 0,
+        nth: int = 0,
+        alpha: float = 0.4,
+        truth: str | None = None,
+        categories: Sequence[str] | None = None,
+        blend: render.Blend = "add",
+        colormap: str | None = None,
         geometry: Geometry | Preprocess | None = None,
-    ) -> Image.Image:  # fmt: skip
-        """Draw photo, map in grey, map with its sign, and the map over the photo (in `hot`), side by side; see `clipped`."""
+    ) -> Image.Image:
+        """Draw photo, map in grey, map with its sign, and map over the photo, side by side; see `clipped`."""
         picture, shown = self._photo(photo, index), self.clipped()
-        over = shown.overlay(picture, alpha, index=index, nth=nth, blend=blend, colormap=colormap, geometry=geometry
-        )  # fmt: skip
+        over = shown.overlay(picture, alpha, index=index, nth=nth, blend=blend, colormap=colormap, geometry=geometry)
         alone = shown.image(picture, index=index, nth=nth, colormap=colormap, geometry=geometry)
         signed = self.signed_image(picture, index=index, nth=nth, geometry=geometry)
         return figures.panel(
@@ -176,7 +190,20 @@ def input_x_gradient(
 ) -> Saliency:
     """Multiply the input by the gradient of the score: what each value contributes to it, to the first order.
 
-    Arguments, shapes and errors are as for `saliency`. Shrikumar et al., arXiv 1605.01713.
+    Args:
+        model: a module or a Network.
+        x: a batch (B, C, H, W) or, with a Network, photos.
+        target: as for `saliency`.
+        score: as for `saliency`.
+        reduce: as for `saliency`.
+
+    Returns:
+        A Saliency of the shapes that `saliency` gives.
+
+    Raises:
+        TargetError, ModelError, InputError: as for `saliency`.
+
+    Shrikumar et al., arXiv 1605.01713.
     """
     check_options(score, reduce)
     with prepared(model, x) as given:

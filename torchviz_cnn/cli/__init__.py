@@ -1,1 +1,1 @@
-"""The command line: one file for each command."""
+"""The command line: `main`, what commands share, and one file for each command in `commands`."""

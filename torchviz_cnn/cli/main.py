@@ -1,42 +1,30 @@
-"""The command line: `main`, and the table of commands."""
+"""The command line: the parser of all commands, its errors in one line, and what surrounds a command."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
 import os
 import re
+import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 import torchviz_cnn as tvc
-from torchviz_cnn.cli import filters, layers, maps, report, top
+from torchviz_cnn.cli.commands import ORDER
+from torchviz_cnn.cli.shared import Command
 from torchviz_cnn.core.errors import did_you_mean
 
-
-class Command(NamedTuple):
-    """What a command does, its docstring being its help, and what adds its arguments."""
-
-    run: Callable[[argparse.Namespace], None]
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-
-
-COMMANDS = {
-    "demo": Command(report.run_demo, report.add_demo),
-    "layers": Command(layers.layers, layers.add_layers),
-    "predict": Command(layers.predict, layers.add_predict),
-    "activations": Command(layers.activations, layers.add_activations),
-    "filters": Command(filters.filters, filters.add_filters),
-    "cam": Command(maps.cam, maps.add_cam),
-    "saliency": Command(maps.saliency, maps.add_saliency),
-    "deconvnet": Command(layers.deconvnet, layers.add_deconvnet),
-    "occlusion": Command(maps.occlusion, maps.add_occlusion),
-    "top": Command(top.top, top.add_top),
-    "report": Command(report.run_report, report.add_report),
-}
+_WORDS = (
+    (r"layer_names\(model[^)]*\) lists", "torchviz-cnn layers lists"),
+    (r"\buse (\w+_cam)\b", lambda match: f"use --method {match[1].replace('_', '-')}"),
+    (r"\b([a-z_]+)='([\w-]+)'", lambda match: f"--{match[1].replace('_', '-')} {match[2]}"),
+)
+"""What messages say to someone who writes Python, and what to say instead to someone at the command line."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,25 +33,28 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         wrong = re.match(r"argument command: invalid choice: '(.*?)'", message)
         if wrong:
-            message = (
-                f"no command {wrong[1]!r}{did_you_mean(wrong[1], COMMANDS) or ';'} there are {', '.join(COMMANDS)}"
-            )
+            message = f"no command {wrong[1]!r}{did_you_mean(wrong[1], ORDER) or ';'} there are {', '.join(ORDER)}"
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C, 141 where nobody
-    reads on."""
-    parser = _parser()
-    args = parser.parse_args(arguments)
-    args.arguments = sys.argv[1:] if arguments is None else list(arguments)
+    """Run the command line; without a command it shows the help.
+
+    Returns:
+        The exit code: 0; 2 for a user's mistake; 130 for Ctrl-C; 141 where nobody reads what is printed.
+    """
+    commands = _commands()
+    parser = _parser(commands)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    args = parser.parse_args(given or ["--help"])
+    args.command_line = shlex.join(["torchviz-cnn", *given])
     try:
         with _surroundings():
-            COMMANDS[args.command].run(args)
+            commands[args.command].run(args)
             sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # as a program has it that the signal ended
+        return 141  # as a shell reports a program that SIGPIPE ended
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         return 130
@@ -71,9 +62,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.traceback:
             raise
         kind = "" if isinstance(error, tvc.TorchvizError) else f"{type(error).__name__}: "
-        print(f"{parser.prog}: error: {kind}{' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{parser.prog}: error: {kind}{_in_options(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _commands() -> dict[str, Command]:
+    files = [importlib.import_module(f"torchviz_cnn.cli.commands.{name}") for name in ORDER]
+    return {file.COMMAND.name: file.COMMAND for file in files}
+
+
+def _parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
+    parser = _Parser("torchviz-cnn", description="See what a convolutional network sees.")
+    parser.add_argument("--version", action="version", version=f"torchviz-cnn {tvc.__version__}")
+    below = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, command in commands.items():
+        made = below.add_parser(name, help=command.run.__doc__, description=command.run.__doc__)
+        command.add_arguments(made)
+        made.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
+    return parser
 
 
 @contextlib.contextmanager
@@ -92,22 +99,19 @@ def _surroundings() -> Iterator[None]:
         sys.path[:] = path
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser("torchviz-cnn", description="See what a convolutional network sees.")
-    parser.add_argument("--version", action="version", version=f"torchviz-cnn {tvc.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for name, command in COMMANDS.items():
-        made = commands.add_parser(name, help=command.run.__doc__, description=command.run.__doc__)
-        command.add_arguments(made)
-        made.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
-    return parser
-
-
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **rest: Any) -> None:
     if issubclass(category, tvc.TorchvizWarning):
         with contextlib.suppress(OSError):
-            print(f"torchviz-cnn: warning: {message}", file=sys.stderr)
+            print(f"torchviz-cnn: warning: {_in_options(message)}", file=sys.stderr)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _in_options(message: object) -> str:
+    """A message in one line, with the options of the command line in place of Python's.
+
+    >>> _in_options("other_activations='plain' lets its gradient pass")
+    '--other-activations plain lets its gradient pass'
+    """
+    text = " ".join(str(message).split())
+    for python, words in _WORDS:
+        text = re.sub(python, words, text)
+    return text

@@ -76,7 +76,7 @@ class DeadFilterWarning(TorchvizWarning):
 
 
 class EmptyMapWarning(TorchvizWarning):
-    """A heatmap has no positive value: nothing in the map speaks for the class."""
+    """A heatmap has no positive value: the map holds no evidence for the class."""
 
 
 class CheckpointWarning(TorchvizWarning):

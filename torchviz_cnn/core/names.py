@@ -75,10 +75,10 @@ def resolve(model: nn.Module, layers: dict[str, nn.Module], name: str) -> Call:
         raise LayerError(f"a layer is asked for by its dotted name, not by a {type(name).__name__}")
     if name in layers:
         return Call(name, 0)
-    found = _CALL.match(name)
-    if found and found["name"] in layers:
-        return Call(found["name"], None if found["call"] == EVERY_CALL else int(found["call"]))
-    raise LayerError(_unknown(model, layers, found["name"] if found else name))
+    call = _CALL.match(name)
+    if call and call["name"] in layers:
+        return Call(call["name"], None if call["call"] == EVERY_CALL else int(call["call"]))
+    raise LayerError(_unknown(model, layers, call["name"] if call else name))
 
 
 def expand(model: nn.Module, layers: dict[str, nn.Module], patterns: Sequence[LayerPattern]) -> list[Call]:
@@ -108,11 +108,11 @@ def expand(model: nn.Module, layers: dict[str, nn.Module], patterns: Sequence[La
 def _unknown(model: nn.Module, layers: dict[str, nn.Module], name: str) -> str:
     root = unwrap(model)
     try:
-        twin = root.get_submodule(name) if name else None
+        asked = root.get_submodule(name) if name else None
     except AttributeError:
-        twin = None
+        asked = None
     for known, module in layers.items():
-        if module is twin:
+        if module is asked:
             return (
                 f"{name!r} in {type(root).__name__} is the same module as {known!r}; "
                 f"its calls are {known!r}, '{known}#1', ..."

@@ -55,7 +55,8 @@ class FirstFilters:
         return Image.fromarray(render.tile_grid(large, columns=int(np.ceil(len(large) ** 0.5)), margin=2, fill=255))
 
     def __str__(self) -> str:
-        return f"{len(self.filters)} filters at {self.layer}: {self.dead_share:.0%} dead, {self.duplicate_share:.0%} near-duplicates"
+        shares = f"{self.dead_share:.0%} dead, {self.duplicate_share:.0%} near-duplicates"
+        return f"{len(self.filters)} filters at {self.layer}: {shares}"
 
 
 def first_filters(model: Model, threshold: float = 0.9) -> FirstFilters:
@@ -90,7 +91,7 @@ class Comparison:
     projections: Mapping[str, Deconvolution]
 
     def plot(self, photo: Photo | None = None, *, geometry: Geometry | Preprocess | None = None) -> Image.Image:
-        """Draw a row of columns for each network: its first filters, then its layers' units beside the photo's patches."""
+        """Draw a row for each network: its first filters, then its layers' units beside the photo's patches."""
         rows = []
         for name, projections in self.projections.items():
             first = self.filters[name]

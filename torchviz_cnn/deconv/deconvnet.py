@@ -65,12 +65,18 @@ class Deconvolution:
         return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
     def plot(
-        self, photo: Photo | None = None, *, index: int = 0, side: int = 96, whole: bool = False,
+        self,
+        photo: Photo | None = None,
+        *,
+        index: int = 0,
+        side: int = 96,
+        whole: bool = False,
         geometry: Geometry | Preprocess | None = None,
-    ) -> Image.Image:  # fmt: skip
-        """Draw a column for each layer, as in the paper's figure 2: its units below each other, the patch of the photo beside.
+    ) -> Image.Image:
+        """Draw a column for each layer, as in the paper's figure 2: its units, each beside the patch of the photo.
 
-        Each is cut to a square around what the projection covers (`whole`: shown in full) and enlarged to `side` pixels.
+        Each is cut to a square around what the projection covers (`whole`: shown in full) and enlarged to `side`
+        pixels.
         """
         if photo is None and self.origin.photos is not None:
             photo = self.origin.photo(index)
@@ -80,7 +86,8 @@ class Deconvolution:
             box = None if whole else _square(self.patch(index, unit), *self.input_size)
             pair = [self.image(index, unit)] if seen is None else [seen, self.image(index, unit)]
             tiles = np.stack([np.asarray(p.resize((side, side), Image.Resampling.BICUBIC, box)) for p in pair])
-            caption = f"channel {int(self._flat(self.channels)[index, unit])}: {float(self._flat(self.activations)[index, unit]):.3g}"
+            channel, activation = (self._flat(t)[index, unit].item() for t in (self.channels, self.activations))
+            caption = f"channel {channel}: {activation:.3g}"
             columns.setdefault(layer, []).append(
                 (caption, Image.fromarray(render.tile_grid(tiles, len(tiles), margin=2)))
             )

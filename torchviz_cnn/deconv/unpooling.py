@@ -11,11 +11,25 @@ from torchviz_cnn.core.errors import InputError
 
 
 def max_pool_with_switches(
-    x: Tensor, kernel_size: int | tuple[int, int], stride: int | tuple[int, int] | None = None,
-    padding: int | tuple[int, int] = 0, ceil_mode: bool = False,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Max-pooling (B, C, H, W) that also tells where each maximum was: row * W + column, (B, C, h, w).
+    x: Tensor,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] | None = None,
+    padding: int | tuple[int, int] = 0,
+    ceil_mode: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Pool maxima and tell where each was.
 
+    Args:
+        x: maps (B, C, H, W).
+        kernel_size: the window, in values; one side or (height, width).
+        stride: from one window to the next, by default as wide as a window.
+        padding: by how many values the maps are extended on each side.
+        ceil_mode: whether windows that reach over the edge count.
+
+    Returns:
+        The maxima (B, C, h, w), and their places as row * W + column, (B, C, h, w).
+
+    >>> import torch
     >>> x = torch.tensor([[[[0.8, 0.6, 0.5, 0.3], [0.3, 0.4, 0.9, 0.8], [0.2, 0.7, 0.8, 0.4], [0.5, 0.4, 0.6, 0.5]]]])
     >>> pooled, switches = max_pool_with_switches(x, 2)
     >>> switches[0, 0].tolist()
@@ -26,11 +40,12 @@ def max_pool_with_switches(
 
 
 def unpool(pooled: Tensor, switches: Tensor, output_size: Sequence[int]) -> Tensor:
-    """Put pooled values (..., h, w) back where the switches say, zeros elsewhere: (..., H, W), for `output_size` (H, W).
+    """Put pooled values (..., h, w) back where the switches say, zeros elsewhere: (..., H, W) for `output_size`.
 
     Windows that overlap may share their maximum: their values are added there, as max-pooling's gradient does;
     `torch.nn.functional.max_unpool2d` keeps one of them. Raises InputError for what does not fit together.
 
+    >>> import torch
     >>> x = torch.tensor([[[[0.8, 0.6, 0.5, 0.3], [0.3, 0.4, 0.9, 0.8], [0.2, 0.7, 0.8, 0.4], [0.5, 0.4, 0.6, 0.5]]]])
     >>> unpool(*max_pool_with_switches(x, 2), (4, 4))[0, 0]
     tensor([[0.8000, 0.0000, 0.0000, 0.0000],

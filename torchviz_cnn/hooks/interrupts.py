@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import signal
 import threading
+import traceback
 from types import FrameType
 from typing import Any
+
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 
 class uninterrupted:
     """A block that a Ctrl-C does not end in the middle: one that arrives is delivered at the end of the block.
 
-    Only SIGINT is held back, only in the main thread, and only where its handler is written in Python (the default
+    Only SIGINT waits, only in the main thread, and only where its handler is written in Python (the default
     one raises KeyboardInterrupt). The handler is put back at once, unless the block itself has set another.
     """
 
@@ -37,3 +40,29 @@ class uninterrupted:
             signal.signal(signal.SIGINT, self._handler)
         if self._waiting:
             self._handler(signal.SIGINT, None)
+
+
+def drop_frames(interrupt: BaseException) -> None:
+    """Let go of what the frames that a Ctrl-C has ended still have, so that blocks it tore apart close now, not later."""
+    error: BaseException | None = interrupt
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
+
+
+class FunctionMode(TorchFunctionMode):
+    """A torch function mode that a Ctrl-C does not leave on: PyTorch takes it off and on again at every function."""
+
+    def __enter__(self) -> Any:
+        try:
+            return super().__enter__()  # type: ignore[no-untyped-call]
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        with uninterrupted():
+            if isinstance(error, KeyboardInterrupt):
+                drop_frames(error)
+            if self in _get_current_function_mode_stack():  # type: ignore[no-untyped-call]
+                super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]

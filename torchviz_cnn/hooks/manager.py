@@ -68,6 +68,10 @@ class HookManager:
         self.model = unwrap(module_of(model))
         self._taps: dict[nn.Module, _Tap] = {}
         self._handles: list[Any] = []
+        # For one that is dropped without being closed, or interrupted by a Ctrl-C as it was about to be. Not `__del__`,
+        # which runs for every manager, and in which Python loses a Ctrl-C.
+        self._dropped = weakref.finalize(self, _remove, self._handles)
+        self._dropped.atexit = False
         self._closed = False
         self._awaited: set[Call] = set()
         self._stopping = False
@@ -104,7 +108,7 @@ class HookManager:
             self._tap(call).backward.append((call.index, hook))
 
     def record(self, layers: str | Iterable[str], check: Check | None = None) -> Recorder:
-        """A block that keeps what layers give, by name, safe from later modules that write in place: see `Recorder`.
+        """Keep what layers give in a block, by name, safe from later modules that write in place: see `Recorder`.
 
         Args:
             layers: names of calls, as for `on_forward`.
@@ -170,13 +174,17 @@ class HookManager:
             )
             return hooks.run(x.expand(len(maps), *x.shape[1:]).contiguous(), stop_early=False)
 
+    def remove_on_close(self, handle: Any) -> None:
+        """Have `handle.remove()` called when this manager is closed."""
+        self._handles.append(handle)
+
     @property
     def ends_here(self) -> bool:
         """Whether the forward pass stops at the call whose hooks are running."""
         return self._stopping and not in_backward() and bool(self._awaited) and all(map(self._fired, self._awaited))
 
     def unreached(self) -> list[str]:
-        """The calls asked for by name that did not happen in the last forward pass."""
+        """List the calls asked for by name that did not happen in the last forward pass."""
         return [str(call) for call in self._order(self._awaited) if not self._fired(call)]
 
     def require_reached(self, layers: Iterable[str] | None = None) -> None:
@@ -195,8 +203,8 @@ class HookManager:
         """Remove every hook of this manager and no other. Calling it again does nothing."""
         with uninterrupted():
             self._closed = True
-            while self._handles:
-                self._handles.pop().remove()
+            self._dropped.detach()
+            _remove(self._handles)
             self._taps.clear()
             self._awaited.clear()
 
@@ -205,10 +213,6 @@ class HookManager:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_handles", None):  # dropped without being closed, or interrupted as it was about to be
-            self.close()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._taps)} hooked layers"
@@ -279,6 +283,12 @@ class HookManager:
     def _order(self, calls: set[Call]) -> list[Call]:
         place = {name: place for place, name in enumerate(self._layers)}
         return sorted(calls, key=lambda call: (place[call.name], call.index or 0))
+
+
+def _remove(handles: list[Any]) -> None:
+    with uninterrupted():
+        while handles:
+            handles.pop().remove()
 
 
 def in_backward() -> bool:

@@ -34,11 +34,11 @@ class Network:
         return self.preprocess.size
 
     def category(self, index: int) -> str:
-        """The name of a class, or `class 7` where names are not known."""
+        """Give the name of a class, or `class 7` where names are not known."""
         return category_name(self.categories, index)
 
     def class_index(self, target: str | int) -> int:
-        """The index of a class given by name or number. Raises TargetError with the nearest name."""
+        """Give the index of a class by name or number. Raises TargetError with the nearest name."""
         return class_index(self.categories, target, self.name)
 
     def __repr__(self) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
 from torchviz_cnn.core.errors import LayerError
+from torchviz_cnn.hooks.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from torchviz_cnn.hooks.manager import HookManager
@@ -28,18 +29,25 @@ class Recorder(Mapping[str, Tensor]):
     """
 
     def __init__(self, hooks: HookManager, layers: str | Iterable[str], check: Check | None = None) -> None:
-        self._hooks, self._check = hooks, check or _tensor
+        self._hooks, self._check = weakref.proxy(hooks), check or _tensor
         self._kept = _KeptValues([*hooks.model.parameters(), *hooks.model.buffers()])
-        self._entered = contextlib.ExitStack()
         hooks.on_forward(layers, self._take)
 
     def __enter__(self) -> Recorder:
         if not torch.is_grad_enabled():
-            self._entered.enter_context(self._kept)
+            with uninterrupted():
+                self._hooks.remove_on_close(self)
+                self._kept.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._entered.close()
+        self.remove()
+
+    def remove(self) -> None:
+        """Keep nothing more. Calling it again does nothing."""
+        with uninterrupted():
+            if self._kept in _get_current_dispatch_mode_stack():
+                self._kept.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def __getitem__(self, name: str) -> Tensor:
         return self._kept.values[name]

@@ -1,4 +1,4 @@
-"""What every ReLU passes back: its own gradient, guided backpropagation's, or the deconvnet's. At the level of functions."""
+"""The backward rule of every ReLU, at the level of functions: its own, guided backpropagation's, or the deconvnet's."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import LayerError
+from torchviz_cnn.hooks.interrupts import FunctionMode
 
 Rule = Literal["standard", "guided", "deconvnet"]
 OtherActivations = Literal["error", "plain"]
@@ -25,14 +25,18 @@ def relu_rule(rule: Rule, *, other_activations: OtherActivations = "error") -> R
         guided      relu(g) * (x > 0)      Springenberg et al., arXiv 1412.6806
         deconvnet   relu(g)                Zeiler & Fergus, arXiv 1311.2901
 
-    A ReLU is `nn.ReLU`, `F.relu`, `torch.relu`, `Tensor.relu`, `clamp(min=0)` and `threshold(x, 0, 0)`, in place or not;
-    also those that clip above (`relu6`, `hardtanh(0, c)`, `clamp(0, 6)`), open where 0 < x < 6. The model is not
+    A ReLU is `nn.ReLU`, `F.relu`, `torch.relu`, `Tensor.relu`, `clamp(min=0)` and `threshold(x, 0, 0)`, in place or
+    not; also those that clip above (`relu6`, `hardtanh(0, c)`, `clamp(0, 6)`), open where 0 < x < 6. The model is not
     touched: the rule belongs to the block, and its `count` tells how many ReLUs ran. A graph made inside the block keeps
-    its rule, wherever it is differentiated; so it does under activation checkpointing (`use_reentrant=False`).
+    its rule, wherever it is differentiated; also under activation checkpointing (`use_reentrant=False`).
 
-    Other activations (GELU, SiLU, Hardswish, LeakyReLU, tanh, ...) on the way raise LayerError;
-    `other_activations="plain"` lets their own gradient through. Gates that squash (sigmoid, softmax) always keep theirs.
-    Raises InputError for a rule that does not exist.
+    Args:
+        rule: `standard`, `guided` or `deconvnet`.
+        other_activations: `error`: others on the way (GELU, SiLU, Hardswish, LeakyReLU, tanh, ...) raise LayerError;
+            `plain`: they keep their own gradient, as gates that squash (sigmoid, softmax) always do.
+
+    Raises:
+        InputError: for a rule that does not exist.
 
     >>> x = torch.tensor([-1.0, 2.0, 3.0], requires_grad=True)
     >>> with relu_rule("guided") as rule:
@@ -45,7 +49,7 @@ def relu_rule(rule: Rule, *, other_activations: OtherActivations = "error") -> R
     return ReluRule(rule, other_activations)
 
 
-class ReluRule(TorchFunctionMode):
+class ReluRule(FunctionMode):
     """The block that `relu_rule` opens."""
 
     def __init__(self, rule: Rule, other_activations: OtherActivations) -> None:
@@ -86,7 +90,7 @@ class ReluRule(TorchFunctionMode):
 
 
 class _Call(NamedTuple):
-    """One call of a ReLU: what goes in, the value it clips at (infinity: none), and whether it writes into its input."""
+    """One call of a ReLU: its input, the value it clips at (infinity: none), and whether it writes into its input."""
 
     input: Tensor
     top: float

@@ -5,20 +5,22 @@ from __future__ import annotations
 import random
 import threading
 import warnings
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from torchviz_cnn.core.errors import ModelError
 from torchviz_cnn.core.names import unwrap
-from torchviz_cnn.hooks.interrupts import uninterrupted
+from torchviz_cnn.hooks.interrupts import drop_frames, uninterrupted
 from torchviz_cnn.hooks.network import Model, module_of
 
 
@@ -51,14 +53,17 @@ def untouched(model: Model) -> Iterator[nn.Module]:
             f"{type(module).__name__} runs as TorchScript, where hooks do not reach: pass the model it was made from"
         )
     _refuse_lazy(module, modules)
-    with _lock_of(module), torch.inference_mode(False), torch.enable_grad():
-        state = _State(modules)
+    with _lock_of(module):
+        undo = _Undo()
         try:
             with uninterrupted():
-                state.freeze()
+                _freeze(modules, undo.steps)
             yield module
+        except KeyboardInterrupt as interrupt:
+            drop_frames(interrupt)
+            raise
         finally:
-            state.restore()
+            undo.all()
 
 
 def _refuse_lazy(model: nn.Module, modules: list[nn.Module]) -> None:
@@ -68,7 +73,7 @@ def _refuse_lazy(model: nn.Module, modules: list[nn.Module]) -> None:
         raise ModelError(f"parameter {name!r} is lazy and has no shape yet: run the model once first")
 
 
-_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+_LOCKS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
 
 
@@ -78,36 +83,34 @@ def _lock_of(model: nn.Module) -> Any:
         return _LOCKS.setdefault(model, threading.RLock())
 
 
-class _State:
-    """All that may change while a method works, as it was."""
+class _Undo:
+    """The steps that put everything back, the last one first, all of them even where one fails."""
 
-    def __init__(self, modules: list[nn.Module]) -> None:
-        self._restored = False
-        self._process = _Process(modules)
-        self._modules = [_Module(module) for module in modules]
+    def __init__(self) -> None:
+        self.steps = ExitStack()
+        # A Ctrl-C in the instruction at which `all` begins prevents it; then this is done as the error is dropped. (Not
+        # by `__del__`, which runs always, and in which Python loses a Ctrl-C.)
+        self._once = weakref.finalize(self, _undo, self.steps)
 
-    def freeze(self) -> None:
-        for module in self._modules:
-            module.freeze()
-
-    def restore(self) -> None:
-        """Put everything back, even if a part of it fails, in which case that error is raised at the end."""
+    def all(self) -> None:
         with uninterrupted():
-            failed: BaseException | None = None
-            parts: list[_Module | _Process] = [*reversed(self._modules), self._process]
-            for part in parts:
-                try:
-                    part.restore()
-                except BaseException as error:
-                    failed = error
-            self._restored = True
-            if failed is not None:
-                raise failed
+            self._once()
 
-    def __del__(self) -> None:
-        # A Ctrl-C in the instruction at which `restore` begins prevents it; then this is done as the error is dropped.
-        if not getattr(self, "_restored", True):
-            self.restore()
+
+def _undo(steps: ExitStack) -> None:
+    with uninterrupted():
+        steps.close()
+
+
+def _freeze(modules: list[nn.Module], undo: ExitStack) -> None:
+    undo.enter_context(torch.inference_mode(False))
+    undo.enter_context(torch.enable_grad())
+    process = _Process(modules)
+    states = [_Module(module) for module in modules]  # all before the first is changed: they may share tensors
+    for state in states:
+        undo.callback(state.restore)
+        state.freeze()
+    undo.callback(process.restore)  # the first to be done: a mode that was left on would meddle with the rest
 
 
 @dataclass(slots=True)
@@ -220,7 +223,8 @@ class _Process:
         devices = {tensor.device for tensor in tensors}
         self.cuda = {device: torch.cuda.get_rng_state(device) for device in devices if device.type == "cuda"}
         self.mps = torch.mps.get_rng_state() if any(device.type == "mps" for device in devices) else None
-        self.modes = _mode_counts()
+        self.functions = _function_modes()
+        self.dispatch = len(_get_current_dispatch_mode_stack())
         self.saving = _saved_tensors_hooks()
         self.filters = list(warnings.filters)
 
@@ -233,23 +237,21 @@ class _Process:
             torch.cuda.set_rng_state(state, device)
         if self.mps is not None:
             torch.mps.set_rng_state(self.mps)
-        if _mode_counts() != self.modes:
-            self._leave_modes()
+        while len(modes := _get_current_dispatch_mode_stack()) > self.dispatch:
+            modes[-1].__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        if _function_modes() != self.functions:
+            while torch._C._len_torch_function_stack():
+                torch._C._pop_torch_function_stack()
+            for mode in self.functions:
+                torch._C._push_on_torch_function_stack(mode)
         while _saved_tensors_hooks() not in (self.saving, None):
             torch._C._autograd._pop_saved_tensors_default_hooks()
         if warnings.filters != self.filters:
             warnings.filters[:] = self.filters  # type: ignore[index]
 
-    def _leave_modes(self) -> None:
-        functions, dispatch = self.modes
-        while torch._C._len_torch_function_stack() > functions:
-            torch._C._pop_torch_function_stack()
-        while torch._C._len_torch_dispatch_stack() > dispatch:
-            torch._C._pop_torch_dispatch_stack(None)
 
-
-def _mode_counts() -> tuple[int, int]:
-    return int(torch._C._len_torch_function_stack()), int(torch._C._len_torch_dispatch_stack())
+def _function_modes() -> list[Any]:
+    return list(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
 
 
 def _saved_tensors_hooks() -> Any:

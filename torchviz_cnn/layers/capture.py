@@ -53,9 +53,15 @@ class Activations(Mapping[str, Tensor]):
     __hash__ = object.__hash__
 
     def sparsity(self, layer: str) -> Tensor:
-        """Share of a layer's channels that are zero everywhere, for each image: (B,) in 0..1. It grows with depth."""
-        maps = self._maps(layer)
-        return maps.eq(0).flatten(2).all(2).float().mean(1)
+        """Share of a layer's values that are exactly zero or below, for each image: (B,) in 0..1.
+
+        It grows with depth.
+        """
+        return self._maps(layer).le(0).flatten(1).float().mean(1)
+
+    def dead(self, layer: str) -> Tensor:
+        """Which of a layer's channels are never above zero, for each image: (B, C) of bool."""
+        return self._maps(layer).le(0).flatten(2).all(2)
 
     def tiles(self, layer: str, image: int = 0, channels: Sequence[int] | None = None) -> np.ndarray[Any, Any]:
         """Each channel of one image as a grey tile: (n, h, w) uint8, standardised to 128 +- 64 (a constant stays 0)."""
@@ -71,9 +77,15 @@ class Activations(Mapping[str, Tensor]):
         return render.standardised_tiles(one.float().cpu().numpy())
 
     def grid(
-        self, layer: str, image: int = 0, channels: Sequence[int] | None = None, *, columns: int = 16,
-        margin: int = 1, colormap: str = "viridis",
-    ) -> Image.Image:  # fmt: skip
+        self,
+        layer: str,
+        image: int = 0,
+        channels: Sequence[int] | None = None,
+        *,
+        columns: int = 16,
+        margin: int = 1,
+        colormap: str = "viridis",
+    ) -> Image.Image:
         """All channels of one layer for one image as a grid of tiles, as in the textbook, at one pixel per value.
 
         16 tiles a row with 1 px between, drawn to the last one; see `tiles` for the scale. Raises InputError for
@@ -84,9 +96,14 @@ class Activations(Mapping[str, Tensor]):
         return Image.fromarray(render.colormap(grid, colormap))
 
     def plot(
-        self, layer: str, image: int = 0, channels: Sequence[int] | None = None, *, columns: int = 16,
+        self,
+        layer: str,
+        image: int = 0,
+        channels: Sequence[int] | None = None,
+        *,
+        columns: int = 16,
         colormap: str = "viridis",
-    ) -> Image.Image:  # fmt: skip
+    ) -> Image.Image:
         """The grid as a figure: titled with the layer's name, in proportion to the number of tiles, without axes."""
         tiles = self.tiles(layer, image, channels)
         grid = render.tile_grid(tiles, columns=min(columns, len(tiles)), margin=1)
@@ -136,6 +153,7 @@ def capture(model: Model, x: Input, layers: Layers = None) -> Activations:
             not reach, and one that gives no tensor.
         InputError: for an input that is no tensor or empty.
 
+    >>> from torch import nn
     >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(72, 5))
     >>> capture(model, torch.zeros(1, 1, 8, 8), ["0", nn.ReLU])
     Activations of 2 layers

@@ -107,10 +107,10 @@ def _example(model: nn.Module, input_size: tuple[int, int] | Tensor) -> Tensor:
     return torch.zeros(1, input_channels(model), *checks.sides("input_size", input_size))
 
 
-def shown_sides(values: tuple[float, ...], times: str = " x ") -> str:
+def in_words(values: tuple[float, ...], times: str = " x ") -> str:
     """Sides in words: one number where all are the same.
 
-    >>> shown_sides((3, 3)), shown_sides((3, 5))
+    >>> in_words((3, 3)), in_words((3, 5))
     ('3', '3 x 5')
     """
     return str(values[0]) if len(set(values)) == 1 else times.join(map(str, values))
@@ -118,6 +118,6 @@ def shown_sides(values: tuple[float, ...], times: str = " x ") -> str:
 
 def _cells(layer: LayerInfo) -> tuple[str, ...]:
     field = layer.receptive_field
-    seen = "" if field is None else "all" if field.whole else shown_sides(field.size)
-    stride = "" if field is None else shown_sides(field.stride)
+    seen = "" if field is None else "all" if field.whole else in_words(field.size)
+    stride = "" if field is None else in_words(field.stride)
     return (layer.name, layer.type, " x ".join(map(str, layer.output_shape)), f"{layer.parameters:,}", seen, stride)

@@ -23,8 +23,8 @@ _LABEL_KEYS = ("label", "labels", "target", "class", "y")
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """A picture, and what part of it the network saw."""
+class View:
+    """A picture, and what part of it the network sees."""
 
     photo: Image.Image
     box: tuple[float, float, float, float]
@@ -34,7 +34,8 @@ class Seen:
 
 
 class ImageSource:
-    """A dataset, whatever its items look like: tensors, PIL photos, uint8 arrays, tuples or dicts of these with a label.
+    """A dataset, whatever its items look like: tensors, PIL photos, uint8 arrays, tuples or dicts of these with a
+    label.
 
     `preprocess` turns photos into inputs, and tells where on them the network looks. Raises InputError for what is no
     map-style dataset.
@@ -46,7 +47,8 @@ class ImageSource:
         if isinstance(dataset, Mapping) or not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
             hint = "; pass its .dataset" if hasattr(dataset, "dataset") else ""
             raise InputError(
-                f"a dataset is a folder of photos, or map-style: len(dataset) and dataset[i]; not a {type(dataset).__name__}{hint}"
+                "a dataset is a folder of photos, or map-style: len(dataset) and dataset[i]; "
+                f"not a {type(dataset).__name__}{hint}"
             )
         if len(dataset) == 0:
             raise InputError(f"the dataset ({type(dataset).__name__}) is empty")
@@ -63,8 +65,8 @@ class ImageSource:
         if photo is not None:
             if self.preprocess is None:
                 raise InputError(
-                    f"item {index} of the dataset is a photo ({type(image).__name__}), and how this network's inputs are "
-                    "prepared is not known: pass preprocess="
+                    f"item {index} of the dataset is a photo ({type(image).__name__}), and how this network's inputs "
+                    "are prepared is not known: pass preprocess=, or a Network"
                 )
             image = self.preprocess(photo)
         if isinstance(image, np.ndarray):
@@ -96,10 +98,10 @@ class ImageSource:
         known = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
         return tuple(names) if known and names else None
 
-    def seen(self, index: int) -> Seen:
-        """The photo that an input was made from, and what part of it the network saw.
+    def view(self, index: int) -> View:
+        """The photo that an input was made from, and what part of it the network sees.
 
-        Where the dataset gives tensors only, or how it made them is not known, the photo is the input itself as a picture.
+        Where the dataset gives tensors only, or how it made them is not known, it is the input itself as a picture.
         """
         owner, place = _owner(self.dataset, index)
         file = _file(owner, place)
@@ -113,9 +115,9 @@ class ImageSource:
             photo, how = _as_photo(image), self.preprocess
         how = preprocess_of_transform(how)
         if isinstance(photo, Image.Image) and how is not None:
-            return Seen(photo.convert("RGB"), how.seen_box(photo.width, photo.height), how.size)
+            return View(photo.convert("RGB"), how.seen_box(photo.width, photo.height), how.size)
         picture = self._picture(self.item(index)[0])
-        return Seen(picture, (0.0, 0.0, float(picture.width), float(picture.height)), (picture.height, picture.width))
+        return View(picture, (0.0, 0.0, float(picture.width), float(picture.height)), (picture.height, picture.width))
 
     def preparation(self) -> str:
         """How photos are prepared, in words that are the same in every process."""
@@ -142,9 +144,9 @@ class ImageSource:
                 image, label = self.item(index)
                 digest.update(f"{tuple(image.shape)} {image.dtype} {label}\n".encode())
                 digest.update(image.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-            except InputError:
+            except (InputError, torch.OutOfMemoryError):
                 raise
-            except Exception:  # unreadable: it will be listed when its turn comes
+            except Exception:  # whatever a dataset's own code raises: the pass lists the image when its turn comes
                 digest.update(b"unreadable\n")
         return {"images": len(self), "checksum": digest.hexdigest(), "of": "16 images"}
 
@@ -173,9 +175,8 @@ def _parts(item: Any) -> tuple[Any, Any]:
     if isinstance(item, Mapping):
         image = next((item[key] for key in _IMAGE_KEYS if key in item), None)
         if image is None:
-            raise InputError(
-                f"an item of the dataset is a dict of {', '.join(map(str, item))}: none is called {', '.join(_IMAGE_KEYS)}"
-            )
+            keys, known = ", ".join(map(str, item)), ", ".join(_IMAGE_KEYS)
+            raise InputError(f"an item of the dataset is a dict of {keys}: none is called {known}")
         return image, next((item[key] for key in _LABEL_KEYS if key in item), None)
     if isinstance(item, (tuple, list)):
         if not item:

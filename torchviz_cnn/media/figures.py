@@ -26,7 +26,10 @@ def titled(picture: Array, title: str, scale: float) -> Image.Image:
 
 
 def panel(pictures: Sequence[Image.Image | Array], titles: Sequence[str], headline: str = "") -> Image.Image:
-    """Pictures side by side with a title each and a headline, as one figure. Grey arrays (h, w) are drawn in viridis."""
+    """Pictures side by side with a title each and a headline, as one figure.
+
+    Grey arrays (h, w) are drawn in viridis.
+    """
     from matplotlib.figure import Figure
 
     ratios = [_size(picture)[0] / _size(picture)[1] for picture in pictures]

@@ -29,7 +29,7 @@ _RESAMPLING = {
 
 
 def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """A photo as an RGB image, upright as its EXIF orientation says.
+    """Read a photo as an RGB image, upright as its EXIF orientation says.
 
     Grey, 16-bit, CMYK and palette images are converted, transparency is laid on white, of an animation the first
     frame is taken. Raises ImageError, with the file's name, for what is missing, no image, truncated, or larger than
@@ -45,9 +45,8 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
             warnings.simplefilter("ignore")  # of large pictures and odd metadata
             with Image.open(path) as image:
                 if image.width * image.height > max_pixels:
-                    raise ImageError(
-                        f"{path} has {image.width} x {image.height} pixels; at most {max_pixels:,} are read (max_pixels)"
-                    )
+                    size = f"{image.width} x {image.height} pixels"
+                    raise ImageError(f"{path} has {size}; at most {max_pixels:,} are read (max_pixels)")
                 image.load()
                 return _converted(ImageOps.exif_transpose(image))
     except ImageError:

@@ -1,4 +1,4 @@
-"""Where a batch of inputs comes from, so that what is found in it can be drawn on the photos and named."""
+"""Where a batch of inputs comes from, so that its maps can be drawn on the photos and its classes named."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Photo = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """The photos that a batch was made from, how they were prepared, and what the classes are called, as far as known."""
+    """The photos that a batch was made from, how they were prepared, and what the classes are called."""
 
     photos: tuple[Image.Image, ...] | None = field(default=None, repr=False)
     preprocess: Preprocess | None = None

@@ -17,9 +17,9 @@ from torchviz_cnn.media.images import Preprocess, read_image
 class PhotoFolder:
     """All photos below a folder, in the order of their names: a map-style dataset of `(input, label)`.
 
-    Where every photo lies in a folder of its class (`cat/1.jpg`, `dog/7.jpg`), `categories` are these folders' names and
-    the label an index into them; otherwise the label is -1. Without `preprocess`, items are photos, not inputs. Files
-    are opened only when asked for. Raises ImageError for a folder that does not exist or has no photos.
+    Where every photo lies in a folder of its class (`cat/1.jpg`, `dog/7.jpg`), `categories` are these folders' names
+    and the label an index into them; otherwise the label is -1. Without `preprocess`, items are photos, not inputs.
+    Files are opened only when asked for. Raises ImageError for a folder that does not exist or has no photos.
     """
 
     def __init__(self, path: str | Path, preprocess: Callable[[Image.Image], Tensor] | None = None) -> None:
@@ -56,18 +56,18 @@ class PhotoFolder:
 
 def _photos_below(folder: Path) -> list[str]:
     readable = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    found, seen = [], set()
+    names, visited = [], set()
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
-        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
-        if real in seen:  # a link back to where it came from
+        folders[:] = [] if real in visited else [name for name in folders if not name.startswith(".")]
+        if real in visited:  # a link back to where it came from
             continue
-        seen.add(real)
+        visited.add(real)
         below = os.path.relpath(place, folder)
         for name in files:
             if os.path.splitext(name)[1].lower() in readable and not name.startswith("."):
-                found.append((name if below == "." else os.path.join(below, name)).replace(os.sep, "/"))
-    return sorted(found, key=lambda name: name.split("/"))
+                names.append((name if below == "." else os.path.join(below, name)).replace(os.sep, "/"))
+    return sorted(names, key=lambda name: name.split("/"))
 
 
 def preprocess_of_transform(transform: Any) -> Preprocess | None:
@@ -80,28 +80,30 @@ def preprocess_of_transform(transform: Any) -> Preprocess | None:
         return transform
     steps = list(getattr(transform, "transforms", [transform]))
     if len(steps) == 1 and isinstance(getattr(steps[0], "crop_size", None), list):  # torchvision's preset
-        resize, crop = _sides(steps[0].resize_size), _sides(steps[0].crop_size)
+        resize, crop = _both_sides(steps[0].resize_size), _both_sides(steps[0].crop_size)
         return Preprocess(crop, "crop", resize[0]) if len(set(resize)) == 1 else None
     if any(not type(step).__module__.startswith("torchvision.transforms") for step in steps):
         return None
     moving = [step for step in steps if type(step).__name__ not in _STILL]
     kinds = [type(step).__name__ for step in moving]
     if kinds == ["Resize", "CenterCrop"] and isinstance(_one(moving[0].size), int):
-        return Preprocess(_sides(moving[1].size), "crop", int(_one(moving[0].size)))
+        return Preprocess(_both_sides(moving[1].size), "crop", int(_one(moving[0].size)))
     if kinds == ["Resize"] and not isinstance(_one(moving[0].size), int):
-        return Preprocess(_sides(moving[0].size), "stretch")
+        return Preprocess(_both_sides(moving[0].size), "stretch")
     return None
 
 
 _STILL = {
-    "ToTensor", "PILToTensor", "ToImage", "ToPILImage", "ConvertImageDtype", "ToDtype", "ToPureTensor", "Normalize", "Grayscale", "RGB", "Identity",
-}  # fmt: skip
+    *("ToTensor", "PILToTensor", "ToImage", "ToPILImage", "ConvertImageDtype", "ToDtype", "ToPureTensor"),
+    *("Normalize", "Grayscale", "RGB", "Identity"),
+}
+"""Transforms that turn pixels into numbers without moving them."""
 
 
 def _one(size: Any) -> Any:
     return size[0] if isinstance(size, (list, tuple)) and len(size) == 1 else size
 
 
-def _sides(size: Any) -> tuple[int, int]:
+def _both_sides(size: Any) -> tuple[int, int]:
     size = _one(size)
     return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))

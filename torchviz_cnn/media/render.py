@@ -57,7 +57,7 @@ def unit_range(values: Array) -> Array:
 
 
 def signed_colours(values: Array, percentile: float = 99.5, peak: float | None = None) -> Array:
-    """Values (3, h, w) or (1, h, w) with their sign as colours (h, w, 3) uint8: 0 is mid-grey, -peak and peak 0 and 255.
+    """Values (3, h, w) or (1, h, w) with their sign as colours (h, w, 3) uint8: 0 is mid-grey, peak 255.
 
     `peak`: by default this percentile of the absolute values that are not zero; what is beyond it is clipped.
     """
@@ -70,7 +70,10 @@ def signed_colours(values: Array, percentile: float = 99.5, peak: float | None =
 
 
 def colormap(values: Array, name: str) -> Array:
-    """Colours (..., 3) uint8 for values in 0..1, or for uint8 in 0..255. Names as in matplotlib: `jet`, `viridis`, ..."""
+    """Colours (..., 3) uint8 for values in 0..1, or for uint8 in 0..255.
+
+    Names as in matplotlib: `jet`, `viridis`, ...
+    """
     index: Any = values if values.dtype == np.uint8 else _levels(values)
     palette = _palette(name)
     return np.asarray(palette[index])
@@ -92,7 +95,7 @@ def _palette(name: str) -> Array:
 
 
 def resample(values: Array, box: Box, width: int, height: int, interpolation: Interpolation = "bilinear") -> Array:
-    """A map (h, w) that covers `box` (left, top, right, bottom in pixels) sampled on a picture's pixels: (height, width).
+    """A map (h, w) that covers `box` (left, top, right, bottom) sampled on a picture's pixels: (height, width).
 
     Beyond the box, the nearest value continues. `quadratic` is the spline of order 2.
     """
@@ -140,9 +143,15 @@ def _mirrored(index: int, count: int) -> int:
 
 
 def overlay(
-    photo: Image.Image, values: Array, box: Box, *, alpha: float = 0.4, blend: Blend = "add", colormap_name: str = "jet",
+    photo: Image.Image,
+    values: Array,
+    box: Box,
+    *,
+    alpha: float = 0.4,
+    blend: Blend = "add",
+    colormap_name: str = "jet",
     interpolation: Interpolation = "bilinear",
-) -> Image.Image:  # fmt: skip
+) -> Image.Image:
     """A map in 0..1 in colour over the part of a photo that it belongs to; the rest of the photo stays as it is.
 
     `add`: photo + alpha x colour, clipped, as in the textbook. `mix`: (1 - alpha) x photo + alpha x colour.
@@ -165,9 +174,14 @@ def overlay(
 
 
 def heat_image(
-    values: Array, box: Box, width: int, height: int, *, colormap_name: str = "jet",
+    values: Array,
+    box: Box,
+    width: int,
+    height: int,
+    *,
+    colormap_name: str = "jet",
     interpolation: Interpolation = "bilinear",
-) -> Image.Image:  # fmt: skip
+) -> Image.Image:
     """A map in 0..1 in colour on a canvas of `width` x `height`, black where the map does not reach."""
     canvas = Image.new("RGB", (width, height))
     return overlay(canvas, values, box, alpha=1, colormap_name=colormap_name, interpolation=interpolation)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning, did_you_mean
+from torchviz_cnn.core.warn import warn
 
 _HOLDERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module")
+_DAMAGE = (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
+"""What reading a damaged file raises, depending on where the damage is."""
 _WRAPPERS = ("module.", "_orig_mod.")
 
 
@@ -80,45 +82,31 @@ def load_state(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Put tensors into a model by name. Raises CheckpointError, with the model unchanged, unless all of them fit."""
     own = model.state_dict()
     state = _without_common_prefix(state, own)
-    # Counters that older checkpoints lack and that evaluation does not use.
-    odd = [
-        f"{name} is {_kind(state[name])}, not {_kind(own[name])}"
-        for name in own
-        if name in state and _kind(state[name]) != _kind(own[name])
+    both = [name for name in own if name in state]
+    odd = [f"{n} is {_kind(state[n])}, not {_kind(own[n])}" for n in both if _kind(state[n]) != _kind(own[n])]
+    shapes = [
+        f"{n} is {tuple(state[n].shape)}, not {tuple(own[n].shape)}" for n in both if state[n].shape != own[n].shape
     ]
+    # Older checkpoints lack the counters of batches, which evaluation does not use.
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in state if name not in own]
-    shapes = [
-        f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
     if missing or unexpected or shapes or odd:
-        fit = sum(1 for n in own if n in state and state[n].shape == own[n].shape and _kind(state[n]) == _kind(own[n]))
+        fit = sum(state[n].shape == own[n].shape and _kind(state[n]) == _kind(own[n]) for n in both)
         parts = [f"{source} does not fit {type(model).__name__}: {fit} of its {len(own)} tensors match"]
-        parts += [
-            f"{what} {_few(names)}"
-            for what, names in (
-                ("missing", missing),
-                ("unexpected", unexpected),
-                ("other shape:", shapes),
-                ("other kind:", odd),
-            )
-            if names
-        ]
+        wrong = {"missing": missing, "unexpected": unexpected, "other shape:": shapes, "other kind:": odd}
+        parts += [f"{what} {_few(names)}" for what, names in wrong.items() if names]
         raise CheckpointError("; ".join(parts))
     model.load_state_dict(state, strict=False)
-    unusable = [name for name in own if name in state and not bool(state[name].isfinite().all())]
+    unusable = [name for name in both if not bool(state[name].isfinite().all())]
     if unusable:
-        warnings.warn(f"{source} has values that are not finite in {_few(unusable)}", CheckpointWarning, stacklevel=4)
+        warn(f"{source} has values that are not finite in {_few(unusable)}", CheckpointWarning)
 
 
 def _kind(tensor: Tensor) -> str:
     """What must agree for a tensor to be the values of another: its layout, and whether it has whole numbers."""
     if tensor.is_meta or tensor.layout is not torch.strided:
         return "meta" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
-    number = "floating point" if tensor.is_floating_point() else "complex" if tensor.is_complex() else "whole numbers"
-    return number
+    return "floating point" if tensor.is_floating_point() else "complex" if tensor.is_complex() else "whole numbers"
 
 
 def _is_state_dict(value: Any) -> bool:
@@ -166,7 +154,7 @@ def _read_torch(path: Path) -> Any:
             f"{path} holds pickled Python objects, which could run code when loaded, and was not read "
             f"({named.split(' was not')[0]}); save model.state_dict() instead"
         ) from error
-    except Exception as error:  # a damaged file may fail at any point of its reading
+    except _DAMAGE as error:
         first = str(error).partition("\n")[0]
         raise CheckpointError(f"{path} is not a whole PyTorch checkpoint, it may be truncated: {first}") from error
 

@@ -1,7 +1,7 @@
 """Small textbook convnets: two for cats and dogs, one for Fashion-MNIST.
 
-All take pictures on a 0..1 scale (the Keras originals' `Rescaling(1/255)` belongs to preprocessing here) or
-normalised ones, and return logits.
+All take pictures on a 0..1 scale (the Keras originals' `Rescaling(1/255)` belongs to preprocessing here) or normalised
+ones, and return logits.
 """
 
 from __future__ import annotations
@@ -10,74 +10,60 @@ from collections import OrderedDict
 
 from torch import nn
 
-__all__ = [
-    "ConvNet2017",
-    "ConvNet2025",
-    "FashionMNISTConvNet",
-    "convnet_2017",
-    "convnet_2025",
-    "fashion_mnist_convnet",
-]
-
 
 class ConvNet2017(nn.Sequential):
-    """The 2017 textbook convnet: see :func:`convnet_2017`."""
+    """The 2017 textbook convnet: see `convnet_2017`."""
 
     def __init__(self, num_classes: int = 1, in_channels: int = 3, input_size: int = 150, dropout: float = 0.5):
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        widths = (32, 64, 128, 128)
+        layers = _convolutions(in_channels, widths, pools=4)
         side = input_size
-        channels = in_channels
-        for index, width in enumerate((32, 64, 128, 128), start=1):
-            layers[f"conv{index}"] = nn.Conv2d(channels, width, 3)
-            layers[f"relu{index}"] = nn.ReLU()
-            layers[f"pool{index}"] = nn.MaxPool2d(2)
-            channels, side = width, (side - 2) // 2
+        for _ in widths:
+            side = (side - 2) // 2
         if side < 1:
             raise ValueError(f"input_size {input_size} leaves nothing after four poolings; the smallest is 46")
         layers["flatten"] = nn.Flatten()
         layers["dropout"] = nn.Dropout(dropout)
-        layers["dense1"] = nn.Linear(channels * side * side, 512)
+        layers["dense1"] = nn.Linear(widths[-1] * side * side, 512)
         layers["relu5"] = nn.ReLU()
         layers["classifier"] = nn.Linear(512, num_classes)
         super().__init__(layers)
 
 
 class ConvNet2025(nn.Sequential):
-    """The 2025 textbook convnet: see :func:`convnet_2025`."""
+    """The 2025 textbook convnet: see `convnet_2025`."""
 
     def __init__(
         self, num_classes: int = 1, in_channels: int = 3, batch_norm: bool = False, dropout: float = 0.25
     ) -> None:
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        widths = (32, 64, 128, 256, 512)
-        channels = in_channels
-        for index, width in enumerate(widths, start=1):
-            layers[f"conv{index}"] = nn.Conv2d(channels, width, 3, bias=not batch_norm)
-            if batch_norm:
-                layers[f"bn{index}"] = nn.BatchNorm2d(width)
-            layers[f"relu{index}"] = nn.ReLU()
-            if index < len(widths):
-                layers[f"pool{index}"] = nn.MaxPool2d(2)
-            channels = width
-        _global_average_head(layers, channels, num_classes, dropout)
+        layers = _convolutions(in_channels, (32, 64, 128, 256, 512), pools=4, batch_norm=batch_norm)
+        _global_average_head(layers, 512, num_classes, dropout)
         super().__init__(layers)
 
 
 class FashionMNISTConvNet(nn.Sequential):
-    """The Fashion-MNIST network of class activation maps: see :func:`fashion_mnist_convnet`."""
+    """The Fashion-MNIST network of class activation maps: see `fashion_mnist_convnet`."""
 
     def __init__(self, num_classes: int = 10, in_channels: int = 1) -> None:
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        widths = (16, 32, 64, 128)
-        channels = in_channels
-        for index, width in enumerate(widths, start=1):
-            layers[f"conv{index}"] = nn.Conv2d(channels, width, 3, padding=1)
-            layers[f"relu{index}"] = nn.ReLU()
-            if index < len(widths):
-                layers[f"pool{index}"] = nn.MaxPool2d(2)
-            channels = width
-        _global_average_head(layers, channels, num_classes, dropout=0.0)
+        layers = _convolutions(in_channels, (16, 32, 64, 128), pools=3, padding=1)
+        _global_average_head(layers, 128, num_classes, dropout=0.0)
         super().__init__(layers)
+
+
+def _convolutions(
+    channels: int, widths: tuple[int, ...], pools: int, padding: int = 0, batch_norm: bool = False
+) -> OrderedDict[str, nn.Module]:
+    """3 x 3 convolutions of these widths, each with its ReLU; behind the first so many ReLUs a pooling."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for index, width in enumerate(widths, start=1):
+        layers[f"conv{index}"] = nn.Conv2d(channels, width, 3, padding=padding, bias=not batch_norm)
+        if batch_norm:
+            layers[f"bn{index}"] = nn.BatchNorm2d(width)
+        layers[f"relu{index}"] = nn.ReLU()
+        if index <= pools:
+            layers[f"pool{index}"] = nn.MaxPool2d(2)
+        channels = width
+    return layers
 
 
 def _global_average_head(layers: OrderedDict[str, nn.Module], channels: int, num_classes: int, dropout: float) -> None:
@@ -107,13 +93,12 @@ def convnet_2017(
 def convnet_2025(
     num_classes: int = 1, in_channels: int = 3, batch_norm: bool = False, dropout: float = 0.25
 ) -> ConvNet2025:
-    """The textbook's convnet for cats and dogs, 2025 edition: five convolutions, global average pooling, one
-    output.
+    """The textbook's convnet for cats and dogs, 2025 edition: five convolutions, global average pooling, one output.
 
     Shapes: `(B, 3, H, W)` on a 0..1 scale, 180 x 180 in the book and at least 78 x 78, to `(B, 1)` logits.
     Parameters: 1 569 089 with one output. `batch_norm=True` puts a BatchNorm between each convolution and its
-    ReLU, in place of the bias: the bundled `cats_and_dogs` network. Global average pooling and a linear layer
-    make it a network with exact class activation maps (arXiv 1512.04150).
+    ReLU, in place of the bias: the bundled `cats_and_dogs` network. Global average pooling and a linear layer make it
+    a network with exact class activation maps (arXiv 1512.04150).
 
     >>> sum(p.numel() for p in convnet_2025().parameters())
     1569089
@@ -122,8 +107,7 @@ def convnet_2025(
 
 
 def fashion_mnist_convnet(num_classes: int = 10, in_channels: int = 1) -> FashionMNISTConvNet:
-    """The class activation map network for Fashion-MNIST (arXiv 1708.07747): four convolutions, average,
-    linear.
+    """The class activation map network for Fashion-MNIST (arXiv 1708.07747): four convolutions, average, linear.
 
     Shapes: `(B, 1, 28, 28)` on a 0..1 scale to `(B, 10)` logits. Parameters: 98 442.
 

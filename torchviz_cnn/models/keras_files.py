@@ -1,7 +1,7 @@
 """Keras weight files as a flat list of layers: legacy `.h5` (models and weights), `.weights.h5` and `.keras`.
 
-Files come from strangers. Only numbers are read from them: no layer is rebuilt, no code or lambda inside is
-looked at, links to other files are refused, and a number is read only after its shape was found to fit.
+Files come from strangers. Only numbers are read from them: no layer is rebuilt, no code or lambda inside is looked at,
+links to other files are refused, and a number is read only after its shape is known to fit.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import importlib
 import io
 import json
 import re
-import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,19 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning
+from torchviz_cnn.core.warn import warn
 
 KERAS_EPSILON = 1e-3
 MAX_CONFIG_BYTES = 64 << 20
-_KNOWN = {
-    "Conv2D",
-    "DepthwiseConv2D",
-    "SeparableConv2D",
-    "Dense",
-    "BatchNormalization",
-    "Functional",
-    "Sequential",
-    "Model",
-}
+_LAYERS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Dense", "BatchNormalization")
+_MODELS = ("Functional", "Sequential", "Model")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +52,8 @@ class LayerConfig:
 def keras_layers(path: Path, max_bytes: int) -> Iterator[list[KerasLayer]]:
     """The layers of a Keras file in the order of the model; the file stays open inside the `with`.
 
-    `max_bytes` bounds what is unpacked from a `.keras` archive. Raises `CheckpointError`, which names the
-    file, where it is missing, truncated, neither HDF5 nor a Keras archive, or has no weights.
+    `max_bytes` bounds what is unpacked from a `.keras` archive. Raises `CheckpointError`, which names the file, where
+    it is missing, truncated, neither HDF5 nor a Keras archive, or has no weights.
     """
     try:
         h5py: Any = importlib.import_module("h5py")
@@ -75,7 +67,7 @@ def keras_layers(path: Path, max_bytes: int) -> Iterator[list[KerasLayer]]:
             yield _read(file, config_text, path)
     except CheckpointError:
         raise
-    # h5py answers damage inside a file with any of these.
+    # h5py raises any of these for damage inside a file.
     except (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} cannot be read as a Keras file: {error}") from error
 
@@ -111,24 +103,20 @@ def _read(file: Any, config_text: Any, path: Path) -> list[KerasLayer]:
     return _in_model_order(layers, configs)
 
 
-# --- the two layouts ----------------------------------------------------------------------------------------
-
-
 def _legacy_group(root: Any, name: str, configs: dict[str, LayerConfig], path: Path) -> list[KerasLayer]:
     """The layers of one top-level group, whose weights an attribute lists; a nested model has many."""
     group = _child(root, name, path)
     weights: dict[str, list[str]] = {}
     for weight in _attribute(group, "weight_names") or ():
         weights.setdefault(weight.rpartition("/")[0], []).append(weight)
-    # A nested model lists trainable layers before frozen ones; their names (block1_conv1, conv2d_7) are
-    # numbered in order.
+    # A nested model lists trainable layers before frozen ones; their names (block1_conv1, conv2d_7) are numbered in
+    # order.
     parents = sorted(weights, key=_natural)
     if len(parents) > 1 and not configs:
-        warnings.warn(
-            f"{path} does not describe its nested model {name!r}: its layers are taken in the order of their names, which is "
-            "that of their making; compare some outputs with Keras', or save the model as .keras",
+        warn(
+            f"{path} does not describe its nested model {name!r}: its layers are taken in the order of their names, "
+            "which is that of their making; compare some outputs with Keras', or save the model as .keras",
             CheckpointWarning,
-            stacklevel=2,
         )
     return [
         _layer(
@@ -153,8 +141,8 @@ def _vars(group: Any, where: str, path: Path) -> Iterator[tuple[str, list[Any]]]
     skipped = ("vars", "seed_generator") if where else ("vars", "optimizer", "metrics", "compile_metrics")
     children = [(key, _child(group, key, path)) for key in sorted(group, key=_natural) if key not in skipped]
     groups = [(key, child) for key, child in children if hasattr(child, "keys")]
-    # Without a description nothing says where a nested model stands among its neighbours: it is taken for the
-    # base below the head, which is how nested models are used.
+    # Without a description nothing says where a nested model stands among its neighbours: it is taken for the base
+    # below the head, which is how nested models are used.
     for key, child in sorted(groups, key=lambda item: "layers" not in item[1]):
         yield from _vars(child, f"{where}/{key}", path)
 
@@ -164,7 +152,7 @@ def _layer(name: str, arrays: Sequence[Any], configs: dict[str, LayerConfig], hi
     shapes = tuple(tuple(int(side) for side in array.shape) for array in arrays)
     ranks = tuple(len(shape) for shape in shapes)
     floats = all(array.dtype.kind == "f" for array in arrays)
-    if config.class_name and config.class_name not in _KNOWN:
+    if config.class_name and config.class_name not in (*_LAYERS, *_MODELS):
         kind = "unsupported"  # as a Conv2DTranspose, whose kernel has the rank of a convolution's
     elif ranks in ((4, 4), (4, 4, 1)):
         kind = "separable"
@@ -182,8 +170,7 @@ def _layer(name: str, arrays: Sequence[Any], configs: dict[str, LayerConfig], hi
 
 
 def _in_model_order(layers: list[KerasLayer], configs: dict[str, LayerConfig]) -> list[KerasLayer]:
-    """By the description where it knows every name; otherwise as they stand (Keras numbers layers in that
-    order)."""
+    """By the description where it knows every name; otherwise as they stand (Keras numbers layers in that order)."""
     position = {name: index for index, name in enumerate(configs)}
     names = [layer.name for layer in layers]
     if len(set(names)) < len(names) or not all(name in position for name in names):
@@ -191,19 +178,15 @@ def _in_model_order(layers: list[KerasLayer], configs: dict[str, LayerConfig]) -
     return sorted(layers, key=lambda layer: position[layer.name])
 
 
-# --- small readers ------------------------------------------------------------------------------------------
-
-
 def _configs(text: Any) -> dict[str, LayerConfig]:
-    """Name to class and epsilon for every layer of a model's description, in order; empty where there is
-    none."""
+    """Name to class and epsilon for every layer of a model's description, in order; empty where there is none."""
     if text is None:
         return {}
     try:
         root = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    found: dict[str, LayerConfig] = {}
+    configs: dict[str, LayerConfig] = {}
     waiting = [root]
     while waiting:
         node = waiting.pop()
@@ -216,11 +199,11 @@ def _configs(text: Any) -> dict[str, LayerConfig]:
         if isinstance(name, str):
             epsilon = config.get("epsilon", KERAS_EPSILON)
             epsilon = float(epsilon) if isinstance(epsilon, (int, float)) else KERAS_EPSILON
-            found.setdefault(name, LayerConfig(str(node.get("class_name", "")), epsilon))
+            configs.setdefault(name, LayerConfig(str(node.get("class_name", "")), epsilon))
         nested = config.get("layers")
         if isinstance(nested, list):
             waiting.extend(reversed(nested))
-    return found
+    return configs
 
 
 def _attribute(group: Any, name: str) -> list[str] | None:

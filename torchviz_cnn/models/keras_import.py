@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.core.errors import CheckpointError, TorchvizWarning
+from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning
+from torchviz_cnn.core.warn import warn
 from torchviz_cnn.models.keras_files import KerasLayer, keras_layers
-
-__all__ = ["load_keras_weights"]
 
 Model = TypeVar("Model", bound=nn.Module)
 Shapes = tuple[tuple[int, ...], ...]
@@ -27,8 +25,7 @@ Shapes = tuple[tuple[int, ...], ...]
 class Slot:
     """A PyTorch layer that takes the weights of one Keras layer.
 
-    `shapes` are the shapes it expects there, `fill` turns those arrays into the values of `tensors`, one for
-    one.
+    `shapes` are the shapes it expects there, `fill` turns those arrays into the values of `tensors`, one for one.
     """
 
     name: str
@@ -50,22 +47,29 @@ class Matching:
 
 
 def load_keras_weights(model: Model, path: str | os.PathLike[str]) -> Model:
-    """Fill `model` with the weights of a Keras file and give it back.
+    """Fill a network with the weights of a Keras file.
 
-    Reads legacy `.h5` models and weight files, `.weights.h5` and `.keras`, written by any Keras. Layers are
-    paired by name where both sides use the same one (`block3_sepconv1` of Xception), otherwise in the order
+    Layers are paired by name where both sides use the same one (`block3_sepconv1` of Xception), otherwise in the order
     of the model, kind by kind: convolutions, depthwise and separable ones, dense layers, BatchNorm (with its
-    statistics and its epsilon: the file's, or Keras' default 0.001). Works for torchvision's VGGs,
-    `xception`, `mini_xception`, `mini_xception_fer2013`, the convnets of this package, and other plain chains
-    of such layers. Kernels are transposed; the first dense layer after a flatten is reordered from Keras' (H,
-    W, C) to (C, H, W), the map being square. The Keras model's final softmax or sigmoid is not part of a
-    PyTorch network: the result gives logits.
+    statistics and its epsilon: the file's, or Keras' default 0.001). This fits torchvision's VGGs, the networks of
+    this package and other plain chains of such layers. Kernels are transposed; the first dense layer after a flatten
+    is reordered from Keras' (H, W, C) to (C, H, W), the map being square. The Keras model's final softmax or sigmoid
+    is no part of the result, which gives logits.
 
-    A file without any dense layer ("notop") fills the rest of the network, and a `TorchvizWarning` names the
-    dense layers that keep their values.
+    Args:
+        model: the network; it is changed in place, or not at all.
+        path: a legacy `.h5` model or weight file, a `.weights.h5` or a `.keras`, written by any Keras. A file without
+            any dense layer ("notop") fills the rest of the network.
 
-    Raises `CheckpointError` with all that is missing, unexpected or of another shape, or where the file
-    cannot be read; the model is then as it was.
+    Returns:
+        The same model.
+
+    Raises:
+        CheckpointError: for a file that cannot be read, and with all that is missing, unexpected or of another shape.
+        ImportError: where h5py is not installed.
+
+    Warns:
+        CheckpointWarning: where dense layers keep their values, and where a nested model's order had to be guessed.
     """
     path = Path(path)
     slots = _slots(model)
@@ -76,14 +80,7 @@ def load_keras_weights(model: Model, path: str | os.PathLike[str]) -> Model:
         headless = _is_headless(layers, matching)
         if (matching.missing and not headless) or matching.unexpected or matching.misshapen:
             raise CheckpointError(_complaint(path, model, matching))
-        values = [
-            (
-                slot,
-                layer.epsilon,
-                slot.fill([torch.from_numpy(array[()].astype("float32")) for array in layer.arrays]),
-            )
-            for layer, slot in matching.pairs
-        ]
+        values = [(slot, layer.epsilon, slot.fill(_arrays(layer))) for layer, slot in matching.pairs]
     with torch.no_grad():
         for slot, epsilon, tensors in values:
             for tensor, value in zip(slot.tensors, tensors, strict=True):
@@ -92,11 +89,12 @@ def load_keras_weights(model: Model, path: str | os.PathLike[str]) -> Model:
                 slot.batch_norm.eps = epsilon
     if matching.missing:
         names = ", ".join(slot.name for slot in matching.missing)
-        warnings.warn(f"{path} has no dense layers: {names} keep their values", TorchvizWarning, stacklevel=2)
+        warn(f"{path} has no dense layers: {names} keep their values", CheckpointWarning)
     return model
 
 
-# --- the PyTorch side ---------------------------------------------------------------------------------------
+def _arrays(layer: KerasLayer) -> list[Tensor]:
+    return [torch.from_numpy(array[()].astype("float32")) for array in layer.arrays]
 
 
 def _slots(model: nn.Module) -> list[Slot]:
@@ -199,9 +197,6 @@ def _dense(name: str, dense: nn.Linear, channels: int) -> Slot:
 def _batch_norm(name: str, norm: nn.BatchNorm2d) -> Slot:
     tensors = _tensors(norm.weight, norm.bias, norm.running_mean, norm.running_var)
     return Slot(name, "batchnorm", ((norm.num_features,),) * 4, tensors, lambda arrays: arrays, norm)
-
-
-# --- pairing ------------------------------------------------------------------------------------------------
 
 
 def _match(layers: list[KerasLayer], slots: list[Slot]) -> Matching:

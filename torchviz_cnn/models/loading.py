@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import CheckpointError, InputError, ModelError, did_you_mean
-from torchviz_cnn.hooks.network import Network
+from torchviz_cnn.hooks.network import Network, module_of
 from torchviz_cnn.layers.defaults import input_channels
 from torchviz_cnn.media.images import Geometry, Preprocess
 from torchviz_cnn.models.bundled import BUNDLED, bundled_path
@@ -25,41 +27,75 @@ from torchviz_cnn.models.catalogue import CATALOGUE, Entry
 from torchviz_cnn.models.checkpoints import load_state, read_checkpoint, read_metadata
 from torchviz_cnn.models.keras_import import load_keras_weights
 
+_log = logging.getLogger("torchviz_cnn")
 KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
 
 
 def load_model(
-    name: str, weights: str | Path | None = None, *, labels: str | Path | Sequence[str] | None = None,
-    geometry: Geometry | None = None, input_size: int | tuple[int, int] | None = None,
-    mean: Sequence[float] | None = None, std: Sequence[float] | None = None, device: str | torch.device = "cpu",
-) -> Network:  # fmt: skip
-    """A network and how to use it: a bundled one (`"cats_and_dogs"`), torchvision's or another of this library's by name
-    (`"vgg16"`, `"xception"`), or your own as `"package.module:factory"`.
-
-    `weights`: a checkpoint file (`.pth`, `.pt`, `.safetensors`: a state_dict or a dict that holds one, read as data and
-    never executed; Keras' `.h5`, `.keras` for this library's networks), `"random"`, or for torchvision's networks
-    `"DEFAULT"` or a version's name, which downloads. A factory without `weights` keeps what it made. The number of
-    classes is the checkpoint's (a Keras file's must be the network's own).
+    model: str | nn.Module | Network,
+    weights: str | Path | None = None,
+    *,
+    labels: str | Path | Sequence[str] | None = None,
+    geometry: Geometry | None = None,
+    input_size: int | tuple[int, int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    device: str | torch.device | None = None,
+) -> Network:
+    """Load a network and all that is known of how to use it.
 
     Preprocessing and class names are torchvision's own for these weights, or those that `scripts/train.py` noted in the
-    file, unless given: `labels` a list, or a file with a name per line or JSON; `input_size` in pixels; `mean` and `std`
-    by channel for values of 0..1; `geometry` `"crop"`, `"stretch"` or `"pad"`.
+    file. Of your own network they are guessed: 224 x 224 pixels normalised as for ImageNet, or grey where its first
+    convolution has one channel; say otherwise with the options below.
 
-    Raises ModelError for an unknown name or a factory that fails, CheckpointError for weights that cannot be read or do
-    not fit (how many tensors match, which do not), InputError for options that contradict each other.
+    Args:
+        model: a bundled network (`"cats_and_dogs"`), torchvision's or another of this library's by name (`"vgg16"`,
+            `"xception"`), your own as `"package.module:factory"`, or a module or a Network itself, which stays in the
+            mode it is in.
+        weights: a checkpoint file (`.pth`, `.pt`, `.safetensors`: a state_dict or a dict that holds one, read as data
+            and never executed; Keras' `.h5`, `.keras` for this library's networks), `"random"`, or for torchvision's
+            networks `"DEFAULT"` or a version's name, which downloads. By default a bundled network's own, and what
+            your factory or module has. The number of classes is the checkpoint's (a Keras file's must be the
+            network's own).
+        labels: class names: a list, or a file with a name per line or JSON.
+        geometry: how a photo becomes the input: `crop`, `stretch` or `pad`.
+        input_size: a side, or (height, width), in pixels.
+        mean, std: by channel, for values of 0..1.
+        device: where the network goes; by default the CPU, and a module stays where it is.
+
+    Returns:
+        A Network. Its module is in evaluation mode.
+
+    Raises:
+        ModelError: for an unknown name, or a factory that fails.
+        CheckpointError: for weights that cannot be read or do not fit (how many tensors match, which do not).
+        InputError: for options that contradict each other.
+
+    Warns:
+        CheckpointWarning: for weights that are not finite, or whose order had to be guessed.
+
+    >>> load_model(nn.Sequential(nn.Conv2d(3, 2, 3)), input_size=64, labels=["cat", "dog"])
+    Network(Sequential, weights its own, input 64 x 64, 2 named classes)
     """
     source = None if weights is None else str(weights)
-    load = _from_factory if ":" in name else _from_catalogue if name in CATALOGUE else _from_torchvision
-    model, preprocess, categories, source = load(name, source)
-    try:
-        model = model.to(device).eval()
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"no device {str(device)!r} here: {str(error).splitlines()[0]}") from error
+    if isinstance(model, str):
+        name = model
+        load = _from_factory if ":" in name else _from_catalogue if name in CATALOGUE else _from_torchvision
+        module, preprocess, categories, source = load(name, source)
+        module = module.eval()
+    else:
+        name = model.name if isinstance(model, Network) else type(module_of(model)).__name__
+        module, preprocess, categories, source = _from_object(model, name, source)
+    if device is not None:
+        try:
+            module = module.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"no device {str(device)!r} here: {str(error).splitlines()[0]}") from error
     preprocess = _adapted(preprocess, input_size, mean, std, geometry)
     if labels is not None:
         categories = _labels(labels)
-        _require_outputs(model, name, len(categories))
-    return Network(model, preprocess, categories, name, source)
+        _require_outputs(module, name, len(categories))
+    return Network(module, preprocess, categories, name, source)
 
 
 def model_names() -> list[str]:
@@ -154,8 +190,8 @@ def _from_torchvision(name: str, weights: str | None) -> _Loaded:
         )
     if Path(weights).suffix.lower() in KERAS_SUFFIXES:
         raise ModelError(
-            f"{weights} is a Keras file, whose networks want other inputs than torchvision's {name}: build the network, call "
-            "load_keras_weights(model, path), and prepare the photos as Keras does"
+            f"{weights} is a Keras file, whose networks want other inputs than torchvision's {name}: build the "
+            "network, call load_keras_weights(model, path), and prepare the photos as Keras does"
         )
     state = read_checkpoint(weights)
     official = next((entry for entry in entries if entry.url.endswith(f"/{Path(weights).name}")), None)
@@ -166,26 +202,32 @@ def _from_torchvision(name: str, weights: str | None) -> _Loaded:
 
 def _from_factory(name: str, weights: str | None) -> _Loaded:
     target = _imported(name)
-    state = {} if weights in (None, "random") else read_checkpoint(str(weights))
     if not isinstance(target, nn.Module | Network):
         if not callable(target):
             raise ModelError(f"{name!r} is a {type(target).__name__}, not a function or class that makes a network")
+        classes = {} if weights in (None, "random") else _classes(target, read_checkpoint(str(weights)))
         with _seeded():
             try:
-                target = target(**_classes(target, state))
-            except (Exception, SystemExit) as error:
+                target = target(**classes)
+            except (Exception, SystemExit) as error:  # a user's factory may raise anything
                 raise ModelError(f"{name!r} failed: {type(error).__name__}: {error}") from error
+    return _from_object(target, name, weights)
+
+
+def _from_object(target: Any, name: str, weights: str | None) -> _Loaded:
+    """A module or a Network, with the weights of a file if there is one."""
     if isinstance(target, Network):
-        loaded = target.model, target.preprocess, target.categories, target.weights
+        model, preprocess, categories, source = target.model, target.preprocess, target.categories, target.weights
     elif isinstance(target, nn.Module):
         grey = input_channels(target) == 1
-        loaded = target, Preprocess(mean=(0.5,), std=(0.5,)) if grey else Preprocess(), None, "its own"
+        preprocess = Preprocess(mean=(0.5,), std=(0.5,)) if grey else Preprocess()
+        model, categories, source = target, None, "its own"
     else:
         raise ModelError(f"{name!r} gave a {type(target).__name__}, not a torch.nn.Module")
-    if state:
-        load_state(loaded[0], state, str(weights))
-        return *loaded[:3], str(weights)
-    return loaded
+    if weights not in (None, "random"):
+        load_state(model, read_checkpoint(str(weights)), str(weights))
+        source = str(weights)
+    return model, preprocess, categories, source
 
 
 def _imported(name: str) -> Any:
@@ -195,7 +237,7 @@ def _imported(name: str) -> Any:
         target: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ModelError(f"no module {error.name!r} to import for {name!r}") from error
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
         raise ModelError(f"importing {module_name!r} failed: {type(error).__name__}: {error}") from error
     for part in attribute.split("."):
         public = [known for known in dir(target) if not known.startswith("_")]
@@ -242,7 +284,8 @@ def _classes(factory: Callable[..., Any], state: dict[str, Tensor], known: bool 
             return {}
         with torch.device("meta"):
             one, two = (factory(num_classes=n).state_dict() for n in (11, 13))
-    except Exception:  # a factory of the user's that cannot be tried out like this: take it as it is
+    except Exception as error:  # a factory of the user's may raise anything where it is tried out like this
+        _log.info("the number of classes is the factory's own, as it cannot be tried out with others: %r", error)
         return {}
     head = [key for key in one if one[key].shape != two[key].shape]
     counts = {state[key].shape[0] for key in head if key in state and state[key].ndim}
@@ -296,16 +339,16 @@ def _require_outputs(model: nn.Module, name: str, labels: int) -> None:
 
 
 def _adapted(
-    preprocess: Preprocess, input_size: int | tuple[int, int] | None, mean: Sequence[float] | None,
-    std: Sequence[float] | None, geometry: Geometry | None,
-) -> Preprocess:  # fmt: skip
+    preprocess: Preprocess,
+    input_size: int | tuple[int, int] | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    geometry: Geometry | None,
+) -> Preprocess:
     """Preprocessing with what the caller wants otherwise; the resize keeps its proportion to the input."""
     changes: dict[str, Any] = {}
     if input_size is not None:
-        size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
-        if len(size) != 2 or min(size) < 1:
-            raise InputError(f"input_size is a side or (height, width) in pixels, not {input_size!r}")
-        changes["size"] = size
+        changes["size"] = size = checks.sides("input_size", input_size)
         changes["resize"] = round(min(size) * preprocess.resize / min(preprocess.size))
     if mean is not None:
         changes["mean"] = tuple(mean)
@@ -327,10 +370,10 @@ def _labels(labels: str | Path | Sequence[str]) -> tuple[str, ...]:
     if Path(labels).suffix.lower() != ".json":
         return tuple(line.strip() for line in text.splitlines() if line.strip())
     try:
-        found = json.loads(text)
-        if isinstance(found, dict):
-            found = [found[str(i)] for i in range(len(found))]
+        names = json.loads(text)
+        if isinstance(names, dict):
+            names = [names[str(i)] for i in range(len(names))]
         # ImageNet's well-known file has [wordnet id, name] for each class.
-        return tuple(str(label[-1] if isinstance(label, list) else label) for label in found)
+        return tuple(str(name[-1] if isinstance(name, list) else name) for name in names)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(f"the labels file {labels} is no JSON list of names, nor a dict from index to name") from error

@@ -1,5 +1,4 @@
-"""Xception (arXiv 1610.02357) and its small relatives, computing what the published Keras networks
-compute."""
+"""Xception (arXiv 1610.02357) and its small relatives, computing what the published Keras networks compute."""
 
 from __future__ import annotations
 
@@ -7,27 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = [
-    "MaxPool2dSame",
-    "MiniXception",
-    "MiniXceptionFER2013",
-    "SeparableConv2d",
-    "Xception",
-    "mini_xception",
-    "mini_xception_fer2013",
-    "xception",
-]
-
 KERAS_EPSILON = 1e-3  # Keras' default; PyTorch's is 1e-5
 KERAS_MOMENTUM = 0.01  # Keras' 0.99, which counts what is kept instead of what is new
 
 
 class MaxPool2dSame(nn.MaxPool2d):
-    """3 x 3 max-pooling with stride 2 and TensorFlow's 'same' padding: `(B, C, H, W)` to `(B, C, ⌈H/2⌉,
-    ⌈W/2⌉)`.
+    """3 x 3 max-pooling with stride 2 and TensorFlow's 'same' padding: `(B, C, H, W)` to `(B, C, ⌈H/2⌉, ⌈W/2⌉)`.
 
-    An odd side is padded by one pixel at both ends, an even one only at its end. `nn.MaxPool2d(3, 2,
-    padding=1)` pads both the same, which puts every window of an even side one pixel too early.
+    An odd side is padded by one pixel at both ends, an even one only at its end. `nn.MaxPool2d(3, 2, padding=1)` pads
+    both the same, which puts every window of an even side one pixel too early.
     """
 
     def __init__(self) -> None:
@@ -35,14 +22,12 @@ class MaxPool2dSame(nn.MaxPool2d):
 
     def forward(self, input: Tensor) -> Tensor:
         height, width = input.shape[-2:]
-        # ceil_mode lets the last window hang over the end of an even side: padding there, without a padded
-        # copy.
+        # ceil_mode lets the last window hang over the end of an even side: padding there, without a padded copy.
         return F.max_pool2d(input, 3, 2, padding=(height % 2, width % 2), ceil_mode=True)
 
 
 class SeparableConv2d(nn.Module):
-    """A 3 x 3 convolution per channel, then a 1 x 1 across channels; no bias: `(B, C, H, W)` to `(B, C', H,
-    W)`."""
+    """A 3 x 3 convolution per channel, then a 1 x 1 across channels; no bias: `(B, C, H, W)` to `(B, C', H, W)`."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -59,8 +44,7 @@ def _batch_norm(channels: int) -> nn.BatchNorm2d:
 
 
 class PreActivationBlock(nn.Module):
-    """Twice BatchNorm, ReLU, separable convolution, then pooling; a strided 1 x 1 convolution goes around it
-    all."""
+    """Twice BatchNorm, ReLU, separable convolution, then pooling; a strided 1 x 1 convolution goes around it all."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -80,7 +64,7 @@ class PreActivationBlock(nn.Module):
 
 
 class MiniXception(nn.Module):
-    """The textbook's small Xception: see :func:`mini_xception`."""
+    """The textbook's small Xception: see `mini_xception`."""
 
     def __init__(self, num_classes: int = 1, in_channels: int = 3, dropout: float = 0.5) -> None:
         super().__init__()
@@ -114,8 +98,7 @@ def mini_xception(num_classes: int = 1, in_channels: int = 3, dropout: float = 0
 
 
 class PostActivationBlock(nn.Module):
-    """Separable convolution, BatchNorm, ReLU, separable convolution, BatchNorm, pooling; around it a strided
-    1 x 1."""
+    """Separable convolution, BatchNorm, ReLU, separable convolution, BatchNorm, pooling; around it a strided 1 x 1."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -135,7 +118,7 @@ class PostActivationBlock(nn.Module):
 
 
 class MiniXceptionFER2013(nn.Module):
-    """The small Xception for facial expressions: see :func:`mini_xception_fer2013`."""
+    """The small Xception for facial expressions: see `mini_xception_fer2013`."""
 
     def __init__(self, num_classes: int = 7, in_channels: int = 1) -> None:
         super().__init__()
@@ -162,12 +145,11 @@ class MiniXceptionFER2013(nn.Module):
 
 
 def mini_xception_fer2013(num_classes: int = 7, in_channels: int = 1) -> MiniXceptionFER2013:
-    """The mini-Xception of facial expressions on FER2013 (arXiv 1710.07557), for its published Keras
-    checkpoints.
+    """The mini-Xception of facial expressions on FER2013 (arXiv 1710.07557), for its published Keras checkpoints.
 
     Shapes: `(B, 1, 64, 64)` grey faces on a -1..1 scale to `(B, 7)` logits: angry, disgust, fear, happy, sad,
-    surprise, neutral. Parameters: 56 951, and 1 472 BatchNorm statistics. Its last convolution has one
-    channel per class and is averaged, so that its maps are class activation maps.
+    surprise, neutral. Parameters: 56 951, and 1 472 BatchNorm statistics. Its last convolution has one channel per
+    class and is averaged, so that its maps are class activation maps.
 
     >>> sum(p.numel() for p in mini_xception_fer2013().parameters())
     56951
@@ -176,11 +158,11 @@ def mini_xception_fer2013(num_classes: int = 7, in_channels: int = 1) -> MiniXce
 
 
 class Xception(nn.Module):
-    """The full Xception: see :func:`xception`.
+    """The full Xception: see `xception`.
 
-    Every layer stands at the top level under its published Keras name; the four strided 1 x 1 convolutions,
-    which have none, are `blockN_residual` and `blockN_residual_bn`. Layers are defined in Keras' own order
-    (by depth: a residual BatchNorm after the last one of its block), which files without names rely on.
+    Every layer stands at the top level under its published Keras name; the four strided 1 x 1 convolutions, which have
+    none, are `blockN_residual` and `blockN_residual_bn`. Layers are defined in Keras' own order (by depth: a residual
+    BatchNorm after the last one of its block), which files without names rely on.
     """
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, include_top: bool = True) -> None:
@@ -247,9 +229,9 @@ def xception(num_classes: int = 1000, in_channels: int = 3, include_top: bool = 
     """Xception (Chollet 2016, arXiv 1610.02357), layer for layer the network of `keras.applications`.
 
     Shapes: `(B, 3, H, W)` on a -1..1 scale, 299 x 299 in the paper and at least 71 x 71, to `(B, 1000)`
-    logits; with `include_top=False` to the last map, `(B, 2048, ⌈H/32⌉, ⌈W/32⌉)` or one pixel less.
-    Parameters: 22 855 952, and 54 528 BatchNorm statistics, together the published 22 910 480. Layer names
-    are the published ones: `block3_sepconv1`, `block14_sepconv2_act`.
+    logits; with `include_top=False` to the last map, `(B, 2048, ⌈H/32⌉, ⌈W/32⌉)` or one pixel less. Its
+    22 855 952 parameters and 54 528 BatchNorm statistics are together the published 22 910 480. Layer names are the
+    published ones: `block3_sepconv1`, `block14_sepconv2_act`.
 
     >>> sum(p.numel() for p in xception().parameters())
     22855952

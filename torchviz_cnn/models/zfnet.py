@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-__all__ = ["ZFNet", "zfnet"]
-
 
 class ZFNet(nn.Module):
-    """AlexNet with a finer first layer: see :func:`zfnet`."""
+    """AlexNet with a finer first layer: see `zfnet`."""
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, lrn: bool = True, dropout: float = 0.5) -> None:
         super().__init__()
@@ -58,8 +56,8 @@ def zfnet(num_classes: int = 1000, in_channels: int = 3, lrn: bool = True, dropo
 
     Shapes: `(B, 3, 224, 224)`, normalised, to `(B, 1000)` logits; maps of 110, 55, 26, 13 and 6 pixels as in
     the figure. First layer 7 x 7 with stride 2 (AlexNet: 11 x 11 with stride 4), second 5 x 5 with stride 2.
-    Parameters: 62 357 608. `lrn=False` leaves out the local response normalisation after the first two
-    poolings; both have the same state_dict.
+    Parameters: 62 357 608. `lrn=False` leaves out the local response normalisation after the first two poolings; both
+    have the same state_dict.
 
     >>> sum(p.numel() for p in zfnet().parameters())
     62357608

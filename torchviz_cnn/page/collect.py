@@ -1,30 +1,34 @@
-"""The numbers of a report: one forward pass per batch of photos gives activations, heatmaps of every layer and class, and pixel maps."""
+"""The numbers of a report: activations, heatmaps and pixel gradients, from one forward pass per batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchviz_cnn.attribution.cam import CAM_METHODS
+from torchviz_cnn.attribution.methods import METHODS
+from torchviz_cnn.attribution.saliency import saliency
 from torchviz_cnn.core.errors import LayerError
-from torchviz_cnn.core.names import LayerPattern, expand, named_layers
-from torchviz_cnn.hooks.inputs import input_for
-from torchviz_cnn.hooks.manager import HookManager
+from torchviz_cnn.core.names import Call, expand, named_layers
+from torchviz_cnn.hooks.inputs import Given, Input, prepared
+from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.hooks.relu_rules import Rule, relu_rule
-from torchviz_cnn.hooks.untouched import untouched
-from torchviz_cnn.layers.defaults import CONVOLUTIONS, POOLINGS, explained_layer
-from torchviz_cnn.scores.gradients import score_gradients
-from torchviz_cnn.scores.targets import class_outputs
-from torchviz_cnn.scores.trace import require_maps
+from torchviz_cnn.layers.defaults import Layers, chosen_patterns, explained_layer
+from torchviz_cnn.page.encode import fitted
+from torchviz_cnn.scores.trace import INPUT, Trace, require_maps, trace
 
 MAP_SIDE = 96
 """Activation maps are averaged down to at most this many pixels a side before they are kept."""
 HEAT_SIDE = 48
-RULES: tuple[Rule, ...] = ("standard", "guided", "deconvnet")
+
+_log = logging.getLogger("torchviz_cnn")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,184 +43,168 @@ class LayerMaps:
     """The strongest value of each channel: (B, C)."""
     mean: Tensor
     """Mean of the positive part: (B, C)."""
-    active: Tensor
-    """Share of the values that are above zero: (B, C)."""
-    cams: Tensor | None
-    """Grad-CAM of K classes, after its ReLU: (B, K, h'', w''); None where no gradient comes back."""
+    sparsity: Tensor
+    """Share of the values that are zero or below: (B, C)."""
+    heat: Mapping[str, Tensor]
+    """Heatmaps of K classes by method of `CAM_METHODS`, after their ReLU: (B, K, h'', w''); empty where no gradient
+    comes back."""
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class Collected:
     """All that forward and backward passes over B photos gave."""
 
     logits: Tensor
     """(B, n)."""
     classes: Tensor
     """The K classes explained for each photo, the likeliest first: (B, K)."""
-    layers: dict[str, LayerMaps]
+    layers: Mapping[str, LayerMaps]
     """In execution order."""
-    pixels: dict[Rule, Tensor]
-    """Gradients of the class scores with respect to the input by ReLU rule: (B, K, C, H, W)."""
+    pixels: Mapping[str, Tensor]
+    """Gradients of the class scores with respect to the input, by method of `pixel_methods`: (B, K, C, H, W)."""
     explained: str | None
     """The layer whose heatmap is shown first: that of the last convolution; None where no layer has one."""
     added: str | None
-    """The same, where it is there for its heatmap alone and not asked for."""
+    """The same, where it is there for its heatmap alone and was not asked for."""
 
 
-def measure(
-    model: nn.Module,
-    batches: Iterable[Tensor],
-    layers: LayerPattern | Sequence[LayerPattern] | None,
+def pixel_methods() -> dict[str, Rule]:
+    """The methods of the table that are the gradient at the input under a rule of the ReLUs, and that rule.
+
+    >>> pixel_methods()
+    {'saliency': 'standard', 'guided': 'guided', 'deconvnet': 'deconvnet'}
+    """
+    rules: dict[str, Rule] = {}
+    for name, method in METHODS.items():
+        if method.explain is saliency:
+            rules[name] = "standard"
+        elif isinstance(method.explain, partial) and method.explain.func is saliency:
+            rules[name] = method.explain.keywords["relu"]
+    return rules
+
+
+def collect(
+    net: Network,
+    batches: Iterable[Input],
+    layers: Layers,
     classes: int,
     done: Callable[[int], object],
     *,
     explain: bool = True,
-) -> Measured | None:
-    """Run batches (B, C, H, W) through a model; None where there are no batches. `done` gets the photos of each batch.
+) -> Collected:
+    """Run batches of photos, or of inputs (B, C, H, W), through a network.
 
-    `layers`: names, patterns or types; by default all convolution and pooling layers with maps larger than a pixel, and
-    the one that Grad-CAM explains by default, unless `explain` is False.
+    `done` is called with the number of images of each batch. With `explain`, the layer that heatmaps explain by default
+    is added where it was not asked for.
     """
-    parts: list[Measured] = []
+    parts: list[Collected] = []
     explained: str | None = None
     for x in batches:
-        with untouched(model) as lent:
-            x = input_for(lent, x)
+        with prepared(net, x) as given:
             if explain and not parts:
-                explained = _explained(lent, x[:1])
-            parts.append(_measure(lent, x, _Wanted(lent, layers, explained), classes, explained))
-        done(len(x))
-    return _joined(parts) if parts else None
+                explained = _explained_layer(given)
+            parts.append(_collect(given, _calls(given.model, layers), classes, explained))
+            done(len(given.x))
+    joined: Collected = _joined(parts)
+    return joined
 
 
-class _Wanted:
-    """The calls of layers that are kept, and those of them that were asked for by name and so must have maps."""
-
-    def __init__(
-        self, model: nn.Module, layers: LayerPattern | Sequence[LayerPattern] | None, explained: str | None
-    ) -> None:
-        if layers is None:
-            modules = list(named_layers(model).values())
-            kinds = [kind for kind in (*CONVOLUTIONS, *POOLINGS) if any(isinstance(m, kind) for m in modules)]
-            patterns: Sequence[LayerPattern] = kinds
-        else:
-            given: Any = layers if isinstance(layers, Iterable) and not isinstance(layers, (str, type)) else [layers]
-            patterns = list(given)  # of one that is no pattern `expand` tells
-            if not patterns:
-                raise LayerError("the report was asked for no layer at all")
-        calls = expand(model, named_layers(model), patterns)
-        self.named = {str(call) for call in calls if call.index is not None}
-        self.hooked = dict.fromkeys(str(call) for call in calls)
-        self.added = None
-        if explained is not None and not {explained, f"{explained.partition('#')[0]}#*"} & set(self.hooked):
-            self.hooked[explained] = None
-            self.added = explained
-
-
-def _explained(model: nn.Module, x: Tensor) -> str | None:
+def _calls(model: nn.Module, layers: Layers) -> list[Call]:
+    """The calls of layers that were asked for; none where the model has no layer of the default kinds."""
     try:
-        return explained_layer(model, x)
-    except LayerError:
+        return expand(model, named_layers(model), chosen_patterns(model, layers))
+    except LayerError as error:
+        if layers is not None:
+            raise
+        _log.info("the report has no layers: %s", error)
+        return []
+
+
+def _explained_layer(given: Given) -> str | None:
+    try:
+        return explained_layer(given.model, given.x[:1])
+    except LayerError as error:
+        _log.info("the report has no heatmap of a layer: %s", error)
         return None
 
 
-def _measure(model: nn.Module, x: Tensor, wanted: _Wanted, classes: int, explained: str | None) -> Measured:
-    kept: dict[str, Tensor] = {}
+def _collect(given: Given, calls: Sequence[Call], classes: int, explained: str | None) -> Collected:
+    batch, wanted = len(given.x), {str(call): None for call in calls}
+    by_name = {str(call) for call in calls if call.index is not None}
+    known = explained is None or explained in wanted or f"{explained.partition('#')[0]}#*" in wanted
+    added = None if known else explained
 
-    def keep(name: str, output: Any) -> Tensor | None:
-        if name in wanted.named:
-            require_maps(model, name, output, len(x))
-        elif not isinstance(output, Tensor) or output.ndim != 4 or len(output) != len(x) or output.shape[2:] == (1, 1):
-            return None
-        if name in kept:
-            return None
-        kept[name] = output
-        copy: Tensor = output.clone()  # what follows may overwrite it in place
-        return copy
+    def check(name: str, output: Any) -> Tensor | None:
+        if name in by_name:
+            return require_maps(given.model, name, output, batch)
+        maps = isinstance(output, Tensor) and output.ndim == 4 and len(output) == batch and output.is_floating_point()
+        return output if maps and output.shape[2:] != (1, 1) else None
 
-    leaf = x.detach().requires_grad_()
-    # One graph under the guided rule: it goes back under the plain and the deconvnet rule too.
+    # One graph under the guided rule: gradients go back through it under the other rules too.
     rule = relu_rule("guided", other_activations="plain")
-    with HookManager(model) as hooks:
-        hooks.on_forward(list(wanted.hooked), keep)
-        with rule:
-            output = hooks.run(leaf.clone(), stop_early=False)
-        hooks.require_reached(wanted.named)
-        logits = class_outputs(output, len(x))
-        chosen = logits.topk(min(classes, logits.shape[1]), 1).indices
-        scores = logits.gather(1, chosen)
-        cams: dict[str, list[Tensor]] = {name: [] for name in kept}
-        pixels: dict[Rule, list[Tensor]] = {}
-        rule.rule = "standard"
-        if scores.requires_grad:
-            for at_input, *at_layers in score_gradients(scores, [leaf, *kept.values()], keep_graph=True):
-                if at_input is not None:
-                    pixels.setdefault("standard", []).append(at_input.float())
-                for (name, maps), gradient in zip(kept.items(), at_layers, strict=True):
-                    if gradient is not None:
-                        cams[name].append(_cam(maps.detach(), gradient))
-            for other in RULES[1:] if rule.count and pixels else ():
-                rule.rule = other
-                for (at_input,) in score_gradients(scores, [leaf], keep_graph=True):
-                    if at_input is not None:
-                        pixels.setdefault(other, []).append(at_input.float())
-    measured = {name: _layer_maps(maps.detach(), cams[name]) for name, maps in kept.items()}
-    together = {name: torch.cat(parts).transpose(0, 1).cpu() for name, parts in pixels.items()}
-    shown = explained if explained in measured else next((n for n in reversed(measured) if cams[n]), None)
-    return Measured(logits.detach().cpu(), chosen.cpu(), measured, together, shown, wanted.added)
+    with trace(given, [INPUT, *wanted, *([added] if added else [])], rule=rule, check=check, require_relu=False) as run:
+        logits = run.targets.logits
+        chosen = logits.detach().topk(min(classes, logits.shape[1]), 1).indices
+        run = replace(run, targets=replace(run.targets, classes=chosen, single=False))
+        names = [name for name in run.activations if name != INPUT]
+        heat, standard = _heatmaps(run, names)
+        pixels: dict[str, Tensor] = {}
+        for name, of in pixel_methods().items():
+            if standard is not None and (of == "standard" or rule.count):
+                pixels[name] = standard if of == "standard" else run.gradient(INPUT, rule=of, again=True).cpu()
+        layers = {name: _layer_maps(run.activations[name].detach(), heat[name]) for name in names}
+    shown = explained if explained in layers else next((name for name in reversed(names) if heat[name]), None)
+    return Collected(logits.detach().cpu(), chosen.cpu(), layers, pixels, shown, added)
 
 
-def _cam(maps: Tensor, gradient: Tensor) -> Tensor:
-    """Grad-CAM (k, B, h, w), after its ReLU, from maps (B, C, h, w) and gradients (k, B, C, h, w)."""
-    with torch.autocast(maps.device.type, enabled=False):
-        return torch.einsum("kbc,bchw->kbhw", gradient.float().mean((-2, -1)), maps.float()).relu()
+def _heatmaps(run: Trace, layers: Sequence[str]) -> tuple[dict[str, dict[str, Tensor]], Tensor | None]:
+    """Heatmaps (B, K, h, w) by layer and method, and the gradients at the input, all from one backward pass.
+
+    There are none of a layer, or at the input, where no gradient comes back.
+    """
+    heat: dict[str, dict[str, list[Tensor]]] = {layer: {} for layer in layers}
+    at_input = []
+    for gradients in run.gradients([INPUT, *layers], rule="standard", again=True):
+        if (part := gradients.pop(INPUT)) is not None:
+            at_input.append(part.cpu())
+        for layer, gradient in gradients.items():
+            if gradient is None:
+                continue
+            maps = run.activations[layer].detach().float()
+            with torch.autocast(maps.device.type, enabled=False):
+                for name, method in CAM_METHODS.items():
+                    values = _at_most(method.formula(maps, gradient).relu(), HEAT_SIDE)
+                    heat[layer].setdefault(name, []).append(values.cpu())
+    joined = {layer: {name: torch.cat(parts, 1) for name, parts in by.items()} for layer, by in heat.items()}
+    return joined, torch.cat(at_input, 1) if at_input else None
 
 
-def _layer_maps(maps: Tensor, cams: list[Tensor]) -> LayerMaps:
+def _layer_maps(maps: Tensor, heat: Mapping[str, Tensor]) -> LayerMaps:
     maps = maps.float()
     _, channels, height, width = maps.shape
-    positive = maps.relu()
     return LayerMaps(
         shape=(channels, height, width),
         maps=_at_most(maps, MAP_SIDE).cpu(),
         peak=maps.amax((2, 3)).cpu(),
-        mean=positive.mean((2, 3)).cpu(),
-        active=(maps > 0).float().mean((2, 3)).cpu(),
-        cams=_at_most(torch.cat(cams).transpose(0, 1), HEAT_SIDE).cpu() if cams else None,
+        mean=maps.relu().mean((2, 3)).cpu(),
+        sparsity=1 - (maps > 0).float().mean((2, 3)).cpu(),
+        heat=heat,
     )
 
 
 def _at_most(maps: Tensor, side: int) -> Tensor:
     """Maps (B, C, h, w) averaged down to at most `side` pixels a side, in proportion."""
-    height, width = maps.shape[2:]
-    scale = min(1.0, side / max(height, width))
-    size = max(1, round(height * scale)), max(1, round(width * scale))
-    return maps if size == (height, width) else F.adaptive_avg_pool2d(maps, size)
+    size = fitted(maps.shape[2:], side)
+    return maps if size == maps.shape[2:] else F.adaptive_avg_pool2d(maps, size)
 
 
-def _joined(parts: list[Measured]) -> Measured:
-    def cat(tensors: Iterable[Tensor]) -> Tensor:
-        return torch.cat(list(tensors))
-
+def _joined(parts: Sequence[Any]) -> Any:
+    """Join what batches gave: concatenate tensors, join mappings entry by entry, keep the first of anything else."""
     first = parts[0]
-    layers = {}
-    for name, of in first.layers.items():
-        each = [part.layers[name] for part in parts]
-        cams = [one.cams for one in each if one.cams is not None]
-        layers[name] = LayerMaps(
-            of.shape,
-            cat(one.maps for one in each),
-            cat(one.peak for one in each),
-            cat(one.mean for one in each),
-            cat(one.active for one in each),
-            cat(cams) if len(cams) == len(parts) else None,
-        )
-    pixels = {rule: cat(part.pixels[rule] for part in parts) for rule in first.pixels}
-    return Measured(
-        cat(part.logits for part in parts),
-        cat(part.classes for part in parts),
-        layers,
-        pixels,
-        first.explained,
-        first.added,
-    )
+    if isinstance(first, Tensor):
+        return torch.cat(list(parts))
+    if isinstance(first, Mapping):
+        return {key: _joined([part[key] for part in parts]) for key in first if all(key in part for part in parts)}
+    if isinstance(first, (Collected, LayerMaps)):
+        return type(first)(*(_joined([getattr(part, field.name) for part in parts]) for field in fields(first)))
+    return first

@@ -11,24 +11,27 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from torchviz_cnn.attribution.cam import CAM_METHODS
+from torchviz_cnn.attribution.methods import METHODS
 from torchviz_cnn.hooks.network import Network
-from torchviz_cnn.layers.describe import Description, LayerInfo
+from torchviz_cnn.layers.describe import Description
+from torchviz_cnn.layers.receptive_field import ReceptiveField
 from torchviz_cnn.media import render
-from torchviz_cnn.media.images import to_rgb
-from torchviz_cnn.page.collect import LayerMaps, Measured
-from torchviz_cnn.page.encode import Blocks, figure, figures, levels, within
+from torchviz_cnn.page.collect import Collected, LayerMaps
+from torchviz_cnn.page.encode import Blocks, figure, figures, fitted, levels, within
 from torchviz_cnn.page.top import Strongest
 from torchviz_cnn.scores.targets import probabilities
+from torchviz_cnn.topk.patches import projection_image
 
 PHOTO_SIDE = 640
 PIXEL_SIDE = 224
 PATTERN_SIDE = 112
 COLORMAPS = ("viridis", "inferno", "jet", "gray")
-METHODS = {"standard": "Saliency", "guided": "Guided backpropagation", "deconvnet": "Deconvnet of the score"}
+PREDICTIONS = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Photo:
+class NamedPhoto:
     """A photo of the report and what it is called."""
 
     name: str
@@ -37,100 +40,108 @@ class Photo:
     """Where it was read from."""
 
 
-def strongest_channels(layer: LayerMaps, count: int) -> list[int]:
-    """The channels with the strongest activations on any photo, the strongest first, those that are dead last."""
+def method_contents(collected: Collected) -> list[dict[str, str | None]]:
+    """The methods that the page offers, as the tables of methods describe them.
+
+    `heat` names the heatmaps and `pixels` the gradients at the input that a method shows: one of them or, for guided
+    Grad-CAM, the product of both.
+    """
+    heated = {name for of in collected.layers.values() for name in of.heat}
+    layered = [_method(name, of.title, of.shows, name, None) for name, of in CAM_METHODS.items() if name in heated]
+    pixels = [_method(name, METHODS[name].title, METHODS[name].shows, None, name) for name in collected.pixels]
+    both = METHODS["guided_grad_cam"]
+    if "grad_cam" in heated and "guided" in collected.pixels:
+        layered.append(_method("guided_grad_cam", both.title, both.shows, "grad_cam", "guided"))
+    return [*layered, *pixels]
+
+
+def _method(name: str, title: str, shows: str, heat: str | None, pixels: str | None) -> dict[str, str | None]:
+    return {"name": name, "title": title, "shows": shows, "heat": heat, "pixels": pixels}
+
+
+def strongest_channels(layer: LayerMaps, k: int) -> list[int]:
+    """The k channels with the strongest activations on any photo, the strongest first and dead ones last."""
     peak = layer.peak.nan_to_num(-torch.inf).amax(0)
-    return [int(c) for c in peak.argsort(descending=True, stable=True)[:count]]
+    return [int(c) for c in peak.argsort(descending=True, stable=True)[:k]]
 
 
-def photo_contents(net: Network, shown: Sequence[Photo], measured: Measured, blocks: Blocks) -> list[dict[str, Any]]:
-    """Each photo: its picture, the part of it that the network saw, the classes and what the pixels mean to them."""
-    chances = probabilities(measured.logits)
-    found = []
-    for index, photo in enumerate(shown):
+def photo_contents(
+    net: Network, photos: Sequence[NamedPhoto], collected: Collected, blocks: Blocks
+) -> list[dict[str, Any]]:
+    """Each photo: its picture, the part of it that is the network's input, predictions, and gradients of its pixels."""
+    chances = probabilities(collected.logits)
+    contents = []
+    for index, photo in enumerate(photos):
         width, height = photo.image.size
         left, top, right, bottom = net.preprocess.seen_box(width, height)
-        values, order = chances[index].topk(min(5, chances.shape[1]))
-        picture = within(to_rgb(photo.image), PHOTO_SIDE)
-        found.append(
+        values, order = chances[index].topk(min(PREDICTIONS, chances.shape[1]))
+        picture = within(photo.image, PHOTO_SIDE)
+        contents.append(
             {
                 "name": photo.name,
                 "width": picture.width,
                 "height": picture.height,
-                "seen": [left / width, top / height, right / width, bottom / height],
+                "view": [left / width, top / height, right / width, bottom / height],
                 "picture": blocks.picture(picture, quality=85),
-                "answers": [[int(c), figure(p)] for c, p in zip(order, values, strict=True)],
-                "classes": measured.classes[index].tolist(),
-                "chances": figures(chances[index][measured.classes[index]]),
-                "pixels": _pixels(measured, index, blocks),
+                "predictions": [[int(c), figure(p)] for c, p in zip(order, values, strict=True)],
+                "classes": collected.classes[index].tolist(),
+                "chances": figures(chances[index][collected.classes[index]]),
+                "pixels": {name: _pixels(of[index], blocks) for name, of in collected.pixels.items()},
             }
         )
-    return found
+    return contents
 
 
-def _pixels(measured: Measured, index: int, blocks: Blocks) -> dict[str, Any]:
-    """Gradients with respect to the input by rule: grey maps of all classes, and a coloured picture for each."""
-    found: dict[str, Any] = {}
-    for rule, gradients in measured.pixels.items():
-        of = gradients[index]  # (K, C, H, W)
-        strength = of.abs().nan_to_num(0, 0, 0).amax(1)
-        high = torch.quantile(strength.flatten(1)[:, :: max(1, strength[0].numel() // 500_000)], 0.995, 1)
-        height, width = strength.shape[1:]
-        scale = min(1.0, PIXEL_SIDE / max(height, width))
-        size = max(1, round(height * scale)), max(1, round(width * scale))
-        small = torch.nn.functional.adaptive_max_pool2d(strength, size)
-        found[rule] = {
-            "size": size,
-            "maps": blocks.maps(levels(small, torch.zeros_like(high), high)),
-            "pictures": [blocks.picture(_coloured(one), quality=80) for one in of],
-            "empty": [not bool(one.any()) for one in strength],
-        }
-    return found
-
-
-def _coloured(gradient: Tensor) -> Image.Image:
-    values = gradient if len(gradient) in (1, 3) else gradient.mean(0, keepdim=True)
-    return within(Image.fromarray(render.signed_colours(values.numpy())), 2 * PIXEL_SIDE)
+def _pixels(gradients: Tensor, blocks: Blocks) -> dict[str, Any]:
+    """Gradients (K, C, H, W) at the input: grey maps of all classes, and a coloured picture for each."""
+    strength = gradients.abs().nan_to_num(0, 0, 0).amax(1)
+    high = torch.quantile(strength.flatten(1)[:, :: max(1, strength[0].numel() // 500_000)], 0.995, 1)
+    size = fitted(strength.shape[1:], PIXEL_SIDE)
+    small = torch.nn.functional.adaptive_max_pool2d(strength, size)
+    return {
+        "size": size,
+        "maps": blocks.maps(levels(small, torch.zeros_like(high), high)),
+        "pictures": [blocks.picture(within(projection_image(one), 2 * PIXEL_SIDE), quality=80) for one in gradients],
+        "empty": [not bool(one.any()) for one in strength],
+    }
 
 
 def layer_content(
-    name: str, info: LayerInfo | None, kind: str, of: LayerMaps, channels: Sequence[int], count: int, blocks: Blocks
+    name: str, kind: type, of: LayerMaps, channels: Sequence[int], photos: int, blocks: Blocks
 ) -> dict[str, Any]:
-    """One layer for `count` photos: figures over depth, the maps of some channels, heatmaps of the classes explained."""
+    """One layer for so many photos: figures over depth, the maps of some channels, heatmaps of the classes."""
     order = sorted(channels)
-    maps = of.maps[:count, order]
+    maps = of.maps[:photos, order]
     high = _over(maps.amax((2, 3)), "amax")
     low = _over(maps.amin((2, 3)), "amin").clamp(max=0)
-    scaled = levels(maps, low.expand(count, -1), high.expand(count, -1)) if count else np.zeros((0, len(order), 1, 1))
-    found: dict[str, Any] = {
+    scaled = levels(maps, low.expand(photos, -1), high.expand(photos, -1)) if photos else np.zeros((0, 1, 1, 1))
+    return {
         "name": name,
-        "kind": kind,
+        "kind": kind.__name__,
         "shape": list(of.shape),
-        "field": _seen(info),
         "channels": order,
         "size": list(of.maps.shape[2:]),
         "maps": [blocks.maps(one) for one in scaled],
         "zero": figures(-255 * low / (high - low).where(high > low, 1.0)),
-        "peak": figures(of.peak[:count]),
-        "mean": figures(of.mean[:count]),
-        "active": figures(of.active[:count]),
-        "average": figures(of.mean[:count].mean(1)),
-        "sparsity": figures(1 - of.active[:count].mean(1)),
-        "dead": (of.active[:count] == 0).sum(1).tolist(),
-        "heat": None,
-        "patterns": {},
+        "peak": figures(of.peak[:photos]),
+        "mean": figures(of.mean[:photos]),
+        "sparsity": figures(of.sparsity[:photos]),
+        "layerMean": figures(of.mean[:photos].mean(1)),
+        "layerSparsity": figures(of.sparsity[:photos].mean(1)),
+        "dead": (of.sparsity[:photos] == 1).sum(1).tolist(),
+        "heat": {method: _heat(values[:photos], blocks) for method, values in of.heat.items() if photos},
         "late": [],
-        "top": {},
     }
-    if of.cams is not None and count:
-        high = of.cams.nan_to_num(0, 0, 0).amax((2, 3))
-        scaled = levels(of.cams, torch.zeros_like(high), high)
-        found["heat"] = {
-            "size": list(of.cams.shape[2:]),
-            "maps": [blocks.maps(one) for one in scaled[:count]],
-            "empty": (high == 0)[:count].tolist(),
-        }
-    return found
+
+
+def _heat(values: Tensor, blocks: Blocks) -> dict[str, Any]:
+    """Heatmaps (B, K, h, w) of one method."""
+    high = values.nan_to_num(0, 0, 0).amax((2, 3))
+    return {
+        "size": list(values.shape[2:]),
+        "maps": [blocks.maps(one) for one in levels(values, torch.zeros_like(high), high)],
+        "empty": (high == 0).tolist(),
+    }
 
 
 def top_content(of: Strongest, blocks: Blocks) -> dict[str, Any]:
@@ -149,14 +160,20 @@ def _over(values: Tensor, how: str) -> Tensor:
     return getattr(values, how)(0) if len(values) else values.new_zeros(values.shape[1])
 
 
-def _seen(info: LayerInfo | None) -> dict[str, str] | None:
-    field = None if info is None else info.receptive_field
+def pattern_contents(pictures: Mapping[int, Image.Image | None], blocks: Blocks) -> dict[int, int]:
+    """The filter patterns of a layer by channel; dead channels have none."""
+    known = {channel: picture for channel, picture in pictures.items() if picture is not None}
+    return {c: blocks.picture(within(picture, PATTERN_SIDE), quality=80) for c, picture in known.items()}
+
+
+def field_content(field: ReceptiveField | None) -> dict[str, str] | None:
+    """Size and stride of a receptive field as text."""
     if field is None:
         return None
-    return {"size": "all" if field.whole else _sides(field.size), "stride": _sides(field.stride)}
+    return {"size": "all" if field.whole else _joined_sides(field.size), "stride": _joined_sides(field.stride)}
 
 
-def _sides(sides: Sequence[float]) -> str:
+def _joined_sides(sides: Sequence[float]) -> str:
     return str(sides[0]) if len(set(sides)) == 1 else " × ".join(map(str, sides))
 
 
@@ -164,17 +181,17 @@ def table(description: Description | None) -> list[dict[str, str]]:
     """The rows of `describe` as text."""
     rows = []
     for info in () if description is None else description.layers:
-        seen = _seen(info) or {"size": "", "stride": ""}
+        field = field_content(info.receptive_field) or {"size": "", "stride": ""}
         shape = " × ".join(map(str, info.output_shape))
         rows.append(
-            {"name": info.name, "type": info.type, "shape": shape, "parameters": f"{info.parameters:,}", **seen}
+            {"name": info.name, "type": info.type, "shape": shape, "parameters": f"{info.parameters:,}", **field}
         )
     return rows
 
 
-def class_names(net: Network, found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def class_names(net: Network, photos: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The names of the classes that the photos mention, by index."""
-    mentioned = {int(c) for photo in found for c in (*photo["classes"], *(answer[0] for answer in photo["answers"]))}
+    mentioned = {int(c) for photo in photos for c in (*photo["classes"], *(c for c, _ in photo["predictions"]))}
     return {str(c): net.category(c) for c in sorted(mentioned)}
 
 

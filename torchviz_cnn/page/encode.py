@@ -7,6 +7,7 @@ import io
 import json
 import math
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -66,8 +67,15 @@ def script_json(data: Any) -> str:
 
 def within(image: Image.Image, side: int) -> Image.Image:
     """A picture of at most `side` pixels a side."""
-    if max(image.size) <= side:
-        return image
-    scale = side / max(image.size)
-    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    return image.resize(size, Image.Resampling.LANCZOS)
+    size = fitted(image.size, side)
+    return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def fitted(size: Sequence[int], side: int) -> tuple[int, int]:
+    """A size made smaller in proportion, where it is larger than `side`.
+
+    >>> fitted((100, 30), 50)
+    (50, 15)
+    """
+    scale = min(1.0, side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

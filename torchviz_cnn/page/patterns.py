@@ -1,7 +1,8 @@
-"""Filter patterns of the channels that a report shows: from an atlas, or made while there is time."""
+"""Filter patterns of the channels that a report shows: read from an atlas, or made while there is time."""
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import warnings
@@ -12,19 +13,25 @@ from PIL import Image
 
 from torchviz_cnn.ascent.atlas import Atlas
 from torchviz_cnn.ascent.maximize import filter_patterns
-from torchviz_cnn.core.errors import DeadFilterWarning, InputError, OutputError, TorchvizError
-from torchviz_cnn.hooks.network import Model, module_of
+from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError, ModelError, OutputError
+from torchviz_cnn.hooks.network import Network
 
 AT_ONCE = 2
 """Channels of a layer before the next layer has its turn; on a graphics card eight times as many."""
 
 PatternPictures = dict[str, dict[int, Image.Image | None]]
-"""By layer and channel; None for what there can be no pattern of. Those that there was no time for are not in it."""
+"""By layer and channel; None for a channel that has no pattern. Channels that there was no time for are missing."""
+
+_log = logging.getLogger("torchviz_cnn")
 
 
 def from_atlas(folder: str | os.PathLike[str], wanted: Mapping[str, Sequence[int]], checksum: str) -> PatternPictures:
-    """Patterns by layer and channel, of those wanted that an atlas holds. Raises OutputError where it holds none of the layers,
-    InputError for an atlas of other weights, or no folder's name."""
+    """Read the patterns that an atlas has of the channels wanted, by layer and channel.
+
+    Raises:
+        OutputError: where it has none of the layers.
+        InputError: for an atlas of other weights, and for what is no folder's name.
+    """
     if not isinstance(folder, (str, os.PathLike)):
         raise InputError(f"atlas is a folder of filter patterns, not a {type(folder).__name__}")
     folder = os.fspath(folder)
@@ -35,45 +42,56 @@ def from_atlas(folder: str | os.PathLike[str], wanted: Mapping[str, Sequence[int
     if wanted and not shared:
         some = ", ".join(list(atlas.layers)[:3])
         raise OutputError(f"the atlas {folder} has none of the layers shown: it has {some}, ...")
-    found: PatternPictures = {}
+    pictures: PatternPictures = {}
     for layer in shared:
         patterns = atlas.patterns(layer)
         place = {int(channel): i for i, channel in enumerate([] if patterns.channels is None else patterns.channels)}
-        found[layer] = {
+        pictures[layer] = {
             channel: patterns.image(place[channel])
             for channel in wanted[layer]
             if channel in place and channel not in patterns.dead
         }
-    return found
+    return pictures
 
 
 def make_patterns(
-    model: Model, wanted: Mapping[str, Sequence[int]], *, until: float | None, seed: int, done: Callable[[int], Any]
+    net: Network,
+    wanted: Mapping[str, Sequence[int]],
+    *,
+    until: float | None,
+    seed: int,
+    done: Callable[[int], Any],
+    clock: Callable[[], float] = time.monotonic,
 ) -> PatternPictures:
-    """Patterns by layer and channel, a few channels of each layer in turn, the deepest layer first, until the clock says so.
+    """Make patterns of a few channels of each layer in turn, the deepest layer first, while there is time.
 
-    `until`: a time of `time.monotonic`, None for all. What is begun takes as long as the same layer took before at most.
+    `until` is a time of `clock`, None for all. No layer is begun that took longer before than there is time left.
+    `done` is called with the number of channels of each part.
     """
-    found: PatternPictures = {layer: {} for layer in wanted}
+    pictures: PatternPictures = {layer: {} for layer in wanted}
     took: dict[str, float] = {}
-    at_once = AT_ONCE if next((p.device.type for p in module_of(model).parameters()), "cpu") == "cpu" else 8 * AT_ONCE
+    failed: set[str] = set()
+    at_once = AT_ONCE if next((p.device.type for p in net.model.parameters()), "cpu") == "cpu" else 8 * AT_ONCE
     for start in range(0, max(map(len, wanted.values()), default=0), at_once):
         for layer, channels in reversed(list(wanted.items())):
-            part = list(channels[start : start + at_once])
-            before = time.monotonic()
-            if not part or (layer in took and took[layer] < 0):
-                continue
-            if until is not None and before + took.get(layer, 0.0) > until:
+            part, before = list(channels[start : start + at_once]), clock()
+            late = until is not None and before + took.get(layer, 0.0) > until
+            if not part or late or layer in failed:
                 continue
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", DeadFilterWarning)  # the page goes without their pictures
-                    patterns = filter_patterns(model, layer, part, quality="clean", seed=seed)
-            except TorchvizError:  # a layer that patterns cannot be made of; the page does without
-                took[layer] = -1.0
-                found[layer].update(dict.fromkeys(channels))
+                pictures[layer].update(_pictures(net, layer, part, seed))
+            except (LayerError, ModelError) as error:
+                _log.info("the report has no patterns of layer %r: %s", layer, error)
+                failed.add(layer)
+                pictures[layer].update(dict.fromkeys(channels))
                 continue
-            found[layer].update({c: None if c in patterns.dead else patterns.image(i) for i, c in enumerate(part)})
-            took[layer] = time.monotonic() - before
+            took[layer] = clock() - before
             done(len(part))
-    return found
+    return pictures
+
+
+def _pictures(net: Network, layer: str, channels: list[int], seed: int) -> dict[int, Image.Image | None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeadFilterWarning)  # the page goes without their pictures
+        patterns = filter_patterns(net, layer, channels, quality="clean", seed=seed)
+    return {c: None if c in patterns.dead else patterns.image(i) for i, c in enumerate(channels)}

@@ -15,7 +15,7 @@ SCRIPTS = ("pictures.js", "stage.js", "layers.js", "unit.js", "report.js")
 
 
 def render_page(data: Mapping[str, Any], blocks: Sequence[str], **fixed: Any) -> str:
-    """The page's HTML. `data` goes to its script as JSON, `blocks` are decoded one by one; `fixed` fills the template."""
+    """The page's HTML: `data` is JSON for its script, `blocks` are decoded one by one, `fixed` fills the template."""
     style, script = _part("report.css"), '"use strict";\n' + "\n".join(map(_part, SCRIPTS))
     policy = "; ".join(
         [
@@ -28,9 +28,15 @@ def render_page(data: Mapping[str, Any], blocks: Sequence[str], **fixed: Any) ->
         ]
     )
     return _template().render(  # type: ignore[no-any-return]
-        style=style, script=script, policy=policy, data=script_json(data), blocks=blocks, photos=data["photos"],
-        classes=data["classes"], **fixed,
-    )  # fmt: skip
+        style=style,
+        script=script,
+        policy=policy,
+        data=script_json(data),
+        blocks=blocks,
+        photos=data["photos"],
+        classes=data["classes"],
+        **fixed,
+    )
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""The strongest patches of the channels that a report shows, out of a dataset, and what in them drives the channel."""
+"""Top activations over a dataset of the channels that a report shows: patches, projections and statistics."""
 
 from __future__ import annotations
 
@@ -24,29 +24,34 @@ from torchviz_cnn.topk.result import KIND, TopActivations
 
 SHOWN = 9
 SIDE = 64
-ZEROS = "exactly zero"
-"""What the share of zeros is called; the page shows it in percent."""
+SPARSITY = "sparsity"
+"""The name of the statistic that the page shows in percent."""
 Wanted = Mapping[str, Sequence[int]]
 
 
 @dataclass(eq=False)
 class Strongest:
-    """What a dataset says of one channel."""
+    """The top activations of one channel over a dataset."""
 
     values: list[float | None]
     statistics: dict[str, str | float | None]
-    """Words, or numbers that the page writes as all others; None for what is not finite."""
+    """Words, or numbers that the page formats; None for what is not finite."""
     patches: Image.Image | None = None
-    """All in one row, square; None where the dataset is not at hand."""
+    """All in one row, square; None where the dataset is not available."""
     projections: Image.Image | None = None
-    """What in each drives the channel, by the deconvnet; None where there was no time for it."""
+    """The deconvnet's projection of the channel for each patch; None where there was no time for it."""
 
 
 def top_of(top: TopActivations | str | os.PathLike[str], net: Network, checksum: str) -> TopActivations:
-    """What was found, or is in a folder; raises OutputError for what is none, InputError for another network's."""
+    """Top activations as they are given, or read from a folder.
+
+    Raises:
+        OutputError: for a folder without any.
+        InputError: for those of another network, and for what is neither.
+    """
     if isinstance(top, TopActivations):
         if top.model is not None and model_checksum(unwrap(top.model)) != checksum:
-            raise InputError(f"the strongest activations are of a network with other weights than {net.name} has here")
+            raise InputError(f"the top activations are of a network with other weights than {net.name} has here")
         return top
     if not isinstance(top, (str, os.PathLike)):
         raise InputError(f"top is what top_activations gives, or a folder of it, not a {type(top).__name__}")
@@ -57,18 +62,18 @@ def top_of(top: TopActivations | str | os.PathLike[str], net: Network, checksum:
 
 
 def shared_layers(top: TopActivations, wanted: Wanted) -> dict[str, list[int]]:
-    """The channels wanted of layers that were looked at. Raises LayerError where there is no such layer."""
+    """The channels wanted, of the layers that have top activations. Raises LayerError where there is no such layer."""
     shared = {layer: list(channels) for layer, channels in wanted.items() if layer in top.layers}
     if wanted and not shared:
         raise LayerError(
-            f"the strongest activations are of {', '.join(top.layers[:3])}, ...: of none of the layers shown; name some of them"
+            f"the top activations are of {', '.join(top.layers[:3])}, ...: none of them is shown; name some of them"
         )
     return shared
 
 
 def patches_of(top: TopActivations, wanted: Wanted, done: Callable[[int], Any]) -> dict[str, dict[int, Strongest]]:
     """Values, statistics and patches of channels by layer; every photo is read once."""
-    found = {
+    strongest = {
         layer: {
             c: Strongest([figure(v) for v in top.values[layer][c][:SHOWN]], _statistics(top, layer, c))
             for c in channels
@@ -76,7 +81,7 @@ def patches_of(top: TopActivations, wanted: Wanted, done: Callable[[int], Any]) 
         for layer, channels in wanted.items()
     }
     if top.source is None:
-        return found
+        return strongest
     asked: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
     for layer, channels in wanted.items():
         for channel in channels:
@@ -85,27 +90,31 @@ def patches_of(top: TopActivations, wanted: Wanted, done: Callable[[int], Any]) 
                     asked[image].append((layer, channel, place))
     tiles: dict[tuple[str, int], dict[int, Image.Image]] = defaultdict(dict)
     for image, units in sorted(asked.items()):
-        seen = top.source.seen(image)
+        view = top.source.view(image)
         for layer, channel, place in units:
-            window = on_photo(_window(top, layer, channel, place, seen.input_size), seen)
-            tiles[layer, channel][place] = tile(seen.photo, window, SIDE)
+            window = on_photo(_window(top, layer, channel, place, view.input_size), view)
+            tiles[layer, channel][place] = tile(view.photo, window, SIDE)
         done(1)
     for (layer, channel), row in tiles.items():
-        found[layer][channel].patches = _row([row[place] for place in sorted(row)])
-    return found
+        strongest[layer][channel].patches = _row([row[place] for place in sorted(row)])
+    return strongest
 
 
 def add_projections(
-    top: TopActivations, net: Network, found: dict[str, dict[int, Strongest]], wanted: Wanted, until: float | None,
+    top: TopActivations,
+    net: Network,
+    strongest: dict[str, dict[int, Strongest]],
+    wanted: Wanted,
+    until: float | None,
     done: Callable[[int], Any],
-) -> int:  # fmt: skip
-    """Add projections, the strongest channel of each layer first, until the clock says so. Gives of how many."""
-    count, took = 0, dict.fromkeys(wanted, 0.0)
+) -> None:
+    """Add projections, the strongest channel of each layer first, while there is time."""
+    took = dict.fromkeys(wanted, 0.0)
     for place in range(max(map(len, wanted.values()), default=0)):
         for layer, channels in reversed(list(wanted.items())):
             before = time.monotonic()
             late = until is not None and before + took[layer] > until
-            if place >= len(channels) or late or found[layer][channels[place]].patches is None:
+            if place >= len(channels) or late or strongest[layer][channels[place]].patches is None:
                 continue
             channel = channels[place]
             values = top.project(layer, [channel], model=net.model, other_activations="plain")[channel][:SHOWN]
@@ -113,11 +122,9 @@ def add_projections(
                 tile(projection_image(one), _window(top, layer, channel, i, (one.shape[1], one.shape[2])), SIDE)
                 for i, one in enumerate(values)
             ]
-            found[layer][channel].projections = _row(cut)
+            strongest[layer][channel].projections = _row(cut)
             took[layer] = time.monotonic() - before
-            count += 1
             done(1)
-    return count
 
 
 def _window(top: TopActivations, layer: str, channel: int, place: int, size: tuple[int, int]) -> Window:
@@ -130,13 +137,13 @@ def _row(tiles: Sequence[Image.Image]) -> Image.Image:
 
 
 def _statistics(top: TopActivations, layer: str, channel: int) -> dict[str, str | float | None]:
-    """What the whole dataset says of a channel. Unlike the photos' figures, its mean takes negative values as they are."""
+    """Statistics of a channel over the whole dataset. Unlike the photos' mean, this mean includes negative values."""
     of = top.statistics[layer]
     said: dict[str, str | float | None] = {
-        "images looked at": f"{top.count:,}",
-        "mean over all, negative ones too": figure(of.mean[channel]),
-        "strongest of all": figure(of.maximum[channel]),
-        ZEROS: figure(of.sparsity[channel]),
+        "images": f"{top.count:,}",
+        "mean, negative values included": figure(of.mean[channel]),
+        "maximum": figure(of.maximum[channel]),
+        SPARSITY: figure(of.sparsity[channel]),
     }
     if bool(of.dead[channel]):
         said["dead"] = "never above zero"

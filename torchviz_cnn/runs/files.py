@@ -107,7 +107,7 @@ def file_names(paths: Iterable[Path]) -> dict[Path, str]:
 
 
 def require_folder(path: Path) -> None:
-    """Raise OutputError, before there is anything to lose, for a folder that cannot be written to because it is a file."""
+    """Raise OutputError, before there is anything to lose, for a folder that is a file or lies below one."""
     for part in (path, *path.parents):
         if part.is_dir():
             return

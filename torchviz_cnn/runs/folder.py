@@ -47,9 +47,7 @@ class ResultFolder:
     """`kind`, `format`, `identity`, `versions` (of python, torch, torchviz_cnn) and `progress`."""
 
     @classmethod
-    def open(
-        cls, path: str | Path, kind: str, identity: Mapping[str, Any], *, resume: bool = True
-    ) -> ResultFolder:  # fmt: skip
+    def open(cls, path: str | Path, kind: str, identity: Mapping[str, Any], *, resume: bool = True) -> ResultFolder:
         """Make the folder, or go on with the one that is there, if it is of the same kind and identity.
 
         `identity` says whose results these are: the model's checksum, the data's, the settings. Raises OutputError for
@@ -59,11 +57,11 @@ class ResultFolder:
         path = Path(path)
         plain: dict[str, Any] = json.loads(json.dumps(dict(identity)))  # as it will be read back
         if os.path.lexists(path / MANIFEST):
-            found = cls.read(path, kind)
-            found._require(plain)
+            folder = cls.read(path, kind)
+            folder._require(plain)
             if not resume:
                 raise OutputError(f"{path} already holds these results; go on with them (resume) or use another folder")
-            return found
+            return folder
         if os.path.lexists(path) and not os.path.isdir(path):
             raise OutputError(f"cannot write results to {path}: it is a file, not a folder")
         try:
@@ -114,7 +112,7 @@ class ResultFolder:
         return files.save_tensors(self.file(name), whole, metadata)
 
     def load(self, name: str) -> dict[str, Tensor]:
-        """The tensors of `NAME.safetensors`. Raises OutputError, with the file's name, where it is missing or broken."""
+        """The tensors of `NAME.safetensors`. Raises OutputError, with the file's name, where there are none."""
         return self.load_with_metadata(name)[0]
 
     def load_with_metadata(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -143,12 +141,12 @@ class ResultFolder:
         return self.path / f"{safe}.safetensors"
 
     def _require(self, identity: dict[str, Any]) -> None:
-        found = _difference(self.manifest["identity"], identity)
-        if found is not None:
-            field, mine, other = found
+        difference = _difference(self.manifest["identity"], identity)
+        if difference is not None:
+            field, mine, other = difference
             raise OutputError(
-                f"{self.path} holds results of another run: its {field} is {_short(mine)}, this one's is {_short(other)}; "
-                "use another folder"
+                f"{self.path} holds results of another run: "
+                f"its {field} is {_short(mine)}, this one's is {_short(other)}; use another folder"
             )
 
     def _write(self) -> None:
@@ -192,9 +190,9 @@ def _difference(mine: dict[str, Any], other: dict[str, Any], above: str = "") ->
     for field in dict.fromkeys([*other, *mine]):
         a, b = mine.get(field), other.get(field)
         if isinstance(a, dict) and isinstance(b, dict):
-            found = _difference(a, b, f"{above}{field}.")
-            if found is not None:
-                return found
+            difference = _difference(a, b, f"{above}{field}.")
+            if difference is not None:
+                return difference
         elif a != b:
             return f"{above}{field}", a, b
     return None

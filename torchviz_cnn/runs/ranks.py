@@ -54,17 +54,17 @@ class Ranks:
 
         An error of the first rank is raised on all of them, so that none goes on or waits.
         """
-        value, error = None, None
+        value, problem = None, None
         if self.first:
             try:
                 value = action()
-            except Exception as found:
-                error = found
-        self.agree(error)
+            except Exception as error:  # raised below, on all ranks alike
+                problem = error
+        self.agree(problem)
         return value
 
     def agree(self, error: Exception | None) -> None:
-        """Raise what went wrong on any rank, on all of them: its own error where there is one, else the first other's."""
+        """Raise the error of any rank on all of them: its own where there is one, else the first other's."""
         wrong = [other for other in self.gather(_picklable(error) if self.count > 1 else error) if other is not None]
         if error is not None:
             raise error
@@ -74,7 +74,7 @@ class Ranks:
 
 @contextmanager
 def joined(device: str = "cpu") -> Iterator[Ranks]:
-    """Join the processes that `torchrun` started, for the length of the block; without it, one rank and nothing to join.
+    """Join the processes that `torchrun` started, for the length of the block; without it there is one rank.
 
     They talk over gloo on the CPU and over nccl on CUDA, where each process of a machine gets a device of its own. A
     process group that the caller has made is used, and left as it is. Raises InputError where a machine has fewer
@@ -96,8 +96,9 @@ def joined(device: str = "cpu") -> Iterator[Ranks]:
     device, own = str(device), None
     if device.partition(":")[0] == "cuda":
         if local >= torch.cuda.device_count():
+            devices = torch.cuda.device_count()
             raise InputError(
-                f"process {local} of this machine has no CUDA device of its own: there are {torch.cuda.device_count()}; "
+                f"process {local} of this machine has no CUDA device of its own: there are {devices}; "
                 "start as many processes (torchrun --nproc-per-node) as there are devices"
             )
         device = f"cuda:{local}"
@@ -134,7 +135,7 @@ def _picklable(error: Exception | None) -> Exception | None:
     try:
         pickle.loads(pickle.dumps(error))
         return error
-    except Exception:
+    except Exception:  # whatever the error's own code raises
         return RankError(f"{type(error).__name__}: {error}")
 
 

@@ -24,7 +24,10 @@ under guided backpropagation."""
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """Layers' maps under a backward rule, from which units are projected. Used inside the block of `projected_units`."""
+    """Layers' maps under a backward rule, from which units are projected.
+
+    Used inside the block of `projected_units`.
+    """
 
     maps: dict[str, Tensor]
     """What each layer gave: (B, C, h, w), of one place for features (B, C); part of the graph."""
@@ -86,7 +89,7 @@ def projected_units(
 
 
 def require_features(model: nn.Module, layer: str, output: Any, batch: int) -> Tensor:
-    """What a layer gives, if it is maps (B, C, h, w) or features (B, C) of these images; raises LayerError otherwise."""
+    """What a layer gives, if it is maps (B, C, h, w) or features (B, C); raises LayerError otherwise."""
     if not isinstance(output, Tensor) or output.ndim not in (2, 4) or not output.is_floating_point():
         what = f"{tuple(output.shape)} {output.dtype}" if isinstance(output, Tensor) else type(output).__name__
         raise LayerError(

@@ -88,8 +88,8 @@ def class_outputs(output: Any, batch: int) -> Tensor:
     nan = logits.isnan().any(1)
     if bool(nan.any()):
         raise ModelError(
-            f"the model gives NaN for image {int(nan.nonzero()[0, 0])}: some of its weights, its input or what it computes "
-            "on the way are no finite numbers"
+            f"the model gives NaN for image {int(nan.nonzero()[0, 0])}: some of its weights, its input or what it "
+            "computes on the way are no finite numbers"
         )
     return logits.float()
 
@@ -108,9 +108,10 @@ def resolve_target(target: Target, outputs: Tensor, categories: tuple[str, ...] 
     one = index.ndim == 1
     if index.ndim > 2 or len(index) != batch or index.numel() == 0:
         raise TargetError(
-            f"a target of shape {tuple(index.shape)} does not fit a batch of {batch}: give an int, ({batch},) or ({batch}, K)"
+            f"a target of shape {tuple(index.shape)} does not fit a batch of {batch}: "
+            f"give an int, ({batch},) or ({batch}, K)"
         )
-    index = index.to(outputs.device)
+    index = index.to(outputs.device, copy=True)  # one of inference mode could not take part in a graph
     wrong = index[(index < 0) | (index >= classes)]
     if len(wrong):
         raise TargetError(

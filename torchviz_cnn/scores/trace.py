@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchviz_cnn.core.errors import LayerError
 from torchviz_cnn.hooks.inputs import Given
 from torchviz_cnn.hooks.manager import HookManager
+from torchviz_cnn.hooks.recorder import Check
 from torchviz_cnn.hooks.relu_rules import ReluRule, Rule
 from torchviz_cnn.scores.gradients import require_gradient, score_gradients
 from torchviz_cnn.scores.targets import Score, Target, Targets
@@ -73,6 +74,9 @@ def trace(
     target: Target = None,
     score: Score = "logit",
     rule: ReluRule | None = None,
+    *,
+    check: Check | None = None,
+    require_relu: bool = True,
 ) -> Iterator[Trace]:
     """Run a model once, to its end, and keep what is needed to differentiate scores with respect to layers' maps.
 
@@ -85,6 +89,8 @@ def trace(
         target: which classes, see `Target`.
         score: which number of each.
         rule: the backward rule of ReLUs.
+        check: what tests the outputs of layers, see `HookManager.record`; by default `require_maps`.
+        require_relu: whether a rule that meets no ReLU is an error.
 
     Raises:
         LayerError: for a layer that does not exist, is not reached or gives no maps, and a rule that meets no ReLU.
@@ -96,14 +102,14 @@ def trace(
     leaf = x.detach().requires_grad_() if INPUT in layers else x.detach()
     named = [name for name in layers if name != INPUT]
 
-    def check(name: str, output: Any) -> Tensor:
+    def maps(name: str, output: Any) -> Tensor:
         return require_maps(model, name, output, len(x))
 
-    with HookManager(model) as hooks, hooks.record(named, check) as acts:
+    with HookManager(model) as hooks, hooks.record(named, check or maps) as acts:
         with ruling or contextlib.nullcontext():
             output = hooks.run(leaf.clone(), stop_early=False)
         hooks.require_reached()
-        if ruling is not None:
+        if ruling is not None and require_relu:
             ruling.require_met(model)
         targets = Targets.of(output, len(x), target, score, given.origin.categories)
         yield Trace(model, {**acts, **({INPUT: leaf} if INPUT in layers else {})}, targets, rule)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,47 +11,82 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from torchviz_cnn.core.errors import InputError, SkippedWarning
-from torchviz_cnn.hooks.network import preprocess_of
+from torchviz_cnn.core import checks
+from torchviz_cnn.core.errors import SkippedWarning
+from torchviz_cnn.core.warn import warn
+from torchviz_cnn.hooks.network import Model, preprocess_of
 from torchviz_cnn.hooks.untouched import untouched
+from torchviz_cnn.layers.defaults import Layers
 from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import joined
-from torchviz_cnn.topk.near_ties import Settled, settle
-from torchviz_cnn.topk.passes import STATE, Layers, Probe, State, probe, run_pass
+from torchviz_cnn.topk.exact import in_exact_order
+from torchviz_cnn.topk.passes import STATE, Probe, State, probe, run_pass
 from torchviz_cnn.topk.reading import usual_workers
 from torchviz_cnn.topk.result import KIND, RESULTS, TopActivations
 from torchviz_cnn.topk.statistics import ChannelStatistics
+from torchviz_cnn.topk.tally import Candidates
 
 _SPARE = 8
-"""How many candidates per channel are kept beyond k, for images that are equal within rounding."""
+"""How many candidates per channel beyond k are computed again for an exact order."""
 
 
 def top_activations(
-    model: nn.Module, dataset: Any, layers: Layers = None, k: int = 9, *,
-    preprocess: Callable[[Image.Image], Tensor] | None = None, batch_size: int = 32, workers: int | None = None,
-    out: str | Path | None = None, resume: bool = True, save_every: int = 50, exact: bool = True, progress: bool = False,
-) -> TopActivations:  # fmt: skip
-    """The k strongest activations of every channel of some layers over a dataset, at most one per image.
+    model: Model,
+    dataset: Any,
+    layers: Layers = None,
+    k: int = 9,
+    *,
+    preprocess: Callable[[Image.Image], Tensor] | None = None,
+    batch_size: int = 32,
+    workers: int | None = None,
+    out: str | Path | None = None,
+    resume: bool = True,
+    save_every: int = 50,
+    exact: bool = False,
+    progress: bool = False,
+) -> TopActivations:
+    """Find the k strongest activations of every channel of some layers over a dataset, at most one per image.
 
-    `dataset`: a folder of photos (with folders below it by class, or without), or anything map-style: torchvision's
-    `ImageFolder`, a list of photos, a tensor (N, C, H, W); items are inputs (C, H, W), or photos, which `preprocess` (by
-    default that of the model that `load_model` made) turns into inputs, alone or first in a tuple or dict with a label.
-    `layers`: names, glob patterns or module types as for `capture`; by default all convolutions. Fully connected layers too.
+    It takes one pass: the forward stops at the last layer and each output is reduced at once on the device, so that
+    memory does not grow with the dataset. The stronger activation comes first; of equal ones the earlier image, and of
+    equal places in a map the first. Values do not depend on the batch size, the workers or the ranks but for rounding
+    (1e-5), nor does the order where values differ by more. Under `torchrun` the processes share the images, and all get
+    the same result.
 
-    One pass: the forward stops at the last layer, each output is reduced at once on the device, photos are decoded by
-    `workers` processes meanwhile (None: by all processors but one for photos, by this one for other datasets). Memory does
-    not grow with the dataset. Images that cannot be read are left out, and listed in `skipped` (SkippedWarning).
+    Args:
+        model: a module or a Network.
+        dataset: a folder of photos (with folders below it by class, or without), or anything map-style: torchvision's
+            `ImageFolder`, a list of photos, a tensor (N, C, H, W). Items are inputs (C, H, W), or photos, alone or
+            first in a tuple or dict with a label.
+        layers: names, glob patterns or module types as for `capture`, fully connected layers too; by default all
+            convolutions.
+        k: how many activations per channel.
+        preprocess: what turns photos into inputs; by default that of the Network.
+        batch_size: how many images run at once.
+        workers: how many processes decode photos meanwhile; by default all processors but one for a folder, none for
+            other datasets.
+        out: a folder to keep the results in. A run that was killed goes on there, a finished one is read.
+        resume: whether to go on with what `out` has of the same run; otherwise that is an error.
+        save_every: after how many batches `out` is written.
+        exact: whether the k + 8 strongest are computed again in double precision, one image at a time, and ordered by
+            these values: the result is then the same for every batch size, number of workers and ranks.
+        progress: whether to show a progress bar.
 
-    The answer does not depend on batch size, workers, ranks or interruptions: values that are equal within rounding are
-    compared in double precision, and ties go to the earlier image and the first position (`exact=False`: as computed).
+    Returns:
+        TopActivations: `values` (C, k), `images` (C, k), `positions` (C, k, 2) and `statistics` of each layer, which
+        draw pages of patches.
 
-    `out`: a folder to keep the results in. It is written every `save_every` batches; a run that was killed goes on there,
-    a finished one is read. Under `torchrun` the processes share the images, and all get the same result.
+    Raises:
+        LayerError: for a layer that does not exist, is not reached or gives neither maps nor features.
+        InputError: for an option or a dataset that cannot work.
+        OutputError: for a folder of another model or dataset.
+        RankError: where a process of a shared run dies.
 
-    Gives `values` (C, k), `images` (C, k), `positions` (C, k, 2) and `statistics` for each layer, and draws pages of patches.
-    Raises LayerError, InputError; OutputError for a folder of another model or dataset; RankError where a process dies.
+    Warns:
+        SkippedWarning: for images that cannot be read or give NaN, which are left out, and for a network that does not
+            run in double precision.
 
     Zeiler & Fergus, arXiv 1311.2901, figure 2.
 
@@ -61,43 +95,41 @@ def top_activations(
     >>> top.values["4"].shape, top.images["4"].shape, top.positions["4"].shape
     (torch.Size([6, 5]), torch.Size([6, 5]), torch.Size([6, 5, 2]))
     """
-    for name, number, least in (
-        ("k", k, 1),
-        ("batch_size", batch_size, 1),
-        ("save_every", save_every, 1),
-        ("workers", workers or 0, 0),
-    ):
-        if not isinstance(number, int) or number < least:
-            raise InputError(f"{name} is a whole number of at least {least}, not {number!r}")
-    with untouched(model) as lent:
-        source = ImageSource(dataset, preprocess or preprocess_of(lent))
-        if workers is None:
-            workers = usual_workers() if isinstance(source.dataset, PhotoFolder) else 0
-        with joined(str(next((p.device for p in lent.parameters()), "cpu"))) as ranks:
-            found = probe(lent, source, layers)
-            folder, state = None, State.new(found, k + _SPARE)
+    k, batch_size = checks.whole_number("k", k), checks.whole_number("batch_size", batch_size)
+    save_every = checks.whole_number("save_every", save_every)
+    with untouched(model) as module:
+        source = ImageSource(dataset, preprocess or preprocess_of(model))
+        usual = usual_workers() if isinstance(source.dataset, PhotoFolder) else 0
+        workers = usual if workers is None else checks.whole_number("workers", workers, 0)
+        with joined(str(next((p.device for p in module.parameters()), "cpu"))) as ranks:
+            about = probe(module, source, layers)
+            folder, state = None, State.new(about, k + _SPARE if exact else k)
             if out is not None:
                 # The first rank alone writes; what it refuses ends all of them.
-                whose = _identity(lent, source, found, k, exact) if ranks.first else {}
-                folder = ranks.once(lambda: ResultFolder.open(out, KIND, whose, resume=resume))
-                finished = ranks.gather(ranks.once(lambda: _finished(folder)))[0]
-                if finished is not None:
-                    return replace(finished, source=source, model=lent)
-                state = ranks.gather(ranks.once(lambda: _left(folder)))[0] or state
-            run_pass(
-                lent, source, state, batch_size=batch_size, workers=workers, save_every=save_every, ranks=ranks,
-                save=None if out is None else lambda: None if folder is None else state.save(folder), progress=progress,
-            )  # fmt: skip
+                identity = _identity(module, source, about, k, exact) if ranks.first else {}
+                folder = ranks.once(lambda: ResultFolder.open(out, KIND, identity, resume=resume))
+                earlier = ranks.gather(ranks.once(lambda: _earlier(folder)))[0]
+                if isinstance(earlier, TopActivations):
+                    return replace(earlier, source=source, model=module)
+                state = earlier or state
+
+            def save() -> None:
+                if folder is not None:
+                    state.save(folder)
+
+            how = {"batch_size": batch_size, "workers": workers, "save_every": save_every}
+            run_pass(module, source, state, ranks, None if out is None else save, **how, progress=progress)
             candidates = {layer: tally.candidates for layer, tally in state.tallies.items()}
-            settled = settle(lent, source, candidates, k, ranks, workers) if exact else Settled(candidates, 0)
-            top = _result(lent, source, found, state, settled, k)
+            if exact:
+                candidates = in_exact_order(module, source, candidates, ranks, workers)
+            top = _result(module, source, about, state, candidates, k)
             ranks.once(lambda: None if folder is None else top.write(folder))
             if ranks.first:
-                _warn(state, settled)
+                _warn(state)
             return top
 
 
-def _identity(model: nn.Module, source: ImageSource, found: Probe, k: int, exact: bool) -> dict[str, Any]:
+def _identity(model: nn.Module, source: ImageSource, about: Probe, k: int, exact: bool) -> dict[str, Any]:
     """Whose results these are. What does not change them, as the batch size, is not part of it."""
     listing = source.listing()
     return {
@@ -106,33 +138,28 @@ def _identity(model: nn.Module, source: ImageSource, found: Probe, k: int, exact
         "images": listing["images"],
         "dataset": listing["checksum"],
         "preprocess": source.preparation(),
-        "input": list(found.input_size),
-        "layers": list(found.channels),
+        "input": list(about.input_size),
+        "layers": list(about.channels),
         "k": k,
         "exact": exact,
     }
 
 
-def _finished(folder: ResultFolder | None) -> TopActivations | None:
-    """What an earlier run found, if it came to its end."""
-    done = folder is not None and folder.has(RESULTS)
-    return replace(TopActivations.load(folder.path), source=None) if folder is not None and done else None
-
-
-def _left(folder: ResultFolder | None) -> State | None:
-    """How far an earlier run came, if it came anywhere."""
+def _earlier(folder: ResultFolder | None) -> TopActivations | State | None:
+    """The result of an earlier run that came to its end; else how far it came, if it came anywhere."""
+    if folder is not None and folder.has(RESULTS):
+        return replace(TopActivations.load(folder.path), source=None)
     return State.load(folder) if folder is not None and folder.has(STATE) else None
 
 
 def _result(
-    model: nn.Module, source: ImageSource, found: Probe, state: State, settled: Settled, k: int
-) -> TopActivations:  # fmt: skip
+    model: nn.Module, source: ImageSource, about: Probe, state: State, candidates: dict[str, Candidates], k: int
+) -> TopActivations:
     values, images, positions = {}, {}, {}
-    for layer, candidates in settled.candidates.items():
-        none = candidates.images[:k].T < 0
-        values[layer] = candidates.values[:k].T.float().masked_fill(none, torch.nan)
-        images[layer] = candidates.images[:k].T.contiguous()
-        positions[layer] = candidates.positions[:k].transpose(0, 1).contiguous()
+    for layer, of in candidates.items():
+        images[layer] = of.images[:k].T.contiguous()
+        values[layer] = of.values[:k].T.float().masked_fill(images[layer] < 0, torch.nan)
+        positions[layer] = of.positions[:k].transpose(0, 1).contiguous()
     return TopActivations(
         layers=tuple(state.tallies),
         values=values,
@@ -141,32 +168,18 @@ def _result(
         statistics={layer: ChannelStatistics.of(tally) for layer, tally in state.tallies.items()},
         count=len(source),
         skipped=dict(state.skipped),
-        fields=found.fields,
-        uncertain=settled.uncertain,
+        fields=about.fields,
         source=source,
         model=model,
     )
 
 
-def _warn(state: State, settled: Settled) -> None:
+def _warn(state: State) -> None:
     if state.skipped:
         first = next(iter(state.skipped.values()))
-        warnings.warn(
-            f"{len(state.skipped)} of {state.done} images could not be read and were left out (skipped lists them); {first}",
-            SkippedWarning,
-            stacklevel=4,
-        )
+        count = f"{len(state.skipped)} of {state.done}"
+        warn(f"{count} images could not be read and were left out (skipped lists them); {first}", SkippedWarning)
     for layer, tally in state.tallies.items():
         if tally.not_numbers:
-            warnings.warn(
-                f"layer {layer!r}: {tally.not_numbers} times the maximum of an image's map is not a number (NaN); "
-                "these were left out",
-                SkippedWarning,
-                stacklevel=4,
-            )
-    if settled.problem is not None:
-        warnings.warn(
-            f"images that are equal within rounding stay in the order computed: {settled.problem}",
-            SkippedWarning,
-            stacklevel=4,
-        )
+            times = f"{tally.not_numbers} times the maximum of an image's map"
+            warn(f"layer {layer!r}: {times} is not a number (NaN); these were left out", SkippedWarning)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,19 +14,19 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from torchviz_cnn.core.errors import InputError, LayerError, ModelError, OutputError
-from torchviz_cnn.core.names import LayerPattern, expand, named_layers
+from torchviz_cnn.core.names import expand, named_layers
 from torchviz_cnn.hooks.inputs import input_for
 from torchviz_cnn.hooks.manager import HookManager
-from torchviz_cnn.layers.defaults import CONVOLUTIONS, input_channels
+from torchviz_cnn.layers.defaults import CONVOLUTIONS, Layers, chosen_patterns, input_channels
 from torchviz_cnn.layers.receptive_field import ReceptiveField, receptive_fields
 from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.runs.folder import ResultFolder
 from torchviz_cnn.runs.ranks import Ranks
-from torchviz_cnn.topk.reading import Batch, Cut, OneByOne, read_batches, skip_reason
-from torchviz_cnn.topk.tally import Candidates, Collector, Sums, Tally, as_maps
+from torchviz_cnn.topk.reading import Cut, read_batches, skip_reason
+from torchviz_cnn.topk.tally import Candidates, Collector, Part, Sums, Tally, as_maps
 
 STATE = "state"
-Layers = LayerPattern | Sequence[LayerPattern] | None
+_log = logging.getLogger("torchviz_cnn")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +48,7 @@ def probe(model: nn.Module, source: ImageSource, layers: Layers) -> Probe:
     Raises LayerError and InputError for what cannot work on any image.
     """
     x = _first(model, source)
-    patterns: Any = [layers] if isinstance(layers, (str, type)) else layers
-    if layers is None:
-        patterns = [kind for kind in CONVOLUTIONS if any(isinstance(m, kind) for m in model.modules())]
-    calls = expand(model, named_layers(model), list(patterns))
-    if not calls:
-        raise LayerError(f"{type(model).__name__} has no convolution" if layers is None else "no layer was asked for")
+    calls = expand(model, named_layers(model), chosen_patterns(model, layers, CONVOLUTIONS))
     asked = {str(call) for call in calls if call.index is not None}
     channels: dict[str, int] = {}
     dtype = torch.float32
@@ -76,26 +72,29 @@ def probe(model: nn.Module, source: ImageSource, layers: Layers) -> Probe:
         raise LayerError(f"no layer of {type(model).__name__} that was asked for gives maps (B, C, h, w) or (B, C)")
     try:
         fields = receptive_fields(model, x, list(channels))
-    except ModelError:  # then patches are the whole picture
+    except ModelError as error:
+        _log.info("patches are the whole picture: %s", error)
         fields = {}
-    whole = {name: None if (f := fields.get(name)) is None or f.whole else f for name in channels}
-    return Probe(channels, whole, (x.shape[2], x.shape[3]), dtype)
+    partial = {name: None if (f := fields.get(name)) is None or f.whole else f for name in channels}
+    return Probe(channels, partial, (x.shape[2], x.shape[3]), dtype)
 
 
 def _first(model: nn.Module, source: ImageSource) -> Tensor:
+    """The first image of a dataset that can be read, as a batch. Raises InputError where there is none, or it does not
+    suit the network."""
     reason = ""
     for index in range(len(source)):
         try:
             x, _ = source.item(index)
-        except InputError:
+        except (InputError, torch.OutOfMemoryError):
             raise
-        except Exception as error:
+        except Exception as error:  # whatever a dataset's own code raises for one item
             reason = reason or skip_reason(source.name(index), error)
             continue
-        first = next((m for m in named_layers(model).values() if isinstance(m, CONVOLUTIONS)), None)
-        if first is not None and len(x) != input_channels(model):
+        wanted = input_channels(model)
+        if len(x) != wanted and any(isinstance(m, CONVOLUTIONS) for m in named_layers(model).values()):
             raise InputError(
-                f"image {index} of the dataset has {len(x)} channels; {type(model).__name__} takes {input_channels(model)}"
+                f"image {index} of the dataset has {len(x)} channels; {type(model).__name__} takes {wanted}"
             )
         return input_for(model, x[None])
     raise InputError(f"none of the {len(source)} images of the dataset can be read; the first: {reason}")
@@ -114,14 +113,10 @@ class State:
     """How long it took."""
 
     @classmethod
-    def new(cls, found: Probe, keep: int) -> State:
+    def new(cls, about: Probe, keep: int) -> State:
         """Before the first image; `keep` candidates per channel are kept."""
-        return cls(
-            {
-                layer: Tally(Candidates.none(keep, channels, found.dtype), Sums.none(channels))
-                for layer, channels in found.channels.items()
-            }
-        )
+        kept = about.channels.items()
+        return cls({layer: Tally(Candidates.none(keep, c, about.dtype), Sums.none(c)) for layer, c in kept})
 
     def save(self, folder: ResultFolder) -> None:
         """Write it as one file, so that it is of one moment."""
@@ -147,20 +142,28 @@ class State:
 
 
 def run_pass(
-    model: nn.Module, source: ImageSource, state: State, *, batch_size: int, workers: int, save_every: int,
-    ranks: Ranks, save: Callable[[], None] | None, progress: bool,
-) -> None:  # fmt: skip
+    model: nn.Module,
+    source: ImageSource,
+    state: State,
+    ranks: Ranks,
+    save: Callable[[], None] | None = None,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    save_every: int = 50,
+    progress: bool = False,
+) -> None:
     """Go on from a state to the end of the dataset; the first rank calls `save` every so many batches.
 
     Batches are cut from where the state is, and saved after a whole number of them, so that every image is computed
     in the same company whoever computes it: rank r of n takes every n-th batch.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    like = next((p for p in model.parameters() if p.is_floating_point()), None)
     start, end = state.done, len(source)
     places = Cut(start, end, batch_size)
     total = len(places)
-    mine = range(ranks.rank, total, ranks.count)
-    reader = read_batches(source, mine, places, workers, device)
+    reader = read_batches(source, range(ranks.rank, total, ranks.count), places, workers, device)
     bar = tqdm(
         total=end, initial=start, unit=" images", leave=False, smoothing=0.1, disable=not (progress and ranks.first)
     )
@@ -170,18 +173,21 @@ def run_pass(
         for first in range(0, total, save_every):
             began, last = time.monotonic(), min(first + save_every, total)
             current[:] = [_collector(model, state, device)]
-            error, skipped = None, {}
+            skipped: dict[int, str] = {}
+            problem: Exception | None = None
             try:
-                for number in mine[_count(mine, first) : _count(mine, last)]:
+                for number in range(first + (ranks.rank - first) % ranks.count, last, ranks.count):
                     batch = next(reader)
-                    assert batch.number == number
                     skipped.update(batch.skipped)
-                    _run(hooks, model, batch, current[0], device)
-                    bar.update(min(len(places(number)) * ranks.count, end - bar.n))
-            except Exception as found:
-                error = found
-            ranks.agree(error)
-            _join(state, ranks.gather((_plain(current[0]), skipped)))
+                    current[0].batch = batch
+                    if batch.x is not None:
+                        hooks.run(batch.x.to(device, None if like is None else like.dtype, non_blocking=True))
+                        hooks.require_reached()
+                    bar.update(min(len(places[number]) * ranks.count, end - bar.n))
+            except Exception as error:  # raised below, on all ranks alike
+                problem = error
+            ranks.agree(problem)
+            _join(state, ranks.gather((current[0].part(), skipped)))
             state.done = min(start + last * batch_size, end)
             state.seconds += time.monotonic() - began
             bar.update(state.done - bar.n)
@@ -191,64 +197,19 @@ def run_pass(
         raise InputError(f"none of the {end} images of the dataset can be read; the first: {state.skipped[0]}")
 
 
-def _run(hooks: HookManager, model: nn.Module, batch: Batch, collector: Collector, device: torch.device) -> None:
-    if batch.x is None:
-        return
-    like = next((p for p in model.parameters() if p.is_floating_point()), None)
-    x = batch.x.to(device, None if like is None else like.dtype, non_blocking=True)
-    collector.begin(batch.number, batch.images, batch.labels)
-    hooks.run(x)
-    hooks.require_reached()
-
-
 def _collector(model: nn.Module, state: State, device: torch.device) -> Collector:
-    limit, found = {}, {}
-    for layer, tally in state.tallies.items():
-        values = tally.candidates.values
-        limit[layer] = values[-1].to(device)
-        found[layer] = Candidates.none(len(values), values.shape[1], values.dtype, device)
-    return Collector(model, limit, found)
-
-
-Part = tuple[dict[str, Candidates], dict[str, list[tuple[int, Sums]]], dict[str, int]]
-
-
-def _plain(collector: Collector) -> Part:
-    """What one rank found since the last save, on the CPU."""
-    found = {layer: candidates.to("cpu") for layer, candidates in collector.found.items()}
-    return found, collector.sums, {layer: int(count) for layer, count in collector.not_numbers.items()}
+    candidates = {layer: tally.candidates for layer, tally in state.tallies.items()}
+    limit = {layer: of.values[-1].to(device) for layer, of in candidates.items()}
+    return Collector(model, limit, {layer: of.emptied(of.values.dtype, device) for layer, of in candidates.items()})
 
 
 def _join(state: State, parts: list[tuple[Part, dict[int, str]]]) -> None:
-    """Add what all ranks found; the order of ranks does not matter."""
+    """Add what all ranks kept; the order of ranks does not matter."""
     for layer, tally in state.tallies.items():
-        tally.candidates = tally.candidates.best([found[layer] for (found, _, _), _ in parts])
-        sums = sorted((item for (_, sums, _), _ in parts for item in sums.get(layer, [])), key=lambda item: item[0])
+        tally.candidates = tally.candidates.best([part.candidates[layer] for part, _ in parts])
+        sums = sorted((item for part, _ in parts for item in part.sums.get(layer, [])), key=lambda item: item[0])
         tally.sums = tally.sums.plus(batch for _, batch in sums)
-        tally.not_numbers += sum(counts.get(layer, 0) for (_, _, counts), _ in parts)
+        tally.not_numbers += sum(part.not_numbers.get(layer, 0) for part, _ in parts)
     for _, skipped in parts:
         state.skipped.update(skipped)
     state.skipped = dict(sorted(state.skipped.items()))
-
-
-def _count(numbers: range, below: int) -> int:
-    """How many of these numbers are below a bound."""
-    return len(range(numbers.start, min(below, numbers.stop), numbers.step))
-
-
-def exact_maxima(
-    model: nn.Module, source: ImageSource, images: list[int], layers: list[str], workers: int
-) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """For each image, the maps (C, h, w) of each layer in double precision. `model` is in double precision."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    kept: dict[str, Tensor] = {}
-
-    def keep(name: str, output: Any) -> None:
-        kept[name] = as_maps(model, name, output, 1)[0].double().clone()
-
-    with torch.no_grad(), HookManager(model) as hooks:
-        hooks.on_forward(layers, keep)
-        for batch in read_batches(source, range(len(images)), OneByOne(images), workers, device):
-            if batch.x is not None:
-                hooks.run(batch.x.to(device, torch.float64))
-                yield int(batch.images[0]), dict(kept)

@@ -1,14 +1,15 @@
-"""What a unit saw: its receptive field on the photo, and what in it drove the unit, projected down to pixels."""
+"""What a unit sees: its receptive field on the photo, and what in it drives the unit, projected down to pixels."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from torchviz_cnn.hooks.inputs import prepared
@@ -16,7 +17,7 @@ from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.hooks.relu_rules import OtherActivations
 from torchviz_cnn.layers.receptive_field import ReceptiveField
 from torchviz_cnn.media import render
-from torchviz_cnn.media.dataset import ImageSource, Seen
+from torchviz_cnn.media.dataset import ImageSource, View
 from torchviz_cnn.scores.projection import Projection, projected_units
 
 _ROWS = 16
@@ -27,7 +28,7 @@ _NOTHING = 128
 
 @dataclass(frozen=True)
 class Window:
-    """A box (left, top, right, bottom) in pixels of a picture, and the part of it that is to be seen."""
+    """A box (left, top, right, bottom) in pixels of a picture, and the part of it that is to be view."""
 
     box: render.Box
     shown: render.Box
@@ -57,19 +58,19 @@ def field_on_input(
     return Window(box, _inside(box, input_size[1], input_size[0]))
 
 
-def on_photo(window: Window, seen: Seen, context: float = 1.0) -> Window:
+def on_photo(window: Window, view: View, context: float = 1.0) -> Window:
     """The same on the photo that the input was made from: mapped back through its crop and resize.
 
     With more than the field itself (`context` above 1), what the photo shows beyond the network's crop is shown too.
     """
-    left, top, right, bottom = seen.box
-    x, y = (right - left) / seen.input_size[1], (bottom - top) / seen.input_size[0]
+    left, top, right, bottom = view.box
+    x, y = (right - left) / view.input_size[1], (bottom - top) / view.input_size[0]
 
     def back(box: render.Box) -> render.Box:
         return (left + box[0] * x, top + box[1] * y, left + box[2] * x, top + box[3] * y)
 
     box = back(window.box)
-    return Window(box, _inside(box if context > 1 else back(window.shown), seen.photo.width, seen.photo.height))
+    return Window(box, _inside(box if context > 1 else back(window.shown), view.photo.width, view.photo.height))
 
 
 def cut(picture: Image.Image, window: Window) -> Image.Image:
@@ -109,9 +110,10 @@ def project_units(
     projection: Projection = "deconvnet",
     other_activations: OtherActivations = "error",
 ) -> list[Tensor]:
-    """Project one unit of a layer for each image of a dataset down to its pixels: (C, H, W) each.
+    """Project one unit of a layer for each image of a dataset down to its pixels, (C, H, W) each, a batch at a time.
 
-    A batch at a time: each image has a unit of its own. Raises LayerError for activations that are no ReLUs.
+    A unit is a channel and a position (row, column), (0, 0) for features (B, C). Raises LayerError for activations that
+    are no ReLUs.
     """
     projections: list[Tensor] = []
     inputs = [source.item(image)[0] for image in images]
@@ -125,11 +127,11 @@ def project_units(
             prepared(model, torch.stack(inputs[part])) as given,
             projected_units(given, [layer], projection, other_activations) as units,
         ):
-            maps, rows = units.maps[layer], torch.arange(stop - start)
-            row, column = torch.tensor(positions[part]).T
-            places = torch.zeros(len(rows), 1, *maps.shape[2:], device=maps.device)
+            maps = units.maps[layer]
+            rows, (row, column) = torch.arange(stop - start), torch.tensor(positions[part]).T
+            places = torch.zeros(len(rows), 1, *maps.shape[2:])
             places[rows, 0, row, column] = 1
-            channel = torch.tensor(channels[part], device=maps.device)[:, None]
+            places, channel = places.to(maps.device), torch.tensor(channels[part], device=maps.device)[:, None]
             projections += list(units.project(layer, channel, places)[:, 0])
         start = stop
     return projections
@@ -141,3 +143,24 @@ def projection_image(values: Tensor) -> Image.Image:
     if len(colours) not in (1, 3):
         colours = colours.mean(0, keepdims=True)
     return Image.fromarray(render.signed_colours(colours))
+
+
+def square(tiles: Sequence[Image.Image], count: int, side: int) -> Image.Image:
+    """Tiles in as many columns as rows, row by row; grey where there are fewer than `count`."""
+    size = max((t.width for t in tiles), default=side), max((t.height for t in tiles), default=side)
+    empty = [Image.new("RGB", size, (235, 235, 235))] * (count - len(tiles))
+    return arranged([*tiles, *empty], math.ceil(math.sqrt(count)), 2)
+
+
+def arranged(pictures: Sequence[Image.Image], columns: int, gap: int, texts: Sequence[str] = ()) -> Image.Image:
+    """Pictures in rows of so many columns, `gap` pixels apart, each below its text where there are texts."""
+    above = 15 if texts else 0
+    width = max(picture.width for picture in pictures) + gap
+    height = max(picture.height for picture in pictures) + above + gap
+    canvas = Image.new("RGB", (columns * width - gap, math.ceil(len(pictures) / columns) * height - gap), "white")
+    for i, picture in enumerate(pictures):
+        left, top = i % columns * width, i // columns * height
+        canvas.paste(picture, (left, top + above))
+        if texts:
+            ImageDraw.Draw(canvas).text((left, top + 1), texts[i], fill="black")
+    return canvas

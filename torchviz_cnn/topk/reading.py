@@ -1,10 +1,11 @@
-"""Images of a dataset in batches that are the same however many processes share them, read while the network computes."""
+"""Images of a dataset in batches, the same however many processes share them, read while the network computes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,44 +38,36 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """Which images are in a batch: the dataset from `start` to `end`, cut every `size` images."""
+class Cut(Sequence[range]):
+    """Which images are in each batch: the dataset from `start` to `end`, cut every `size` images."""
 
     start: int
     end: int
     size: int
 
-    def __call__(self, number: int) -> range:
+    def __getitem__(self, number: Any) -> Any:
         return range(self.start + number * self.size, min(self.start + (number + 1) * self.size, self.end))
 
     def __len__(self) -> int:
         return -(-(self.end - self.start) // self.size)
 
 
-@dataclass(frozen=True)
-class OneByOne:
-    """Each batch one image, of those listed."""
-
-    images: list[int]
-
-    def __call__(self, number: int) -> list[int]:
-        return [self.images[number]]
-
-
 class _Items:
     """A dataset of whole batches, as one index of the DataLoader stands for one batch."""
 
-    def __init__(self, source: ImageSource, places: Cut | OneByOne) -> None:
+    def __init__(self, source: ImageSource, places: Sequence[Sequence[int]]) -> None:
         self.source = source
         self.places = places
 
     def __getitem__(self, number: int) -> Batch:
         read: list[tuple[int, Tensor, int | None]] = []
         skipped: dict[int, str] = {}
-        for place in self.places(number):
+        for place in self.places[number]:
             try:
                 x, label = self.source.item(place)
                 read.append((place, x, label))
+            except torch.OutOfMemoryError:
+                raise
             except InputError as error:
                 return Batch(number, torch.empty(0, dtype=torch.long), [], None, error=str(error))
             except Exception as error:  # a damaged file, or whatever else a dataset's own code raises for one item
@@ -96,28 +89,17 @@ def skip_reason(name: str, error: Exception) -> str:
     return text if name in text else f"{name}: {text}"
 
 
-class _Numbers:
-    """The numbers of the batches to read: a sampler that keeps none of them."""
-
-    def __init__(self, numbers: range) -> None:
-        self.numbers = numbers
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.numbers)
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-
 def read_batches(
-    source: ImageSource, numbers: range, places: Cut | OneByOne, workers: int, device: torch.device
+    source: ImageSource, numbers: range, places: Sequence[Sequence[int]], workers: int, device: torch.device
 ) -> Iterator[Batch]:
-    """The batches of these numbers, in order; `places(number)` are the images of one. Raises InputError for a dataset
-    that is not as it should be; a single image that cannot be read is left out and noted."""
+    """The batches of these numbers, in order; `places[number]` are the images of one.
+
+    A single image that cannot be read is left out and noted. Raises InputError for a dataset that cannot work.
+    """
     loader: DataLoader[Batch] = DataLoader(
         _Items(source, places),  # type: ignore[arg-type]
         batch_size=None,
-        sampler=_Numbers(numbers),
+        sampler=numbers,
         num_workers=workers if len(numbers) > 1 else 0,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # the global random state is not drawn from

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,30 +12,36 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, LayerError, OutputError, did_you_mean
+from torchviz_cnn.hooks.network import Model, module_of, preprocess_of
 from torchviz_cnn.hooks.relu_rules import OtherActivations
 from torchviz_cnn.layers.receptive_field import ReceptiveField
-from torchviz_cnn.media.dataset import ImageSource, Seen
+from torchviz_cnn.media.dataset import ImageSource, View
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.scores.projection import Projection
 from torchviz_cnn.topk.patches import (
+    Window,
+    arranged,
     cut,
     field_on_input,
     on_photo,
     project_units,
     projection_image,
+    square,
     tile,
 )
 from torchviz_cnn.topk.statistics import ChannelStatistics, depth_plot
 
 KIND = "top"
 RESULTS = "results"
+_PARTS = ("values", "images", "positions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +68,6 @@ class TopActivations:
     """The images that could not be read, by place, and why."""
     fields: Mapping[str, ReceptiveField | None] = field(repr=False)
     """What a layer's units see of the input; None: everything."""
-    uncertain: Mapping[str, list[int]] = field(default_factory=dict, repr=False)
-    """Channels in which more images than were kept are equal to the k-th within rounding: which of them are listed
-    may differ with the batch size."""
     source: ImageSource | None = field(default=None, repr=False)
     model: nn.Module | None = field(default=None, repr=False)
 
@@ -75,106 +77,150 @@ class TopActivations:
         return int(self.values[self.layers[0]].shape[1])
 
     def channels(self, layer: str) -> int:
-        """How many channels a layer has. Raises LayerError for a layer that was not looked at."""
+        """Count the channels of a layer. Raises LayerError for a layer that was not looked at."""
         if layer not in self.values:
             near = did_you_mean(str(layer), self.layers)
             raise LayerError(f"no layer {layer!r} was looked at{near or ';'} there are: {', '.join(self.layers)}")
         return len(self.values[layer])
 
-    def strongest_channels(self, layer: str, count: int = 16) -> list[int]:
-        """The channels with the largest values, in falling order."""
+    def strongest_channels(self, layer: str, k: int = 16) -> list[int]:
+        """List the k channels with the largest values, in falling order."""
         self.channels(layer)
         first = self.values[layer][:, 0].nan_to_num(-torch.inf)
-        return [int(c) for c in first.argsort(descending=True, stable=True)[:count]]
+        return [int(c) for c in first.argsort(descending=True, stable=True)[: checks.whole_number("k", k)]]
 
-    def some_channels(self, layer: str, count: int = 16) -> list[int]:
-        """Evenly chosen ones of those that are not dead; of all, where all are."""
+    def some_channels(self, layer: str, k: int = 16) -> list[int]:
+        """List k evenly chosen channels of those that are not dead; of all, where all are."""
         alive = [c for c in range(self.channels(layer)) if not bool(self.statistics[layer].dead[c])]
         alive = alive or list(range(self.channels(layer)))
-        count = min(count, len(alive))
-        return [alive[i * len(alive) // count] for i in range(count)]
+        k = min(checks.whole_number("k", k), len(alive))
+        return [alive[i * len(alive) // k] for i in range(k)]
 
     def patches(self, layer: str, channel: int, *, context: float = 1.0) -> list[Image.Image]:
-        """The parts of the original photos that the channel's strongest units saw, strongest first.
+        """Cut out the parts of the original photos that the channel's strongest units see, strongest first.
 
         Each is exactly the unit's receptive field, mapped back through crop and resize, without what lies beyond the
         network's input; `context` = 2 shows twice as much to each side. At the photo's own pixels, so sizes differ.
         """
         return [
-            cut(seen.photo, on_photo(self._field(layer, position, seen.input_size, context), seen, context))
-            for seen, position in self._seen(layer, channel)
+            cut(view.photo, on_photo(self._field(layer, position, view.input_size, context), view, context))
+            for view, position in self._views(layer, channel)
         ]
 
     def projections(
-        self, layer: str, channel: int, *, projection: Projection = "deconvnet", model: nn.Module | None = None,
+        self,
+        layer: str,
+        channel: int,
+        *,
+        projection: Projection = "deconvnet",
+        model: Model | None = None,
         other_activations: OtherActivations = "error",
-    ) -> list[Image.Image]:  # fmt: skip
-        """What in these patches drove the units, projected down to pixels: cut like the patches, zero is mid-grey.
-
-        `deconvnet` (Zeiler & Fergus) or `guided` gradients. Raises InputError without a model.
-        """
+    ) -> list[Image.Image]:
+        """Draw what in these patches drives the units, projected down to pixels and cut like the patches; zero is
+        mid-grey. Takes the options of `project`."""
         values = self.project(layer, [channel], projection=projection, model=model, other_activations=other_activations)
         units = self._units(layer, channel)
         return [
-            cut(projection_image(v), self._field(layer, position, _size(v), 1.0))
+            cut(projection_image(v), self._field(layer, position, (v.shape[1], v.shape[2]), 1.0))
             for v, (_, position) in zip(values[channel], units, strict=True)
         ]
 
     def project(
-        self, layer: str, channels: Sequence[int], *, projection: Projection = "deconvnet",
-        model: nn.Module | None = None, other_activations: OtherActivations = "error",
-    ) -> dict[int, list[Tensor]]:  # fmt: skip
-        """The raw projections (C, H, W) of several channels' strongest units, all in batches together."""
+        self,
+        layer: str,
+        channels: Sequence[int],
+        *,
+        projection: Projection = "deconvnet",
+        model: Model | None = None,
+        other_activations: OtherActivations = "error",
+    ) -> dict[int, list[Tensor]]:
+        """Project several channels' strongest units down to pixels, in batches of all of them together.
+
+        Args:
+            layer: one of `layers`.
+            channels: which channels of it.
+            projection: `deconvnet` (Zeiler & Fergus) or `guided` gradients.
+            model: what computes them; by default the one that the result was made with.
+            other_activations: what becomes of activations that are no ReLUs, as for `deconvnet`.
+
+        Returns:
+            By channel, the raw projections (C, H, W), strongest unit first.
+
+        Raises:
+            InputError: without a model or without the photos.
+            LayerError: for activations that are no ReLUs.
+        """
         model = model if model is not None else self.model
         if model is None:
             raise InputError("projections are computed by the model: pass model=, to this or to TopActivations.load")
-        units = [(c, image, position) for c in channels for image, position in self._units(layer, c)]
-        found = project_units(
-            model, self._source(), layer, [u[1] for u in units], [u[0] for u in units], [u[2] for u in units],
-            projection, other_activations,
-        )  # fmt: skip
+        units = [(channel, image, position) for channel in channels for image, position in self._units(layer, channel)]
+        of, images, positions = zip(*units, strict=True) if units else ((), (), ())
+        projected = project_units(model, self._source(), layer, images, of, positions, projection, other_activations)
         values: dict[int, list[Tensor]] = {channel: [] for channel in channels}
-        for (channel, _, _), one in zip(units, found, strict=True):
+        for channel, one in zip(of, projected, strict=True):
             values[channel].append(one)
         return values
 
     def grid(
-        self, layer: str, channel: int, *, projection: Projection | None = "deconvnet", context: float = 1.0,
-        side: int = 80, model: nn.Module | None = None, other_activations: OtherActivations = "error",
-    ) -> Image.Image:  # fmt: skip
-        """One channel as in Zeiler & Fergus' figure 2: the patches in a square, beside them their projections.
+        self,
+        layer: str,
+        channel: int,
+        *,
+        projection: Projection | None = "deconvnet",
+        context: float = 1.0,
+        side: int = 80,
+        model: Model | None = None,
+        other_activations: OtherActivations = "error",
+    ) -> Image.Image:
+        """Draw one channel as in Zeiler & Fergus' figure 2: the patches in a square, beside them their projections.
 
-        `side`: of each patch in pixels. Without a model, or with `projection=None`, the patches alone.
+        Args:
+            layer: one of `layers`.
+            channel: which channel of it.
+            projection: as for `project`; None, or no model, draws the patches alone.
+            context: how much more than the receptive field is shown, as for `patches`.
+            side: of each patch in pixels.
+            model: as for `project`.
+            other_activations: as for `project`.
         """
-        return self._block(layer, [channel], projection, context, side, model, other_activations)[0]
+        values = self._values(layer, [channel], projection, model, other_activations)
+        return self._blocks(layer, [channel], values, context, side)[0]
 
     def page(
-        self, layer: str, channels: Sequence[int] | None = None, *, columns: int | None = None,
-        projection: Projection | None = "deconvnet", context: float = 1.0, side: int = 56,
-        model: nn.Module | None = None, other_activations: OtherActivations = "error",
-    ) -> Image.Image:  # fmt: skip
-        """Many channels on a page, each as `grid` shows it, with its number and strongest value; by default 16 evenly
-        chosen ones that are not dead."""
-        channels = self.some_channels(layer) if channels is None else channels
-        if not len(channels):
+        self,
+        layer: str,
+        channels: Sequence[int] | None = None,
+        *,
+        columns: int | None = None,
+        projection: Projection | None = "deconvnet",
+        context: float = 1.0,
+        side: int = 56,
+        model: Model | None = None,
+        other_activations: OtherActivations = "error",
+    ) -> Image.Image:
+        """Draw many channels on a page, each as `grid` shows it, with its number and strongest value.
+
+        Args:
+            layer: one of `layers`.
+            channels: which channels of it; by default 16 evenly chosen ones that are not dead.
+            columns: how many channels stand in a row; by default 2, 3 or 4, whichever leaves the fewest places empty.
+            projection: as for `grid`.
+            context: as for `grid`.
+            side: of each patch in pixels.
+            model: as for `project`.
+            other_activations: as for `project`.
+        """
+        channels = self.some_channels(layer) if channels is None else [int(channel) for channel in channels]
+        if not channels:
             raise InputError("a page shows at least one channel")
-        channels = [int(channel) for channel in channels]
-        blocks = self._block(layer, channels, projection, context, side, model, other_activations)
-        captioned = [
-            _captioned(block, f"channel {channel}: {float(self.values[layer][channel, 0]):.4g}")
-            for channel, block in zip(channels, blocks, strict=True)
-        ]
-        # Of 2, 3 or 4 columns those that leave the fewest places empty.
+        values = self._values(layer, channels, projection, model, other_activations)
+        blocks = self._blocks(layer, channels, values, context, side)
+        texts = [f"channel {channel}: {float(self.values[layer][channel, 0]):.4g}" for channel in channels]
         columns = columns or min((4, 3, 2), key=lambda n: -len(blocks) % n) if len(blocks) > 1 else 1
-        width, height = max(b.width for b in captioned), max(b.height for b in captioned)
-        rows = math.ceil(len(captioned) / columns)
-        page = Image.new("RGB", (columns * (width + 14) + 2, rows * (height + 10) + 2), "white")
-        for i, block in enumerate(captioned):
-            page.paste(block, (8 + (i % columns) * (width + 14), 6 + (i // columns) * (height + 10)))
-        return page
+        return ImageOps.expand(arranged(blocks, columns, 12, texts), 6, "white")
 
     def plot(self) -> Image.Image:
-        """Zeros, dead channels and class selectivity over the layers, as a figure."""
+        """Draw sparsity, dead channels and class selectivity over the layers."""
         return depth_plot(self.statistics)
 
     def save(self, path: str | Path) -> Path:
@@ -192,24 +238,25 @@ class TopActivations:
         """Write all into a folder of results that is open."""
         tensors: dict[str, Tensor] = {}
         for layer in self.layers:
-            parts = {"values": self.values, "images": self.images, "positions": self.positions}
-            tensors |= {f"{layer}/{name}": part[layer] for name, part in parts.items()}
+            tensors |= {f"{layer}/{name}": getattr(self, name)[layer] for name in _PARTS}
             tensors |= {f"{layer}/statistics/{name}": t for name, t in self.statistics[layer].tensors().items()}
         fields = {layer: None if f is None else dataclasses.asdict(f) for layer, f in self.fields.items()}
-        about = {
-            "layers": self.layers, "count": self.count, "skipped": dict(self.skipped), "fields": fields,
-            "uncertain": dict(self.uncertain), **_origin(self.source),
-        }  # fmt: skip
+        about = {"layers": self.layers, "count": self.count, "skipped": dict(self.skipped), "fields": fields}
+        about |= _origin(self.source)
         folder.save(RESULTS, tensors, about=json.dumps(about))
         folder.update(finished=True, images=self.count, skipped=len(self.skipped))
 
     @classmethod
     def load(
-        cls, path: str | Path, dataset: Any = None, model: nn.Module | None = None, preprocess: Any = None
+        cls, path: str | Path, dataset: Any = None, model: Model | None = None, preprocess: Any = None
     ) -> TopActivations:
-        """What a finished run wrote. `dataset` is needed for patches unless it was a folder of photos that is still there,
-        `model` for projections. Raises OutputError for a folder of something else, or one that is not finished or broken."""
-        folder = ResultFolder.read(path, KIND)
+        """Read what a finished run wrote.
+
+        `dataset` is needed for patches unless it was a folder of photos that is still there, `model` for projections;
+        `preprocess` is by default what the run used, as far as it was written down, else that of a Network. Raises
+        OutputError for a folder of something else, or one that is not finished or broken.
+        """
+        folder, module = ResultFolder.read(path, KIND), None if model is None else module_of(model)
         if not folder.has(RESULTS):
             done = folder.manifest["progress"].get("images", 0)
             raise OutputError(f"{path} is not finished: {done} images are done; the same command goes on with it")
@@ -217,33 +264,29 @@ class TopActivations:
         try:
             about = json.loads(texts["about"])
             layers = tuple(about["layers"])
-            fields = {layer: None if f is None else _field_of(f) for layer, f in about["fields"].items()}
-            found = cls(
+            parts: Any = {name: {layer: tensors[f"{layer}/{name}"] for layer in layers} for name in _PARTS}
+            saved = cls(
                 layers=layers,
-                values={layer: tensors[f"{layer}/values"] for layer in layers},
-                images={layer: tensors[f"{layer}/images"] for layer in layers},
-                positions={layer: tensors[f"{layer}/positions"] for layer in layers},
+                **parts,
                 statistics={layer: _statistics_of(tensors, layer) for layer in layers},
                 count=int(about["count"]),
                 skipped={int(index): str(reason) for index, reason in about["skipped"].items()},
-                fields=fields,
-                uncertain={layer: list(channels) for layer, channels in about["uncertain"].items()},
-                model=model,
+                fields={layer: f and ReceptiveField(**_tuples(f)) for layer, f in about["fields"].items()},
+                model=module,
             )
-            how = about.get("preprocess")
-            preprocess = preprocess or (None if how is None else _preprocess_of(how))
-            where = about.get("folder")
+            how, where = about.get("preprocess"), about.get("folder")
+            preprocess = preprocess or (None if how is None else Preprocess(**_tuples(how)))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise OutputError(f"{folder.file(RESULTS)} is broken: {error}") from error
         if dataset is None and where is not None and os.path.isdir(where):
             photos = PhotoFolder(where)
-            dataset = photos if len(photos) == found.count else None
+            dataset = photos if len(photos) == saved.count else None
         if dataset is None:
-            return found
-        source = ImageSource(dataset, preprocess)
-        if len(source) != found.count:
-            raise InputError(f"the dataset has {len(source)} images; {path} was made from {found.count}")
-        return dataclasses.replace(found, source=source)
+            return saved
+        source = ImageSource(dataset, preprocess or (None if model is None else preprocess_of(model)))
+        if len(source) != saved.count:
+            raise InputError(f"the dataset has {len(source)} images; {path} was made from {saved.count}")
+        return dataclasses.replace(saved, source=source)
 
     def _units(self, layer: str, channel: int) -> list[tuple[int, tuple[int, int]]]:
         """Image and position of a channel's units, strongest first."""
@@ -253,42 +296,41 @@ class TopActivations:
         images, positions = self.images[layer][channel].tolist(), self.positions[layer][channel].tolist()
         return [(image, (row, column)) for image, (row, column) in zip(images, positions, strict=True) if image >= 0]
 
-    def _seen(self, layer: str, channel: int) -> list[tuple[Seen, tuple[int, int]]]:
+    def _views(self, layer: str, channel: int) -> list[tuple[View, tuple[int, int]]]:
         """The photo of each unit and the unit's position."""
         source = self._source()
-        return [(source.seen(image), position) for image, position in self._units(layer, channel)]
+        return [(source.view(image), position) for image, position in self._units(layer, channel)]
 
-    def _field(self, layer: str, position: Sequence[int], size: tuple[int, int], context: float) -> Any:
-        if not context >= 1:
-            raise InputError(f"context is how much more than the field is shown, at least 1, not {context}")
-        return field_on_input(self.fields.get(layer), position, size, context)
+    def _field(self, layer: str, position: Sequence[int], size: tuple[int, int], context: float) -> Window:
+        return field_on_input(self.fields.get(layer), position, size, checks.number("context", context, 1))
 
     def _source(self) -> ImageSource:
         if self.source is None:
             raise InputError("the photos are needed: pass dataset= to TopActivations.load")
         return self.source
 
-    def _block(
-        self, layer: str, channels: Sequence[int], projection: Projection | None, context: float, side: int,
-        model: nn.Module | None, other_activations: OtherActivations,
-    ) -> list[Image.Image]:  # fmt: skip
-        drawn = projection is not None and (model is not None or self.model is not None)
-        values = {}
-        if drawn and projection is not None:
-            values = self.project(
-                layer, channels, projection=projection, model=model, other_activations=other_activations
-            )
+    def _values(
+        self, layer: str, channels: Sequence[int], projection: Projection | None, model: Model | None, others: Any
+    ) -> dict[int, list[Tensor]]:
+        """What `project` gives; nothing without a projection or a model."""
+        if projection is None or (model is None and self.model is None):
+            return {}
+        return self.project(layer, channels, projection=projection, model=model, other_activations=others)
+
+    def _blocks(
+        self, layer: str, channels: Sequence[int], values: dict[int, list[Tensor]], context: float, side: int
+    ) -> list[Image.Image]:
+        """A picture of each channel: its patches in a square, and beside it their projections, if there are any."""
         blocks = []
         for channel in channels:
             patches, projected = [], []
-            for i, (seen, position) in enumerate(self._seen(layer, channel)):
-                window = self._field(layer, position, seen.input_size, context)
-                patches.append(tile(seen.photo, on_photo(window, seen, context), side))
-                if drawn:
+            for i, (view, position) in enumerate(self._views(layer, channel)):
+                window = self._field(layer, position, view.input_size, context)
+                patches.append(tile(view.photo, on_photo(window, view, context), side))
+                if values:
                     projected.append(tile(projection_image(values[channel][i]), window, side))
-            blocks.append(
-                _beside([_square(t, self.k, side) for t in (patches, projected) if t or (not drawn and t is patches)])
-            )
+            squares = [square(tiles, self.k, side) for tiles in ([patches, projected] if values else [patches])]
+            blocks.append(arranged(squares, len(squares), 6))
         return blocks
 
     def _repr_png_(self) -> bytes:
@@ -303,38 +345,6 @@ class TopActivations:
         return "\n".join([f"TopActivations: the {self.k} strongest of {self.count} images{left_out}", *rows])
 
 
-def _size(values: Tensor) -> tuple[int, int]:
-    return values.shape[-2], values.shape[-1]
-
-
-def _square(tiles: list[Image.Image], count: int, side: int) -> Image.Image:
-    """Tiles in as many columns as rows, row by row; grey where there are fewer."""
-    columns = math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    width, height = max((t.width for t in tiles), default=side), max((t.height for t in tiles), default=side)
-    square = Image.new("RGB", (columns * (width + 2) - 2, rows * (height + 2) - 2), "white")
-    for i in range(count):
-        place = (i % columns * (width + 2), i // columns * (height + 2))
-        square.paste(tiles[i] if i < len(tiles) else Image.new("RGB", (width, height), (235, 235, 235)), place)
-    return square
-
-
-def _beside(squares: list[Image.Image]) -> Image.Image:
-    canvas = Image.new("RGB", (sum(s.width + 6 for s in squares) - 6, max(s.height for s in squares)), "white")
-    left = 0
-    for square in squares:
-        canvas.paste(square, (left, 0))
-        left += square.width + 6
-    return canvas
-
-
-def _captioned(block: Image.Image, text: str) -> Image.Image:
-    captioned = Image.new("RGB", (block.width, block.height + 15), "white")
-    captioned.paste(block, (0, 15))
-    ImageDraw.Draw(captioned).text((0, 1), text, fill="black")
-    return captioned
-
-
 def _origin(source: ImageSource | None) -> dict[str, Any]:
     """Where the photos are and how they were prepared, as far as that can be written down."""
     if source is None:
@@ -346,13 +356,9 @@ def _origin(source: ImageSource | None) -> dict[str, Any]:
     return {**where, "preprocess": dataclasses.asdict(how) if isinstance(how, Preprocess) else None}
 
 
-def _preprocess_of(how: dict[str, Any]) -> Preprocess:
-    known: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in how.items()}
-    return Preprocess(**known)
-
-
-def _field_of(saved: dict[str, Any]) -> ReceptiveField:
-    return ReceptiveField(tuple(saved["size"]), tuple(saved["stride"]), tuple(saved["start"]), bool(saved["whole"]))
+def _tuples(saved: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a frozen dataclass, as they were before JSON made lists of its tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()}
 
 
 def _statistics_of(tensors: dict[str, Tensor], layer: str) -> ChannelStatistics:

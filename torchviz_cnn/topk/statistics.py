@@ -22,12 +22,13 @@ class ChannelStatistics:
     maximum: Tensor
     """The strongest activation of all; NaN where no image gave a number."""
     sparsity: Tensor
-    """The share of activations that are exactly zero: 0..1. It is 0 for a layer that does not rectify, as a convolution."""
+    """The share of activations that are exactly zero or below: 0..1."""
     dead: Tensor
     """Whether the channel was never above zero (bool)."""
     selectivity: Tensor | None = None
-    """How much stronger its favourite class is than the others: (a - b) / (a + b) for the class' mean a and the mean b of
-    the other classes' means, 0..1 (Morcos et al., arXiv 1803.06959). NaN where means are negative, or zero. None without labels."""
+    """How much stronger its favourite class is than the others: (a - b) / (a + b) for the class' mean a and the mean b
+    of the other classes' means, 0..1 (Morcos et al., arXiv 1803.06959). NaN where means are negative, or zero. None
+    without labels."""
     favourite: Tensor | None = None
     """The class with the largest mean. None without labels."""
 
@@ -36,7 +37,7 @@ class ChannelStatistics:
         """From the sums over a dataset."""
         sums, maximum = tally.sums, tally.candidates.values[0].float().clone()
         maximum[tally.candidates.images[0] < 0] = torch.nan
-        mean, sparsity = ((total / sums.counted).float() for total in (sums.mean, sums.zeros))
+        mean, sparsity = ((total / sums.counted).float() for total in (sums.mean, sums.inactive))
         dead = ~(maximum > 0) & ~maximum.isnan()
         if len(sums.labels) < 2:
             return cls(mean, maximum, sparsity, dead)
@@ -54,8 +55,11 @@ class ChannelStatistics:
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
 
     def summary(self) -> str:
-        """In words: how many channels, how many of them dead, the share of zeros, the mean selectivity."""
-        words = [f"{len(self.mean)} channels, {int(self.dead.sum())} dead", f"{float(self.sparsity.mean()):.0%} zeros"]
+        """In words: how many channels, how many of them dead, the mean sparsity, the mean selectivity."""
+        words = [
+            f"{len(self.mean)} channels, {int(self.dead.sum())} dead",
+            f"sparsity {float(self.sparsity.mean()):.0%}",
+        ]
         if self.selectivity is not None:
             words.append(f"selectivity {float(self.selectivity.nanmean()):.2f}")
         return ", ".join(words)
@@ -65,14 +69,14 @@ class ChannelStatistics:
 
 
 def depth_plot(statistics: Mapping[str, ChannelStatistics]) -> Image.Image:
-    """A figure of the layers from first to last: zeros, dead channels and, with labels, class selectivity.
+    """A figure of the layers from first to last: sparsity, dead channels and, with labels, class selectivity.
 
     Lines are means over the channels, shaded from the first to the last quartile.
     """
     from matplotlib.figure import Figure
 
     labelled = any(one.selectivity is not None for one in statistics.values())
-    titles = ["share of zeros", "share of dead channels", *(["class selectivity"] if labelled else [])]
+    titles = ["sparsity", "dead channels", *(["class selectivity"] if labelled else [])]
     width = min(max(3.4, 0.32 * len(statistics) + 2), 12)
     figure = Figure(
         figsize=(width * len(titles), 3.2 + 0.06 * max(map(len, statistics))), dpi=100, layout="constrained"
@@ -82,7 +86,7 @@ def depth_plot(statistics: Mapping[str, ChannelStatistics]) -> Image.Image:
         columns = [_column(one, title) for one in statistics.values()]
         known = [column[~column.isnan()] for column in columns]
         middle = [float(column.mean()) if len(column) else float("nan") for column in known]
-        if title != "share of dead channels":
+        if title != "dead channels":
             low, high = ([float(c.quantile(q)) if len(c) else float("nan") for c in known] for q in (0.25, 0.75))
             axes.fill_between(places, low, high, alpha=0.25, linewidth=0)
         axes.plot(places, middle, marker="o", markersize=4)
@@ -94,8 +98,5 @@ def depth_plot(statistics: Mapping[str, ChannelStatistics]) -> Image.Image:
 
 
 def _column(one: ChannelStatistics, title: str) -> Tensor:
-    if title == "share of zeros":
-        return one.sparsity
-    if title == "share of dead channels":
-        return one.dead.float()
-    return torch.full_like(one.mean, torch.nan) if one.selectivity is None else one.selectivity
+    selectivity = torch.full_like(one.mean, torch.nan) if one.selectivity is None else one.selectivity
+    return {"sparsity": one.sparsity, "dead channels": one.dead.float(), "class selectivity": selectivity}[title]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from torchviz_cnn.scores.projection import as_maps as to_maps
 from torchviz_cnn.scores.projection import require_features
+from torchviz_cnn.topk.reading import Batch
 
 _GATHERED = 1 << 24
 """How many values are copied at a time to look for places of maxima."""
@@ -31,46 +32,38 @@ class Candidates:
     """(K, C): places in the dataset."""
     positions: Tensor
     """(K, C, 2): row and column in the layer's map, of several equal maxima the first."""
-    gaps: Tensor
-    """(K, C): how much stronger this position is than every other one of the image."""
 
     @classmethod
     def none(cls, count: int, channels: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Candidates:
         """K = count empty rows."""
-        like: dict[str, Any] = {"device": device}
         return cls(
-            torch.full((count, channels), -torch.inf, dtype=dtype, **like),
-            torch.full((count, channels), -1, dtype=torch.long, **like),
-            torch.full((count, channels, 2), -1, dtype=torch.long, **like),
-            torch.full((count, channels), torch.inf, dtype=dtype, **like),
+            torch.full((count, channels), -torch.inf, dtype=dtype, device=device),
+            torch.full((count, channels), -1, dtype=torch.long, device=device),
+            torch.full((count, channels, 2), -1, dtype=torch.long, device=device),
         )
+
+    def emptied(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Candidates:
+        """As many empty rows."""
+        return Candidates.none(len(self.values), self.values.shape[1], dtype, device)
 
     def best(self, others: Sequence[Candidates], in_order: bool = False) -> Candidates:
         """The K best of these and others. `in_order`: all images of each are later than those of the ones before."""
         parts = [self, *others]
-        values, images, positions, gaps = (torch.cat([getattr(p, name) for p in parts]) for name in _FIELDS)
+        values, images, positions = (torch.cat([getattr(p, name) for p in parts]) for name in _FIELDS)
         count = len(self.values)
         order = torch.arange(len(values), device=values.device)[:, None].expand_as(values)
         if not in_order:
             order = images.argsort(dim=0, stable=True)
         order = order.gather(0, values.gather(0, order).argsort(dim=0, descending=True, stable=True))[:count]
-        return Candidates(
-            values.gather(0, order),
-            images.gather(0, order),
-            positions.gather(0, order[..., None].expand(-1, -1, 2)),
-            gaps.gather(0, order),
-        )
+        positions = positions.gather(0, order[..., None].expand(-1, -1, 2))
+        return Candidates(values.gather(0, order), images.gather(0, order), positions)
 
     def to(self, device: torch.device | str) -> Candidates:
         """The same on another device."""
         return Candidates(*(getattr(self, name).to(device) for name in _FIELDS))
 
-    def tensors(self) -> dict[str, Tensor]:
-        """By name, to be saved."""
-        return {name: getattr(self, name) for name in _FIELDS}
 
-
-_FIELDS = ("values", "images", "positions", "gaps")
+_FIELDS = ("values", "images", "positions")
 
 
 @dataclass(eq=False)
@@ -79,8 +72,8 @@ class Sums:
 
     mean: Tensor
     """Of each image's mean."""
-    zeros: Tensor
-    """Of each image's share of zeros."""
+    inactive: Tensor
+    """Of each image's share of values that are zero or below."""
     counted: Tensor
     """How many images: those whose mean is a finite number."""
     labels: Tensor
@@ -97,49 +90,36 @@ class Sums:
         return cls(zero, zero, zero, torch.zeros(0, dtype=torch.long), empty, empty)
 
     @classmethod
-    def of(cls, means: Tensor, zeros: Tensor, labels: list[int | None]) -> Sums:
-        """Of a batch: means and shares of zeros (B, C), and the label of each image."""
-        means, zeros = means.cpu().double(), zeros.cpu().double()
+    def of(cls, means: Tensor, inactive: Tensor, labels: list[int | None]) -> Sums:
+        """Of a batch: means and shares of values zero or below (B, C), and the label of each image."""
+        means, inactive = means.cpu().double(), inactive.cpu().double()
         finite = means.isfinite()
         means, finite = means.where(finite, 0), finite.double()
         known = torch.tensor([i for i, label in enumerate(labels) if label is not None], dtype=torch.long)
         classes = torch.tensor([label for label in labels if label is not None], dtype=torch.long)
-        found, place = classes.unique(return_inverse=True)  # type: ignore[no-untyped-call]
-        empty = torch.zeros(len(found), means.shape[1], dtype=torch.float64)
-        return cls(
-            means.sum(0),
-            (zeros * finite).sum(0),
-            finite.sum(0),
-            found,
-            empty.index_add(0, place, means[known]),
-            empty.index_add(0, place, finite[known]),
-        )
+        present, place = classes.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+        empty = torch.zeros(len(present), means.shape[1], dtype=torch.float64)
+        by_class = (empty.index_add(0, place, part[known]) for part in (means, finite))
+        return cls(means.sum(0), (inactive * finite).sum(0), finite.sum(0), present, *by_class)
 
     def plus(self, others: Iterable[Sums]) -> Sums:
         """The sum of these and others, added one by one in the order given: to the last bit the same every time."""
         others = list(others)
-        if not others:
-            return self
-        labels = torch.cat([self.labels, *(o.labels for o in others)]).unique()  # type: ignore[no-untyped-call]
-        total = Sums(self.mean.clone(), self.zeros.clone(), self.counted.clone(), labels, *(
-            torch.zeros(len(labels), len(self.mean), dtype=torch.float64) for _ in range(2)
-        ))  # fmt: skip
+        labels = torch.cat([self.labels, *(other.labels for other in others)]).unique()  # type: ignore[no-untyped-call]
+        by_class = (torch.zeros(len(labels), len(self.mean), dtype=torch.float64) for _ in range(2))
+        total = Sums(self.mean.clone(), self.inactive.clone(), self.counted.clone(), labels, *by_class)
         for i, other in enumerate([self, *others]):
             if i:
                 total.mean += other.mean
-                total.zeros += other.zeros
+                total.inactive += other.inactive
                 total.counted += other.counted
             place = torch.searchsorted(labels, other.labels)
             total.by_class.index_add_(0, place, other.by_class)
             total.class_counted.index_add_(0, place, other.class_counted)
         return total
 
-    def tensors(self) -> dict[str, Tensor]:
-        """By name, to be saved."""
-        return {name: getattr(self, name) for name in _SUMS}
 
-
-_SUMS = ("mean", "zeros", "counted", "labels", "by_class", "class_counted")
+_SUMS = ("mean", "inactive", "counted", "labels", "by_class", "class_counted")
 
 
 @dataclass(eq=False)
@@ -153,7 +133,7 @@ class Tally:
 
     def tensors(self, layer: str) -> dict[str, Tensor]:
         """By name, to be saved."""
-        both = {**self.candidates.tensors(), **self.sums.tensors(), "not_numbers": torch.tensor(self.not_numbers)}
+        both = {**vars(self.candidates), **vars(self.sums), "not_numbers": torch.tensor(self.not_numbers)}
         return {f"{layer}/{name}": tensor for name, tensor in both.items()}
 
     @classmethod
@@ -166,57 +146,62 @@ class Tally:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What one rank has kept since the last save, on the CPU: what ranks send each other."""
+
+    candidates: dict[str, Candidates]
+    sums: dict[str, list[tuple[int, Sums]]]
+    not_numbers: dict[str, int]
+
+
 @dataclass(eq=False)
 class Collector:
-    """Takes a layer's output of batch after batch, and keeps what `Tally` needs: for one rank, from one save to the next."""
+    """Takes layers' outputs batch after batch and keeps what `Tally` needs: for one rank, from one save to the next."""
 
     model: nn.Module
     limit: dict[str, Tensor]
-    """For each layer the weakest value kept so far in each channel (C,): what is not stronger need not be looked at."""
-    found: dict[str, Candidates]
+    """For each layer the weakest value kept in each channel up to then (C,): what is not stronger is passed over."""
+    kept: dict[str, Candidates]
+    """For each layer the strongest since the last save."""
     sums: dict[str, list[tuple[int, Sums]]] = field(default_factory=dict)
     """By layer, the number of each batch and its sums."""
     not_numbers: dict[str, Tensor] = field(default_factory=dict)
-    number: int = 0
-    images: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
-    labels: list[int | None] = field(default_factory=list)
-
-    def begin(self, number: int, images: Tensor, labels: list[int | None]) -> None:
-        """Say what the next forward pass is of."""
-        self.number, self.images, self.labels = number, images, labels
+    batch: Batch = field(default_factory=lambda: Batch(0, torch.empty(0), [], None))
+    """What the forward pass is of."""
 
     def take(self, layer: str, output: Any) -> None:
         """A forward hook. All is computed at once, as what follows may write over the output."""
-        flat = as_maps(self.model, layer, output, len(self.images)).flatten(2)
-        kept = self.found[layer]
+        flat = as_maps(self.model, layer, output, len(self.batch.images)).flatten(2)
+        kept = self.kept[layer]
         strongest = flat.amax(2).to(kept.values.dtype)
-        sums = Sums.of(flat.mean(2, dtype=kept.values.dtype), _zeros(flat), self.labels)
-        self.sums.setdefault(layer, []).append((self.number, sums))
+        sums = Sums.of(flat.mean(2, dtype=kept.values.dtype), _inactive(flat), self.batch.labels)
+        self.sums.setdefault(layer, []).append((self.batch.number, sums))
         self.not_numbers[layer] = self.not_numbers.get(layer, 0) + strongest.isnan().sum()
-        limit = torch.maximum(self.limit[layer], kept.values[-1])
-        rows, channels = (strongest > limit).nonzero(as_tuple=True)
+        rows, channels = (strongest > torch.maximum(self.limit[layer], kept.values[-1])).nonzero(as_tuple=True)
         if not len(rows):
             return
         new = Candidates.none(len(flat), flat.shape[1], kept.values.dtype, flat.device)
-        new.images[:] = self.images.to(flat.device)[:, None]
+        new.values[rows, channels] = strongest[rows, channels]
+        new.images[rows, channels] = self.batch.images.to(flat.device)[rows]
         width = output.shape[3] if output.ndim == 4 else 1
         step = max(1, _GATHERED // flat.shape[2])
         for part, at in zip(torch.split(rows, step), torch.split(channels, step), strict=True):
-            maps = flat[part, at]
-            values, places = maps.max(1)
-            others = maps.scatter_(1, places[:, None], -torch.inf).amax(1)
-            new.values[part, at] = values.to(kept.values.dtype)
+            places = flat[part, at].argmax(1)  # of several equal ones the first
             new.positions[part, at] = torch.stack([places // width, places % width], 1)
-            new.gaps[part, at] = (values - others).to(kept.values.dtype).nan_to_num(0.0, torch.inf)
-        new.images[new.values == -torch.inf] = -1
-        self.found[layer] = kept.best([new], in_order=True)
+        self.kept[layer] = kept.best([new], in_order=True)
+
+    def part(self) -> Part:
+        """All that was kept."""
+        candidates = {layer: kept.to("cpu") for layer, kept in self.kept.items()}
+        return Part(candidates, self.sums, {layer: int(count) for layer, count in self.not_numbers.items()})
 
 
-def _zeros(flat: Tensor) -> Tensor:
-    """The share of zeros in each row of (B, C, n): (B, C)."""
-    # On a CPU in parts that stay in its cache, and with bytes as numbers: several times faster than what is written plainly.
+def _inactive(flat: Tensor) -> Tensor:
+    """The share of values that are zero or below in each row of (B, C, n): (B, C)."""
+    # On a CPU in parts that stay in its cache, and with bytes as numbers: several times faster than written plainly.
     step = max(1, _CACHED // flat[0].numel()) if flat.device.type == "cpu" else len(flat)
-    parts = [part.eq(0).view(torch.uint8).sum(2, dtype=torch.int32) for part in torch.split(flat, step)]
+    parts = [part.le(0).view(torch.uint8).sum(2, dtype=torch.int32) for part in torch.split(flat, step)]
     return torch.cat(parts).cpu().double() / flat.shape[2]
 
 

@@ -2,21 +2,22 @@
 
 const cards = new Map();
 const TILE_COLOURS = "viridis";
-const AT_REST = "At rest: a value that is not above 0.";
-const SILENT = "Silent: a channel that is at rest everywhere on this photo.";
+const SPARSITY = "Sparsity is the share of values that are zero or below.";
+const DEAD = "A dead channel is never above zero on this photo.";
 
-/** A word with what it means, for a pointer that stays on it; the text beside says it too. */
+/** A term with its meaning as a tooltip. */
 const explained = (word, meaning) => make("span", { class: "term", title: meaning }, word);
 
-const layerAddress = (layer) => "#" + encodeURIComponent(layer.name);
+const fieldSize = (layer) => (layer.field.size === "all" ? "the whole input" : `${layer.field.size} px`);
+const layerAddress = (layer) => `#${encodeURIComponent(layer.name)}`;
 const unitAddress = (layer, channel) => `${layerAddress(layer)}/${channel}`;
 const hasPatterns = DATA.layers.some((layer) => Object.keys(layer.patterns).length);
-/** Without photos there are only patterns to see, and of a layer without any nothing. */
+/** Whether a layer has something to show: maps on photos, or filter patterns. */
 const pictured = (layer) => DATA.photos.length > 0 || !hasPatterns || Object.keys(layer.patterns).length > 0;
 
 function setUpLayers() {
   if (!DATA.layers.length) {
-    byId("layer-list").append(make("p", { class: "note" }, "This network has no layer with maps to show."));
+    byId("layer-list").append(make("p", { class: "note" }, "This network has no layer that gives maps."));
     for (const part of document.querySelectorAll(".toolbar, #depth-plot")) part.hidden = true;
     return;
   }
@@ -36,20 +37,22 @@ function setUpLayers() {
     if ("photo" in changes) { drawPlots(); for (const card of cards.values()) card.describe(); }
     if ("photo" in changes || "show" in changes || "order" in changes) for (const card of cards.values()) card.stale();
   });
-  const watcher = new IntersectionObserver((seen) => {
-    for (const { isIntersecting, target } of seen) if (isIntersecting) cards.get(target.dataset.layer).draw();
+  const watcher = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) if (isIntersecting) cards.get(target.dataset.layer).draw();
   }, { rootMargin: "400px" });
   for (const card of cards.values()) watcher.observe(card.element);
   new ResizeObserver(() => drawPlots()).observe(byId("depth-plot"));
-  idle(() => drawRest(0));
+  track(drawRest());
 }
 
 const idle = window.requestIdleCallback ? (work) => window.requestIdleCallback(work) : (work) => setTimeout(work, 200);
 
-/** The layers nobody scrolled to are drawn when there is nothing else to do, so that a print has them all. */
-function drawRest(from) {
-  const all = [...cards.values()];
-  if (from < all.length) all[from].draw().then(() => idle(() => drawRest(from + 1)));
+/** Draw the layers outside the window while the browser is idle, so that a print has them all. */
+async function drawRest() {
+  for (const card of cards.values()) {
+    await new Promise(idle);
+    await card.draw();
+  }
 }
 
 function layerCard(layer) {
@@ -57,18 +60,18 @@ function layerCard(layer) {
   const about = make("p", { class: "about" });
   const heading = make("h3", { tabindex: "-1" }, make("a", { href: layerAddress(layer) }, make("code", {}, layer.name)));
   const [count, height, width] = layer.shape;
-  const field = layer.field ? `, each unit sees ${layer.field.size === "all" ? "everything" : layer.field.size + " px"}` : "";
+  const field = layer.field ? `, receptive field ${fieldSize(layer)}` : "";
   const part = layer.channels.length < count ? `${layer.channels.length} of ${count} channels` : `${count} channel${count === 1 ? "" : "s"}`;
   const element = make("article", { class: "layer", "data-layer": layer.name },
     make("header", {}, heading, make("p", { class: "kind" }, `${layer.kind}, ${part}, ${height} × ${width}${field}`), about), grid);
   const peakOf = (i) => layer.peak[state.photo][layer.channels[i]];
-  let fresh = false, tiles = [], asked = null;
+  let fresh = false, tiles = [], request = null;
 
   function describe() {
     if (!DATA.photos.length) return;
     const p = state.photo, dead = layer.dead[p];
-    about.replaceChildren(`mean activation ${number(layer.average[p])}, ${percent(layer.sparsity[p])} `, explained("at rest", AT_REST),
-      ...(dead ? [`, ${dead} channel${dead === 1 ? "" : "s"} `, explained("silent", SILENT)] : []));
+    about.replaceChildren(`mean activation ${number(layer.layerMean[p])}, `, explained("sparsity", SPARSITY), ` ${percent(layer.layerSparsity[p])}`,
+      ...(dead ? [`, ${dead} `, explained("dead", DEAD), ` channel${dead === 1 ? "" : "s"}`] : []));
   }
 
   function build() {
@@ -77,9 +80,9 @@ function layerCard(layer) {
     if (state.order === "strength" && DATA.photos.length) order.sort((a, b) => peakOf(b) - peakOf(a));
     tiles = order.map((i, place) => {
       const channel = layer.channels[i];
-      const said = DATA.photos.length ? `, strongest ${number(peakOf(i))}` : "";
+      const peak = DATA.photos.length ? `, maximum ${number(peakOf(i))}` : "";
       return { i, channel, link: make("a", { class: "tile", href: unitAddress(layer, channel), tabindex: place ? "-1" : "0",
-        "aria-label": `Channel ${channel} of ${layer.name}${said}` }, make("span", { class: "none" }), make("span", { class: "number" }, channel)) };
+        "aria-label": `Channel ${channel} of ${layer.name}${peak}` }, make("span", { class: "none" }), make("span", { class: "number" }, channel)) };
     });
     grid.replaceChildren(...tiles.map((tile) => tile.link));
     grid.dataset.show = state.show;
@@ -87,14 +90,17 @@ function layerCard(layer) {
     grid.style.setProperty("--shape", `${layer.size[1]} / ${layer.size[0]}`);
   }
 
-  async function draw() {
+  const draw = () => track(drawTiles());
+
+  async function drawTiles() {
     if (fresh) return;
     fresh = true;
-    const mine = (asked = {});
+    const mine = {};
+    request = mine;
     build();
     const asPatterns = state.show === "patterns", photo = state.photo;
     const levels = !asPatterns && DATA.photos.length ? await mapsOf(layer.maps[photo], layer.size) : null;
-    if (mine !== asked) return; // another photo was chosen meanwhile
+    if (mine !== request) return; // another photo was chosen meanwhile
     for (const { i, channel, link } of tiles) {
       const number = make("span", { class: "number" }, channel);
       if (asPatterns) {
@@ -110,10 +116,10 @@ function layerCard(layer) {
 
   function stale() {
     fresh = false;
-    asked = null;
+    request = null;
     const box = element.getBoundingClientRect();
     if (box.top < innerHeight + 400 && box.bottom > -400) draw();
-    else idle(draw);
+    else track(new Promise(idle).then(draw));
   }
 
   grid.addEventListener("keydown", (event) => {
@@ -133,7 +139,7 @@ function layerCard(layer) {
 
   describe();
   build();
-  cards.set(layer.name, { element, describe, draw, stale, focusChannel: (c) => focusTile((tiles.find((tile) => tile.channel === c) ?? {}).link) });
+  cards.set(layer.name, { element, describe, draw, stale, focusChannel: (c) => focusTile(tiles.find((tile) => tile.channel === c)?.link) });
   return element;
 }
 
@@ -143,11 +149,11 @@ function drawPlots() {
   if (!DATA.photos.length || DATA.layers.length < 2) { place.hidden = true; return; }
   const width = Math.max(260, Math.floor(place.clientWidth / (place.clientWidth > 720 ? 2 : 1)) - 24);
   place.replaceChildren(
-    plot("Mean activation, negative values as 0", "average", width, (v) => number(v)),
-    plot("Sparsity: share of units at rest, not above 0", "sparsity", width, (v) => percent(v), 1));
+    plot("Mean activation, negative values as 0", "layerMean", width, (v) => number(v)),
+    plot("Sparsity: share of values that are zero or below", "layerSparsity", width, (v) => percent(v), 1));
 }
 
-function plot(title, key, width, said, highest) {
+function plot(title, key, width, text, highest) {
   const height = 190, left = 44, bottom = 26, top = 12, right = 14;
   const values = DATA.layers.map((layer) => layer[key]);
   const peak = highest ?? (Math.max(0, ...values.flat().filter((v) => v !== null)) || 1);
@@ -156,10 +162,10 @@ function plot(title, key, width, said, highest) {
   const line = (photo) => values.map((of, i) => `${i ? "L" : "M"}${x(i).toFixed(1)} ${y(of[photo]).toFixed(1)}`).join("");
   const now = values.map((of) => of[state.photo]);
   const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img",
-    "aria-label": `${title} by layer for ${photoNow().name}: from ${said(now[0])} in ${DATA.layers[0].name} to ${said(now.at(-1))} in ${DATA.layers.at(-1).name}` });
+    "aria-label": `${title} by layer for ${currentPhoto().name}: from ${text(now[0])} in ${DATA.layers[0].name} to ${text(now.at(-1))} in ${DATA.layers.at(-1).name}` });
   for (const share of [0, 0.5, 1]) {
     svg.append(drawn("line", { class: "rule", x1: left, x2: width - right, y1: y(share * peak), y2: y(share * peak) }));
-    svg.append(drawn("text", { class: "tick", x: left - 8, y: y(share * peak) + 4, "text-anchor": "end" }, share ? said(share * peak) : "0"));
+    svg.append(drawn("text", { class: "tick", x: left - 8, y: y(share * peak) + 4, "text-anchor": "end" }, share ? text(share * peak) : "0"));
   }
   svg.append(drawn("text", { class: "tick", x: left, y: height - 6 }, "first layer"));
   svg.append(drawn("text", { class: "tick", x: width - right, y: height - 6, "text-anchor": "end" }, "last layer"));
@@ -168,7 +174,7 @@ function plot(title, key, width, said, highest) {
   svg.append(drawn("path", { class: "curve", d: line(state.photo) }));
   now.forEach((value, i) => {
     const dot = drawn("circle", { class: "dot", cx: x(i), cy: y(value), r: 4.5 });
-    dot.append(drawn("title", {}, `${DATA.layers[i].name}: ${said(value)}`));
+    dot.append(drawn("title", {}, `${DATA.layers[i].name}: ${text(value)}`));
     dot.addEventListener("click", () => { location.hash = layerAddress(DATA.layers[i]); });
     svg.append(dot);
   });

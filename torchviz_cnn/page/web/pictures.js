@@ -1,11 +1,11 @@
-// Pictures and maps: text in the page until they are looked at, then decoded, and coloured here.
+// Pictures and maps: they are text in the page until they are needed, then decoded and coloured here.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const PALETTES = Object.fromEntries(Object.entries(DATA.palettes).map(([name, hex]) =>
   [name, Uint8Array.from({ length: 768 }, (_, i) => parseInt(hex.slice(2 * i, 2 * i + 2), 16))]));
 
-const blockText = (id) => document.getElementById("block-" + id).textContent;
-const pictureUrl = (id) => "data:image/webp;base64," + blockText(id);
+const blockText = (id) => document.getElementById(`block-${id}`).textContent;
+const pictureUrl = (id) => `data:image/webp;base64,${blockText(id)}`;
 
 const decodedMaps = new Map();
 
@@ -40,9 +40,9 @@ function photoImage(index) {
   return loadedPhotos.get(index);
 }
 
-/** A map (w x h) sampled between its values at W x H places, its edge values continued. */
+/** A map (w x h) interpolated linearly at W x H places, its edge values continued. */
 function enlarged(values, w, h, W, H) {
-  const found = new Float32Array(W * H);
+  const large = new Float32Array(W * H);
   const columns = Array.from({ length: W }, (_, x) => between(((x + 0.5) * w) / W - 0.5, w));
   for (let y = 0; y < H; y++) {
     const [top, bottom, down] = between(((y + 0.5) * h) / H - 0.5, h);
@@ -50,10 +50,10 @@ function enlarged(values, w, h, W, H) {
       const [left, right, across] = columns[x];
       const above = values[top * w + left] * (1 - across) + values[top * w + right] * across;
       const below = values[bottom * w + left] * (1 - across) + values[bottom * w + right] * across;
-      found[y * W + x] = above * (1 - down) + below * down;
+      large[y * W + x] = above * (1 - down) + below * down;
     }
   }
-  return found;
+  return large;
 }
 
 function between(place, count) {
@@ -81,21 +81,21 @@ function paint(canvas, values, width, height, palette, clear = false) {
   return canvas;
 }
 
-/** The part of a picture of a photo that the network saw, in whole pixels. */
-function seenPart(photo, width, height) {
-  const [left, top, right, bottom] = photo.seen;
+/** The part of a picture of a photo that is the network's input, in whole pixels. */
+function viewOf(photo, width, height) {
+  const [left, top, right, bottom] = photo.view;
   const x = Math.round(left * width), y = Math.round(top * height);
   return { x, y, width: Math.max(1, Math.round(right * width) - x), height: Math.max(1, Math.round(bottom * height) - y) };
 }
 
-/** A photo on a canvas with a coloured map over the part that the network saw. */
+/** Draw a photo with a coloured map over the part that is the network's input. */
 async function drawOverlay(canvas, index, map, opacity, side = 640) {
   const photo = DATA.photos[index];
   const image = await photoImage(index);
   const scale = Math.min(1, side / Math.max(photo.width, photo.height));
   const width = Math.max(1, Math.round(photo.width * scale)), height = Math.max(1, Math.round(photo.height * scale));
-  const part = seenPart(photo, width, height);
-  const coloured = map && map(part);
+  const part = viewOf(photo, width, height);
+  const coloured = map?.(part);
   canvas.width = width;
   canvas.height = height;
   const context = canvas.getContext("2d");
@@ -104,13 +104,13 @@ async function drawOverlay(canvas, index, map, opacity, side = 640) {
     context.globalAlpha = opacity;
     context.drawImage(coloured, part.x, part.y);
   }
-  frame(context, part, width, height);
+  dimBorder(context, part, width, height);
 }
 
-/** The part of a photo that the network saw, with a coloured map over it. */
-async function drawSeen(canvas, index, map, opacity, side = 360) {
+/** Draw the part of a photo that is the network's input, with a coloured map over it. */
+async function drawView(canvas, index, map, opacity, side = 360) {
   const photo = DATA.photos[index], image = await photoImage(index);
-  const [left, top, right, bottom] = photo.seen;
+  const [left, top, right, bottom] = photo.view;
   const scale = side / Math.max((right - left) * photo.width, (bottom - top) * photo.height);
   const width = photo.width * scale, height = photo.height * scale;
   canvas.width = Math.max(1, Math.round((right - left) * width));
@@ -122,11 +122,11 @@ async function drawSeen(canvas, index, map, opacity, side = 360) {
 }
 
 /** Whether a part is the whole picture, give or take a pixel. */
-const seesAll = (part, width, height) => part.x <= 1 && part.y <= 1 && part.x + part.width >= width - 1 && part.y + part.height >= height - 1;
+const coversAll = (part, width, height) => part.x <= 1 && part.y <= 1 && part.x + part.width >= width - 1 && part.y + part.height >= height - 1;
 
-/** What the network did not see of a photo, veiled. */
-function frame(context, part, width, height) {
-  if (seesAll(part, width, height)) return;
+/** Dim the part of a photo that is not the network's input. */
+function dimBorder(context, part, width, height) {
+  if (coversAll(part, width, height)) return;
   context.globalAlpha = 0.42;
   context.fillStyle = "#14161a";
   context.beginPath();
@@ -148,6 +148,19 @@ function standardised(levels, all = [levels]) {
   return deviation < 1e-6 ? new Float32Array(levels.length) : Float32Array.from(levels, (v) => ((v - mean) / deviation) * 64 + 128);
 }
 
+let pending = 0;
+document.documentElement.dataset.pending = "0";
+
+/** Count work until it is done: the page says in `data-pending` how much is going on. */
+function track(work) {
+  const tell = (step) => {
+    pending += step;
+    document.documentElement.dataset.pending = String(pending);
+  };
+  tell(1);
+  return work.finally(() => tell(-1));
+}
+
 /** Make an element with attributes, listeners (`onclick`) and children; texts stay texts. */
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -159,13 +172,13 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** A name inside a sentence: whatever directions it has in it, the sentence goes on as before. */
+/** A name inside a sentence; the direction of its letters does not change that of the sentence. */
 const named = (name) => make("bdi", {}, name);
 
 const byId = (id) => document.getElementById(id);
 const className = (index) => DATA.classes[index];
-const percent = (share) => (share === null ? "–" : (100 * share).toFixed(share && (share < 0.0995 || (share > 0.995 && share < 1)) ? 1 : 0) + " %");
-const chance = (share) => (share === null ? "–" : (100 * share).toFixed(1) + " %");
+const percent = (share) => (share === null ? "–" : `${(100 * share).toFixed(share && (share < 0.0995 || (share > 0.995 && share < 1)) ? 1 : 0)} %`);
+const chance = (share) => (share === null ? "–" : `${(100 * share).toFixed(1)} %`);
 const number = (value) => {
   if (value === null) return "not finite";
   const size = Math.abs(value);

@@ -2,15 +2,15 @@
 
 const pageTitle = document.title;
 
-/** Text of an address as it was meant; a stray % stands for itself. */
+/** The text of an address without its percent-encoding; a % that encodes nothing stays as it is. */
 function decoded(text) {
   return text.replace(/(%[0-9a-f]{2})+/gi, (part) => {
     try { return decodeURIComponent(part); } catch { return part; }
   });
 }
 
-/** What `#layer/channel` or `#layer` means; null for the parts of the page. A layer's name may itself contain `/`. */
-function addressed() {
+/** The layer and channel that `#layer/channel` or `#layer` names; null for the sections of the page. A layer's name may itself contain `/`. */
+function addressOf() {
   const raw = location.hash.slice(1);
   if (!raw || raw.startsWith("/")) return null;
   const layerOf = (text) => DATA.layers.find((layer) => layer.name === decoded(text));
@@ -20,12 +20,12 @@ function addressed() {
   const layer = cut > 0 ? layerOf(raw.slice(0, cut)) : undefined;
   const channel = raw.slice(cut + 1);
   if (layer && /^\d{1,6}$/.test(channel)) return { layer, channel: Number(channel) };
-  return { layer: null, asked: raw };
+  return { layer: null, unknown: raw };
 }
 
 function follow(behavior = "auto") {
-  const address = addressed(), message = byId("message");
-  const left = unitNow;
+  const address = addressOf(), message = byId("message");
+  const left = currentUnit;
   const tell = (...words) => {
     message.replaceChildren(...words);
     message.hidden = false;
@@ -33,17 +33,17 @@ function follow(behavior = "auto") {
   };
   message.hidden = true;
   if (address?.layer && address.channel !== null) return showUnit(address.layer, address.channel);
-  unitNow = null;
+  currentUnit = null;
   if (unitDialog.open) unitDialog.close();
   document.title = pageTitle;
   if (!address) return;
   if (!address.layer) {
     const first = DATA.layers[0];
-    return tell("This page has nothing at the address ", named(decoded(address.asked)), ". An address is a layer, or a layer and the number of a channel",
+    return tell("The address ", named(decoded(address.unknown)), " does not exist on this page. An address is a layer, or a layer and the number of a channel",
       ...(first ? [": ", named(`${first.name}/${first.channels[0]}`)] : []), ".");
   }
   const card = cards.get(address.layer.name);
-  if (!pictured(address.layer)) return tell("There is no filter pattern of any channel of ", named(address.layer.name), ", and no photo to show it on.");
+  if (!pictured(address.layer)) return tell("The page has no filter pattern of layer ", named(address.layer.name), ", and no photo to show its activations on.");
   if (card.element.hidden) { // among filter patterns, a layer without any
     check("show", "activations");
     change({ show: "activations" });
@@ -57,10 +57,10 @@ function follow(behavior = "auto") {
   card.element.querySelector("h3").focus({ preventScroll: true });
 }
 
-/** Pictures get their data when they come near the window. */
+/** Give pictures their data when they come near the window. */
 function loadPictures() {
-  const watcher = new IntersectionObserver((seen) => {
-    for (const { isIntersecting, target } of seen) if (isIntersecting) load(target);
+  const watcher = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) if (isIntersecting) load(target);
   }, { rootMargin: "600px" });
   const load = (image) => {
     watcher.unobserve(image);

@@ -1,10 +1,10 @@
-// What the whole page follows (photo, class, method, layer, colours), and the heatmap over the photo.
+// The state of the page (photo, class, method, layer, colormap), and the heatmap over the photo.
 
-const state = { photo: 0, rank: 0, method: "grad-cam", layer: null, opacity: 0.7, colours: "jet", show: "activations", order: "number" };
-const heated = DATA.layers.filter((layer) => layer.heat);
+const state = { photo: 0, rank: 0, method: null, layer: null, opacity: 0.7, colours: "jet", show: "activations", order: "number" };
+const heated = DATA.layers.filter((layer) => Object.keys(layer.heat).length > 0);
 const listeners = [];
 
-/** Change something, and tell what depends on it. */
+/** Change the state, and call what depends on it. */
 function change(changes) {
   Object.assign(state, changes);
   const photo = DATA.photos[state.photo];
@@ -12,8 +12,9 @@ function change(changes) {
   for (const listener of listeners) listener(changes);
 }
 
-const photoNow = () => DATA.photos[state.photo];
-const classNow = () => className(photoNow().classes[state.rank]);
+const currentPhoto = () => DATA.photos[state.photo];
+const currentMethod = () => DATA.methods.find((method) => method.name === state.method);
+const currentClass = () => className(currentPhoto().classes[state.rank]);
 
 /** Radio buttons that look like chips. `options`: [value, label, picture]. */
 function chips(place, name, options, value, choose, look) {
@@ -35,13 +36,9 @@ function check(name, value) {
 
 function setUpStage() {
   if (!DATA.photos.length) return;
-  state.layer = (heated.find((layer) => layer.name === DATA.explained) ?? heated.at(-1) ?? {}).name ?? null;
-  const first = photoNow();
-  const methods = [];
-  if (heated.length) methods.push(["grad-cam", "Grad-CAM"]);
-  if (heated.length && first.pixels.guided) methods.push(["guided-grad-cam", "Guided Grad-CAM"]);
-  for (const [rule, label] of Object.entries(DATA.methods)) if (first.pixels[rule]) methods.push([rule, label]);
-  state.method = (methods[0] ?? [null])[0];
+  state.layer = (heated.find((layer) => layer.name === DATA.explained) ?? heated.at(-1))?.name ?? null;
+  const methods = DATA.methods.map(({ name, title }) => [name, title]);
+  state.method = DATA.methods[0]?.name ?? null;
   chips(byId("method-switch"), "method", methods, state.method, (method) => change({ method }));
   chips(byId("colour-switch"), "colours", Object.keys(PALETTES).map((name) => [name, name]), state.colours, (colours) => change({ colours }));
   chips(byId("photo-switch"), "photo", DATA.photos.map((photo, i) => [i, photo.name, make("img", { "data-block": photo.picture, alt: "" })]),
@@ -58,17 +55,17 @@ function setUpStage() {
   });
   listeners.push((changes) => {
     if ("photo" in changes) showPhoto();
-    if ("photo" in changes || "rank" in changes || "colours" in changes) drawStrip();
-    if (["photo", "rank", "method", "layer", "opacity", "colours"].some((key) => key in changes)) drawHeatmap();
+    if (["photo", "rank", "method", "colours"].some((key) => key in changes)) track(drawStrip());
+    if (["photo", "rank", "method", "layer", "opacity", "colours"].some((key) => key in changes)) track(drawHeatmap());
     if ("layer" in changes) chooseLayer();
     if ("photo" in changes || "rank" in changes) showPixels();
   });
   if (!methods.length) byId("heatmap-caption").textContent = "No gradient comes back to any layer, nor to the input.";
 }
 
-/** The size of a picture is known before it is drawn, so that nothing on the page moves then. */
+/** Set the size of pictures before they are drawn, so that nothing on the page moves then. */
 function reserve() {
-  const { width, height, pixels } = photoNow();
+  const { width, height, pixels } = currentPhoto();
   Object.assign(byId("heatmap"), { width, height });
   const [h, w] = (Object.values(pixels)[0] ?? { size: [1, 1] }).size;
   byId("pixels").style.setProperty("--shape", `${w} / ${h}`);
@@ -82,10 +79,10 @@ function chooseLayer() {
 }
 
 function showPhoto() {
-  const photo = photoNow();
+  const photo = currentPhoto();
   if (byId("heatmap").width !== photo.width || byId("heatmap").height !== photo.height) reserve();
   check("photo", state.photo);
-  byId("veiled").hidden = seesAll(seenPart(photo, photo.width, photo.height), photo.width, photo.height);
+  byId("dimmed").hidden = coversAll(viewOf(photo, photo.width, photo.height), photo.width, photo.height);
   for (const card of document.querySelectorAll(".card")) {
     const chosen = Number(card.dataset.photo) === state.photo;
     card.classList.toggle("chosen", chosen);
@@ -93,77 +90,85 @@ function showPhoto() {
   }
   const options = photo.classes.map((c, rank) => [rank, `${className(c)} `, null]);
   chips(byId("class-switch"), "class", options, state.rank, (rank) => change({ rank: Number(rank) }));
-  photo.classes.forEach((_, rank) =>
-    byId(`class-${rank}`).nextSibling.append(make("small", {}, chance(photo.chances[rank]))));
+  for (const rank of photo.classes.keys()) byId(`class-${rank}`).nextSibling.append(make("small", {}, chance(photo.chances[rank])));
 }
 
-/** What the chosen method says: values 0..255 with their size, and words. */
-async function explanation() {
-  const photo = photoNow(), layer = heated.find((one) => one.name === state.layer);
-  const layered = state.method === "grad-cam" || state.method === "guided-grad-cam";
-  if (layered) {
-    const [h, w] = layer.heat.size;
-    const heat = (await mapsOf(layer.heat.maps[state.photo], layer.heat.size))[state.rank];
-    const empty = layer.heat.empty[state.photo][state.rank];
-    if (state.method === "grad-cam") return { values: heat, w, h, words: "Grad-CAM", at: layer.name, empty };
-    const guided = photo.pixels.guided;
-    const fine = (await mapsOf(guided.maps, guided.size))[state.rank];
-    const [H, W] = guided.size;
-    const wide = enlarged(heat, w, h, W, H);
-    const product = fine.length === wide.length ? wide.map((v, i) => (v * fine[i]) / 255) : wide;
-    const peak = product.reduce((a, b) => Math.max(a, b), 0);
-    return { values: peak ? product.map((v) => (v * 255) / peak) : product, w: W, h: H, words: "Guided Grad-CAM", at: layer.name, empty: empty || !peak };
-  }
-  const pixels = photo.pixels[state.method];
-  const values = (await mapsOf(pixels.maps, pixels.size))[state.rank];
-  return { values, w: pixels.size[1], h: pixels.size[0], words: DATA.methods[state.method], empty: pixels.empty[state.rank] };
+/** The heatmap of a method at a layer for a photo and one of its classes: a promise of values 0..255, empty or not. */
+async function heatOf(layer, method, photo, rank) {
+  const heat = layer.heat[method];
+  const values = (await mapsOf(heat.maps[photo], heat.size))[rank];
+  return { values, h: heat.size[0], w: heat.size[1], at: layer.name, empty: heat.empty[photo][rank] };
 }
 
-const heatmapNow = { key: null, canvas: null };
+/** The absolute gradients at the input by a method, as `heatOf` gives heatmaps. */
+async function pixelsOf(method, photo, rank) {
+  const pixels = DATA.photos[photo].pixels[method];
+  const values = (await mapsOf(pixels.maps, pixels.size))[rank];
+  return { values, h: pixels.size[0], w: pixels.size[1], at: null, empty: pixels.empty[rank] };
+}
+
+/** The product of a heatmap and the gradients at the input, which have more pixels, on a scale of its own. */
+function product(heat, pixels) {
+  const wide = enlarged(heat.values, heat.w, heat.h, pixels.w, pixels.h);
+  const values = wide.map((value, i) => value * pixels.values[i]);
+  const peak = values.reduce((a, b) => Math.max(a, b), 0);
+  return { ...pixels, values: peak ? values.map((value) => (255 * value) / peak) : values, at: heat.at, empty: heat.empty || !peak };
+}
+
+/** The map of the chosen method for the chosen photo, class and layer. */
+async function attribution() {
+  const { heat, pixels } = currentMethod(), { photo, rank } = state;
+  if (!heat) return pixelsOf(pixels, photo, rank);
+  const map = await heatOf(heated.find((layer) => layer.name === state.layer), heat, photo, rank);
+  return pixels ? product(map, await pixelsOf(pixels, photo, rank)) : map;
+}
+
+const drawnHeatmap = { key: null, canvas: null, request: null };
 
 async function drawHeatmap() {
-  if (!state.method) return drawOverlay(byId("heatmap"), state.photo, null, 1);
+  const method = currentMethod();
+  if (!method) return drawOverlay(byId("heatmap"), state.photo, null, 1);
   const key = [state.photo, state.rank, state.method, state.layer, state.colours].join("\n");
-  const asked = (drawHeatmap.asked = {});
-  const [found] = await Promise.all([explanation(), photoImage(state.photo)]);
-  if (asked !== drawHeatmap.asked) return;
-  await drawOverlay(byId("heatmap"), state.photo, (part) => {
-    if (heatmapNow.key !== key) {
-      // Beyond the photo there is nothing to colour: of a padded input only what lies on it is enlarged.
-      const values = enlarged(found.values, found.w, found.h, part.width, part.height);
-      heatmapNow.canvas = paint(document.createElement("canvas"), values, part.width, part.height, state.colours, true);
-      heatmapNow.key = key;
+  const request = {};
+  drawnHeatmap.request = request;
+  const [map] = await Promise.all([attribution(), photoImage(state.photo)]);
+  if (request !== drawnHeatmap.request) return;
+  const overlay = (part) => {
+    if (drawnHeatmap.key !== key) {
+      const values = enlarged(map.values, map.w, map.h, part.width, part.height);
+      drawnHeatmap.canvas = paint(document.createElement("canvas"), values, part.width, part.height, state.colours, true);
+      drawnHeatmap.key = key;
     }
-    return heatmapNow.canvas;
-  }, state.opacity);
-  const photo = photoNow();
-  const said = [found.words, ...(found.at ? [" at ", named(found.at)] : []), " for ", named(classNow()), ` (${chance(photo.chances[state.rank])})`];
-  byId("heatmap-caption").replaceChildren(...said, found.empty ? ": nothing speaks for it here." : "");
-  byId("heatmap").setAttribute("aria-label", `${said.map((part) => part.textContent ?? part).join("")}, over the photo ${photo.name}${found.empty ? ": nothing speaks for it" : ""}`);
+    return drawnHeatmap.canvas;
+  };
+  await drawOverlay(byId("heatmap"), state.photo, overlay, state.opacity);
+  const photo = currentPhoto();
+  const caption = [method.title, ...(map.at ? [" at ", named(map.at)] : []), " for ", named(currentClass()), ` (${chance(photo.chances[state.rank])})`];
+  const label = caption.map((part) => part.textContent ?? part).join("");
+  byId("heatmap-caption").replaceChildren(...caption, map.empty ? ": it shows no evidence for this class." : "");
+  byId("heatmap").setAttribute("aria-label", `${label}, over the photo ${photo.name}${map.empty ? ": no evidence" : ""}`);
+  byId("method-shows").textContent = `${method.title} shows ${method.shows}.`;
 }
 
+/** The heatmaps of the strip: those of the chosen method or, where that has none, of the first one that has. */
+const stripMethod = () => currentMethod()?.heat ?? DATA.methods.find((method) => method.heat)?.heat;
+
 async function drawStrip() {
-  const rank = state.rank, photo = state.photo;
+  const { rank, photo } = state, method = stripMethod();
   for (const [i, layer] of heated.entries()) {
+    const { values, w, h } = await heatOf(layer, method, photo, rank);
+    if (rank !== state.rank || photo !== state.photo || method !== stripMethod()) return;
     const canvas = byId(`depth-${i}`).nextSibling.querySelector("canvas");
-    const heat = (await mapsOf(layer.heat.maps[photo], layer.heat.size))[rank];
-    if (rank !== state.rank || photo !== state.photo) return;
-    const [h, w] = layer.heat.size;
-    paint(canvas, enlarged(heat, w, h, 72, 72), 72, 72, state.colours);
+    paint(canvas, enlarged(values, w, h, 72, 72), 72, 72, state.colours);
   }
 }
 
 function showPixels() {
-  const photo = photoNow(), rules = Object.entries(DATA.methods).filter(([rule]) => photo.pixels[rule]);
-  const words = {
-    standard: "The gradient itself: what a small change of each pixel would do.",
-    guided: "Only what adds up to the class, on the way back through every ReLU.",
-    deconvnet: "What the rectified signal leads back to.",
-  };
-  byId("pixels-lead").replaceChildren(...(rules.length
-    ? ["How the score of ", named(classNow()), " (", named(photo.name), ") changes with each pixel and colour: mid-grey is no change. Each picture is on its own scale."]
+  const photo = currentPhoto(), methods = DATA.methods.filter((method) => method.pixels && !method.heat);
+  byId("pixels-lead").replaceChildren(...(methods.length
+    ? ["The pictures show gradients of the score of ", named(currentClass()), " for ", named(photo.name), " at each pixel and colour. Mid-grey is zero. Each picture is on its own scale."]
     : ["No gradient comes back to the input."]));
-  byId("pixels").replaceChildren(...rules.map(([rule, label]) => make("figure", {},
-    make("img", { src: pictureUrl(photo.pixels[rule].pictures[state.rank]), alt: `${label} of ${classNow()} for ${photo.name}`, decoding: "async" }),
-    make("figcaption", {}, make("strong", {}, label), ` ${photo.pixels[rule].empty[state.rank] ? "Nothing: no pixel matters." : words[rule]}`))));
+  byId("pixels").replaceChildren(...methods.map(({ pixels, title, shows }) => make("figure", {},
+    make("img", { src: pictureUrl(photo.pixels[pixels].pictures[state.rank]), alt: `${title} of ${currentClass()} for ${photo.name}`, decoding: "async" }),
+    make("figcaption", {}, make("strong", {}, title), photo.pixels[pixels].empty[state.rank] ? ": all gradients are zero." : ` shows ${shows}.`))));
 }

@@ -1,10 +1,8 @@
-"""The command that makes filter patterns: `filters`."""
-
-from __future__ import annotations
+"""The command `filters`: filter patterns of many layers, one process or many."""
 
 import argparse
 import sys
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
@@ -12,19 +10,21 @@ import torchviz_cnn as tvc
 from torchviz_cnn.ascent.atlas import Rectify
 from torchviz_cnn.ascent.loop import Precision
 from torchviz_cnn.ascent.recipes import RECIPES, Normalize, Optimizer, Parameters, Quality
-from torchviz_cnn.cli.shared import add_network, add_out, network, positive
+from torchviz_cnn.cli import shared
+from torchviz_cnn.cli.shared import positive
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.layers.defaults import convolutions
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.ranks import joined
 
 
-def add_filters(parser: argparse.ArgumentParser) -> None:
-    add_network(parser)
-    add_out(parser, "filters")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    shared.add_network(parser)
+    shared.add_out(parser, "filters")
+    shared.add_layers(parser, "the first convolution of each block; all: every convolution")
+    shared.add_channels(parser, "these channels of each layer, instead of the first")
     add = parser.add_argument
-    add("--layer", nargs="+", help="names, or all (default: the first convolution of each block)")
-    add("--channels", help="how many of each layer, or all (default: 64; all with --layer all)")
+    add("--k", help="how many channels of each layer, or all (default: 64; all with --layers all)")
     add("--preset", choices=[*RECIPES], help="the textbook's constants, or clean (default: dlwp-2025)")
     add("--quality", choices=get_args(Quality), help="clean: natural colours, steady under small movements")
     add("--size", type=positive, nargs="+", metavar="PIXELS", help="side, or height and width, of the patterns")
@@ -34,38 +34,35 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
     add("--border", type=int, help="positions at each side of the map that do not count (default: the preset's)")
     add("--parameters", choices=get_args(Parameters), help="what is changed (default: the preset's)")
     add("--optimizer", choices=get_args(Optimizer), help="how (default: the preset's)")
-    add(
-        "--rectify", choices=get_args(Rectify), default="first",
-        help="where negative activations count as 0 (default: in layers that are linear in the image)",
-    )  # fmt: skip
+    words = "where negative activations count as 0 (default: in layers that are linear in the image)"
+    add("--rectify", choices=get_args(Rectify), default="first", help=words)
     add("--seed", type=int, default=0, help="of the noise at the start (%(default)s)")
     add("--precision", choices=get_args(Precision), default="float32", help="auto: bfloat16 where it is fast")
     add("--columns", type=positive, help="patterns side by side in the pictures (default: 8, or 16 for more than 64)")
 
 
-def filters(args: argparse.Namespace) -> None:
-    """draw what filters want to see: patterns by gradient ascent from noise"""
-    if args.size is not None and len(args.size) > 2:
-        raise InputError(f"--size takes a side, or height and width, not {len(args.size)} numbers")
-    every = args.layer == ["all"]
+def run(args: argparse.Namespace) -> None:
+    """Draw what filters respond to most: patterns by gradient ascent from noise."""
+    size, every = shared.two_sides("--size", args.size), args.layers == ["all"]
+    preset: Any = args.preset or ("clean" if args.quality == "clean" else "dlwp-2025")
+    changes = shared.options(args, "step", "normalize", "border", "parameters", "optimizer")
     with joined(args.device) as ranks:
         args.device = ranks.device
-        net = network(args)
-        size = None if args.size is None else (args.size[0], args.size[-1])
-        layers = args.layer
+        net = shared.network(args)
         if every:
-            recipe_size = size or net.input_size
-            layers = convolutions(net.model, torch.zeros(1, len(net.preprocess.mean), *recipe_size))
+            args.layers = convolutions(net, torch.zeros(1, len(net.preprocess.mean), *(size or net.input_size)))
         try:
-            recipe = tvc.Recipe.named(
-                args.preset or ("clean" if args.quality == "clean" else "dlwp-2025"), step=args.step,
-                normalize=args.normalize, border=args.border, parameters=args.parameters, optimizer=args.optimizer,
-            )  # fmt: skip
             atlas = tvc.filter_atlas(
-                net, args.out, layers, k=_channels(args.channels, every), size=size, steps=args.steps, preset=recipe,
-                quality=args.quality, rectify=args.rectify, seed=args.seed, precision=args.precision, name=args.model,
-                ranks=ranks, progress=sys.stderr.isatty(),
-            )  # fmt: skip
+                net,
+                args.out,
+                **shared.options(args, "layers", "channels", "steps", "quality", "rectify", "seed", "precision"),
+                k=_count(args.k, every),
+                size=size,
+                preset=tvc.Recipe.named(preset, **changes),
+                name=args.model,
+                ranks=ranks,
+                progress=shared.on_terminal(),
+            )
         except KeyboardInterrupt:
             print(f"what is done is in {args.out}; the same command goes on", file=sys.stderr)
             raise
@@ -82,11 +79,12 @@ def _draw(args: argparse.Namespace, atlas: tvc.Atlas) -> None:
         print(f"{file}: {len(patterns.values)} filters, {int(patterns.raised.sum())} raised{dead}")
 
 
-def _channels(text: str | None, every: bool) -> int | None:
-    if text is None:
-        return None if every else 64
-    if text == "all":
+def _count(text: str | None, every: bool) -> int | None:
+    if text == "all" or (text is None and every):
         return None
-    if not text.isdigit() or int(text) < 1:
-        raise InputError(f"--channels is how many, or all, not {text!r}")
-    return int(text)
+    if text is not None and not (text.isdigit() and int(text) >= 1):
+        raise InputError(f"--k is how many, or all, not {text!r}")
+    return int(text or 64)
+
+
+COMMAND = shared.Command("filters", run, add_arguments)

@@ -1,0 +1,65 @@
+"""A folder for the command line to work in: photos, labels, and networks beside them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+FACTORY = """
+import warnings
+import torch
+from torch import nn
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+def gelu():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.GELU(), nn.Conv2d(4, 4, 3),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+def vgg():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 3))
+def dark():
+    made = net()
+    nn.init.constant_(made[-1].weight, -1.0)
+    return made
+def stops():
+    raise SystemExit(3)
+def interrupts():
+    raise KeyboardInterrupt
+class raises(nn.Conv2d):
+    def __init__(self):
+        super().__init__(3, 3, 1)
+    def forward(self, x):
+        raise AssertionError("forward says no")
+class warns(nn.Conv2d):
+    def __init__(self):
+        super().__init__(3, 3, 32)
+    def forward(self, x):
+        warnings.warn("something of another library")
+        return super().forward(x).flatten(1)
+"""
+NET = ["--model", "clinet:net", "--labels", "labels.txt", "--input-size", "32"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder: two photos of the same name, a broken one, networks and labels."""
+    monkeypatch.chdir(tmp_path)
+    sys.modules.pop("clinet", None)
+    (tmp_path / "clinet.py").write_text(FACTORY)
+    (tmp_path / "labels.txt").write_text("African elephant\ntusker\n<b>zebra</b>\n")
+    (tmp_path / "other").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (2, 60, 90, 3), dtype=np.uint8)
+    Image.fromarray(noise[0]).save("photo.png")
+    Image.fromarray(noise[1]).save("other/photo.png")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "photo.png").read_bytes()[:200])
+    return tmp_path
+
+
+def pictures(folder: Path) -> set[Path]:
+    """All that commands write, below a folder."""
+    return {path for path in folder.rglob("*") if path.suffix in (".png", ".npz", ".safetensors", ".part")}

@@ -1,0 +1,111 @@
+"""The commands that draw a class map over photos: `cam`, `saliency`, `occlusion`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import Tensor
+
+from tests.cli.conftest import NET, pictures
+from torchviz_cnn.attribution.cam import CAM_METHODS, cam_method
+from torchviz_cnn.attribution.methods import methods_of
+from torchviz_cnn.cli.main import main
+
+KINDS = ("heatmap", "overlay", "panel")
+PHOTOS = ["photo.png", "other/photo.png"]
+
+
+@pytest.fixture
+def strongest_channel() -> Iterator[str]:
+    """A method that a user adds."""
+
+    @cam_method("Strongest channel", "the maximum over channels", "nobody")
+    def strongest_channel(activations: Tensor, gradients: Tensor) -> Tensor:
+        """Take the maximum over channels."""
+        return activations.amax(1, keepdim=True).expand(-1, gradients.shape[1], *activations.shape[2:])
+
+    yield "strongest-channel"
+    del CAM_METHODS["strongest_channel"]
+
+
+@pytest.mark.parametrize("method", ["cam", "grad-cam"])
+def test_cam_of_several_photos_and_classes(here: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    target = ["african elephant", "2"]
+    assert main(["cam", *PHOTOS, *NET, "--method", method, "--target", *target, "--out", "o"]) == 0
+    names = [f"{p}_{c}" for p in ("photo", "photo-2") for c in ("African_elephant", "b_zebra_b")]
+    expected = {f"{name}_{kind}.png" for name in names for kind in KINDS}
+    assert {p.name for p in (here / "o").iterdir()} == expected | {"heatmaps.npz"}
+    assert Image.open("o/photo_African_elephant_overlay.png").size == (90, 60)
+    with np.load("o/heatmaps.npz") as saved:
+        assert saved["values"].shape == (2, 2, 13, 13)
+    assert "explained: African elephant" in capsys.readouterr().out
+
+
+def test_a_method_that_is_registered_is_a_choice_of_the_command(
+    here: Path, strongest_channel: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["cam", "photo.png", *NET, "--method", strongest_channel, "--score", "probability"]) == 0
+    assert "Strongest channel at 4" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["cam", "--help"])
+    assert f"{strongest_channel}     the maximum over channels (nobody)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", [name.replace("_", "-") for name in methods_of("saliency")])
+@pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.EmptyMapWarning")
+def test_saliency_of_several_photos_and_classes(here: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--method", method, "--target", "tusker", "2", "--reduce", "sum", "--out", "o", "--batch-size", "1"]
+    assert main(["saliency", *PHOTOS, *NET, *asked]) == 0
+    names = [f"{p}_{method}_{c}" for p in ("photo", "photo-2") for c in ("tusker", "b_zebra_b")]
+    written = {path.name for path in pictures(here / "o")}
+    assert {f"{name}_{kind}.png" for name in names for kind in KINDS} <= written
+    assert {f"{method}_photo.npz", f"{method}_photo-2.npz"} <= written
+    with np.load(f"o/{method}_photo.npz") as saved:
+        np.testing.assert_allclose(saved["values"], np.abs(saved["gradients"]).sum(2), rtol=1e-5, atol=1e-8)
+    assert "strongest at x" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.EmptyMapWarning")
+def test_every_class_asked_for_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["saliency", "photo.png", *NET, "--target", "tusker", "2"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("photo.png")]
+    assert len(lines) == 2
+    assert sum("tusker" in line for line in lines) >= 1
+
+
+def test_occlusion(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["occlusion", "photo.png", *NET, "--patch", "8", "--score", "probability", "--out", "o"]) == 0
+    written = {path.name for path in pictures(here / "o")}
+    assert written == {*(f"photo_occlusion_{kind}.png" for kind in KINDS), "occlusion.npz"}
+    assert main(["occlusion", "photo.png", *NET, "--patch", "80", "--out", "o"]) == 2
+    assert "error: a patch of 80 x 80 does not fit" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.EmptyMapWarning")
+def test_no_photo_is_overwritten_and_no_picture_twice(here: Path) -> None:
+    """Photos that are called like pictures, classes that are called alike, and one command after another."""
+    Path("labels.txt").write_text("crane\ncrane!\nb$\\frac\n")
+    Path("photo_crane_heatmap.png").write_bytes(Path("other/photo.png").read_bytes())
+    before = Path("photo_crane_heatmap.png").read_bytes()
+    photos = ["photo.png", "photo_crane_heatmap.png"]
+    asked = [*NET, "--labels", "labels.txt", "--target", "0", "1", "--batch-size", "1", "--out", "."]
+    for command in (["cam"], ["saliency"], ["saliency", "--method", "guided"], ["occlusion", "--patch", "8"]):
+        known = set(Path().glob("*.png"))
+        assert main([command[0], *photos, *asked, *command[1:], "--truth", "costs $5 and $6 or $\\frac"]) == 0
+        assert len(set(Path().glob("*.png")) - known) == 12
+        assert Path("photo_crane_heatmap.png").read_bytes() == before
+
+
+@pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.EmptyMapWarning")
+def test_other_activations_pass_their_own_gradient(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = ["--model", "clinet:gelu", "--weights", "random", "--input-size", "15"]
+    for command in (["saliency", "--method", "guided"], ["deconvnet"]):
+        assert main([command[0], "photo.png", *net, *command[1:]]) == 2
+        error = capsys.readouterr().err
+        assert "GELU" in error
+        assert "--other-activations plain" in error
+        assert main([command[0], "photo.png", *net, *command[1:], "--other-activations", "plain"]) == 0

@@ -1,0 +1,148 @@
+"""Receptive fields of random networks against the textbook's rules, on large maps and on maps of a few places."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchviz_cnn.layers.describe import describe
+
+Field = tuple[int, int, int]
+"""Size, stride and start along one dimension."""
+CHANNELS = 4
+
+
+class Branches(nn.Module):
+    """What two branches give, added or concatenated; an empty branch is the identity."""
+
+    def __init__(self, one: nn.Module, other: nn.Module, join: str) -> None:
+        super().__init__()
+        self.one, self.other, self.join = one, other, join
+        self.last = nn.Conv2d(CHANNELS * (1 if join == "sum" else 2), CHANNELS, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = self.one(x), self.other(x)
+        joined: Tensor = self.last(one + other if self.join == "sum" else torch.cat([one, other], 1))
+        return joined
+
+
+def by_rule(module: nn.Module, field: Field) -> Field:
+    """The field behind a module: windows in a row multiply strides and add sizes, branches give the widest of both."""
+    size, stride, start = field
+    if isinstance(module, nn.Sequential):
+        for part in module:
+            field = by_rule(part, field)
+        return field
+    if isinstance(module, Branches):
+        fields = [by_rule(module.one, field), by_rule(module.other, field)]
+        first, end = min(f[2] for f in fields), max(f[2] + f[0] for f in fields)
+        assert fields[0][1] == fields[1][1]
+        return end - first, fields[0][1], first
+    if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
+        numbers = [getattr(module, name, 1) for name in ("kernel_size", "stride", "padding", "dilation")]
+        kernel, step, padding, dilation = (n[0] if isinstance(n, tuple) else n for n in numbers)
+        return size + dilation * (kernel - 1) * stride, stride * step, start - padding * stride
+    return field
+
+
+def conv(kernel: int, stride: int = 1, dilation: int = 1, padding: int | None = None) -> nn.Conv2d:
+    padding = dilation * (kernel - 1) // 2 if padding is None else padding
+    return nn.Conv2d(CHANNELS, CHANNELS, kernel, stride, padding, dilation)
+
+
+def a_network(seed: int) -> nn.Sequential:
+    """Three to eight parts, each drawn from convolutions, poolings, residual sums and concatenations."""
+    draw = random.Random(seed)
+    stride = draw.choice([2, 2, 3])
+    parts: Sequence[Callable[[], nn.Module]] = [
+        lambda: conv(draw.choice([1, 3, 5]), stride),
+        lambda: conv(3, 1, draw.choice([1, 2, 3])),
+        lambda: conv(2, 2, padding=1),
+        lambda: nn.MaxPool2d(3, 2, 1),
+        lambda: nn.MaxPool2d(2, ceil_mode=True),
+        lambda: nn.AvgPool2d(3, 1, 1),
+        lambda: nn.Sequential(nn.BatchNorm2d(CHANNELS), nn.ReLU(inplace=True)),
+        lambda: Branches(nn.Sequential(conv(3), nn.ReLU(), conv(3)), nn.Identity(), "sum"),
+        lambda: Branches(conv(3, stride), conv(1, stride), "sum"),
+        lambda: Branches(conv(3, 1, 2), nn.Sequential(nn.MaxPool2d(3, 1, 1), conv(1)), "cat"),
+        lambda: nn.Sequential(nn.ZeroPad2d((1, 0, 1, 0)), conv(2, padding=0)),
+    ]
+    return nn.Sequential(nn.Conv2d(3, CHANNELS, 1), *(draw.choice(parts)() for _ in range(draw.randint(3, 8))))
+
+
+def padded_by_rule(module: nn.Module, field: Field) -> Field:
+    """As `by_rule`, with the padding modules that `a_network` puts before a convolution."""
+    for part in module.children():
+        inner = list(part.children())
+        if inner and isinstance(inner[0], nn.ZeroPad2d):
+            field = field[0], field[1], field[2] - field[1]
+        field = by_rule(part, field)
+    return field
+
+
+def network_with_map(seed: int, places: int) -> tuple[nn.Module, int]:
+    """A random network and the side of an input that it turns into a map of so many places along each side."""
+    for attempt in range(100):
+        model = a_network(seed + 1000 * attempt).eval()
+        for side in range(3, 80):
+            try:
+                with torch.no_grad():
+                    if model(torch.zeros(1, 3, side, side)).shape[2] == places:
+                        return model, side
+            except RuntimeError:  # too small for one of the windows
+                continue
+    raise AssertionError("no such network")
+
+
+@pytest.mark.parametrize("places", [1, 2, 3, 5])
+@pytest.mark.parametrize("seed", range(15))
+def test_fields_of_random_networks_are_those_of_the_rules_on_small_maps_too(seed: int, places: int) -> None:
+    model, side = network_with_map(seed, places)
+    field = describe(model, (side, side)).layers[-1].receptive_field
+    assert field is not None
+    measured = (field.size[0], field.stride[0], field.start[0])
+    expected = padded_by_rule(model, (1, 1, 0))
+    if field.whole:  # a window without padding took in a whole map at once: the field is the input
+        assert places == 1
+        assert expected[2] <= 0
+        assert expected[0] >= side
+    else:
+        assert measured == expected
+
+
+@pytest.mark.parametrize("side", [16, 32, 48, 64, 200])
+def test_strided_convolutions_see_the_same_whatever_the_input(side: int) -> None:
+    parts = [part for i in range(4) for part in (nn.Conv2d(3 if i == 0 else 8, 8, 3, 2, 1), nn.ReLU())]
+    field = describe(nn.Sequential(*parts), (side, side)).layers[-1].receptive_field
+    assert field is not None
+    assert (field.size, field.stride, field.start) == ((31, 31), (16, 16), (-15, -15))
+
+
+def test_units_on_small_maps_see_their_field_and_nothing_beyond() -> None:
+    """Against gradients with positive weights: the part of the field that lies on the input is what reaches a unit."""
+    model = nn.Sequential(*(nn.Conv2d(1, 1, 3, 2, 1) for _ in range(4)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.1)
+    x = torch.ones(1, 1, 32, 32, requires_grad=True)
+    maps = model(x)
+    field = describe(model, (32, 32)).layers[-1].receptive_field
+    assert field is not None
+    for unit in range(maps.shape[2]):
+        (gradient,) = torch.autograd.grad(maps[0, 0, unit, unit], x, retain_graph=True)
+        rows = gradient[0, 0].sum(1).nonzero()[:, 0].tolist()
+        start = int(field.start[0] + unit * field.stride[0])
+        assert rows == list(range(max(start, 0), min(start + field.size[0], 32)))
+
+
+def test_what_pools_a_whole_small_map_sees_everything() -> None:
+    down = [nn.Conv2d(3 if i == 0 else 4, 4, 3, 2, 1) for i in range(4)]
+    for pool in (nn.AdaptiveAvgPool2d(1), nn.AvgPool2d(2), nn.MaxPool2d(2), nn.Conv2d(4, 4, 2)):
+        field = describe(nn.Sequential(*down, pool), (32, 32)).layers[-1].receptive_field
+        assert field is not None
+        assert field.whole
+        assert field.size == (32, 32)

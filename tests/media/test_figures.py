@@ -1,0 +1,28 @@
+"""Figures are in proportion to what they show, and never too large to draw."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.media.test_render import photo
+from torchviz_cnn.media import figures
+
+
+def test_figures_are_in_proportion_and_bounded() -> None:
+    picture = np.zeros((20, 60, 3), np.uint8)
+    small, large = figures.titled(picture, "a", 0.05), figures.titled(picture, "a", 0.1)
+    assert small.size == (300, 150)
+    assert large.size == (600, 250)
+    assert figures.titled(np.zeros((2, 400, 3), np.uint8), "a", 1e9).size == (20_000, 150)
+    row = figures.panel([photo(), np.zeros((30, 40))], ["photo", "map"], "what it saw")
+    single = figures.panel([photo()], ["photo"])
+    assert row.width > 1.7 * single.width
+    assert row.height > single.height
+    with pytest.raises(ValueError, match="zip"):
+        figures.panel([photo()], ["one", "two"])
+
+
+def test_a_panel_of_extreme_shapes_stays_drawable() -> None:
+    assert max(figures.panel([Image.new("RGB", (1, 4000)), Image.new("RGB", (4000, 1))], ["a", "b"]).size) < 4000

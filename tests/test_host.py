@@ -1,0 +1,216 @@
+"""Hard rule 1, over all of the API: after any public call the model, the input and the process are what they were."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import fields, is_dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import torchviz_cnn as tvc
+from tests import networks
+from tests.conftest import unchanged
+from tests.networks import CLASSES, images, seeded
+from torchviz_cnn.attribution.cam import CAM_METHODS
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.TorchvizWarning"),
+]
+
+Call = Callable[[nn.Module, Tensor, str, Path], object]
+
+
+def network(model: nn.Module) -> tvc.Network:
+    return tvc.Network(model, tvc.Preprocess((32, 32)), tuple("abcde"))
+
+
+def photo() -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+
+
+def hook_manager(model: nn.Module, x: Tensor, layer: str, folder: Path) -> None:
+    with tvc.untouched(model) as frozen, tvc.HookManager(frozen) as hooks:
+        hooks.on_forward(layer, lambda name, output: output.clamp(max=1))
+        hooks.on_backward(layer, lambda name, gradient: 2 * gradient)
+        leaf = x.detach().clone().requires_grad_()
+        torch.autograd.grad(hooks.run(leaf, stop_early=False).sum(), leaf)
+        with torch.no_grad(), hooks.record(layer) as acts:
+            hooks.run(leaf)
+            hooks.run_from(layer, acts[layer], x[:1])
+
+
+def report(model: nn.Module, x: Tensor, layer: str, folder: Path) -> object:
+    from PIL import Image
+
+    return tvc.report(network(model), [Image.fromarray(photo())], folder / "page.html", layers=[layer], budget=0)
+
+
+CALLS: dict[str, Call] = {
+    **{
+        name: partial(lambda method, model, x, layer, folder: method.function(model, x, layer, 0), method)
+        for name, method in CAM_METHODS.items()
+    },
+    "HookManager": hook_manager,
+    "capture": lambda model, x, layer, folder: (tvc.capture(model, x), tvc.capture(model, x, layer)),
+    "class_activation_map": lambda model, x, layer, folder: tvc.class_activation_map(model, x, 0),
+    "compare": lambda model, x, layer, folder: tvc.compare({"a": (model, x[:1])}, {"a": [layer]}),
+    "deconvnet": lambda model, x, layer, folder: tvc.deconvnet(model, x, layer, [0, 1]),
+    "describe": lambda model, x, layer, folder: (tvc.describe(model, x[:1]), tvc.describe(model, (32, 32))),
+    "filter_atlas": lambda model, x, layer, folder: tvc.filter_atlas(
+        model, folder / "atlas", [layer], size=24, steps=1
+    ),
+    "filter_patterns": lambda model, x, layer, folder: tvc.filter_patterns(model, layer, [0, 1], size=24, steps=2),
+    "first_filters": lambda model, x, layer, folder: tvc.first_filters(model),
+    "guided_grad_cam": lambda model, x, layer, folder: tvc.guided_grad_cam(model, x, layer, 0),
+    "input_x_gradient": lambda model, x, layer, folder: tvc.input_x_gradient(model, x, 0),
+    "integrated_gradients": lambda model, x, layer, folder: tvc.integrated_gradients(model, x, 0, steps=2),
+    "layer_names": lambda model, x, layer, folder: tvc.layer_names(model, x),
+    "maximize": lambda model, x, layer, folder: tvc.maximize(
+        model, tvc.objectives.channel(layer, 0) - 0.1 * tvc.objectives.total_variation(), size=32, steps=2
+    ),
+    "occlusion": lambda model, x, layer, folder: tvc.occlusion(model, x, 0, patch=16),
+    "predict": lambda model, x, layer, folder: tvc.predict(model, x),
+    "report": report,
+    "saliency": lambda model, x, layer, folder: tvc.saliency(model, x, torch.tensor([[0, 1], [2, 0]]), relu="guided"),
+    "smooth_grad": lambda model, x, layer, folder: tvc.smooth_grad(model, x, 0, samples=2),
+    "top_activations": lambda model, x, layer, folder: tvc.top_activations(model, x, [layer], k=1, workers=0),
+    "untouched": lambda model, x, layer, folder: hook_manager(model, x, layer, folder),
+}
+"""Every public function that takes a model: a small call of it."""
+
+CHANGES_ITS_MODEL = {"load_keras_weights"}
+"""What is asked to."""
+
+
+@seeded
+def weight_norm() -> nn.Sequential:
+    """A weight that is computed from two others at every call, and kept as a plain tensor in between."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        conv = torch.nn.utils.weight_norm(nn.Conv2d(3, 6, 3, padding=1))
+    return nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, CLASSES))
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "BatchNorm": (networks.residual, "layer1"),
+    "buffers written in forward": (networks.counting, "conv"),
+    "dropout in evaluation": (networks.always_dropout, "conv"),
+    "weight_norm": (weight_norm, "1"),
+}
+
+
+STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "train": nullcontext,
+    "frozen": nullcontext,
+    "input with graph": nullcontext,
+    "input that needs a gradient": nullcontext,
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+}
+
+
+def host(name: str, state: str) -> tuple[nn.Module, Tensor, str]:
+    """A model in the middle of its life, a batch, and the layer that is looked at."""
+    build, layer = NETWORKS[name]
+    model, x = build(), images(2)
+    model.train(state == "train")
+    for i, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(state != "frozen")
+        if i % 2 and state == "train":
+            parameter.grad = torch.full_like(parameter, i)
+    if state.startswith("input"):
+        x.requires_grad_()
+    return model, x * 2 if state == "input with graph" else x, layer
+
+
+def test_every_public_function_that_takes_a_model_has_a_row() -> None:
+    taking = set()
+    for name in tvc.__all__:
+        value = getattr(tvc, name)
+        if inspect.isfunction(value) or value is tvc.HookManager:
+            taking |= {name} if {"model", "net", "networks"} & set(inspect.signature(value).parameters) else set()
+    assert set(CALLS) == taking - CHANGES_ITS_MODEL
+
+
+@pytest.mark.parametrize("network_name", NETWORKS)
+@pytest.mark.parametrize("name", CALLS)
+def test_the_host_is_what_it_was(name: str, network_name: str, tmp_path: Path) -> None:
+    for state, mode in STATES.items():
+        model, x, layer = host(network_name, state)
+        # What a method cannot explain, as a class activation map behind dropout, it refuses without a trace too.
+        refusal = nullcontext() if network_name == "BatchNorm" else suppress(tvc.TorchvizError)
+        result: object = None
+        with mode(), unchanged(model, x), refusal:
+            result = CALLS[name](model, x, layer, tmp_path / state)
+        for tensor in tensors_of(result):
+            assert not tensor.requires_grad
+            assert not (tensor.is_floating_point() and tensor.is_inference())
+
+
+def tensors_of(result: object) -> list[Tensor]:
+    if isinstance(result, Tensor):
+        return [result]
+    if isinstance(result, Mapping):
+        result = list(result.values())
+    if is_dataclass(result):
+        result = [getattr(result, part.name) for part in fields(result)]
+    return [tensor for part in result for tensor in tensors_of(part)] if isinstance(result, (list, tuple)) else []
+
+
+@pytest.mark.parametrize("network_name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [name for name in CALLS if "target" in inspect.signature(getattr(tvc, name)).parameters]
+)
+def test_a_target_that_is_refused_leaves_no_trace(name: str, network_name: str) -> None:
+    model, x, _ = host(network_name, "train")
+    for target in (CLASSES, torch.tensor([0, 1, 2])):
+        with unchanged(model, x), pytest.raises(tvc.TargetError):
+            getattr(tvc, name)(model, x, target=target)
+
+
+class Stop(Exception):
+    """The user's own."""
+
+
+def stopping(model: nn.Module, call: int) -> Iterator[int]:
+    """Let a hook of the user's on the first convolution raise at its n-th call."""
+    count = 0
+
+    def raises(module: nn.Module, args: Any, output: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == call:
+            raise Stop
+
+    convolution = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    handle = convolution.register_forward_hook(raises)
+    yield count
+    handle.remove()
+
+
+RUNS_NOTHING = {"first_filters"}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_an_error_of_the_users_in_the_middle_reaches_the_user_and_leaves_no_trace(name: str, tmp_path: Path) -> None:
+    for network_name in ("BatchNorm", "buffers written in forward"):
+        stopped = 0
+        for call in (1, 2, 3, 5):
+            model, x, layer = host(network_name, "train")
+            for _ in stopping(model, call):
+                with unchanged(model, x), suppress(tvc.TorchvizError):
+                    try:
+                        CALLS[name](model, x, layer, tmp_path / f"{network_name} {call}")
+                    except Stop:
+                        stopped += 1
+        assert bool(stopped) == (name not in RUNS_NOTHING)

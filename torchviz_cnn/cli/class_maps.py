@@ -1,0 +1,110 @@
+"""What `cam`, `saliency` and `occlusion` share: a method of the table, its options, and a map drawn over photos."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+import torchviz_cnn as tvc
+from torchviz_cnn.attribution.methods import Kind, Method, methods_of
+from torchviz_cnn.attribution.saliency import Reduce
+from torchviz_cnn.cli import shared
+from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.media import render
+from torchviz_cnn.runs import files
+from torchviz_cnn.scores.targets import Score
+
+PICTURES = ("heatmap", "overlay", "panel")
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "layer": {"help": "whose maps are weighed (default: the last with the last convolution's resolution)"},
+    "score": {"choices": get_args(Score), "help": "which number of the class (default: logit)"},
+    "reduce": {"choices": get_args(Reduce), "help": "how the colours of a pixel become one value (default: max)"},
+    "other_activations": shared.OTHER_ACTIVATIONS,
+    "patch": {"type": shared.positive, "help": "side of the square in pixels of the input (default: 32)"},
+    "stride": {"type": shared.positive, "help": "how far the square moves at a time (default: half its side)"},
+}
+"""The options of methods that the command line offers, by the names that the table of methods gives them."""
+
+
+def add_class_map(parser: argparse.ArgumentParser, kind: Kind) -> None:
+    """Add the methods of a kind, the options that they take, and how a map is drawn."""
+    shared.add_network(parser)
+    shared.add_photos(parser)
+    shared.add_out(parser)
+    methods, add = _methods(kind), parser.add_argument
+    first = next(iter(methods))
+    if len(methods) > 1:
+        add("--method", choices=list(methods), default=first, help="what to draw: see below (%(default)s)")
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        rows = [f"  {name:22}{method.shows} ({method.paper})" for name, method in methods.items()]
+        parser.epilog = "\n".join(["methods:", *rows])
+    else:
+        parser.set_defaults(method=first)
+    add("--target", nargs="+", metavar="CLASS", help="class names or indices (default: each photo's top class)")
+    for name, option in _OPTIONS.items():
+        takers = [taker for taker, method in methods.items() if name in method.options]
+        if takers:
+            only = f"; for {', '.join(takers)}" if len(takers) < len(methods) else ""
+            add(_option(name), **{**option, "help": option["help"] + only})
+    add("--truth", help="the true class, for the title")
+    add("--alpha", type=shared.share, default=0.4, help="strength of the colours over the photo (%(default)s)")
+    add("--blend", choices=get_args(render.Blend), default="add", help="add: as in the textbook; mix: translucent")
+    add("--colormap", help="a name that matplotlib knows (default: jet; for saliency gray, and hot over the photo)")
+
+
+def draw_class_maps(args: argparse.Namespace, kind: Kind, **options: Any) -> None:
+    """Explain each photo and class by the chosen method, then draw and save the maps."""
+    method, chosen = _chosen(args, kind)
+    render.colormap(np.zeros((1, 1)), args.colormap or "gray")  # an unknown one is told before the work, not after
+    net = shared.network(args)
+    photos = shared.named_photos(args.images)
+    pictures = shared.Pictures(args.out, photos)
+    label = "" if kind == "cam" else args.method
+    classes = [net.class_index(target) for target in args.target or ()]
+    for paths, images in shared.batches(photos, args):
+        maps: Any = method.explain(net, images, target=[classes] * len(paths) if classes else None, **chosen, **options)
+        maps.save(args.out / shared.together(label or "heatmaps", photos, paths))
+        at = f" at {maps.layer}" if isinstance(maps, tvc.Heatmap) else ""
+        for index, path in enumerate(paths):
+            for nth in range(max(len(classes), 1)):
+                print(f"{path}: {maps.headline(index, nth, args.truth)}; {maps.method}{at}")
+                name = net.category(int(maps.target[index, nth])) if len(classes) > 1 else ""
+                parts = [photos[path], label, name and files.safe_name(name)]
+                _draw(args, maps, pictures.paths("_".join(filter(None, parts)), PICTURES), index, nth)
+
+
+def _draw(args: argparse.Namespace, maps: Any, paths: list[Path], index: int, nth: int) -> None:
+    which: dict[str, Any] = {"index": index, "nth": nth}
+    drawn = {**which, "colormap": args.colormap}
+    over = {**drawn, "alpha": args.alpha, "blend": args.blend}
+    shown = maps.clipped() if isinstance(maps, tvc.Saliency) else maps  # a few pixels would leave the others black
+    drawings = (shown.image(**drawn), shown.overlay(**over), maps.plot(truth=args.truth, **over))
+    for path, picture in zip(paths, drawings, strict=True):
+        files.save_image(path, picture)
+    x, y = maps.peak(**which)
+    where = f"strongest at x {x}, y {y}" if maps.map(**which).any() else "all zero"
+    stem = str(paths[0]).removesuffix(f"_{PICTURES[0]}.png")
+    print(f"  {stem}_{{{','.join(PICTURES)}}}.png, {where}")
+
+
+def _chosen(args: argparse.Namespace, kind: Kind) -> tuple[Method, dict[str, Any]]:
+    """The method and the options given for it. Raises InputError for an option that it does not take."""
+    methods = _methods(kind)
+    method = methods[args.method]
+    given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name, None) is not None}
+    for name in given:
+        if name not in method.options:
+            takers = [taker for taker, other in methods.items() if name in other.options]
+            raise InputError(f"{_option(name)} is for --method {', '.join(takers)}, not for {args.method}")
+    return method, given
+
+
+def _methods(kind: Kind) -> dict[str, Method]:
+    return {name.replace("_", "-"): method for name, method in methods_of(kind).items()}
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -1,0 +1,42 @@
+"""The command `activations`."""
+
+import argparse
+
+from tqdm import tqdm
+
+import torchviz_cnn as tvc
+from torchviz_cnn.cli import shared
+from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.runs import files
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    shared.add_network(parser)
+    shared.add_photos(parser)
+    shared.add_out(parser)
+    shared.add_layers(parser, "all convolution and pooling layers")
+    parser.add_argument("--save", action="store_true", help="also write the tensors, as safetensors")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw what layers give for photos: a grid of channels for each layer."""
+    net = shared.network(args)
+    photos = shared.named_photos(args.images)
+    for paths, images in shared.batches(photos, args):
+        acts = tvc.capture(net, images, args.layers)
+        drawn = [name for name, maps in acts.items() if maps.ndim == 4 and maps.shape[2] * maps.shape[3] > 1]
+        if not drawn:
+            raise InputError(f"none of the layers {', '.join(acts)} has maps larger than one pixel to draw")
+        for index, path in enumerate(paths):
+            folder = args.out / photos[path]
+            print(f"{path} -> {folder}")
+            for place, name in enumerate(tqdm(drawn, photos[path], leave=False, disable=not shared.on_terminal())):
+                files.save_image(folder / f"{place:02d}_{files.safe_name(name)}.png", acts.plot(name, index))
+                shape = " x ".join(map(str, acts[name].shape[1:]))
+                print(f"  {name}: {shape}, {float(acts.sparsity(name)[index]):.0%} of the channels all zero")
+            if args.save:
+                one = tvc.Activations({name: tensor[index : index + 1] for name, tensor in acts.items()})
+                one.save(folder / "activations.safetensors")
+
+
+COMMAND = shared.Command("activations", run, add_arguments)

@@ -1,0 +1,47 @@
+"""The command `deconvnet`."""
+
+import argparse
+
+import torchviz_cnn as tvc
+from torchviz_cnn.cli import shared
+from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.layers.defaults import convolutions
+from torchviz_cnn.runs import files
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    shared.add_network(parser)
+    shared.add_photos(parser)
+    shared.add_out(parser)
+    shared.add_layers(parser, "the first convolution at each size of the map")
+    shared.add_channels(parser, "these channels of each layer, instead of the strongest")
+    parser.add_argument(
+        "--k", type=shared.positive, help="how many of the strongest channels of each photo (default: 4)"
+    )
+    parser.add_argument("--top", dest="k", type=shared.positive, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.add_argument("--other-activations", default="error", **shared.OTHER_ACTIVATIONS)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Project the strongest units of layers down to the pixels of photos that drove them."""
+    if args.k and args.channels:
+        raise InputError("--k counts the strongest channels and --channels names them: give one of the two")
+    net = shared.network(args)
+    photos = shared.named_photos(args.images)
+    pictures = shared.Pictures(args.out, photos)
+    k = None if args.channels else args.k or 4
+    for paths, images in shared.batches(photos, args):
+        layers = args.layers or convolutions(net, net.preprocess(images[0])[None], first=True)
+        layers = list(dict.fromkeys(layers))
+        units = tvc.deconvnet(net, images, layers, args.channels, k=k, other_activations=args.other_activations)
+        units.save(args.out / shared.together("deconvnet", photos, paths))
+        for index, path in enumerate(paths):
+            (file,) = pictures.paths(photos[path], ["deconvnet"])
+            files.save_image(file, units.plot(index=index))
+            print(f"{path} -> {file}")
+            of_image = (units.layers, units.channels[index].tolist(), units.activations[index].tolist())
+            for layer, channel, activation in zip(*of_image, strict=True):
+                print(f"  {layer} channel {channel}: {activation:.3g}")
+
+
+COMMAND = shared.Command("deconvnet", run, add_arguments)

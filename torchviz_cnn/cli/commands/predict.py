@@ -1,0 +1,28 @@
+"""The command `predict`."""
+
+import argparse
+
+import torchviz_cnn as tvc
+from torchviz_cnn.cli import shared
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    shared.add_network(parser)
+    shared.add_photos(parser)
+    parser.add_argument("--k", type=shared.positive, default=5, help="how many classes (%(default)s)")
+    parser.add_argument("--top", dest="k", type=shared.positive, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the likeliest classes of photos."""
+    net = shared.network(args)
+    for paths, images in shared.batches(shared.named_photos(args.images), args):
+        chances = tvc.predict(net, images)
+        values, indices = chances.topk(min(args.k, chances.shape[1]))
+        for path, row, classes in zip(paths, values.tolist(), indices.tolist(), strict=True):
+            print(path)
+            for value, index in zip(row, classes, strict=True):
+                print(f"  {value:.3f}  {net.category(index)} ({index})")
+
+
+COMMAND = shared.Command("predict", run, add_arguments)

@@ -1,0 +1,46 @@
+"""The command `report`."""
+
+import argparse
+from pathlib import Path
+
+import torchviz_cnn as tvc
+from torchviz_cnn.cli import shared
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("images", nargs="*", type=Path, metavar="IMAGE", help="photos (none: a page of the network alone)")
+    shared.add_network(parser)
+    add("--out", type=Path, default=Path("report"), help="the page (.html), or a folder for it (%(default)s)")
+    shared.add_layers(parser, "all convolution and pooling layers")
+    add("--k", type=shared.positive, default=32, help="how many channels of each layer are shown (%(default)s)")
+    shared.add_channels(parser, "these channels of each layer, instead of the strongest")
+    add(
+        "--classes",
+        type=shared.positive,
+        default=3,
+        help="how many of each photo's likeliest are explained (%(default)s)",
+    )
+    add("--top", type=Path, metavar="FOLDER", help="strongest patches, as the top command wrote them")
+    add("--atlas", type=Path, metavar="FOLDER", help="filter patterns, as the filters command wrote them")
+    shared.add_budget(parser, 60.0)
+    add("--seed", type=int, default=0, help="of the filter patterns (%(default)s)")
+    add("--batch-size", type=shared.positive, default=4, help="photos at once (%(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Make one offline page that shows a network: predictions, heatmaps, layers, every unit."""
+    page = tvc.report(
+        shared.network(args),
+        args.images,
+        args.out,
+        **shared.options(args, "layers", "k", "channels", "classes", "top", "atlas", "budget", "seed", "batch_size"),
+        command=args.command_line,
+        progress=shared.on_terminal(),
+    )
+    counts = {"photo": page.photos, "layer": len(page.layers), "filter pattern": page.patterns}
+    print(", ".join(f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items()))
+    print(f"open {page}")
+
+
+COMMAND = shared.Command("report", run, add_arguments)

@@ -1,0 +1,77 @@
+"""The command `top`: the strongest activations over a folder of photos, one process or many."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import torchviz_cnn as tvc
+from torchviz_cnn.cli import shared
+from torchviz_cnn.cli.shared import positive, whole
+from torchviz_cnn.runs import files
+from torchviz_cnn.runs.ranks import joined
+from torchviz_cnn.scores.projection import Projection
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    shared.add_network(parser)
+    shared.add_out(parser, "top")
+    add = parser.add_argument
+    add("folder", type=Path, metavar="DIR", help="photos, in any format; in folders by class or not")
+    shared.add_layers(parser, "all convolutions")
+    add("--k", type=positive, default=9, help="how many photos per channel (%(default)s)")
+    words = "go on with what --out holds of the same run (default); with --no-resume that is an error"
+    add("--resume", action=argparse.BooleanOptionalAction, default=True, help=words)
+    add("--batch-size", type=positive, default=32, help="photos at once (%(default)s)")
+    add("--workers", type=whole, help="processes that decode photos (default: all processors but one)")
+    add("--save-every", type=positive, default=50, metavar="BATCHES", help="how often --out is written (%(default)s)")
+    add("--exact", action="store_true", help="order the strongest by double precision (default: as computed)")
+    add("--pages", type=whole, default=16, metavar="CHANNELS", help="channels on each layer's page (%(default)s)")
+    shared.add_channels(parser, "these channels on the pages, instead of evenly chosen ones")
+    kinds = [*get_args(Projection), "none"]
+    add("--projection", choices=kinds, default="deconvnet", help="what is drawn beside the patches (%(default)s)")
+    add("--context", type=float, default=1.0, help="how much more than the receptive field patches show (%(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Find what drives every channel most in a folder of photos: patches, projections, statistics."""
+    with joined(args.device) as ranks:
+        args.device = ranks.device
+        top = tvc.top_activations(
+            shared.network(args),
+            args.folder,
+            **shared.options(args, "layers", "k", "batch_size", "workers", "out", "resume", "save_every", "exact"),
+            progress=shared.on_terminal(),
+        )
+    if ranks.first:
+        _tell(args, top)
+        if args.pages or args.channels:
+            _draw_pages(args, top)
+
+
+def _tell(args: argparse.Namespace, top: tvc.TopActivations) -> None:
+    left_out = f", {len(top.skipped)} of them not readable" if top.skipped else ""
+    print(f"{top.count} photos{left_out} -> {args.out}")
+    for reason in list(top.skipped.values())[:10]:
+        print(f"  not readable: {reason}")
+    for layer in top.layers:
+        print(f"  {layer}: {top.statistics[layer].summary()}")
+    files.save_image(args.out / "statistics.png", top.plot())
+
+
+def _draw_pages(args: argparse.Namespace, top: tvc.TopActivations) -> None:
+    """A page for each layer, beside the results."""
+    projection = None if args.projection == "none" else args.projection
+    drawn: dict[str, Any] = {"projection": projection, "context": args.context}
+    for place, layer in enumerate(top.layers):
+        channels = args.channels or top.some_channels(layer, args.pages)
+        try:
+            page = top.page(layer, channels, **drawn)
+        except tvc.LayerError as error:  # this network has no deconvnet
+            print(f"  {layer}: patches alone, as {error}", file=sys.stderr)
+            page = top.page(layer, channels, **{**drawn, "projection": None})
+        file = files.save_image(args.out / "pages" / f"{place:02d}_{files.safe_name(layer)}.png", page)
+        print(f"  {file}")
+
+
+COMMAND = shared.Command("top", run, add_arguments)

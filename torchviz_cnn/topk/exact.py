@@ -1,0 +1,62 @@
+"""The order of the strongest activations in double precision, where rounding is to decide nothing."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import torch
+from torch import nn
+
+from torchviz_cnn.core.errors import RankError, SkippedWarning
+from torchviz_cnn.core.warn import warn
+from torchviz_cnn.hooks.manager import HookManager
+from torchviz_cnn.media.dataset import ImageSource
+from torchviz_cnn.runs.ranks import Ranks
+from torchviz_cnn.topk.reading import read_batches
+from torchviz_cnn.topk.tally import Candidates, as_maps
+
+
+def in_exact_order(
+    model: nn.Module, source: ImageSource, candidates: dict[str, Candidates], ranks: Ranks, workers: int
+) -> dict[str, Candidates]:
+    """The candidates of each layer computed again in double precision, one image at a time; ranks share the images.
+
+    Where the network does not run in double precision, a SkippedWarning says so and they stay as they are.
+    """
+    images = sorted({image for of in candidates.values() for image in of.images.flatten().tolist() if image >= 0})
+    exact = {layer: of.emptied(torch.float64) for layer, of in candidates.items()}
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = torch.device("cpu") if device.type == "mps" else device  # which has no double precision
+    image = -1
+    problem: Exception | None = None
+
+    def take(name: str, output: object) -> None:
+        maps = as_maps(double, name, output, 1)[0]
+        rows, channels = (candidates[name].images == image).nonzero(as_tuple=True)
+        values, places = maps[channels.to(device)].double().flatten(1).cpu().max(1)
+        exact[name].values[rows, channels], exact[name].images[rows, channels] = values, image
+        exact[name].positions[rows, channels] = torch.stack([places // maps.shape[2], places % maps.shape[2]], 1)
+
+    try:
+        double = copy.deepcopy(model).to(device, torch.float64)
+        mine = [[image] for image in images[ranks.rank :: ranks.count]]
+        with torch.no_grad(), HookManager(double) as hooks:
+            hooks.on_forward(list(candidates), take)
+            for batch in read_batches(source, range(len(mine)), mine, workers, device):
+                if batch.x is not None:
+                    image = int(batch.images[0])
+                    hooks.run(batch.x.to(device, torch.float64))
+    except Exception as error:  # raised below, on all ranks alike
+        problem = error
+    try:
+        ranks.agree(problem)
+    except RuntimeError as error:
+        if isinstance(error, RankError) or not re.search("dtype|double|float64", str(error), re.IGNORECASE):
+            raise
+        if ranks.first:
+            reason = " ".join(str(error).split())[:200]
+            warn(f"the order stays as computed: the network does not run in double precision: {reason}", SkippedWarning)
+        return candidates
+    parts = ranks.gather(exact)
+    return {layer: parts[0][layer].best([part[layer] for part in parts[1:]]) for layer in candidates}
