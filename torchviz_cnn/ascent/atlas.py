@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from torchviz_cnn.ascent import objectives
-from torchviz_cnn.ascent.loop import Ascended, Ascent, Precision
+from torchviz_cnn.ascent.loop import Ascent, Precision
 from torchviz_cnn.ascent.maximize import chosen_channels, one_call, steps_bar, warn_dead
 from torchviz_cnn.ascent.parameters import InputScale, Size
 from torchviz_cnn.ascent.recipes import Preset, Quality, Recipe, as_settings, chosen_recipe, from_settings
@@ -28,10 +27,7 @@ from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import Ranks
 
 Rectify = Literal["first", "always", "never"]
-Batches = list[list[int]]
 KIND = "atlas"
-_SECONDS = 5.0
-"""How often what is finished is written. A process that is killed loses that, and the batches it was at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +42,8 @@ class Atlas:
     def read(cls, path: str | Path) -> Atlas:
         """The atlas in a folder, finished or not. Raises OutputError where there is none, or it is broken."""
         folder = ResultFolder.read(path, KIND)
-        files = {layer: None for layer, _ in _files(folder)}
-        known = folder.manifest["progress"].get("layers", [])
-        order = [name for name in known if name in files] if isinstance(known, list) else []
+        files, asked = _files(folder), folder.manifest["progress"].get("layers")
+        order = [name for name in asked if name in files] if isinstance(asked, list) else []
         return cls(folder, tuple(dict.fromkeys([*order, *files])))
 
     def patterns(self, layer: str) -> Patterns:
@@ -58,8 +53,7 @@ class Atlas:
         """
         if layer not in self.layers:
             raise LayerError(f"the atlas {self.folder.path} has no layer {layer!r}; it has {', '.join(self.layers)}")
-        parts = [self.folder.load(path.stem) for name, path in _files(self.folder) if name == layer]
-        joined = _joined(parts)
+        joined = _joined(self.folder, _files(self.folder)[layer])
         identity, channels, dead = self.folder.manifest["identity"], joined["channels"], joined["dead"]
         try:
             recipe = from_settings({**identity["settings"], "rectify": bool(joined["rectify"].any())})
@@ -124,7 +118,7 @@ def filter_atlas(
     if channels is not None and k not in (None, 64):
         raise InputError(f"k counts the first channels, channels selects them: give one of the two, not k={k} as well")
     wanted = None if channels is None else objectives.indices(channels, "channel").flatten().tolist()
-    first = None if k is None or wanted is not None else checks.whole_number("k", k)
+    first = None if k is None or channels is not None else checks.whole_number("k", k)
     layers = [layers] if isinstance(layers, str) else layers
     if layers is not None and not layers:
         raise InputError("an atlas is of at least one layer")
@@ -135,9 +129,9 @@ def filter_atlas(
         opened = _begun(Path(folder), name or type(module).__name__, ascent, plan, rectify, ranks)
         _make(ascent, opened, plan, ranks, progress)
     if ranks.first:
+        made = _made(opened)
         for layer in plan:
-            dead = _tensor_of(opened.file(layer.name), "channels")[_tensor_of(opened.file(layer.name), "dead")]
-            warn_dead(layer.name, sorted(layer.channels.intersection(dead.tolist())))
+            warn_dead(layer.name, sorted(c for batch in layer.batches for c in batch if made[layer.name][c]))
     return Atlas.read(folder)
 
 
@@ -146,12 +140,8 @@ class _Layer:
     """A layer of the plan, with its channels in batches."""
 
     name: str
-    batches: Batches
+    batches: list[list[int]]
     rectify: bool
-
-    @property
-    def channels(self) -> set[int]:
-        return {channel for batch in self.batches for channel in batch}
 
 
 def _layer(
@@ -190,13 +180,10 @@ def _begun(folder: Path, name: str, ascent: Ascent, plan: list[_Layer], rectify:
 
 def _make(ascent: Ascent, folder: ResultFolder, plan: list[_Layer], ranks: Ranks, progress: bool) -> None:
     """Make what is missing, together with the other ranks."""
-    missing = ranks.gather(ranks.once(lambda: [_missing(folder, layer) for layer in plan]))[0] or []
-    # Dealt out one by one across all layers: dealt anew for each, those with few batches would all be the first rank's.
-    before = list(itertools.accumulate((len(batches) for batches in missing), initial=0))
-    shares = [b[(ranks.rank - offset) % ranks.count :: ranks.count] for b, offset in zip(missing, before, strict=False)]
+    missing = ranks.gather(ranks.once(lambda: _missing(folder, plan)))[0] or []
     problem: Exception | None = None
     try:
-        _fill(ascent, folder, plan, shares, ranks, progress)
+        _fill(ascent, folder, plan, missing[ranks.rank :: ranks.count], progress and ranks.first)
     except Exception as error:  # told to the other ranks, then raised
         problem = error
     finally:
@@ -206,107 +193,79 @@ def _make(ascent: Ascent, folder: ResultFolder, plan: list[_Layer], ranks: Ranks
     ranks.once(lambda: _tidy(folder))
 
 
-def _missing(folder: ResultFolder, layer: _Layer) -> Batches:
-    """The batches of channels of a layer that are still to be made."""
-    there = {c for name, path in _files(folder) if name == layer.name for c in _tensor_of(path, "channels").tolist()}
-    batches = [[channel for channel in batch if channel not in there] for batch in layer.batches]
-    return [batch for batch in batches if batch]
+def _missing(folder: ResultFolder, plan: list[_Layer]) -> list[tuple[int, list[int]]]:
+    """The batches of channels that are still to be made, each with the place of its layer in the plan."""
+    made = _made(folder)
+    batches = [
+        (place, [channel for channel in batch if channel not in made.get(layer.name, {})])
+        for place, layer in enumerate(plan)
+        for batch in layer.batches
+    ]
+    return [(place, batch) for place, batch in batches if batch]
 
 
 def _fill(
-    ascent: Ascent, folder: ResultFolder, plan: list[_Layer], shares: list[Batches], ranks: Ranks, progress: bool
+    ascent: Ascent, folder: ResultFolder, plan: list[_Layer], share: list[tuple[int, list[int]]], progress: bool
 ) -> None:
-    """Make this rank's share of what is missing."""
-    total = sum(len(batch) for batches in shares for batch in batches)
-    with steps_bar(total, "filters", "filters", ascent.recipe.steps, progress and ranks.first and total > 0) as bar:
-        for layer, batches in zip(plan, shares, strict=True):
-            part = _Part(folder, layer, ranks.rank)
-            try:
-                for batch in batches:
-                    part.add(batch, ascent.raise_channels(layer.name, batch, batch, bar.update, rectify=layer.rectify))
-            finally:
-                part.write()
-            if ranks.count == 1:
-                _tidy(folder)
-
-
-class _Part:
-    """What one rank has made of one layer so far: written every few seconds, and at the end."""
-
-    def __init__(self, folder: ResultFolder, layer: _Layer, rank: int) -> None:
-        self.folder, self.layer, self.rank = folder, layer, rank
-        self.parts: list[dict[str, Tensor]] = []
-        self.written, self.took = time.monotonic(), 0.0
-
-    def add(self, channels: Sequence[int], result: Ascended) -> None:
-        values = result.values.cpu()
-        fits = float(values.abs().max()) < torch.finfo(torch.float16).max
-        self.parts.append(
-            {
+    """Make these batches and write each to a file of its own: a process that is killed loses the one it is at."""
+    total = sum(len(batch) for _, batch in share)
+    with steps_bar(total, "filters", "filters", ascent.recipe.steps, progress and total > 0) as bar:
+        for place, batch in share:
+            layer = plan[place]
+            result = ascent.raise_channels(layer.name, batch, batch, bar.update, rectify=layer.rectify)
+            values = result.values.cpu()
+            fits = float(values.abs().max()) < torch.finfo(torch.float16).max
+            tensors = {
                 "values": values.half() if fits else values,
-                "scores": result.scores.cpu(),
-                "dead": result.dead.cpu(),
-                "channels": torch.tensor(channels, device="cpu"),
-                "rectify": torch.tensor([self.layer.rectify], device="cpu"),
+                "scores": result.scores,
+                "dead": result.dead,
+                "channels": torch.tensor(batch, device="cpu"),
+                "rectify": torch.tensor([layer.rectify], device="cpu"),
             }
-        )
-        if time.monotonic() - self.written > max(_SECONDS, 10 * self.took):
-            self.write()
-
-    def write(self) -> None:
-        if not self.parts:
-            return
-        start = time.monotonic()
-        self.parts = [_joined(self.parts)]
-        self.folder.save(f"{self.layer.name}@{self.rank}", self.parts[0], layer=self.layer.name, part=str(self.rank))
-        self.written = time.monotonic()
-        self.took = self.written - start
+            folder.save(f"{layer.name}@{batch[0]}", tensors, layer=layer.name)
 
 
 def _tidy(folder: ResultFolder) -> None:
     """Put the parts of each layer into the layer's one file, and take them away."""
-    files: dict[str, list[Path]] = {}
-    for layer, path in _files(folder):
-        files.setdefault(layer, []).append(path)
-    for layer, paths in files.items():
+    for layer, paths in _files(folder).items():
         whole = folder.file(layer)
-        if paths == [whole]:
-            continue
-        folder.save(layer, _joined([folder.load(path.stem) for path in paths]), layer=layer)
-        for path in paths:
-            if path != whole:
+        if paths != [whole]:
+            folder.save(layer, _joined(folder, paths), layer=layer)
+            for path in set(paths) - {whole}:
                 path.unlink()
 
 
-def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Parts of one layer as one, by channel; of a channel that is there twice, the first."""
+def _joined(folder: ResultFolder, paths: Sequence[Path]) -> dict[str, Tensor]:
+    """The parts of one layer as one, by channel; of a channel that is there twice, the first."""
+    parts = [folder.load(path.stem) for path in paths]
     try:
         together = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        channels = together["channels"].tolist()
-        place = {channel: i for i, channel in reversed(list(enumerate(channels)))}
-        order = torch.tensor([place[channel] for channel in sorted(place)], dtype=torch.long)
-        return {name: t if name == "rectify" else t[order] for name, t in together.items()} | {
-            "rectify": together["rectify"].any(0, keepdim=True)
-        }
+        order = torch.from_numpy(np.unique(together["channels"].numpy(), return_index=True)[1])
+        return {name: tensor[:1] if name == "rectify" else tensor[order] for name, tensor in together.items()}
     except (KeyError, RuntimeError, IndexError) as error:
         raise OutputError(f"the parts of a layer do not fit together: {error}") from error
 
 
-def _files(folder: ResultFolder) -> Iterable[tuple[str, Path]]:
-    """Each file of patterns with the layer it is of, whole layers before parts."""
-    entries = []
+def _files(folder: ResultFolder) -> dict[str, list[Path]]:
+    """The files of patterns, by layer."""
+    files: dict[str, list[Path]] = {}
     for path in sorted(folder.path.glob("*.safetensors")):
         try:
             with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
+                layer = (file.metadata() or {}).get("layer")
         except (OSError, SafetensorError) as error:
             raise OutputError(f"{path} is broken: {error}") from error
-        if "layer" in metadata:
-            entries.append(("part" in metadata, metadata["layer"], path))
-    return [(layer, path) for _, layer, path in sorted(entries, key=lambda item: item[0])]
+        if layer is not None:
+            files.setdefault(layer, []).append(path)
+    return files
 
 
-def _tensor_of(path: Path, name: str) -> Tensor:
-    with safe_open(path, "pt") as file:
-        tensor: Tensor = file.get_tensor(name)
-    return tensor
+def _made(folder: ResultFolder) -> dict[str, dict[int, bool]]:
+    """By layer, the channels that are made, and whether each is dead."""
+    made: dict[str, dict[int, bool]] = {}
+    for layer, paths in _files(folder).items():
+        for path in paths:
+            with safe_open(path, "pt") as file:
+                channels, dead = (file.get_tensor(name).tolist() for name in ("channels", "dead"))
+            made.setdefault(layer, {}).update(zip(channels, dead, strict=True))
+    return made
