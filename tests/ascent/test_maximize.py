@@ -25,8 +25,8 @@ from tests import networks
 from tests.conftest import unchanged
 from tests.networks import images
 from torchviz_cnn import objectives
-from torchviz_cnn.ascent.loop import Precision, normalized
-from torchviz_cnn.ascent.recipes import RECIPES, Normalize, Preset, Quality, Recipe
+from torchviz_cnn.ascent.loop import Precision
+from torchviz_cnn.ascent.recipes import RECIPES, Normalize, Preset, Quality, Recipe, normalized
 from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.ascent.transformations import jitter
 from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError, ModelError, TargetError

@@ -131,7 +131,8 @@ def filter_atlas(
     if ranks.first:
         made = _made(opened)
         for layer in plan:
-            warn_dead(layer.name, sorted(c for batch in layer.batches for c in batch if made[layer.name][c]))
+            dead = sorted(c for batch in layer.batches for c in batch if made[layer.name][c])
+            warn_dead("channels", dead, f" of layer {layer.name!r}: they are dead")
     return Atlas.read(folder)
 
 
