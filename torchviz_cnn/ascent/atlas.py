@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -125,38 +125,38 @@ def filter_atlas(
     with untouched(model) as module:
         ascent = Ascent(module, model, recipe, size, None, seed, precision)
         asked = layers or convolutions(module, torch.zeros(1, *ascent.shape, device="cpu"), first=True)
-        plan = [_layer(ascent, layer, wanted, first, rectify, ranks.count) for layer in dict.fromkeys(asked)]
+        plan = [b for name in dict.fromkeys(asked) for b in _planned(ascent, name, wanted, first, rectify, ranks.count)]
         opened = _begun(Path(folder), name or type(module).__name__, ascent, plan, rectify, ranks)
         _make(ascent, opened, plan, ranks, progress)
     if ranks.first:
         made = _made(opened)
-        for layer in plan:
-            dead = sorted(c for batch in layer.batches for c in batch if made[layer.name][c])
-            warn_dead("channels", dead, f" of layer {layer.name!r}: they are dead")
+        for layer in dict.fromkeys(batch.layer for batch in plan):
+            warn_dead(
+                layer, sorted(c for batch in plan if batch.layer == layer for c in batch.channels if made[layer][c])
+            )
     return Atlas.read(folder)
 
 
-@dataclass(frozen=True, eq=False)
-class _Layer:
-    """A layer of the plan, with its channels in batches."""
+class _Batch(NamedTuple):
+    """Channels of a layer that are made at once."""
 
-    name: str
-    batches: list[list[int]]
+    layer: str
     rectify: bool
+    channels: list[int]
 
 
-def _layer(
+def _planned(
     ascent: Ascent, layer: str, channels: list[int] | None, k: int | None, rectify: Rectify, ranks: int
-) -> _Layer:
+) -> list[_Batch]:
     name = one_call(ascent.module, layer)
     footprint = ascent.measure(objectives.channel(name, 0))
     chosen = list(dict.fromkeys(chosen_channels(channels, name, footprint.shapes[name])[:k]))
-    batches = ascent.batches(len(chosen), footprint, layer=name, least=ranks)
     rectified = rectify == "always" or (rectify == "first" and ascent.is_linear(name))
-    return _Layer(name, [[chosen[i] for i in batch] for batch in batches], rectified)
+    batches = ascent.batches(len(chosen), footprint, layer=name, least=ranks)
+    return [_Batch(name, rectified, [chosen[i] for i in batch]) for batch in batches]
 
 
-def _begun(folder: Path, name: str, ascent: Ascent, plan: list[_Layer], rectify: Rectify, ranks: Ranks) -> ResultFolder:
+def _begun(folder: Path, name: str, ascent: Ascent, plan: list[_Batch], rectify: Rectify, ranks: Ranks) -> ResultFolder:
     """The folder, made by the first rank, or opened again with what it has of the same model and settings."""
     identity = {
         "model": name,
@@ -173,18 +173,18 @@ def _begun(folder: Path, name: str, ascent: Ascent, plan: list[_Layer], rectify:
         opened = ResultFolder.open(folder, KIND, identity)
         _tidy(opened)
         known = opened.manifest["progress"].get("layers", [])
-        opened.update(layers=list(dict.fromkeys([*known, *(layer.name for layer in plan)])))
+        opened.update(layers=list(dict.fromkeys([*known, *(batch.layer for batch in plan)])))
 
     ranks.once(prepare)
     return ResultFolder.read(folder, KIND)
 
 
-def _make(ascent: Ascent, folder: ResultFolder, plan: list[_Layer], ranks: Ranks, progress: bool) -> None:
-    """Make what is missing, together with the other ranks."""
+def _make(ascent: Ascent, folder: ResultFolder, plan: list[_Batch], ranks: Ranks, progress: bool) -> None:
+    """Make what is missing, together with the other ranks: its batches are dealt out one by one across all layers."""
     missing = ranks.gather(ranks.once(lambda: _missing(folder, plan)))[0] or []
     problem: Exception | None = None
     try:
-        _fill(ascent, folder, plan, missing[ranks.rank :: ranks.count], progress and ranks.first)
+        _fill(ascent, folder, missing[ranks.rank :: ranks.count], progress and ranks.first)
     except Exception as error:  # told to the other ranks, then raised
         problem = error
     finally:
@@ -194,36 +194,28 @@ def _make(ascent: Ascent, folder: ResultFolder, plan: list[_Layer], ranks: Ranks
     ranks.once(lambda: _tidy(folder))
 
 
-def _missing(folder: ResultFolder, plan: list[_Layer]) -> list[tuple[int, list[int]]]:
-    """The batches of channels that are still to be made, each with the place of its layer in the plan."""
+def _missing(folder: ResultFolder, plan: list[_Batch]) -> list[_Batch]:
+    """What of the plan is still to be made."""
     made = _made(folder)
-    batches = [
-        (place, [channel for channel in batch if channel not in made.get(layer.name, {})])
-        for place, layer in enumerate(plan)
-        for batch in layer.batches
-    ]
-    return [(place, batch) for place, batch in batches if batch]
+    left = [b._replace(channels=[c for c in b.channels if c not in made.get(b.layer, {})]) for b in plan]
+    return [batch for batch in left if batch.channels]
 
 
-def _fill(
-    ascent: Ascent, folder: ResultFolder, plan: list[_Layer], share: list[tuple[int, list[int]]], progress: bool
-) -> None:
+def _fill(ascent: Ascent, folder: ResultFolder, share: list[_Batch], progress: bool) -> None:
     """Make these batches and write each to a file of its own: a process that is killed loses the one it is at."""
-    total = sum(len(batch) for _, batch in share)
+    total = sum(len(batch.channels) for batch in share)
     with steps_bar(total, "filters", "filters", ascent.recipe.steps, progress and total > 0) as bar:
-        for place, batch in share:
-            layer = plan[place]
-            result = ascent.raise_channels(layer.name, batch, batch, bar.update, rectify=layer.rectify)
-            values = result.values.cpu()
+        for layer, rectify, channels in share:
+            values, scores, dead = ascent.raise_channels(layer, channels, channels, bar.update, rectify=rectify)
             fits = float(values.abs().max()) < torch.finfo(torch.float16).max
             tensors = {
                 "values": values.half() if fits else values,
-                "scores": result.scores,
-                "dead": result.dead,
-                "channels": torch.tensor(batch, device="cpu"),
-                "rectify": torch.tensor([layer.rectify], device="cpu"),
+                "scores": scores,
+                "dead": dead,
+                "channels": torch.tensor(channels, device="cpu"),
+                "rectify": torch.tensor([rectify], device="cpu"),
             }
-            folder.save(f"{layer.name}@{batch[0]}", tensors, layer=layer.name)
+            folder.save(f"{layer}@{channels[0]}", tensors, layer=layer)
 
 
 def _tidy(folder: ResultFolder) -> None:

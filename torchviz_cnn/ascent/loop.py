@@ -7,7 +7,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard, get_args
 
 import torch
@@ -48,18 +48,9 @@ class Footprint:
     shapes: dict[str, tuple[int, ...]]  # what each layer asked for gives, without the batch
 
 
-@dataclass(frozen=True, eq=False)
-class Ascended:
-    """The images of one batch, or of several, after their last step."""
-
-    values: Tensor  # on the scale of the model's input: (n, C, H, W), float32
-    scores: Tensor  # the objective at the start and after each step: (n, steps + 1), float32
-    dead: Tensor  # whether no gradient came back to the image, from any start: (n,)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Ascended]) -> Ascended:
-        """Several batches as one."""
-        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+Ascended = tuple[Tensor, Tensor, Tensor]
+"""Of n images: their values (n, C, H, W) on the scale of the model's input, float32, the scores (n, steps + 1) at the
+start and after each step, float32, and whether no gradient came back to each from any start (n,)."""
 
 
 class Ascent:
@@ -139,14 +130,16 @@ class Ascent:
         shapes = {layer: tuple(maps.shape[1:]) for layer, maps in activations.items()}
         return Footprint(max(saved.values(), default=1), max(sum(saved.values()), 1), shapes)
 
-    def require_starts(self, count: int) -> None:
-        """Raise InputError unless there is one image to start from, or one for each of so many patterns."""
+    def batches(
+        self, count: int, footprint: Footprint, *, layer: str | None = None, least: int = 1, together: bool = False
+    ) -> list[range]:
+        """Share so many images out to batches, at least `least`, each as large as is fast and fits the memory.
+
+        Raises InputError unless there is one image to start from, or one for each.
+        """
         if self.start is not None and len(self.start) not in (1, count):
             raise InputError(f"there are {len(self.start)} images to start from, for {count} patterns")
-
-    def batches(self, count: int, footprint: Footprint, *, layer: str | None = None, least: int = 1) -> list[range]:
-        """Share so many images out to batches, at least `least`, each as large as is fast and fits the memory."""
-        size = min(self.batch_size or self._fast_batch(footprint, layer), -(-count // least))
+        size = count if together else min(self.batch_size or self._fast_batch(footprint, layer), -(-count // least))
         return [range(i, min(i + size, count)) for i in range(0, count, size)]
 
     def raise_channels(
@@ -196,13 +189,12 @@ class Ascent:
                     adam.step()
                 tick(len(names))
             scores.append(evaluate(state, recipe.steps).detach())
-            values = self.parameters.images(state).float()
             tick(len(names))
-        result = Ascended(values.contiguous(), torch.stack(scores, 1).float(), dead)
-        if not all(bool(tensor.isfinite().all()) for tensor in (result.values, result.scores)):
+        values, course = self.parameters.images(state).float().contiguous(), torch.stack(scores, 1).float()
+        if not all(bool(tensor.isfinite().all()) for tensor in (values, course)):
             name = type(self.module).__name__
             raise ModelError(f"{name} gives NaN or infinity while {objective.text} is raised: are its weights finite?")
-        return result
+        return values, course, dead
 
     def _evaluation(self, objective: Objective, look: Look, names: Sequence[str], rows: Sequence[int]) -> Evaluate:
         """Give what measures the objective of a batch, with each image's own movements."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn.ascent import objectives
-from torchviz_cnn.ascent.loop import Ascended, Ascent, Precision
+from torchviz_cnn.ascent.loop import Ascent, Precision
 from torchviz_cnn.ascent.objectives import Objective
 from torchviz_cnn.ascent.parameters import Size
 from torchviz_cnn.ascent.recipes import Preset, Quality, Recipe, chosen_recipe
@@ -88,15 +88,15 @@ def filter_patterns(
         ascent = Ascent(module, model, recipe, size, start, seed, precision, batch_size, compile)
         footprint = ascent.measure(objectives.channel(layer, 0))
         chosen = chosen_channels(channels, layer, footprint.shapes[layer])
-        ascent.require_starts(len(chosen))
         batches = ascent.batches(len(chosen), footprint, layer=layer)
         with steps_bar(len(chosen), layer, "filters", recipe.steps, progress) as bar:
             parts = [ascent.raise_channels(layer, [chosen[i] for i in b], b, bar.update) for b in batches]
-    result, index = Ascended.joined(parts), torch.tensor(chosen, device="cpu")
-    dead = tuple(index[result.dead.cpu()].tolist())
-    warn_dead("channels", dead, f" of layer {layer!r}: they are dead")
+    values, scores, gone = map(torch.cat, zip(*parts, strict=True))
+    index = torch.tensor(chosen, device="cpu")
+    dead = tuple(index[gone.cpu()].tolist())
+    warn_dead(layer, dead)
     text = f"channels of {layer}"
-    return Patterns(result.values, result.scores, text, recipe, ascent.scale, layer, index, dead, ascent.seed)
+    return Patterns(values, scores, text, recipe, ascent.scale, layer, index, dead, ascent.seed)
 
 
 def maximize(
@@ -143,14 +143,15 @@ def maximize(
             one_call(module, name)
         ascent = Ascent(module, model, recipe, size, start, seed, precision, batch_size, compile)
         count = _count(objective, images, ascent.start)
-        ascent.require_starts(count)
-        footprint = ascent.measure(objective)
-        batches = [range(count)] if objective.couples else ascent.batches(count, footprint)
+        batches = ascent.batches(count, ascent.measure(objective), together=objective.couples)
         with steps_bar(count, "maximize", "images", recipe.steps, progress) as bar:
-            result = Ascended.joined([ascent.raise_objective(objective, batch, bar.update) for batch in batches])
-    dead = tuple(result.dead.nonzero().flatten().tolist())
-    warn_dead(f"{objective.text} to images", dead, ": they stay noise")
-    return Patterns(result.values, result.scores, objective.text, recipe, ascent.scale, dead=dead, seed=ascent.seed)
+            parts = [ascent.raise_objective(objective, batch, bar.update) for batch in batches]
+    values, scores, gone = map(torch.cat, zip(*parts, strict=True))
+    dead = tuple(gone.nonzero().flatten().tolist())
+    if dead:
+        text = f"no gradient comes back from {objective.text} to images {_some(dead)}"
+        warn(f"{text}: they stay noise", DeadFilterWarning)
+    return Patterns(values, scores, objective.text, recipe, ascent.scale, dead=dead, seed=ascent.seed)
 
 
 def one_call(model: nn.Module, layer: str) -> str:
@@ -172,11 +173,10 @@ def chosen_channels(channels: int | Iterable[int] | None, layer: str, shape: tup
     return chosen
 
 
-def warn_dead(what: str, dead: Sequence[int], so: str) -> None:
-    """Warn (DeadFilterWarning) of channels or images to which no gradient comes back, if there are any."""
+def warn_dead(layer: str, dead: Sequence[int]) -> None:
+    """Warn (DeadFilterWarning) of channels of a layer to which no gradient comes back, if there are any."""
     if dead:
-        some = ", ".join(map(str, dead[:10])) + f" and {len(dead) - 10} more" * (len(dead) > 10)
-        warn(f"no gradient comes back from {what} {some}{so}", DeadFilterWarning)
+        warn(f"no gradient comes back from channels {_some(dead)} of layer {layer!r}: they are dead", DeadFilterWarning)
 
 
 def steps_bar(count: int, name: str, unit: str, steps: int, progress: bool) -> Any:
@@ -192,3 +192,7 @@ def _count(objective: Objective, images: int | None, start: Tensor | None) -> in
     if objective.count not in (None, asked):
         raise InputError(f"{images} images were asked for, for {objective.text}: that does not fit")
     return asked or (1 if start is None else len(start))
+
+
+def _some(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:10])) + f" and {len(numbers) - 10} more" * (len(numbers) > 10)
