@@ -91,12 +91,11 @@ def filter_atlas(
     What the folder has already is kept: running again goes on where it stopped, also for more layers or channels.
 
     Args:
-        model: a module or a Network, as for `filter_patterns`.
         folder: a new one, an empty one, or one that was begun with the same model and settings.
         layers: by default the first convolution at each resolution, as in the textbook.
         k: how many channels of each layer, the first ones; all of them with None.
         channels: which channels of each layer, in place of `k`.
-        size, steps, preset, quality, seed, precision, progress: as for `filter_patterns`.
+        model, size, steps, preset, quality, seed, precision, progress: as for `filter_patterns`.
         rectify: whether negative activations count as 0: `"first"` in layers that are linear in the image (see
             `objectives.channel`), `"always"` or `"never"`.
         name: the model's, for the manifest; by default its class.
@@ -107,11 +106,8 @@ def filter_atlas(
         The `Atlas`, as it is in the folder now.
 
     Raises:
-        OutputError: for a folder of another model or other settings.
-        LayerError, InputError, ModelError: as `filter_patterns`, before anything is written.
-
-    Warns:
-        DeadFilterWarning: of channels asked for to which no gradient comes back from any start.
+        OutputError: for a folder of another model or other settings. Else it raises and warns as `filter_patterns`
+            does, and raises before anything is written.
     """
     ranks, recipe = ranks or Ranks(), chosen_recipe(preset, quality, steps)
     checks.one_of("rectify", rectify, get_args(Rectify))
@@ -131,9 +127,8 @@ def filter_atlas(
     if ranks.first:
         made = _made(opened)
         for layer in dict.fromkeys(batch.layer for batch in plan):
-            warn_dead(
-                layer, sorted(c for batch in plan if batch.layer == layer for c in batch.channels if made[layer][c])
-            )
+            chosen = {channel for batch in plan if batch.layer == layer for channel in batch.channels}
+            warn_dead(layer, [channel for channel in sorted(chosen) if made[layer][channel]])
     return Atlas.read(folder)
 
 

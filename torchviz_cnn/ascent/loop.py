@@ -225,9 +225,8 @@ class Ascent:
             each = [self.parameters.start(generator, attempt) for generator in generators]
             return torch.stack(each).to(self.device, kind)
 
-        if self.start is None:
-            state = noise(0)
-        else:
+        state = noise(0)
+        if self.start is not None:
             state = self.start[[place % len(self.start) for place in places]].to(self.device, kind)
         for attempt in range(1, ATTEMPTS + 1):
             gradient, score = _gradient(evaluate, state, 0, objective)

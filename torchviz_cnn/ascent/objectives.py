@@ -140,7 +140,7 @@ def direction(layer: str, vector: Sequence[float] | Tensor, *, cosine_power: flo
             dot = dot * cosine.clamp_min(0.1) ** cosine_power
         return dot.mean((1, 2))
 
-    power = f", cosine_power={cosine_power:g}" if cosine_power else ""
+    power = f", cosine_power={cosine_power:g}" * bool(cosine_power)
     return Objective(f"direction({layer!r}, {len(towards)} numbers{power})", value, (layer,))
 
 
@@ -161,8 +161,7 @@ def class_score(target: int | str | Sequence[int | str] | Tensor, *, score: Scor
         wanted = [asked[row] for row in given.rows.tolist()] if several else asked
         return Targets.of(given.output, len(given.images), wanted, score, given.categories).scores[:, 0]
 
-    how = "" if score == "logit" else f", score={score!r}"
-    text = f"class_score({_shown(asked)}{how})"
+    text = f"class_score({_shown(asked)}" + f", score={score!r}" * (score != "logit") + ")"
     return Objective(text, value, needs_output=True, count=len(asked) if several else None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -118,18 +118,16 @@ def chosen_recipe(preset: Preset | Recipe | None, quality: Quality | None, steps
     """The recipe asked for by name, by quality or as it is, with so many steps. Raises InputError."""
     if quality is not None:
         checks.one_of("quality", quality, get_args(Quality))
-    name = preset.name if isinstance(preset, Recipe) else preset
-    if name is not None and quality is not None and (name == "clean") != (quality == "clean"):
-        raise InputError(f"preset {name!r} is not of quality {quality!r}; ask for one of the two")
-    if not isinstance(preset, Recipe):
-        preset = Recipe.named(preset or ("clean" if quality == "clean" else "dlwp-2025"))
-    return preset if steps is None else replace(preset, steps=steps)
+    given = preset or ("clean" if quality == "clean" else "dlwp-2025")
+    recipe = given if isinstance(given, Recipe) else Recipe.named(given)
+    if quality is not None and (recipe.name == "clean") != (quality == "clean"):
+        raise InputError(f"preset {recipe.name!r} is not of quality {quality!r}; ask for one of the two")
+    return recipe if steps is None else replace(recipe, steps=steps)
 
 
 def as_settings(recipe: Recipe) -> dict[str, Any]:
     """A recipe as what JSON can hold."""
-    values = {field.name: getattr(recipe, field.name) for field in fields(recipe)}
-    return {**values, "noise": list(recipe.noise), "transformations": [repr(t) for t in recipe.transformations]}
+    return {**asdict(recipe), "transformations": [repr(movement) for movement in recipe.transformations]}
 
 
 def from_settings(settings: Mapping[str, Any]) -> Recipe:
