@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ class Atlas:
         """
         if layer not in self.layers:
             raise LayerError(f"the atlas {self.folder.path} has no layer {layer!r}; it has {', '.join(self.layers)}")
-        joined = _joined(self.folder, _files(self.folder)[layer])
+        joined = _joined(self.folder, list(_files(self.folder)[layer]))
         identity, channels, dead = self.folder.manifest["identity"], joined["channels"], joined["dead"]
         try:
             recipe = from_settings({**identity["settings"], "rectify": bool(joined["rectify"].any())})
@@ -125,10 +126,9 @@ def filter_atlas(
         opened = _begun(Path(folder), name or type(module).__name__, ascent, plan, rectify, ranks)
         _make(ascent, opened, plan, ranks, progress)
     if ranks.first:
-        made = _made(opened)
-        for layer in dict.fromkeys(batch.layer for batch in plan):
+        for layer, files in _files(opened).items():
             chosen = {channel for batch in plan if batch.layer == layer for channel in batch.channels}
-            warn_dead(layer, [channel for channel in sorted(chosen) if made[layer][channel]])
+            warn_dead(layer, sorted(channel for part in files.values() for channel in chosen if part.get(channel)))
     return Atlas.read(folder)
 
 
@@ -191,7 +191,7 @@ def _make(ascent: Ascent, folder: ResultFolder, plan: list[_Batch], ranks: Ranks
 
 def _missing(folder: ResultFolder, plan: list[_Batch]) -> list[_Batch]:
     """What of the plan is still to be made."""
-    made = _made(folder)
+    made = {layer: ChainMap(*files.values()) for layer, files in _files(folder).items()}
     left = [b._replace(channels=[c for c in b.channels if c not in made.get(b.layer, {})]) for b in plan]
     return [batch for batch in left if batch.channels]
 
@@ -217,8 +217,8 @@ def _tidy(folder: ResultFolder) -> None:
     """Put the parts of each layer into the layer's one file, and take them away."""
     for layer, paths in _files(folder).items():
         whole = folder.file(layer)
-        if paths != [whole]:
-            folder.save(layer, _joined(folder, paths), layer=layer)
+        if list(paths) != [whole]:
+            folder.save(layer, _joined(folder, list(paths)), layer=layer)
             for path in set(paths) - {whole}:
                 path.unlink()
 
@@ -234,26 +234,16 @@ def _joined(folder: ResultFolder, paths: Sequence[Path]) -> dict[str, Tensor]:
         raise OutputError(f"the parts of a layer do not fit together: {error}") from error
 
 
-def _files(folder: ResultFolder) -> dict[str, list[Path]]:
-    """The files of patterns, by layer."""
-    files: dict[str, list[Path]] = {}
+def _files(folder: ResultFolder) -> dict[str, dict[Path, dict[int, bool]]]:
+    """By layer, the files of its patterns: the channels that each has, and whether they are dead."""
+    files: dict[str, dict[Path, dict[int, bool]]] = {}
     for path in sorted(folder.path.glob("*.safetensors")):
         try:
             with safe_open(path, "pt") as file:
                 layer = (file.metadata() or {}).get("layer")
-        except (OSError, SafetensorError) as error:
+                if layer is not None:
+                    channels, dead = (file.get_tensor(name).tolist() for name in ("channels", "dead"))
+                    files.setdefault(layer, {})[path] = dict(zip(channels, dead, strict=True))
+        except (OSError, SafetensorError, ValueError) as error:
             raise OutputError(f"{path} is broken: {error}") from error
-        if layer is not None:
-            files.setdefault(layer, []).append(path)
     return files
-
-
-def _made(folder: ResultFolder) -> dict[str, dict[int, bool]]:
-    """By layer, the channels that are made, and whether each is dead."""
-    made: dict[str, dict[int, bool]] = {}
-    for layer, paths in _files(folder).items():
-        for path in paths:
-            with safe_open(path, "pt") as file:
-                channels, dead = (file.get_tensor(name).tolist() for name in ("channels", "dead"))
-            made.setdefault(layer, {}).update(zip(channels, dead, strict=True))
-    return made

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from torchviz_cnn.ascent import objectives
 from torchviz_cnn.ascent.loop import Ascent, Precision
@@ -61,8 +61,7 @@ def filter_patterns(
         seed: of the noise and the movements, at least 0.
         precision: `"bfloat16"` computes the network in it, `"auto"` only where the processor is made for it.
         batch_size: how many channels are computed at once; by default as many as is fast.
-        compile: whether `torch.compile` is used.
-        progress: whether a progress bar is shown.
+        compile, progress: whether `torch.compile` is used, and a progress bar is shown.
 
     Returns:
         `Patterns`: `values` (n, C, H, W), `scores` (n, steps + 1), and the channels that are `dead`.
@@ -137,12 +136,15 @@ def maximize(
     if not isinstance(objective, Objective):
         kind = type(objective).__name__
         raise InputError(f"maximize takes an objective, such as objectives.channel(layer, 0), not a {kind}")
+    asked = objective.count if images is None else checks.whole_number("images", images)
+    if objective.count not in (None, asked):
+        raise InputError(f"{images} images were asked for, for {objective.text}: that does not fit")
     recipe = chosen_recipe(preset, quality, steps)
     with untouched(model) as module:
         for name in objective.layers:
             one_call(module, name)
         ascent = Ascent(module, model, recipe, size, start, seed, precision, batch_size, compile)
-        count = _count(objective, images, ascent.start)
+        count = asked or (1 if ascent.start is None else len(ascent.start))
         batches = ascent.batches(count, ascent.measure(objective), together=objective.couples)
         with steps_bar(count, "maximize", "images", recipe.steps, progress) as bar:
             parts = [ascent.raise_objective(objective, batch, bar.update) for batch in batches]
@@ -184,14 +186,6 @@ def steps_bar(count: int, name: str, unit: str, steps: int, progress: bool) -> A
     total, scale = count * (steps + 1), 1 / (steps + 1)
     form = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
     return progress_bar(progress, total=total, desc=name, unit=unit, unit_scale=scale, bar_format=form)
-
-
-def _count(objective: Objective, images: int | None, start: Tensor | None) -> int:
-    """How many images `maximize` makes: as asked, or for each of the objective's, or from each start."""
-    asked = objective.count if images is None else checks.whole_number("images", images)
-    if objective.count not in (None, asked):
-        raise InputError(f"{images} images were asked for, for {objective.text}: that does not fit")
-    return asked or (1 if start is None else len(start))
 
 
 def _some(numbers: Sequence[int]) -> str:
