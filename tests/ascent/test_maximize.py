@@ -25,8 +25,8 @@ from tests import networks
 from tests.conftest import unchanged
 from tests.networks import images
 from torchviz_cnn import objectives
-from torchviz_cnn.ascent.loop import Precision, normalized
-from torchviz_cnn.ascent.recipes import RECIPES, Normalize, Preset, Quality, Recipe
+from torchviz_cnn.ascent.loop import Precision
+from torchviz_cnn.ascent.recipes import RECIPES, Normalize, Preset, Quality, Recipe, normalized
 from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.ascent.transformations import jitter
 from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError, ModelError, TargetError
@@ -336,6 +336,9 @@ def test_from_a_photo() -> None:
     still = tvc.maximize(model, objectives.layer("features.5"), start=photo, steps=0)
     assert torch.equal(still.values[0], photo)
     assert 0 < float((found.values[0] - photo).norm()) <= 1.5 + 1e-4
+    assert tvc.maximize(model, objectives.layer("features.5"), 2, start=photo[None], steps=0).values.shape[0] == 2
+    with pytest.raises(InputError, match="3 images to start from, for 2 patterns"):
+        tvc.maximize(model, objectives.layer("features.5"), 2, start=images(3, 20), steps=0)
     each = tvc.filter_patterns(model, "features.5", [0, 1], start=images(2, 20), steps=0)
     assert torch.equal(each.values, images(2, 20))
     assert bool(found.raised)

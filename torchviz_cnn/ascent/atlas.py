@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-import time
+from collections import ChainMap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from torchviz_cnn.ascent import objectives
-from torchviz_cnn.ascent.loop import Ascended, Ascent, Precision
+from torchviz_cnn.ascent.loop import Ascent, Precision
 from torchviz_cnn.ascent.maximize import chosen_channels, one_call, steps_bar, warn_dead
 from torchviz_cnn.ascent.parameters import InputScale, Size
 from torchviz_cnn.ascent.recipes import Preset, Quality, Recipe, as_settings, chosen_recipe, from_settings
@@ -28,10 +28,7 @@ from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import Ranks
 
 Rectify = Literal["first", "always", "never"]
-Batches = list[list[int]]
 KIND = "atlas"
-_SECONDS = 5.0
-"""How often what is finished is written. A process that is killed loses that, and the batches it was at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +43,8 @@ class Atlas:
     def read(cls, path: str | Path) -> Atlas:
         """The atlas in a folder, finished or not. Raises OutputError where there is none, or it is broken."""
         folder = ResultFolder.read(path, KIND)
-        files = {layer: None for layer, _ in _files(folder)}
-        known = folder.manifest["progress"].get("layers", [])
-        order = [name for name in known if name in files] if isinstance(known, list) else []
+        files, asked = _files(folder), folder.manifest["progress"].get("layers")
+        order = [name for name in asked if name in files] if isinstance(asked, list) else []
         return cls(folder, tuple(dict.fromkeys([*order, *files])))
 
     def patterns(self, layer: str) -> Patterns:
@@ -58,8 +54,7 @@ class Atlas:
         """
         if layer not in self.layers:
             raise LayerError(f"the atlas {self.folder.path} has no layer {layer!r}; it has {', '.join(self.layers)}")
-        parts = [self.folder.load(path.stem) for name, path in _files(self.folder) if name == layer]
-        joined = _joined(parts)
+        joined = _joined(self.folder, list(_files(self.folder)[layer]))
         identity, channels, dead = self.folder.manifest["identity"], joined["channels"], joined["dead"]
         try:
             recipe = from_settings({**identity["settings"], "rectify": bool(joined["rectify"].any())})
@@ -97,12 +92,11 @@ def filter_atlas(
     What the folder has already is kept: running again goes on where it stopped, also for more layers or channels.
 
     Args:
-        model: a module or a Network, as for `filter_patterns`.
         folder: a new one, an empty one, or one that was begun with the same model and settings.
         layers: by default the first convolution at each resolution, as in the textbook.
         k: how many channels of each layer, the first ones; all of them with None.
         channels: which channels of each layer, in place of `k`.
-        size, steps, preset, quality, seed, precision, progress: as for `filter_patterns`.
+        model, size, steps, preset, quality, seed, precision, progress: as for `filter_patterns`.
         rectify: whether negative activations count as 0: `"first"` in layers that are linear in the image (see
             `objectives.channel`), `"always"` or `"never"`.
         name: the model's, for the manifest; by default its class.
@@ -113,59 +107,51 @@ def filter_atlas(
         The `Atlas`, as it is in the folder now.
 
     Raises:
-        OutputError: for a folder of another model or other settings.
-        LayerError, InputError, ModelError: as `filter_patterns`, before anything is written.
-
-    Warns:
-        DeadFilterWarning: of channels asked for to which no gradient comes back from any start.
+        OutputError: for a folder of another model or other settings. Else it raises and warns as `filter_patterns`
+            does, and raises before anything is written.
     """
     ranks, recipe = ranks or Ranks(), chosen_recipe(preset, quality, steps)
     checks.one_of("rectify", rectify, get_args(Rectify))
     if channels is not None and k not in (None, 64):
         raise InputError(f"k counts the first channels, channels selects them: give one of the two, not k={k} as well")
     wanted = None if channels is None else objectives.indices(channels, "channel").flatten().tolist()
-    first = None if k is None or wanted is not None else checks.whole_number("k", k)
+    first = None if k is None or channels is not None else checks.whole_number("k", k)
     layers = [layers] if isinstance(layers, str) else layers
     if layers is not None and not layers:
         raise InputError("an atlas is of at least one layer")
     with untouched(model) as module:
         ascent = Ascent(module, model, recipe, size, None, seed, precision)
         asked = layers or convolutions(module, torch.zeros(1, *ascent.shape, device="cpu"), first=True)
-        plan = [_layer(ascent, layer, wanted, first, rectify, ranks.count) for layer in dict.fromkeys(asked)]
+        plan = [b for name in dict.fromkeys(asked) for b in _planned(ascent, name, wanted, first, rectify, ranks.count)]
         opened = _begun(Path(folder), name or type(module).__name__, ascent, plan, rectify, ranks)
         _make(ascent, opened, plan, ranks, progress)
     if ranks.first:
-        for layer in plan:
-            dead = _tensor_of(opened.file(layer.name), "channels")[_tensor_of(opened.file(layer.name), "dead")]
-            warn_dead(layer.name, sorted(layer.channels.intersection(dead.tolist())))
+        for layer, files in _files(opened).items():
+            chosen = {channel for batch in plan if batch.layer == layer for channel in batch.channels}
+            warn_dead(layer, sorted(channel for part in files.values() for channel in chosen if part.get(channel)))
     return Atlas.read(folder)
 
 
-@dataclass(frozen=True, eq=False)
-class _Layer:
-    """A layer of the plan, with its channels in batches."""
+class _Batch(NamedTuple):
+    """Channels of a layer that are made at once."""
 
-    name: str
-    batches: Batches
+    layer: str
     rectify: bool
-
-    @property
-    def channels(self) -> set[int]:
-        return {channel for batch in self.batches for channel in batch}
+    channels: list[int]
 
 
-def _layer(
+def _planned(
     ascent: Ascent, layer: str, channels: list[int] | None, k: int | None, rectify: Rectify, ranks: int
-) -> _Layer:
+) -> list[_Batch]:
     name = one_call(ascent.module, layer)
     footprint = ascent.measure(objectives.channel(name, 0))
     chosen = list(dict.fromkeys(chosen_channels(channels, name, footprint.shapes[name])[:k]))
-    batches = ascent.batches(len(chosen), footprint, layer=name, least=ranks)
     rectified = rectify == "always" or (rectify == "first" and ascent.is_linear(name))
-    return _Layer(name, [[chosen[i] for i in batch] for batch in batches], rectified)
+    batches = ascent.batches(len(chosen), footprint, layer=name, least=ranks)
+    return [_Batch(name, rectified, [chosen[i] for i in batch]) for batch in batches]
 
 
-def _begun(folder: Path, name: str, ascent: Ascent, plan: list[_Layer], rectify: Rectify, ranks: Ranks) -> ResultFolder:
+def _begun(folder: Path, name: str, ascent: Ascent, plan: list[_Batch], rectify: Rectify, ranks: Ranks) -> ResultFolder:
     """The folder, made by the first rank, or opened again with what it has of the same model and settings."""
     identity = {
         "model": name,
@@ -182,21 +168,18 @@ def _begun(folder: Path, name: str, ascent: Ascent, plan: list[_Layer], rectify:
         opened = ResultFolder.open(folder, KIND, identity)
         _tidy(opened)
         known = opened.manifest["progress"].get("layers", [])
-        opened.update(layers=list(dict.fromkeys([*known, *(layer.name for layer in plan)])))
+        opened.update(layers=list(dict.fromkeys([*known, *(batch.layer for batch in plan)])))
 
     ranks.once(prepare)
     return ResultFolder.read(folder, KIND)
 
 
-def _make(ascent: Ascent, folder: ResultFolder, plan: list[_Layer], ranks: Ranks, progress: bool) -> None:
-    """Make what is missing, together with the other ranks."""
-    missing = ranks.gather(ranks.once(lambda: [_missing(folder, layer) for layer in plan]))[0] or []
-    # Dealt out one by one across all layers: dealt anew for each, those with few batches would all be the first rank's.
-    before = list(itertools.accumulate((len(batches) for batches in missing), initial=0))
-    shares = [b[(ranks.rank - offset) % ranks.count :: ranks.count] for b, offset in zip(missing, before, strict=False)]
+def _make(ascent: Ascent, folder: ResultFolder, plan: list[_Batch], ranks: Ranks, progress: bool) -> None:
+    """Make what is missing, together with the other ranks: its batches are dealt out one by one across all layers."""
+    missing = ranks.gather(ranks.once(lambda: _missing(folder, plan)))[0] or []
     problem: Exception | None = None
     try:
-        _fill(ascent, folder, plan, shares, ranks, progress)
+        _fill(ascent, folder, missing[ranks.rank :: ranks.count], progress and ranks.first)
     except Exception as error:  # told to the other ranks, then raised
         problem = error
     finally:
@@ -206,107 +189,61 @@ def _make(ascent: Ascent, folder: ResultFolder, plan: list[_Layer], ranks: Ranks
     ranks.once(lambda: _tidy(folder))
 
 
-def _missing(folder: ResultFolder, layer: _Layer) -> Batches:
-    """The batches of channels of a layer that are still to be made."""
-    there = {c for name, path in _files(folder) if name == layer.name for c in _tensor_of(path, "channels").tolist()}
-    batches = [[channel for channel in batch if channel not in there] for batch in layer.batches]
-    return [batch for batch in batches if batch]
+def _missing(folder: ResultFolder, plan: list[_Batch]) -> list[_Batch]:
+    """What of the plan is still to be made."""
+    made = {layer: ChainMap(*files.values()) for layer, files in _files(folder).items()}
+    left = [b._replace(channels=[c for c in b.channels if c not in made.get(b.layer, {})]) for b in plan]
+    return [batch for batch in left if batch.channels]
 
 
-def _fill(
-    ascent: Ascent, folder: ResultFolder, plan: list[_Layer], shares: list[Batches], ranks: Ranks, progress: bool
-) -> None:
-    """Make this rank's share of what is missing."""
-    total = sum(len(batch) for batches in shares for batch in batches)
-    with steps_bar(total, "filters", "filters", ascent.recipe.steps, progress and ranks.first and total > 0) as bar:
-        for layer, batches in zip(plan, shares, strict=True):
-            part = _Part(folder, layer, ranks.rank)
-            try:
-                for batch in batches:
-                    part.add(batch, ascent.raise_channels(layer.name, batch, batch, bar.update, rectify=layer.rectify))
-            finally:
-                part.write()
-            if ranks.count == 1:
-                _tidy(folder)
-
-
-class _Part:
-    """What one rank has made of one layer so far: written every few seconds, and at the end."""
-
-    def __init__(self, folder: ResultFolder, layer: _Layer, rank: int) -> None:
-        self.folder, self.layer, self.rank = folder, layer, rank
-        self.parts: list[dict[str, Tensor]] = []
-        self.written, self.took = time.monotonic(), 0.0
-
-    def add(self, channels: Sequence[int], result: Ascended) -> None:
-        values = result.values.cpu()
-        fits = float(values.abs().max()) < torch.finfo(torch.float16).max
-        self.parts.append(
-            {
+def _fill(ascent: Ascent, folder: ResultFolder, share: list[_Batch], progress: bool) -> None:
+    """Make these batches and write each to a file of its own: a process that is killed loses the one it is at."""
+    total = sum(len(batch.channels) for batch in share)
+    with steps_bar(total, "filters", "filters", ascent.recipe.steps, progress and total > 0) as bar:
+        for layer, rectify, channels in share:
+            values, scores, dead = ascent.raise_channels(layer, channels, channels, bar.update, rectify=rectify)
+            fits = float(values.abs().max()) < torch.finfo(torch.float16).max
+            tensors = {
                 "values": values.half() if fits else values,
-                "scores": result.scores.cpu(),
-                "dead": result.dead.cpu(),
+                "scores": scores,
+                "dead": dead,
                 "channels": torch.tensor(channels, device="cpu"),
-                "rectify": torch.tensor([self.layer.rectify], device="cpu"),
+                "rectify": torch.tensor([rectify], device="cpu"),
             }
-        )
-        if time.monotonic() - self.written > max(_SECONDS, 10 * self.took):
-            self.write()
-
-    def write(self) -> None:
-        if not self.parts:
-            return
-        start = time.monotonic()
-        self.parts = [_joined(self.parts)]
-        self.folder.save(f"{self.layer.name}@{self.rank}", self.parts[0], layer=self.layer.name, part=str(self.rank))
-        self.written = time.monotonic()
-        self.took = self.written - start
+            folder.save(f"{layer}@{channels[0]}", tensors, layer=layer)
 
 
 def _tidy(folder: ResultFolder) -> None:
     """Put the parts of each layer into the layer's one file, and take them away."""
-    files: dict[str, list[Path]] = {}
-    for layer, path in _files(folder):
-        files.setdefault(layer, []).append(path)
-    for layer, paths in files.items():
+    for layer, paths in _files(folder).items():
         whole = folder.file(layer)
-        if paths == [whole]:
-            continue
-        folder.save(layer, _joined([folder.load(path.stem) for path in paths]), layer=layer)
-        for path in paths:
-            if path != whole:
+        if list(paths) != [whole]:
+            folder.save(layer, _joined(folder, list(paths)), layer=layer)
+            for path in set(paths) - {whole}:
                 path.unlink()
 
 
-def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Parts of one layer as one, by channel; of a channel that is there twice, the first."""
+def _joined(folder: ResultFolder, paths: Sequence[Path]) -> dict[str, Tensor]:
+    """The parts of one layer as one, by channel; of a channel that is there twice, the first."""
+    parts = [folder.load(path.stem) for path in paths]
     try:
         together = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        channels = together["channels"].tolist()
-        place = {channel: i for i, channel in reversed(list(enumerate(channels)))}
-        order = torch.tensor([place[channel] for channel in sorted(place)], dtype=torch.long)
-        return {name: t if name == "rectify" else t[order] for name, t in together.items()} | {
-            "rectify": together["rectify"].any(0, keepdim=True)
-        }
+        order = torch.from_numpy(np.unique(together["channels"].numpy(), return_index=True)[1])
+        return {name: tensor[:1] if name == "rectify" else tensor[order] for name, tensor in together.items()}
     except (KeyError, RuntimeError, IndexError) as error:
         raise OutputError(f"the parts of a layer do not fit together: {error}") from error
 
 
-def _files(folder: ResultFolder) -> Iterable[tuple[str, Path]]:
-    """Each file of patterns with the layer it is of, whole layers before parts."""
-    entries = []
+def _files(folder: ResultFolder) -> dict[str, dict[Path, dict[int, bool]]]:
+    """By layer, the files of its patterns: the channels that each has, and whether they are dead."""
+    files: dict[str, dict[Path, dict[int, bool]]] = {}
     for path in sorted(folder.path.glob("*.safetensors")):
         try:
             with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-        except (OSError, SafetensorError) as error:
+                layer = (file.metadata() or {}).get("layer")
+                if layer is not None:
+                    channels, dead = (file.get_tensor(name).tolist() for name in ("channels", "dead"))
+                    files.setdefault(layer, {})[path] = dict(zip(channels, dead, strict=True))
+        except (OSError, SafetensorError, ValueError) as error:
             raise OutputError(f"{path} is broken: {error}") from error
-        if "layer" in metadata:
-            entries.append(("part" in metadata, metadata["layer"], path))
-    return [(layer, path) for _, layer, path in sorted(entries, key=lambda item: item[0])]
-
-
-def _tensor_of(path: Path, name: str) -> Tensor:
-    with safe_open(path, "pt") as file:
-        tensor: Tensor = file.get_tensor(name)
-    return tensor
+    return files

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard, get_args
 
 import torch
@@ -16,28 +16,26 @@ from torch import Tensor, nn
 from torchviz_cnn.ascent import objectives
 from torchviz_cnn.ascent.objectives import Evaluation, Objective
 from torchviz_cnn.ascent.parameters import InputScale, Size, fourier, image_size, pixels, start_images
-from torchviz_cnn.ascent.recipes import Normalize, Recipe
+from torchviz_cnn.ascent.recipes import Recipe, normalized
 from torchviz_cnn.ascent.transformations import drawn, moved
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, ModelError
 from torchviz_cnn.core.names import named_layers
+from torchviz_cnn.hooks.inputs import Input, batch_of
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model, Network, preprocess_of
 from torchviz_cnn.layers.defaults import input_channels
 
 Precision = Literal["float32", "bfloat16", "auto"]
-Tick = Callable[[int], object]
-"""Is told how many images have taken a step."""
+Tick = Callable[[int], object]  # is told how many images have taken a step
+# Runs the model as far as an objective needs: the activations, and the output where it is needed.
 Look = Callable[[Tensor], tuple[dict[str, Tensor], Any]]
-"""Runs the model as far as an objective needs: the activations, and the output where it is needed."""
+Evaluate = Callable[[Tensor, int], Tensor]  # the objective (B,) of images from their parameters, at a step
 
-ATTEMPTS = 3
-"""How many starts an image gets before it is said to be dead."""
-_CACHE = 16 << 20
-"""Bytes of the largest tensor of a batch on a CPU: larger ones cost more in memory than they save."""
+ATTEMPTS = 3  # how many starts an image gets before it is said to be dead
+_CACHE = 16 << 20  # bytes of a batch's largest tensor on a CPU: larger ones cost more in memory than they save
 _GPU_BYTES = 4 << 30
-_LARGEST_BATCH = 64
-"""On a CPU; eight times as many on a GPU."""
+_LARGEST_BATCH = 64  # on a CPU; eight times as many on a GPU
 _log = logging.getLogger("torchviz_cnn")
 
 
@@ -45,29 +43,14 @@ _log = logging.getLogger("torchviz_cnn")
 class Footprint:
     """What one image takes on the way to what is looked at."""
 
-    largest: int
-    """Bytes of the largest tensor that is kept for the gradient."""
-    total: int
-    """Bytes of all of them."""
-    shapes: dict[str, tuple[int, ...]]
-    """What each layer asked for gives, without the batch."""
+    largest: int  # bytes of the largest tensor that is kept for the gradient
+    total: int  # bytes of all of them
+    shapes: dict[str, tuple[int, ...]]  # what each layer asked for gives, without the batch
 
 
-@dataclass(frozen=True, eq=False)
-class Ascended:
-    """The images of one batch, or of several, after their last step."""
-
-    values: Tensor
-    """On the scale of the model's input: (n, C, H, W), float32."""
-    scores: Tensor
-    """The objective at the start and after each step: (n, steps + 1), float32."""
-    dead: Tensor
-    """Whether no gradient came back to the image, from any start: (n,)."""
-
-    @classmethod
-    def joined(cls, parts: Sequence[Ascended]) -> Ascended:
-        """Several batches as one."""
-        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+Ascended = tuple[Tensor, Tensor, Tensor]
+"""Of n images: their values (n, C, H, W) on the scale of the model's input, float32, the scores (n, steps + 1) at the
+start and after each step, float32, and whether no gradient came back to each from any start (n,)."""
 
 
 class Ascent:
@@ -84,7 +67,7 @@ class Ascent:
         model: Model,
         recipe: Recipe,
         size: Size | None = None,
-        start: Tensor | None = None,
+        start: Input | None = None,
         seed: int = 0,
         precision: Precision = "float32",
         batch_size: int | None = None,
@@ -97,23 +80,25 @@ class Ascent:
         self.batch_size = None if batch_size is None else checks.whole_number("batch_size", batch_size)
         self.device, self.dtype = like.device, like.dtype
         self.low_precision = _low_precision(precision, self.device, self.dtype)
-        if start is not None and recipe.parameters != "pixels":
+        self.start: Tensor | None = None
+        if start is None:
+            height, width = image_size(recipe.size if size is None else size)
+        elif recipe.parameters == "pixels":
+            self.start = start_images(start if isinstance(start, Tensor) else batch_of(model, start)[0], channels, size)
+            height, width = self.start.shape[2:]
+        else:
             raise InputError('start is an image of pixels: ask for Recipe.named(..., parameters="pixels") with it')
-        self.start = None if start is None else start_images(start, channels, size)
-        height, width = (
-            image_size(recipe.size if size is None else size) if self.start is None else self.start.shape[2:]
-        )
         self.shape = (channels, height, width)
         self.scale = InputScale.of(preprocess_of(model), channels)
         self.categories = model.categories if isinstance(model, Network) else None
         self.layout = torch.channels_last
         """How images lie in memory: channels last, which is faster, unless the model refuses it in `measure`."""
-        as_pixels = recipe.parameters == "pixels"
-        self.parameters = (
-            pixels(self.shape, self.scale, *recipe.noise) if as_pixels else fourier(self.shape, self.scale)
-        )
+        if recipe.parameters == "pixels":
+            self.parameters = pixels(self.shape, self.scale, *recipe.noise)
+        else:
+            self.parameters = fourier(self.shape, self.scale)
         self._plain: dict[str, nn.Conv2d | None] = {}
-        self._compiled: dict[tuple[str, ...], Callable[[Tensor], dict[str, Tensor]]] = {}
+        self._compiled: Callable[[Tensor], dict[str, Tensor]] | None = None
 
     def measure(self, objective: Objective) -> Footprint:
         """Run one image as far as an objective needs it.
@@ -129,7 +114,7 @@ class Ascent:
                 saved[place] = max(saved.get(place, 0), tensor.numel() * tensor.element_size())
             return tensor.detach()  # an operation that saved its own output would be a circle that is never freed
 
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), self._eagerly(objective) as look:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), self._looking(objective) as look:
             try:
                 activations, _ = look(self._first_image().requires_grad_())
             except torch.OutOfMemoryError:
@@ -145,9 +130,16 @@ class Ascent:
         shapes = {layer: tuple(maps.shape[1:]) for layer, maps in activations.items()}
         return Footprint(max(saved.values(), default=1), max(sum(saved.values()), 1), shapes)
 
-    def batches(self, count: int, footprint: Footprint, *, layer: str | None = None, least: int = 1) -> list[range]:
-        """Share so many images out to batches, at least `least`, each as large as is fast and fits the memory."""
-        size = min(self.batch_size or self._fast_batch(footprint, layer), -(-count // least))
+    def batches(
+        self, count: int, footprint: Footprint, *, layer: str | None = None, least: int = 1, together: bool = False
+    ) -> list[range]:
+        """Share so many images out to batches, at least `least`, each as large as is fast and fits the memory.
+
+        Raises InputError unless there is one image to start from, or one for each.
+        """
+        if self.start is not None and len(self.start) not in (1, count):
+            raise InputError(f"there are {len(self.start)} images to start from, for {count} patterns")
+        size = count if together else min(self.batch_size or self._fast_batch(footprint, layer), -(-count // least))
         return [range(i, min(i + size, count)) for i in range(0, count, size)]
 
     def raise_channels(
@@ -158,7 +150,7 @@ class Ascent:
         rectify = recipe.rectify if rectify is None else rectify
         index = list(channels if convolution is None else rows)
         objective = objectives.channel(layer, index, border=recipe.border, rectify=rectify)
-        with _only(convolution, channels):
+        with _only(convolution, channels) if convolution else contextlib.nullcontext():
             return self._ascend(objective, [f"{layer}/{channel}" for channel in channels], rows, places, tick)
 
     def raise_objective(self, objective: Objective, places: Sequence[int], tick: Tick) -> Ascended:
@@ -168,7 +160,7 @@ class Ascent:
     def is_linear(self, layer: str) -> bool:
         """Tell whether what a layer gives depends linearly on the image, as a first convolution's output does."""
         gradients = []
-        with self._eagerly(objectives.channel(layer, 0)) as look:
+        with self._looking(objectives.channel(layer, 0)) as look:
             for seed in range(2):
                 image = self._first_image(seed).requires_grad_()
                 maps = look(image)[0][layer]
@@ -180,15 +172,14 @@ class Ascent:
         self, objective: Objective, names: Sequence[str], rows: Sequence[int], places: Sequence[int], tick: Tick
     ) -> Ascended:
         """Take one batch from its start to its last step; the names of its images decide on their random numbers."""
-        recipe, count = self.recipe, len(names)
-        with self._looking(objective) as look:
-            batch = _Batch(self, objective, look, torch.tensor(rows, device=self.device), self._movements(names))
-            state, gradient, score, dead = self._started(batch, names, places)
+        recipe, scores = self.recipe, []
+        with self._looking(objective, self.compile) as look:
+            evaluate = self._evaluation(objective, look, names, rows)
+            state, gradient, score, dead = self._started(evaluate, objective, names, places)
             adam = torch.optim.Adam([state], lr=recipe.step, maximize=True) if recipe.optimizer == "adam" else None
-            scores = []
             for step in range(recipe.steps):
                 if step:
-                    gradient, score = batch.gradient(state, step)
+                    gradient, score = _gradient(evaluate, state, step, objective)
                 scores.append(score)
                 direction = normalized(gradient, recipe.normalize)
                 if adam is None:
@@ -196,17 +187,36 @@ class Ascent:
                 else:
                     state.grad = direction
                     adam.step()
-                tick(count)
-            scores.append(batch.score(state, recipe.steps).detach())
-            values = self.parameters.images(state).float()
-            tick(count)
-        result = Ascended(values.contiguous(), torch.stack(scores, 1).float(), dead)
-        if not bool(result.values.isfinite().all()) or not bool(result.scores.isfinite().all()):
+                tick(len(names))
+            scores.append(evaluate(state, recipe.steps).detach())
+            tick(len(names))
+        values, course = self.parameters.images(state).float().contiguous(), torch.stack(scores, 1).float()
+        if not all(bool(tensor.isfinite().all()) for tensor in (values, course)):
             name = type(self.module).__name__
             raise ModelError(f"{name} gives NaN or infinity while {objective.text} is raised: are its weights finite?")
-        return result
+        return values, course, dead
 
-    def _started(self, batch: _Batch, names: Sequence[str], places: Sequence[int]) -> tuple[Tensor, ...]:
+    def _evaluation(self, objective: Objective, look: Look, names: Sequence[str], rows: Sequence[int]) -> Evaluate:
+        """Give what measures the objective of a batch, with each image's own movements."""
+        recipe, index = self.recipe, torch.tensor(rows, device=self.device)
+        movements = None
+        if recipe.transformations:
+            generators = [self._generator(f"movements of {name}") for name in names]
+            each = [drawn(recipe.transformations, own, recipe.steps + 1, self.shape[1:]) for own in generators]
+            movements = torch.stack(each).to(self.device)
+
+        def evaluate(state: Tensor, step: int) -> Tensor:
+            images = self.parameters.images(state)
+            shown = images if movements is None else moved(images, movements[:, step])
+            activations, output = look(shown.to(self.dtype))
+            with torch.autocast(self.device.type, enabled=False):
+                return objective.value(Evaluation(images, activations, output, index, self.categories))
+
+        return evaluate
+
+    def _started(
+        self, evaluate: Evaluate, objective: Objective, names: Sequence[str], places: Sequence[int]
+    ) -> tuple[Tensor, ...]:
         """The parameters at the start, their gradient and score, and which images are dead after all attempts."""
         kind = torch.float64 if self.dtype == torch.float64 else torch.float32
         generators = [self._generator(name) for name in names]
@@ -215,27 +225,16 @@ class Ascent:
             each = [self.parameters.start(generator, attempt) for generator in generators]
             return torch.stack(each).to(self.device, kind)
 
-        if self.start is None:
-            state = noise(0)
-        else:
-            given = self.start.expand(len(places), -1, -1, -1) if len(self.start) == 1 else self.start[list(places)]
-            state = given.to(self.device, kind, copy=True)
-        gradient, score = batch.gradient(state, 0)
-        dead = _is_zero(gradient)
-        for attempt in range(1, ATTEMPTS if self.start is None else 1):
-            if not bool(dead.any()):
+        state = noise(0)
+        if self.start is not None:
+            state = self.start[[place % len(self.start) for place in places]].to(self.device, kind)
+        for attempt in range(1, ATTEMPTS + 1):
+            gradient, score = _gradient(evaluate, state, 0, objective)
+            dead = gradient.flatten(1).abs().amax(1) == 0
+            if attempt == ATTEMPTS or self.start is not None or not bool(dead.any()):
                 break
             state = torch.where(dead.view(-1, *[1] * (state.ndim - 1)), noise(attempt), state)
-            gradient, score = batch.gradient(state, 0)
-            dead = _is_zero(gradient)
         return state, gradient, score, dead
-
-    def _movements(self, names: Sequence[str]) -> Tensor | None:
-        transformations, steps, size = self.recipe.transformations, self.recipe.steps + 1, self.shape[1:]
-        if not transformations:
-            return None
-        each = [drawn(transformations, self._generator(f"movements of {name}"), steps, size) for name in names]
-        return torch.stack(each).to(self.device)
 
     def _generator(self, name: str) -> torch.Generator:
         """One image's own random numbers."""
@@ -265,7 +264,7 @@ class Ascent:
 
     def _same_alone(self, layer: str, convolution: nn.Conv2d) -> bool:
         """Whether a channel that is computed without the others has the values that it has among them."""
-        with torch.no_grad(), self._eagerly(objectives.channel(layer, 0)) as look:
+        with torch.no_grad(), self._looking(objectives.channel(layer, 0)) as look:
             whole = look(self._first_image())[0][layer][:, 0]
             try:
                 with _only(convolution, [0]):
@@ -278,101 +277,38 @@ class Ascent:
         return bool((alone - whole).abs().max() <= 1e-2 * whole.abs().max())
 
     @contextlib.contextmanager
-    def _eagerly(self, objective: Objective) -> Iterator[Look]:
-        """Give what runs the model as far as the objective needs, by hooks."""
+    def _looking(self, objective: Objective, compile: bool = False) -> Iterator[Look]:
+        """Give what runs the model as far as the objective needs: by hooks or, if told, compiled once for all."""
+        if compile and self._compiled is None:
+            self._compiled = _compiled(self.module, objective)
+        part = self._compiled if compile else None
         layers, to_the_end = objective.layers, objective.needs_output
-        with HookManager(self.module) as hooks, hooks.record(layers) as activations:
+        with HookManager(self.module) as hooks, hooks.record(() if compile else layers) as activations:
 
             def look(images: Tensor) -> tuple[dict[str, Tensor], Any]:
-                if not layers and not to_the_end:
-                    return {}, None
-                with self._precision():
-                    output = hooks.run(self._laid_out(images), stop_early=not to_the_end)
+                images = images.contiguous(memory_format=self.layout)
+                images = images.clone() if images.is_leaf else images  # the model's own to write into
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision):
+                    if part is not None:
+                        return part(images), None
+                    output = hooks.run(images, stop_early=not to_the_end) if layers or to_the_end else None
                 hooks.require_reached()
                 return dict(activations), output
 
             yield look
 
-    @contextlib.contextmanager
-    def _looking(self, objective: Objective) -> Iterator[Look]:
-        """Give what runs the model as far as the objective needs: by hooks or, if told, compiled once."""
-        if not self.compile:
-            with self._eagerly(objective) as look:
-                yield look
-            return
-        if objective.layers not in self._compiled:
-            self._compiled[objective.layers] = _compiled(self.module, objective)
-        run = self._compiled[objective.layers]
 
-        def compiled_look(images: Tensor) -> tuple[dict[str, Tensor], Any]:
-            with self._precision():
-                return run(self._laid_out(images)), None
-
-        yield compiled_look
-
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision)
-
-    def _laid_out(self, images: Tensor) -> Tensor:
-        """Images as the model gets them: its own to write into."""
-        images = images.contiguous(memory_format=self.layout)
-        return images.clone() if images.is_leaf else images
-
-
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    """Images on their way, whatever their parameters are by now."""
-
-    ascent: Ascent
-    objective: Objective
-    look: Look
-    rows: Tensor
-    movements: Tensor | None
-    """By image and step, (B, steps + 1, 2, 3)."""
-
-    def score(self, state: Tensor, step: int) -> Tensor:
-        """The objective of each image: (B,)."""
-        ascent = self.ascent
-        images = ascent.parameters.images(state)
-        shown = images if self.movements is None else moved(images, self.movements[:, step])
-        activations, output = self.look(shown.to(ascent.dtype))
-        with torch.autocast(ascent.device.type, enabled=False):
-            return self.objective.value(Evaluation(images, activations, output, self.rows, ascent.categories))
-
-    def gradient(self, state: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """The gradient of each image's objective with respect to its parameters, and the objective."""
-        leaf = state.detach().requires_grad_()
-        score = self.score(leaf, step)
-        gradient = None
-        if score.requires_grad:
-            (gradient,) = torch.autograd.grad(score.sum(), leaf, allow_unused=True)
-        if gradient is None:
-            raise ModelError(
-                f"no gradient comes back to the image from {self.objective.text}: it does not depend on the image, or "
-                "the model detaches it or runs a part of itself under torch.no_grad()"
-            )
-        return gradient, score.detach()
-
-
-def normalized(gradient: Tensor, how: Normalize) -> Tensor:
-    """Gradients (B, ...) each divided by its own size; one of zeros stays so.
-
-    `l2`: the root of the sum of squares. `rms`: the root of their mean, + 1e-5. `pixel`: each pixel's by the length of
-    its vector of channels, or 1e-7 where that is shorter, as Keras' `normalize` does.
-    """
-    if how == "none":
-        return gradient
-    if how == "pixel":
-        return gradient / gradient.square().sum(1, keepdim=True).sqrt().clamp_min(1e-7)
-    length: Tensor = torch.linalg.vector_norm(gradient, dim=tuple(range(1, gradient.ndim)), keepdim=True)
-    if how == "rms":
-        return gradient / (length / math.sqrt(gradient[0].numel()) + 1e-5)
-    return gradient / length.clamp_min(torch.finfo(gradient.dtype).tiny)
-
-
-def _is_zero(gradient: Tensor) -> Tensor:
-    zero: Tensor = gradient.flatten(1).abs().amax(1) == 0
-    return zero
+def _gradient(evaluate: Evaluate, state: Tensor, step: int, objective: Objective) -> tuple[Tensor, Tensor]:
+    """The gradient of each image's objective with respect to its parameters, and the objective."""
+    leaf = state.detach().requires_grad_()
+    score = evaluate(leaf, step)
+    gradient = torch.autograd.grad(score.sum(), leaf, allow_unused=True)[0] if score.requires_grad else None
+    if gradient is None:
+        raise ModelError(
+            f"no gradient comes back to the image from {objective.text}: it does not depend on the image, or "
+            "the model detaches it or runs a part of itself under torch.no_grad()"
+        )
+    return gradient, score.detach()
 
 
 def _is_plain(module: nn.Module | None) -> TypeGuard[nn.Conv2d]:
@@ -384,17 +320,12 @@ def _is_plain(module: nn.Module | None) -> TypeGuard[nn.Conv2d]:
 
 
 @contextlib.contextmanager
-def _only(convolution: nn.Conv2d | None, channels: Sequence[int]) -> Iterator[None]:
+def _only(convolution: nn.Conv2d, channels: Sequence[int]) -> Iterator[None]:
     """Leave a convolution the weights of these output channels alone, for the length of the block."""
-    if convolution is None:
-        yield
-        return
     before = dict(convolution._parameters)
+    rows = {name: tensor.detach()[list(channels)] for name, tensor in before.items() if tensor is not None}
     try:
-        for name, tensor in before.items():
-            if tensor is not None:
-                rows = tensor.detach()[list(channels)]
-                convolution._parameters[name] = nn.Parameter(rows, requires_grad=False)
+        convolution._parameters.update({name: nn.Parameter(t, requires_grad=False) for name, t in rows.items()})
         yield
     finally:
         convolution._parameters.update(before)
@@ -403,10 +334,8 @@ def _only(convolution: nn.Conv2d | None, channels: Sequence[int]) -> Iterator[No
 def _low_precision(precision: Precision, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether to compute in bfloat16: as told or, with `auto`, where the processor is made for it."""
     checks.one_of("precision", precision, get_args(Precision))
-    if dtype != torch.float32 or precision == "float32":
-        return False
-    if precision == "bfloat16":
-        return True
+    if dtype != torch.float32 or precision != "auto":
+        return dtype == torch.float32 and precision == "bfloat16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from torchviz_cnn.ascent import objectives
-from torchviz_cnn.ascent.loop import Ascended, Ascent, Precision
+from torchviz_cnn.ascent.loop import Ascent, Precision
 from torchviz_cnn.ascent.objectives import Objective
 from torchviz_cnn.ascent.parameters import Size
 from torchviz_cnn.ascent.recipes import Preset, Quality, Recipe, chosen_recipe
@@ -19,7 +19,7 @@ from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError
 from torchviz_cnn.core.names import named_layers, resolve
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
-from torchviz_cnn.hooks.inputs import Input, batch_of
+from torchviz_cnn.hooks.inputs import Input
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.hooks.untouched import untouched
 
@@ -61,8 +61,7 @@ def filter_patterns(
         seed: of the noise and the movements, at least 0.
         precision: `"bfloat16"` computes the network in it, `"auto"` only where the processor is made for it.
         batch_size: how many channels are computed at once; by default as many as is fast.
-        compile: whether `torch.compile` is used.
-        progress: whether a progress bar is shown.
+        compile, progress: whether `torch.compile` is used, and a progress bar is shown.
 
     Returns:
         `Patterns`: `values` (n, C, H, W), `scores` (n, steps + 1), and the channels that are `dead`.
@@ -82,23 +81,21 @@ def filter_patterns(
     >>> patterns.values.shape, patterns.scores.shape, patterns.channels.tolist()
     (torch.Size([2, 3, 24, 24]), torch.Size([2, 6]), [0, 3])
     """
-    recipe, first = chosen_recipe(preset, quality, steps), _start(model, start)
+    recipe = chosen_recipe(preset, quality, steps)
     with untouched(model) as module:
         layer = one_call(module, layer)
-        ascent = Ascent(module, model, recipe, size, first, seed, precision, batch_size, compile)
+        ascent = Ascent(module, model, recipe, size, start, seed, precision, batch_size, compile)
         footprint = ascent.measure(objectives.channel(layer, 0))
         chosen = chosen_channels(channels, layer, footprint.shapes[layer])
-        if first is not None and first.ndim == 4 and len(first) not in (1, len(chosen)):
-            raise InputError(f"there are {len(first)} images to start from, for {len(chosen)} patterns")
+        batches = ascent.batches(len(chosen), footprint, layer=layer)
         with steps_bar(len(chosen), layer, "filters", recipe.steps, progress) as bar:
-            batches = ascent.batches(len(chosen), footprint, layer=layer)
-            result = Ascended.joined(
-                [ascent.raise_channels(layer, [chosen[i] for i in batch], batch, bar.update) for batch in batches]
-            )
-    dead = tuple(channel for channel, gone in zip(chosen, result.dead.tolist(), strict=True) if gone)
+            parts = [ascent.raise_channels(layer, [chosen[i] for i in b], b, bar.update) for b in batches]
+    values, scores, gone = map(torch.cat, zip(*parts, strict=True))
+    index = torch.tensor(chosen, device="cpu")
+    dead = tuple(index[gone.cpu()].tolist())
     warn_dead(layer, dead)
-    text, index = f"channels of {layer}", torch.tensor(chosen, device="cpu")
-    return Patterns(result.values, result.scores, text, recipe, ascent.scale, layer, index, dead, ascent.seed)
+    text = f"channels of {layer}"
+    return Patterns(values, scores, text, recipe, ascent.scale, layer, index, dead, ascent.seed)
 
 
 def maximize(
@@ -120,22 +117,15 @@ def maximize(
     """Make images that an objective is large for, by gradient ascent from noise, or from a photo.
 
     Args:
-        model: a module or a Network, as for `filter_patterns`.
         objective: what is raised, made by the functions of `torchviz_cnn.objectives`.
         images: how many, each from its own noise; by default 1, or as many as the objective has channels or classes, or
             as there are images in `start`.
-        size, steps, preset, quality: the recipe, as for `filter_patterns`; `border` and `rectify` are the objective's.
-        start: an image (C, H, W), several (n, C, H, W) or, with a Network, photos, in place of the noise.
-        seed, precision, batch_size, compile, progress: as for `filter_patterns`.
+        model, size, steps, preset, quality, start, seed, precision, batch_size, compile, progress: as for
+            `filter_patterns`; of a recipe, `border` and `rectify` do not count, as they are the objective's.
 
     Returns:
-        `Patterns`, in which `dead` holds the images to which no gradient comes back.
-
-    Raises:
-        LayerError, InputError, ModelError: as `filter_patterns`.
-
-    Warns:
-        DeadFilterWarning: of images to which no gradient comes back from any start.
+        `Patterns`, in which `dead` holds the images to which no gradient comes back. Raises and warns as
+        `filter_patterns` does.
 
     >>> from torchviz_cnn import objectives
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
@@ -143,22 +133,27 @@ def maximize(
     >>> maximize(model, goal, images=2, size=24, steps=5).values.shape
     torch.Size([2, 3, 24, 24])
     """
-    recipe, first = chosen_recipe(preset, quality, steps), _start(model, start)
-    count = _count(objective, images, first)
+    if not isinstance(objective, Objective):
+        kind = type(objective).__name__
+        raise InputError(f"maximize takes an objective, such as objectives.channel(layer, 0), not a {kind}")
+    asked = objective.count if images is None else checks.whole_number("images", images)
+    if objective.count not in (None, asked):
+        raise InputError(f"{images} images were asked for, for {objective.text}: that does not fit")
+    recipe = chosen_recipe(preset, quality, steps)
     with untouched(model) as module:
         for name in objective.layers:
             one_call(module, name)
-        ascent = Ascent(module, model, recipe, size, first, seed, precision, batch_size, compile)
-        footprint = ascent.measure(objective)
-        batches = [range(count)] if objective.couples else ascent.batches(count, footprint)
+        ascent = Ascent(module, model, recipe, size, start, seed, precision, batch_size, compile)
+        count = asked or (1 if ascent.start is None else len(ascent.start))
+        batches = ascent.batches(count, ascent.measure(objective), together=objective.couples)
         with steps_bar(count, "maximize", "images", recipe.steps, progress) as bar:
-            result = Ascended.joined([ascent.raise_objective(objective, batch, bar.update) for batch in batches])
-    dead = tuple(i for i, gone in enumerate(result.dead.tolist()) if gone)
+            parts = [ascent.raise_objective(objective, batch, bar.update) for batch in batches]
+    values, scores, gone = map(torch.cat, zip(*parts, strict=True))
+    dead = tuple(gone.nonzero().flatten().tolist())
     if dead:
-        warn(
-            f"no gradient comes back from {objective.text} to images {_some(dead)}: they stay noise", DeadFilterWarning
-        )
-    return Patterns(result.values, result.scores, objective.text, recipe, ascent.scale, dead=dead, seed=ascent.seed)
+        text = f"no gradient comes back from {objective.text} to images {_some(dead)}"
+        warn(f"{text}: they stay noise", DeadFilterWarning)
+    return Patterns(values, scores, objective.text, recipe, ascent.scale, dead=dead, seed=ascent.seed)
 
 
 def one_call(model: nn.Module, layer: str) -> str:
@@ -172,8 +167,7 @@ def one_call(model: nn.Module, layer: str) -> str:
 def chosen_channels(channels: int | Iterable[int] | None, layer: str, shape: tuple[int, ...]) -> list[int]:
     """The channels asked for, checked against what the layer gives; all of them for None."""
     if len(shape) not in (1, 3):
-        gives = ("B", *shape) if shape else "no tensor"
-        raise LayerError(f"layer {layer!r} gives {gives}, neither maps (B, C, h, w) nor features (B, C)")
+        raise LayerError(f"layer {layer!r} gives {('B', *shape)}, neither maps (B, C, h, w) nor features (B, C)")
     if channels is None:
         return list(range(shape[0]))
     chosen: list[int] = objectives.indices(channels, "channel").flatten().tolist()
@@ -192,29 +186,6 @@ def steps_bar(count: int, name: str, unit: str, steps: int, progress: bool) -> A
     total, scale = count * (steps + 1), 1 / (steps + 1)
     form = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
     return progress_bar(progress, total=total, desc=name, unit=unit, unit_scale=scale, bar_format=form)
-
-
-def _start(model: Model, start: Input | None) -> Tensor | None:
-    """The images to start from, (n, C, H, W) or, of a single one, (C, H, W)."""
-    if start is None or isinstance(start, Tensor):
-        return start
-    batch, _ = batch_of(model, start)
-    return batch[0] if len(batch) == 1 else batch
-
-
-def _count(objective: Objective, images: int | None, start: Tensor | None) -> int:
-    """How many images `maximize` makes."""
-    if not isinstance(objective, Objective):
-        raise InputError(
-            f"maximize takes an objective, such as objectives.channel(layer, 0), not a {type(objective).__name__}"
-        )
-    asked = None if images is None else checks.whole_number("images", images)
-    counts = {objective.count, asked, len(start) if start is not None and start.ndim == 4 else None} - {None}
-    if len(counts) > 1:
-        given = "noise" if start is None else f"a start {tuple(start.shape)}"
-        number = "as many as needed" if images is None else images
-        raise InputError(f"{number} images were asked for, for {objective.text}, from {given}: that does not fit")
-    return counts.pop() or 1 if counts else 1
 
 
 def _some(numbers: Sequence[int]) -> str:

@@ -26,16 +26,11 @@ from torchviz_cnn.scores.targets import Score, Targets, check_score
 class Evaluation:
     """What an objective measures: some images, and what the network computes from them."""
 
-    images: Tensor
-    """On the scale of the model's input: (B, C, H, W)."""
-    activations: Mapping[str, Tensor]
-    """By name, the layers that the objective asked for."""
-    output: Any
-    """What the network gave, where the objective needs it."""
-    rows: Tensor
-    """Which of all images these are: (B,)."""
-    categories: tuple[str, ...] | None = None
-    """The names of the classes, where they are known."""
+    images: Tensor  # on the scale of the model's input: (B, C, H, W)
+    activations: Mapping[str, Tensor]  # by name, the layers that the objective asked for
+    output: Any  # what the network gave, where the objective needs it
+    rows: Tensor  # which of all images these are: (B,)
+    categories: tuple[str, ...] | None = None  # the names of the classes, where they are known
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,16 +38,12 @@ class Objective:
     """A number for each image, which `maximize` raises; made by the functions of this module, joined by `+ - * /`."""
 
     text: str
-    value: Callable[[Evaluation], Tensor]
-    """Gives (B,)."""
+    value: Callable[[Evaluation], Tensor]  # gives (B,)
     layers: tuple[str, ...] = ()
     needs_output: bool = False
-    couples: bool = False
-    """Whether an image's number depends on the others of the batch."""
-    count: int | None = None
-    """How many images there are, where each has an objective of its own."""
-    is_sum: bool = False
-    """Whether its text is a sum, which needs brackets beside a product."""
+    couples: bool = False  # whether an image's number depends on the others of the batch
+    count: int | None = None  # how many images there are, where each has an objective of its own
+    is_sum: bool = False  # whether its text is a sum, which needs brackets beside a product
 
     __array_ufunc__ = None  # numpy's numbers leave the joining to the objective
 
@@ -96,44 +87,35 @@ def channel(layer: str, channel: int | Sequence[int] | Tensor, *, border: int = 
     >>> channel("features.10", 12, border=2) - 0.1 * total_variation()
     channel('features.10', 12, border=2) - 0.1 * total_variation()
     """
-    index = indices(channel, "channel")
     border = checks.whole_number("border", border, 0)
 
-    def value(given: Evaluation) -> Tensor:
-        chosen = inner(_chosen(_maps(given, layer), layer, index, given.rows), border)
-        return (chosen.relu() if rectify else chosen).mean((1, 2))
+    def reduce(maps: Tensor) -> Tensor:
+        kept = inner(maps, border)
+        return (kept.relu() if rectify else kept).mean((1, 2))
 
     options = f", border={border}" * bool(border) + ", rectify=True" * rectify
-    return Objective(f"channel({layer!r}, {_shown(index.tolist())}{options})", value, (layer,), count=_count(index))
+    return _of_channel("channel", layer, channel, options, reduce)
 
 
 def unit(layer: str, channel: int | Sequence[int] | Tensor, position: tuple[int, int] | None = None) -> Objective:
     """Take the activation of one unit: a channel of a layer at (row, column), by default in the middle of the map."""
-    index = indices(channel, "channel")
     if position is not None and indices(position, "position").shape != (2,):
         raise InputError(f"a position is a row and a column, not {position!r}")
 
-    def value(given: Evaluation) -> Tensor:
-        chosen = _chosen(_maps(given, layer), layer, index, given.rows)
-        height, width = chosen.shape[1:]
+    def reduce(maps: Tensor) -> Tensor:
+        height, width = maps.shape[1:]
         row, column = position if position is not None else (height // 2, width // 2)
         if not (-height <= row < height and -width <= column < width):
-            raise InputError(
-                f"position {(row, column)} is out of range: the maps of layer {layer!r} are {height} x {width}"
-            )
-        return chosen[:, row, column]
+            there = f"the maps of layer {layer!r} are {height} x {width}"
+            raise InputError(f"position {(row, column)} is out of range: {there}")
+        return maps[:, row, column]
 
-    where = "" if position is None else f", {tuple(position)}"
-    return Objective(f"unit({layer!r}, {_shown(index.tolist())}{where})", value, (layer,), count=_count(index))
+    return _of_channel("unit", layer, channel, "" if position is None else f", {tuple(position)}", reduce)
 
 
 def layer(layer: str) -> Objective:
     """Take the mean square of all activations of a layer: DeepDream's objective (Mordvintsev et al. 2015)."""
-
-    def value(given: Evaluation) -> Tensor:
-        return _maps(given, layer).square().mean((1, 2, 3))
-
-    return Objective(f"layer({layer!r})", value, (layer,))
+    return Objective(f"layer({layer!r})", lambda given: _maps(given, layer).square().mean((1, 2, 3)), (layer,))
 
 
 def direction(layer: str, vector: Sequence[float] | Tensor, *, cosine_power: float = 0.0) -> Objective:
@@ -158,7 +140,7 @@ def direction(layer: str, vector: Sequence[float] | Tensor, *, cosine_power: flo
             dot = dot * cosine.clamp_min(0.1) ** cosine_power
         return dot.mean((1, 2))
 
-    power = f", cosine_power={cosine_power:g}" if cosine_power else ""
+    power = f", cosine_power={cosine_power:g}" * bool(cosine_power)
     return Objective(f"direction({layer!r}, {len(towards)} numbers{power})", value, (layer,))
 
 
@@ -179,8 +161,7 @@ def class_score(target: int | str | Sequence[int | str] | Tensor, *, score: Scor
         wanted = [asked[row] for row in given.rows.tolist()] if several else asked
         return Targets.of(given.output, len(given.images), wanted, score, given.categories).scores[:, 0]
 
-    how = "" if score == "logit" else f", score={score!r}"
-    text = f"class_score({_shown(asked)}{how})"
+    text = f"class_score({_shown(asked)}" + f", score={score!r}" * (score != "logit") + ")"
     return Objective(text, value, needs_output=True, count=len(asked) if several else None)
 
 
@@ -214,11 +195,7 @@ def total_variation() -> Objective:
 
 def l2() -> Objective:
     """Measure how far an image is from zero, the mean colour, to subtract it: the root of the mean of its squares."""
-
-    def value(given: Evaluation) -> Tensor:
-        return (given.images.square().mean((1, 2, 3)) + 1e-12).sqrt()
-
-    return Objective("l2()", value)
+    return Objective("l2()", lambda given: (given.images.square().mean((1, 2, 3)) + 1e-12).sqrt())
 
 
 def inner(maps: Tensor, border: int) -> Tensor:
@@ -230,29 +207,34 @@ def inner(maps: Tensor, border: int) -> Tensor:
 def _maps(given: Evaluation, layer: str) -> Tensor:
     """The activations of a layer as (B, C, h, w) in float32."""
     maps = given.activations[layer]
-    if not isinstance(maps, Tensor) or maps.ndim not in (2, 4):
-        shape = tuple(maps.shape) if isinstance(maps, Tensor) else f"a {type(maps).__name__}"
-        raise LayerError(f"layer {layer!r} gives {shape}, neither maps (B, C, h, w) nor features (B, C)")
+    if maps.ndim not in (2, 4):
+        raise LayerError(f"layer {layer!r} gives {tuple(maps.shape)}, neither maps (B, C, h, w) nor features (B, C)")
     if len(maps) != len(given.images):
         raise LayerError(f"layer {layer!r} gives {len(maps)} maps for {len(given.images)} images")
     return (maps if maps.ndim == 4 else maps[:, :, None, None]).float()
 
 
-def _chosen(maps: Tensor, layer: str, index: Tensor, rows: Tensor) -> Tensor:
-    """The map (B, h, w) of one channel, or of one for each image."""
-    require_channels(index.flatten().tolist(), layer, maps.shape[1])
-    if index.ndim == 0:
-        return maps[:, int(index)]
-    return maps[torch.arange(len(maps), device=maps.device), index.to(maps.device)[rows]]
+def _of_channel(name: str, layer: str, channel: Any, options: str, reduce: Callable[[Tensor], Tensor]) -> Objective:
+    """What `reduce` gives of the map (B, h, w) of one channel of a layer, or of one for each image."""
+    index = indices(channel, "channel")
+
+    def value(given: Evaluation) -> Tensor:
+        maps = _maps(given, layer)
+        require_channels(index.flatten().tolist(), layer, maps.shape[1])
+        if index.ndim == 0:
+            return reduce(maps[:, int(index)])
+        return reduce(maps[torch.arange(len(maps), device=maps.device), index.to(maps.device)[given.rows]])
+
+    count = len(index) if index.ndim else None
+    return Objective(f"{name}({layer!r}, {_shown(index.tolist())}{options})", value, (layer,), count=count)
 
 
 def require_channels(channels: Sequence[int], layer: str, count: int) -> None:
     """Raise InputError for the first of these channels that a layer of so many channels does not have."""
     for channel in channels:
         if not 0 <= channel < count:
-            raise InputError(
-                f"channel {channel} is out of range: layer {layer!r} has {count} channels, 0 to {count - 1}"
-            )
+            there = f"layer {layer!r} has {count} channels, 0 to {count - 1}"
+            raise InputError(f"channel {channel} is out of range: {there}")
 
 
 def indices(given: Any, what: str) -> Tensor:
@@ -268,10 +250,6 @@ def indices(given: Any, what: str) -> Tensor:
             return torch.tensor(numbers if several else numbers[0], dtype=torch.long, device="cpu")
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise InputError(f"a {what} is an index, or one for each image, not {given!r}") from None
-
-
-def _count(index: Tensor) -> int | None:
-    return None if index.ndim == 0 else len(index)
 
 
 def _shown(asked: Any) -> str:
@@ -291,15 +269,10 @@ def _joined(a: Objective | float, b: Objective | float, operation: Callable[[Any
         x, y = (side.value(given) if isinstance(side, Objective) else side for side in (a, b))
         return operation(x, y)  # type: ignore[no-any-return]
 
-    return Objective(
-        f"{_text(a, sign in '*/')} {sign} {_text(b, sign != '+')}",
-        value,
-        tuple(dict.fromkeys(name for side in both for name in side.layers)),
-        any(side.needs_output for side in both),
-        any(side.couples for side in both),
-        counts[0] if counts else None,
-        is_sum=sign in "+-",
-    )
+    text = f"{_text(a, sign in '*/')} {sign} {_text(b, sign != '+')}"
+    layers = tuple(dict.fromkeys(name for side in both for name in side.layers))
+    needs_output, couples = any(side.needs_output for side in both), any(side.couples for side in both)
+    return Objective(text, value, layers, needs_output, couples, counts[0] if counts else None, sign in "+-")
 
 
 def _text(side: Objective | float, binds: bool) -> str:

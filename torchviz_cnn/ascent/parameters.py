@@ -18,19 +18,11 @@ from torchviz_cnn.media.images import Preprocess
 # Written by scripts/colour_statistics.py: the square root of the covariance of the colours of 700 photos of ImageNet's
 # classes, 0..1, divided by its largest column norm. A column is a colour that varies on its own: light and dark, blue
 # and yellow, green and magenta.
-COLOURS = (
-    (0.562, 0.205, 0.056),
-    (0.581, -0.001, -0.115),
-    (0.589, -0.195, 0.060),
-)
+COLOURS = ((0.562, 0.205, 0.056), (0.581, -0.001, -0.115), (0.589, -0.195, 0.060))
 
 Size = int | tuple[int, int]
 _LARGEST = 100_000_000
 _PLAIN: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever the caller's defaults are, noise is the same
-
-
-def _uniform(*shape: int, generator: torch.Generator) -> Tensor:
-    return torch.rand(*shape, generator=generator, **_PLAIN)
 
 
 @dataclass(frozen=True)
@@ -64,10 +56,9 @@ class InputScale:
 class ImageParameters:
     """A way to write images down: how one starts, and the images (B, C, H, W) that parameters (B, ...) stand for."""
 
+    # The parameters of one image from its own generator; the number is the attempt, as dead noise is drawn anew.
     start: Callable[[torch.Generator, int], Tensor]
-    """The parameters of one image from its own generator; the number is the attempt, as dead noise is drawn anew."""
-    images: Callable[[Tensor], Tensor]
-    """On the scale of the model's input."""
+    images: Callable[[Tensor], Tensor]  # on the scale of the model's input
 
 
 def pixels(
@@ -82,10 +73,11 @@ def pixels(
 
     def start(generator: torch.Generator, attempt: int = 0) -> Tensor:
         if attempt > 1:
-            coarse = _uniform(1, shape[0], *(-(-side // 16) for side in shape[1:]), generator=generator)
+            patches = [-(-side // 16) for side in shape[1:]]
+            coarse = torch.rand(1, shape[0], *patches, generator=generator, **_PLAIN)
             return scale.to_input(F.interpolate(coarse, shape[1:], mode="bilinear")[0])
         a, b = (low, high) if attempt == 0 else (0.0, 1.0)
-        return scale.to_input(a + (b - a) * _uniform(*shape, generator=generator))
+        return scale.to_input(a + (b - a) * torch.rand(*shape, generator=generator, **_PLAIN))
 
     return ImageParameters(start, lambda parameters: parameters)
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
 
 from torchviz_cnn.ascent.transformations import Transformation, jitter, rotate, scale
 from torchviz_cnn.core import checks
@@ -17,6 +21,7 @@ Normalize = Literal["l2", "rms", "pixel", "none"]
 Optimizer = Literal["ascent", "adam"]
 Parameters = Literal["pixels", "fourier"]
 Display = Literal["standardised", "deviation-0.1", "photo"]
+_CHANGES = ("size", "steps", "step", "normalize", "border", "rectify", "parameters", "optimizer", "transformations")
 
 
 @dataclass(frozen=True)
@@ -94,19 +99,8 @@ class Recipe:
         preset = RECIPES[checks.one_of("preset", name, RECIPES)]
         if optimizer == "adam" and preset.optimizer != "adam":
             preset = replace(preset, normalize="none", step=0.05)
-        names = (
-            "size",
-            "steps",
-            "step",
-            "normalize",
-            "border",
-            "rectify",
-            "parameters",
-            "optimizer",
-            "transformations",
-        )
         values = (size, steps, step, normalize, border, rectify, parameters, optimizer, transformations)
-        changes: dict[str, Any] = {n: value for n, value in zip(names, values, strict=True) if value is not None}
+        changes: dict[str, Any] = {n: value for n, value in zip(_CHANGES, values, strict=True) if value is not None}
         return replace(preset, **changes)
 
 
@@ -124,25 +118,37 @@ def chosen_recipe(preset: Preset | Recipe | None, quality: Quality | None, steps
     """The recipe asked for by name, by quality or as it is, with so many steps. Raises InputError."""
     if quality is not None:
         checks.one_of("quality", quality, get_args(Quality))
-    name = preset.name if isinstance(preset, Recipe) else preset
-    if name is not None and quality is not None and (name == "clean") != (quality == "clean"):
-        raise InputError(f"preset {name!r} is not of quality {quality!r}; ask for one of the two")
-    if not isinstance(preset, Recipe):
-        preset = Recipe.named(preset or ("clean" if quality == "clean" else "dlwp-2025"))
-    return preset if steps is None else replace(preset, steps=steps)
+    given = preset or ("clean" if quality == "clean" else "dlwp-2025")
+    recipe = given if isinstance(given, Recipe) else Recipe.named(given)
+    if quality is not None and (recipe.name == "clean") != (quality == "clean"):
+        raise InputError(f"preset {recipe.name!r} is not of quality {quality!r}; ask for one of the two")
+    return recipe if steps is None else replace(recipe, steps=steps)
 
 
 def as_settings(recipe: Recipe) -> dict[str, Any]:
     """A recipe as what JSON can hold."""
-    values = {field.name: getattr(recipe, field.name) for field in fields(recipe)}
-    return {**values, "noise": list(recipe.noise), "transformations": [repr(t) for t in recipe.transformations]}
+    return {**asdict(recipe), "transformations": [repr(movement) for movement in recipe.transformations]}
 
 
 def from_settings(settings: Mapping[str, Any]) -> Recipe:
-    """The recipe that `as_settings` wrote down, as far as showing its images needs it: movements are left out."""
+    """The recipe that `as_settings` wrote down, but for its movements. Raises KeyError, TypeError or ValueError."""
     known = {field.name for field in fields(Recipe)} - {"transformations"}
     values = {key: value for key, value in settings.items() if key in known}
-    try:
-        return Recipe(**{**values, "noise": tuple(values["noise"])})
-    except (TypeError, KeyError) as error:
-        raise InputError(f"these are not the settings of a recipe: {error}") from error
+    return Recipe(**{**values, "noise": tuple(values["noise"])})
+
+
+def normalized(gradient: Tensor, how: Normalize) -> Tensor:
+    """Gradients (B, ...) each divided by its own size; one of zeros stays so.
+
+    `l2`: the root of the sum of squares. `rms`: the root of their mean, + 1e-5. `pixel`: each pixel's by the length of
+    its vector of channels, or 1e-7 where that is shorter, as Keras' `normalize` does.
+    """
+    if how == "none":
+        return gradient
+    if how == "pixel":
+        return gradient / gradient.square().sum(1, keepdim=True).sqrt().clamp_min(1e-7)
+    # Not vector_norm, which is ten times less exact than a sum: a ReLU near 0 may then switch the other way.
+    length = gradient.square().flatten(1).sum(1).sqrt().view(-1, *[1] * (gradient.ndim - 1))
+    if how == "rms":
+        return gradient / (length / math.sqrt(gradient[0].numel()) + 1e-5)
+    return gradient / length.clamp_min(torch.finfo(gradient.dtype).tiny)
