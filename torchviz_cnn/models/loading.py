@@ -28,6 +28,7 @@ from torchviz_cnn.models.fitting import class_options, load_state, renamed, sket
 from torchviz_cnn.models.keras_import import load_keras_weights
 
 KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
+_MAX_SIDE = 4096
 
 
 def load_model(
@@ -118,13 +119,13 @@ def _from_catalogue(name: str, weights: str | None) -> _Loaded:
             model = entry.factory()
     elif weights is not None and Path(weights).suffix.lower() in KERAS_SUFFIXES:
         with _seeded():
-            model = load_keras_weights(entry.factory(), weights)
+            model = load_keras_weights(entry.factory(), weights, input_size=entry.preprocess.size)
     else:
         source = bundled_path(name) if weights is None else weights
         state = read_checkpoint(source)
         about = {} if weights is None else read_metadata(source)
         with _seeded(), _metadata_of(str(source)):
-            factory = partial(entry.factory, **_variant(entry.factory, state, about, str(source)))
+            factory = partial(entry.factory, **_variant(entry.factory, state, about))
             model = factory(**class_options(factory, state))
         load_state(model, state, str(source))
         if about:
@@ -133,16 +134,14 @@ def _from_catalogue(name: str, weights: str | None) -> _Loaded:
     return model, entry.preprocess, _matching(categories, model), "bundled" if weights is None else weights
 
 
-def _variant(
-    factory: Callable[..., Any], state: dict[str, Tensor], about: dict[str, str], source: str
-) -> dict[str, Any]:
+def _variant(factory: Callable[..., Any], state: dict[str, Tensor], about: dict[str, str]) -> dict[str, Any]:
     """What a checkpoint says of the network it is for, where the factory takes it."""
     accepted = inspect.signature(factory).parameters
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {o: int(about[o]) for o in ("in_channels", "input_size") if o in accepted and o in about}
+    if not all(0 < number <= _MAX_SIDE for number in options.values()):
+        raise ValueError(f"{options} is out of range")
     if "batch_norm" in accepted and any(part.startswith("bn") for name in state for part in name.split(".")):
         options["batch_norm"] = True
-    with _metadata_of(source):
-        options |= {o: int(about[o]) for o in ("in_channels", "input_size") if o in accepted and o in about}
     return options
 
 
