@@ -16,7 +16,7 @@ from pictures import MEAN, STD, normalize, read_folder, resize
 from torch import Tensor, nn
 
 import torchviz_cnn as tvc
-from torchviz_cnn.models.bundled import BUNDLED
+from torchviz_cnn.models.catalogue import BUNDLED
 from torchviz_cnn.models.checkpoints import read_metadata
 
 

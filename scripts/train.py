@@ -28,9 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from torchviz_cnn.models.convnets import convnet_2017, convnet_2025, fashion_mnist_convnet
+from torchviz_cnn.models.convnets import convnet_2017, convnet_2025, fashion_mnist_convnet, zfnet
 from torchviz_cnn.models.xception import mini_xception, mini_xception_fer2013, xception
-from torchviz_cnn.models.zfnet import zfnet
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "convnet_2017": convnet_2017,

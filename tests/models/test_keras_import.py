@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from torchviz_cnn.core.errors import CheckpointError
+from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning
 from torchviz_cnn.models.convnets import fashion_mnist_convnet
 from torchviz_cnn.models.keras_import import load_keras_weights
 
@@ -85,8 +85,106 @@ def test_a_flattened_map_is_reordered_for_its_dense_layer(tmp_path: Path) -> Non
     kernel[0 * 6 + 1 * 3 + 1] = 1
     layers = {"c": conv_weights(1, 1, 3, 3), "d": {"kernel": kernel.numpy(), "bias": [0.0]}}
     model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Flatten(), nn.Linear(12, 1))
-    load_keras_weights(model, write_legacy(tmp_path / "w.h5", layers))
+    path = write_legacy(tmp_path / "w.h5", layers)
+    with pytest.warns(CheckpointWarning, match="2 is taken to follow a map of 2 x 2"):
+        load_keras_weights(model, path)
     assert model.get_parameter("2.weight").view(3, 2, 2)[1, 0, 1] == 1
+
+
+class Viewed(nn.Module):
+    """Flattens by itself, after pooling by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 1)
+        self.dense = nn.Linear(2 * 3 * 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.max_pool2d(self.conv(x), 2)
+        out: torch.Tensor = self.dense(x.flatten(2).flatten(1))
+        return out
+
+
+def keras_archive(path: Path, layers: list[list[Any]], config: dict[str, Any]) -> Path:
+    """A `.keras` file, written without Keras: numbered arrays, and a description that names the layers."""
+    with zipfile.ZipFile(path, "w") as archive:
+        with h5py.File(path.with_suffix(".inner"), "w") as file:
+            for number, (entry, arrays) in enumerate(zip(config["layers"][1:], layers, strict=True)):
+                group = file.create_group(f"layers/l{number}/vars")
+                group.attrs["name"] = entry["config"]["name"]
+                for index, array in enumerate(arrays):
+                    group.create_dataset(str(index), data=array)
+        archive.write(path.with_suffix(".inner"), "model.weights.h5")
+        archive.writestr("config.json", json.dumps({"class_name": "Sequential", "config": config}))
+    return path
+
+
+def described(class_name: str, **config: Any) -> dict[str, Any]:
+    return {"class_name": class_name, "config": {"name": class_name.lower(), **config}}
+
+
+def test_a_map_that_is_not_square_is_reordered_as_the_network_has_it(tmp_path: Path) -> None:
+    """Every weight goes to the channel, row and column that it has in Keras' (H, W, C)."""
+    kernel = torch.arange(12.0)[:, None]
+    conv, dense = conv_weights(1, 1, 1, 2), {"kernel": kernel.numpy(), "bias": [0.0]}
+    expected = kernel.view(3, 2, 2).permute(2, 0, 1).flatten()
+    legacy = write_legacy(tmp_path / "w.h5", {"conv2d": conv, "dense": dense})
+    with pytest.raises(CheckpointError, match=r"dense takes 12 values, .* input_size=\(height, width\)"):
+        load_keras_weights(Viewed(), legacy)
+    model = load_keras_weights(Viewed(), legacy, input_size=(6, 4))
+    assert torch.equal(model.dense.weight.detach()[0], expected)
+    layers = [described("InputLayer", batch_shape=[None, 6, 4, 1]), described("Conv2D"), described("Dense")]
+    path = keras_archive(
+        tmp_path / "m.keras", [list(conv.values()), list(dense.values())], {"name": "net", "layers": layers}
+    )
+    assert torch.equal(load_keras_weights(Viewed(), path).dense.weight.detach()[0], expected)
+
+
+def test_adaptive_pooling_says_the_map_that_is_flattened(tmp_path: Path) -> None:
+    kernel = torch.arange(6.0)[:, None]
+    layers = {"c": conv_weights(1, 1, 1, 2), "d": {"kernel": kernel.numpy(), "bias": [0.0]}}
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.AdaptiveAvgPool2d((1, 3)), nn.Flatten(), nn.Linear(6, 1))
+    load_keras_weights(model, write_legacy(tmp_path / "w.h5", layers))
+    assert model.get_parameter("3.weight").flatten().tolist() == [0, 2, 4, 1, 3, 5]
+
+
+BATCH_NORM = {"gamma": [2.0, 3.0], "beta": [4.0, 5.0], "moving_mean": [6.0, 7.0], "moving_variance": [8.0, 9.0]}
+
+
+@pytest.mark.parametrize("lacking", [("gamma",), ("beta",), ("gamma", "beta")])
+@pytest.mark.parametrize("form", ["legacy", "archive"])
+def test_a_batch_norm_without_scale_or_center(lacking: tuple[str, ...], form: str, tmp_path: Path) -> None:
+    stored = {name: value for name, value in BATCH_NORM.items() if name not in lacking}
+    if form == "legacy":
+        path = write_legacy(tmp_path / "w.h5", {"bn": stored})
+    else:
+        options = {"scale": "gamma" not in lacking, "center": "beta" not in lacking, "epsilon": 0.5}
+        layers = [described("InputLayer"), described("BatchNormalization", **options)]
+        path = keras_archive(tmp_path / "m.keras", [list(stored.values())], {"name": "net", "layers": layers})
+    filled = load_keras_weights(nn.Sequential(nn.BatchNorm2d(2)), path).state_dict()
+    weight = [1.0, 1.0] if "gamma" in lacking else [2.0, 3.0]
+    bias = [0.0, 0.0] if "beta" in lacking else [4.0, 5.0]
+    assert [value.tolist() for value in filled.values()][:4] == [weight, bias, [6.0, 7.0], [8.0, 9.0]]
+    plain = nn.Sequential(nn.BatchNorm2d(2, affine=False))
+    if len(lacking) == 2:
+        assert load_keras_weights(plain, path).state_dict()["0.running_var"].tolist() == [8.0, 9.0]
+    else:
+        with pytest.raises(CheckpointError, match="affine=False"):
+            load_keras_weights(plain, path)
+
+
+def test_what_a_batch_norm_lacks_is_guessed_with_a_word_or_it_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.weights.h5"
+    with h5py.File(path, "w") as file:
+        group = file.create_group("layers/batch_normalization/vars")
+        for index in range(3):
+            group.create_dataset(str(index), data=[float(index)])
+    with pytest.warns(CheckpointWarning, match="taken for a BatchNorm without scale"):
+        filled = load_keras_weights(nn.Sequential(nn.BatchNorm2d(1)), path).state_dict()
+    assert [value.item() for value in filled.values()][:4] == [1, 0, 1, 2]
+    layer_norm = write_legacy(tmp_path / "ln.h5", {"layer_normalization": {"gamma": [1.0], "beta": [0.0]}})
+    with pytest.raises(CheckpointError, match="unexpected in the file: layer_normalization"):
+        load_keras_weights(nn.Sequential(nn.BatchNorm2d(1)), layer_norm)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +222,21 @@ def test_weights_of_no_known_kind_are_refused(tmp_path: Path) -> None:
         load_keras_weights(nn.GroupNorm(2, 4), write_legacy(tmp_path / "w.h5", TINY))
 
 
-@pytest.mark.parametrize("damage", ["text", "empty", "truncated", "no weights", "zip", "missing", "listed only"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "text",
+        "empty",
+        "truncated",
+        "no weights",
+        "zip",
+        "zlib",
+        "missing",
+        "listed only",
+        "holds itself",
+        "vars in vars",
+    ],
+)
 def test_broken_files_are_named(damage: str, tmp_path: Path) -> None:
     path = write_legacy(tmp_path / "broken.h5", TINY)
     if damage == "text":
@@ -138,6 +250,16 @@ def test_broken_files_are_named(damage: str, tmp_path: Path) -> None:
     elif damage == "zip":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("config.json", json.dumps({}))
+    elif damage == "zlib":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("model.weights.h5", bytes(range(256)) * 100)
+        content = bytearray(path.read_bytes())
+        content[60:80] = bytes(20)
+        path.write_bytes(content)
+    elif damage in ("holds itself", "vars in vars"):
+        with h5py.File(path, "w") as file:
+            group = file.create_group("layers")
+            group["layers" if damage == "holds itself" else "vars"] = group
     elif damage == "missing":
         path.unlink()
     elif damage == "listed only":

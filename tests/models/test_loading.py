@@ -230,13 +230,23 @@ def test_labels_from_files(user_module: Path, tmp_path: Path) -> None:
         "names.txt": "a\nb\n\nc\nd\ne\n",
         "list.json": json.dumps(list("abcde")),
         "dict.json": json.dumps({str(i): name for i, name in enumerate("abcde")}),
+        "class_to_idx.json": json.dumps({name: i for i, name in reversed(list(enumerate("abcde")))}),
         "imagenet.json": json.dumps({str(i): [f"n{i}", name] for i, name in enumerate("abcde")}),
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
         assert tvc.load_model("usernet:tiny", labels=tmp_path / name).categories == tuple("abcde")
+    (tmp_path / "years.json").write_text('{"0": 1980, "1": 1990, "2": 2000, "3": 2010, "4": 2020}')
+    (tmp_path / "year_to_idx.json").write_text('{"1980": 4, "1990": 3, "2000": 2, "2010": 1, "2020": 0}')
+    years = ("1980", "1990", "2000", "2010", "2020")
+    assert tvc.load_model("usernet:tiny", labels=tmp_path / "years.json").categories == years
+    assert tvc.load_model("usernet:tiny", labels=tmp_path / "year_to_idx.json").categories == years[::-1]
+    assert tvc.load_model("usernet:tiny", labels={"b": 1, "a": 0, "d": 3, "c": 2, "e": 4}).categories == tuple("abcde")
     (tmp_path / "bad.json").write_text('{"1": 2}')
-    for wrong in ("bad.json", "missing.txt"):
+    (tmp_path / "string.json").write_text('"abcde"')
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "nothing.json").write_text('["a", "b", null, "d", "e"]')
+    for wrong in ("bad.json", "missing.txt", "string.json", "deep.json", "nothing.json"):
         with pytest.raises(tvc.InputError, match=wrong):
             tvc.load_model("usernet:tiny", labels=tmp_path / wrong)
     with pytest.raises(tvc.InputError, match="3 labels were given, and no layer of usernet:tiny has that many outputs"):
@@ -334,3 +344,12 @@ def test_what_the_training_script_writes_is_used_as_it_was_trained(name: str, tm
     assert net.categories == ("a", "b", "c")
     assert (net.input_size, net.preprocess.geometry, net.preprocess.mean) == ((96, 96), "crop", (0.4, 0.5, 0.6))
     assert net.model(torch.zeros(1, 3, 96, 96)).shape == (1, 3)
+
+
+@pytest.mark.parametrize("change", [{"categories": "[" * 100_000}, {"categories": '"abc"'}, {"input_size": "-1"}])
+def test_metadata_that_cannot_be_right(change: dict[str, str], tmp_path: Path) -> None:
+    about = {"model": "convnet_2017", "categories": '["a"]', "input_size": "96", "mean": "[0.4]", "std": "[0.2]"}
+    model = CATALOGUE["convnet_2017"].factory(num_classes=1, input_size=96)
+    save_file(model.state_dict(), tmp_path / "odd.safetensors", about | change)
+    with pytest.raises(tvc.CheckpointError, match=r"metadata of .*odd\.safetensors cannot be read"):
+        tvc.load_model("convnet_2017", tmp_path / "odd.safetensors")

@@ -16,11 +16,9 @@ from torch.nn import functional as F
 
 from torchviz_cnn.core.errors import CheckpointError, ModelError
 from torchviz_cnn.models import load_model
-from torchviz_cnn.models.bundled import BUNDLED, bundled_path
-from torchviz_cnn.models.catalogue import CATALOGUE
-from torchviz_cnn.models.convnets import convnet_2017, convnet_2025, fashion_mnist_convnet
+from torchviz_cnn.models.catalogue import BUNDLED, CATALOGUE, bundled_path
+from torchviz_cnn.models.convnets import convnet_2017, convnet_2025, fashion_mnist_convnet, zfnet
 from torchviz_cnn.models.xception import MaxPool2dSame, mini_xception, mini_xception_fer2013, xception
-from torchviz_cnn.models.zfnet import zfnet
 
 DATA = Path(os.environ.get("TORCHVIZ_CNN_DATA", Path(__file__).parents[3] / "shared" / "data"))
 TEST_PHOTOS = DATA / "cats_and_dogs" / "test"

@@ -1,18 +1,20 @@
-"""The library's own networks by name, and how photos are prepared for each."""
+"""The library's own networks by name, how photos are prepared for each, and the trained checkpoints among them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 
 from torch import nn
 
+from torchviz_cnn.core.errors import CheckpointError
 from torchviz_cnn.media.images import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from torchviz_cnn.models.convnets import convnet_2017, convnet_2025, fashion_mnist_convnet
+from torchviz_cnn.models.convnets import convnet_2017, convnet_2025, fashion_mnist_convnet, zfnet
 from torchviz_cnn.models.xception import mini_xception, mini_xception_fer2013, xception
-from torchviz_cnn.models.zfnet import zfnet
 
 
 @dataclass(frozen=True)
@@ -58,3 +60,49 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType(
         "cats_and_dogs_mini_xception": Entry(partial(mini_xception, num_classes=2), _cropped(128, 128), _PETS),
     }
 )
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+FOLDERS = (_PACKAGE / "weights", _PACKAGE.parent / "weights")
+"""Inside the installed package, or in a checkout or an editable install."""
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """A checkpoint of the package: safetensors in half precision."""
+
+    file: str
+    sha256: str
+
+
+BUNDLED: Mapping[str, Bundled] = MappingProxyType(
+    {
+        "cats_and_dogs": Bundled(
+            "cats_and_dogs_convnet.safetensors", "4a9a97b8d485862cad24e37045f6c99f31f860694bb0ec6ae2475d66a9381106"
+        ),
+        "cats_and_dogs_mini_xception": Bundled(
+            "cats_and_dogs_mini_xception.safetensors",
+            "720531a64c78e0ff6b621fbcee96d5b2a5ae6bb78bd8da17435cc165668a862a",
+        ),
+    }
+)
+
+
+def bundled_path(name: str, folders: Sequence[Path] = FOLDERS) -> Path:
+    """The file of a network of `BUNDLED`, in the first of the folders that has it.
+
+    Raises CheckpointError, which names the file, where none has it, or its SHA-256 is another than when it was bundled.
+    """
+    entry = BUNDLED[name]
+    places = [folder / entry.file for folder in folders]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise CheckpointError(
+            f"bundled checkpoint {entry.file} is missing: looked for {' and '.join(map(str, places))}"
+        )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != entry.sha256:
+        raise CheckpointError(
+            f"{path} is not the bundled {entry.file}: its SHA-256 begins {digest[:12]}, not {entry.sha256[:12]}; "
+            "it was damaged or replaced, so install the package again"
+        )
+    return path

@@ -1,28 +1,37 @@
-"""Checkpoint files as data: read without running anything, fitted to a network by name and shape."""
+"""Checkpoint files as data: read without running anything in them."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import pickle
+import re
+import struct
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning, did_you_mean
-from torchviz_cnn.core.warn import warn
+from torchviz_cnn.core.errors import CheckpointError, did_you_mean
 
 _HOLDERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module")
-_DAMAGE = (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
+_DEPTH = 8
+"""How many dicts in one another are looked through for a state_dict; some files' hold themselves."""
+DAMAGE = (
+    *(RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError),
+    *(AssertionError, struct.error, zlib.error, zipfile.BadZipFile),
+)
 """What reading a damaged file raises, depending on where the damage is."""
-_WRAPPERS = ("module.", "_orig_mod.")
+_SAVE = "in the program that made it, save torch.save(model.state_dict(), path)"
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a `.pth`, `.pt` or `.safetensors` file by name, wrappers' prefixes taken off.
+    """The tensors of a `.pth`, `.pt` or `.safetensors` file by name.
 
     The file holds a state_dict, or a dict with one in it. Nothing in it is executed. Raises CheckpointError, with the
     file's name, for one that is missing, truncated, pickled code, or without weights.
@@ -34,7 +43,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
         raise CheckpointError(f"no checkpoint {path}{near}")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    return without_wrappers(find_state_dict(content, path))
+    state = find_state_dict(content, path)
+    empty = next((name for name, tensor in state.items() if tensor.is_meta), None)
+    if empty is not None:
+        raise CheckpointError(f"{path} has no values for {empty}: it was saved from a model on the meta device")
+    return state
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -48,65 +61,24 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     return dict(about) if {"model", "categories", "input_size", "mean", "std"} <= about.keys() else {}
 
 
-def find_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+def find_state_dict(content: Any, path: Path, depth: int = _DEPTH) -> dict[str, Tensor]:
     """The state_dict in what a checkpoint file holds."""
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state_dict; save model.state_dict()")
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state_dict; {_SAVE}")
     inside = {key: value for key, value in content.items() if _is_state_dict(value)}
     for key in _HOLDERS:
-        if isinstance(content.get(key), Mapping) and not inside:
-            return find_state_dict(content[key], path)
-    for key in _HOLDERS:
-        if key in inside:
-            return dict(inside[key])
-    if _is_state_dict(content):
-        return {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    if len(inside) == 1:
-        return dict(next(iter(inside.values())))
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    if tensors and not inside:  # weights, and a few numbers beside them
-        return tensors
-    keys = ", ".join(map(str, list(content)[:8])) or "nothing"
-    raise CheckpointError(f"{path} holds no state_dict: its keys are {keys}")
-
-
-def without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names without the prefixes that DataParallel, DistributedDataParallel and torch.compile put before them."""
-    for wrapper in _WRAPPERS * 2:
-        if state and all(name.startswith(wrapper) for name in state):
-            state = {name.removeprefix(wrapper): value for name, value in state.items()}
-    return {name.replace("._orig_mod.", "."): value for name, value in state.items()}
-
-
-def load_state(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Put tensors into a model by name. Raises CheckpointError, with the model unchanged, unless all of them fit."""
-    own = model.state_dict()
-    state = _without_common_prefix(state, own)
-    both = [name for name in own if name in state]
-    odd = [f"{n} is {_kind(state[n])}, not {_kind(own[n])}" for n in both if _kind(state[n]) != _kind(own[n])]
-    shapes = [
-        f"{n} is {tuple(state[n].shape)}, not {tuple(own[n].shape)}" for n in both if state[n].shape != own[n].shape
-    ]
-    # Older checkpoints lack the counters of batches, which evaluation does not use.
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in state if name not in own]
-    if missing or unexpected or shapes or odd:
-        fit = sum(state[n].shape == own[n].shape and _kind(state[n]) == _kind(own[n]) for n in both)
-        parts = [f"{source} does not fit {type(model).__name__}: {fit} of its {len(own)} tensors match"]
-        wrong = {"missing": missing, "unexpected": unexpected, "other shape:": shapes, "other kind:": odd}
-        parts += [f"{what} {_few(names)}" for what, names in wrong.items() if names]
-        raise CheckpointError("; ".join(parts))
-    model.load_state_dict(state, strict=False)
-    unusable = [name for name in both if not bool(state[name].isfinite().all())]
-    if unusable:
-        warn(f"{source} has values that are not finite in {_few(unusable)}", CheckpointWarning)
-
-
-def _kind(tensor: Tensor) -> str:
-    """What must agree for a tensor to be the values of another: its layout, and whether it has whole numbers."""
-    if tensor.is_meta or tensor.layout is not torch.strided:
-        return "meta" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
-    return "floating point" if tensor.is_floating_point() else "complex" if tensor.is_complex() else "whole numbers"
+        if isinstance(content.get(key), Mapping) and not inside and depth:
+            return find_state_dict(content[key], path, depth - 1)
+    named = next((inside[key] for key in _HOLDERS if key in inside), None)
+    if named is None and len(inside) == 1 and not _is_state_dict(content):
+        named = next(iter(inside.values()))
+    chosen = content if named is None and (not inside or _is_state_dict(content)) else named or {}
+    # There may be a few numbers beside the weights.
+    tensors = {n: value for n, value in chosen.items() if isinstance(n, str) and isinstance(value, Tensor)}
+    if not tensors:
+        keys = ", ".join(str(key)[:60] for key in list(content)[:8]) or "nothing"
+        raise CheckpointError(f"{path} holds no state_dict: its keys are {keys}; {_SAVE}")
+    return tensors
 
 
 def _is_state_dict(value: Any) -> bool:
@@ -118,55 +90,58 @@ def _is_state_dict(value: Any) -> bool:
     )
 
 
-def _without_common_prefix(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A training framework's own prefix (`model.`, `net.`) off all names, if that makes the names the model's."""
-    first = next(iter(state), "")
-    prefix = first.partition(".")[0] + "."
-    if "." in first and all(name.startswith(prefix) for name in state) and not any(n.startswith(prefix) for n in own):
-        stripped = {name.removeprefix(prefix): value for name, value in state.items()}
-        if any(name in own for name in stripped):
-            return stripped
-    return state
-
-
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, *DAMAGE) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
 
 
 def _read_torch(path: Path) -> Any:
-    with path.open("rb") as file:
-        start = file.read(2)
-    if start[:1] != b"\x80" and start != b"PK":
-        raise CheckpointError(f"{path} is {'empty' if not start else 'not a PyTorch checkpoint'}")
     try:
-        with _numpy_numbers():
+        _refuse_other_formats(path)
+        with _plain_data():
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        first = str(error).partition("\n")[0]
-        named = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), first)
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        what = f" (a {name[1]})" if name else ", or is damaged"
         raise CheckpointError(
-            f"{path} holds pickled Python objects, which could run code when loaded, and was not read "
-            f"({named.split(' was not')[0]}); save model.state_dict() instead"
+            f"{path} holds pickled Python objects{what}, which could run code when loaded, and was not read; {_SAVE}"
         ) from error
-    except _DAMAGE as error:
+    except CheckpointError:
+        raise
+    except DAMAGE as error:
         first = str(error).partition("\n")[0]
         raise CheckpointError(f"{path} is not a whole PyTorch checkpoint, it may be truncated: {first}") from error
 
 
-def _numpy_numbers() -> contextlib.AbstractContextManager[Any]:
-    """Allow numpy's scalars, which training scripts leave in checkpoints: data, and nothing that runs."""
+def _refuse_other_formats(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start[:1] == b"\x80":  # a pickle, as torch wrote them before 1.6
+        return
+    if start[:2] != b"PK":
+        what = "empty" if not start else "a Keras file" if start[1:] == b"HDF" else "not a PyTorch checkpoint"
+        raise CheckpointError(f"{path} is {what}")
+    with zipfile.ZipFile(path) as archive:
+        parts = {name.partition("/")[2] or name for name in archive.namelist()}
+    if "constants.pkl" in parts or any(part.startswith("code/") for part in parts):
+        raise CheckpointError(
+            f"{path} is a TorchScript program, not a state_dict; if you trust it, "
+            f"torch.save(torch.jit.load({str(path)!r}).state_dict(), 'weights.pth') makes one"
+        )
+    if "data.pkl" not in parts:
+        what = "a Keras file" if "model.weights.h5" in parts else "a zip archive, but not one of torch.save"
+        raise CheckpointError(f"{path} is {what}")
+
+
+def _plain_data() -> contextlib.AbstractContextManager[Any]:
+    """Allow what training scripts leave in checkpoints, numpy's scalars and options: data, and nothing that runs."""
     if not hasattr(torch.serialization, "safe_globals"):  # before torch 2.5
         return contextlib.nullcontext()
     scalar: Any = np.float64(0).__reduce__()[0]
     kinds = {type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)}
-    return torch.serialization.safe_globals([scalar, np.dtype, *kinds])
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return torch.serialization.safe_globals([scalar, np.dtype, argparse.Namespace, *kinds])

@@ -17,11 +17,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning
 from torchviz_cnn.core.warn import warn
+from torchviz_cnn.models.checkpoints import DAMAGE
 
 KERAS_EPSILON = 1e-3
 MAX_CONFIG_BYTES = 64 << 20
+MAX_SIDE = 4096
 _LAYERS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Dense", "BatchNormalization")
 _MODELS = ("Functional", "Sequential", "Model")
 
@@ -44,13 +48,23 @@ class KerasLayer:
 class LayerConfig:
     """What the model's description says about a layer, where the file has one."""
 
-    class_name: str
-    epsilon: float
+    class_name: str = ""
+    epsilon: float = KERAS_EPSILON
+    scale: bool = True
+    center: bool = True
+
+
+@dataclass(frozen=True)
+class KerasFile:
+    """The layers with weights, in the order of the model; `input_shape` (C, H, W) where the file says all of it."""
+
+    layers: list[KerasLayer]
+    input_shape: tuple[int, int, int] | None
 
 
 @contextmanager
-def keras_layers(path: Path, max_bytes: int) -> Iterator[list[KerasLayer]]:
-    """The layers of a Keras file in the order of the model; the file stays open inside the `with`.
+def keras_file(path: Path, max_bytes: int) -> Iterator[KerasFile]:
+    """What a Keras file says of a model; it stays open inside the `with`.
 
     `max_bytes` bounds what is unpacked from a `.keras` archive. Raises `CheckpointError`, which names the file, where
     it is missing, truncated, neither HDF5 nor a Keras archive, or has no weights.
@@ -58,7 +72,7 @@ def keras_layers(path: Path, max_bytes: int) -> Iterator[list[KerasLayer]]:
     try:
         h5py: Any = importlib.import_module("h5py")
     except ImportError as error:
-        raise ImportError("reading Keras files needs h5py: pip install 'torchviz-cnn[keras]'") from error
+        raise ImportError("reading Keras files needs h5py: pip install h5py") from error
     if not path.is_file():
         raise CheckpointError(f"no Keras file {path}")
     try:
@@ -67,8 +81,7 @@ def keras_layers(path: Path, max_bytes: int) -> Iterator[list[KerasLayer]]:
             yield _read(file, config_text, path)
     except CheckpointError:
         raise
-    # h5py raises any of these for damage inside a file.
-    except (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise CheckpointError(f"{path} cannot be read as a Keras file: {error}") from error
 
 
@@ -88,19 +101,20 @@ def _open_archive(path: Path, max_bytes: int) -> tuple[io.BytesIO, bytes | None]
         return io.BytesIO(archive.read("model.weights.h5")), config
 
 
-def _read(file: Any, config_text: Any, path: Path) -> list[KerasLayer]:
+def _read(file: Any, config_text: Any, path: Path) -> KerasFile:
     if config_text is None:
         config_text = file.attrs.get("model_config")
-    configs = _configs(config_text)
+    nodes = _nodes(config_text)
+    configs = _configs(nodes)
     root = file["model_weights"] if _link(file, "model_weights", path) else file
     groups = _attribute(root, "layer_names")
     if groups is None:
-        layers = [_layer(name, arrays, configs) for name, arrays in _vars(file, "", path)]
+        layers = [_layer(name, arrays, configs) for name, arrays in _vars(file, "", path, set())]
     else:
         layers = [layer for name in groups for layer in _legacy_group(root, name, configs, path)]
     if not layers:
         raise CheckpointError(f"{path} is an HDF5 file without Keras weights: it has {sorted(file)[:8]}")
-    return _in_model_order(layers, configs)
+    return KerasFile(_in_model_order(layers, configs), _input_shape(nodes))
 
 
 def _legacy_group(root: Any, name: str, configs: dict[str, LayerConfig], path: Path) -> list[KerasLayer]:
@@ -129,12 +143,16 @@ def _legacy_group(root: Any, name: str, configs: dict[str, LayerConfig], path: P
     ]
 
 
-def _vars(group: Any, where: str, path: Path) -> Iterator[tuple[str, list[Any]]]:
+def _vars(group: Any, where: str, path: Path, visited: set[Any]) -> Iterator[tuple[str, list[Any]]]:
     """Keras 3: a `vars` group of numbered arrays for each layer, nested as the model is."""
+    if group in visited:
+        raise CheckpointError(f"{path}: the group {where!r} is in two places, as in no file that Keras wrote")
+    visited.add(group)
     if _link(group, "vars", path):
         numbered = _child(group, "vars", path)
         arrays = [_child(numbered, key, path) for key in sorted(numbered, key=_natural)]
-        arrays = [array for array in arrays if array.dtype.kind == "f"]  # a random layer's seed is an integer
+        # A random layer's seed is an integer.
+        arrays = [array for array in arrays if hasattr(array, "dtype") and array.dtype.kind == "f"]
         if arrays:
             stored = numbered.attrs.get("name")
             yield _text(stored) if stored is not None else where.rpartition("/")[2], arrays
@@ -144,11 +162,11 @@ def _vars(group: Any, where: str, path: Path) -> Iterator[tuple[str, list[Any]]]
     # Without a description nothing says where a nested model stands among its neighbours: it is taken for the base
     # below the head, which is how nested models are used.
     for key, child in sorted(groups, key=lambda item: "layers" not in item[1]):
-        yield from _vars(child, f"{where}/{key}", path)
+        yield from _vars(child, f"{where}/{key}", path, visited)
 
 
 def _layer(name: str, arrays: Sequence[Any], configs: dict[str, LayerConfig], hint: str = "") -> KerasLayer:
-    config = configs.get(name, LayerConfig("", KERAS_EPSILON))
+    config = configs.get(name, LayerConfig())
     shapes = tuple(tuple(int(side) for side in array.shape) for array in arrays)
     ranks = tuple(len(shape) for shape in shapes)
     floats = all(array.dtype.kind == "f" for array in arrays)
@@ -162,11 +180,39 @@ def _layer(name: str, arrays: Sequence[Any], configs: dict[str, LayerConfig], hi
         kind = "depthwise" if depthwise else "conv"
     elif ranks in ((2,), (2, 1)):
         kind = "dense"
-    elif ranks == (1, 1, 1, 1) and len(set(shapes)) == 1:
+    elif set(ranks) == {1} and len(set(shapes)) == 1 and _is_batch_norm(len(ranks), f"{name} {hint}", config):
         kind = "batchnorm"
+        arrays = _with_scale_and_center(arrays, name, hint, config)
+        shapes = shapes[:1] * 4
     else:
         kind = "unsupported"
     return KerasLayer(name, kind if floats else "unsupported", shapes, tuple(arrays), config.epsilon)
+
+
+def _is_batch_norm(count: int, names: str, config: LayerConfig) -> bool:
+    """Two vectors of one length may be another layer's (LayerNormalization's), unless something says what they are."""
+    said = f"{config.class_name} {names}".lower()
+    return count == 4 or (
+        count in (2, 3) and any(word in said for word in ("batchnorm", "batch_norm", "moving_", "bn"))
+    )
+
+
+def _with_scale_and_center(arrays: Sequence[Any], name: str, hint: str, config: LayerConfig) -> list[Any]:
+    """Gamma, beta, mean and variance; ones and zeros for what a layer without `scale` or `center` has not."""
+    one, zero = (np.broadcast_to(np.float32(value), arrays[0].shape) for value in (1, 0))
+    if len(arrays) == 4:
+        return list(arrays)
+    if len(arrays) == 2:
+        return [one, zero, *arrays]
+    if not config.center or "gamma" in hint:
+        return [arrays[0], zero, *arrays[1:]]
+    if config.scale and "beta" not in hint:
+        warn(
+            f"{name!r} has three arrays and is taken for a BatchNorm without scale, as the file does not say which; "
+            "one without center would be wrong, so save the model as .keras",
+            CheckpointWarning,
+        )
+    return [one, *arrays]
 
 
 def _in_model_order(layers: list[KerasLayer], configs: dict[str, LayerConfig]) -> list[KerasLayer]:
@@ -178,32 +224,46 @@ def _in_model_order(layers: list[KerasLayer], configs: dict[str, LayerConfig]) -
     return sorted(layers, key=lambda layer: position[layer.name])
 
 
-def _configs(text: Any) -> dict[str, LayerConfig]:
-    """Name to class and epsilon for every layer of a model's description, in order; empty where there is none."""
-    if text is None:
-        return {}
+def _nodes(text: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Class and configuration of every layer of a model's description, in order; empty where there is none."""
     try:
-        root = json.loads(text)
+        waiting = [] if text is None else [json.loads(text)]
     except (ValueError, RecursionError):
-        return {}
-    configs: dict[str, LayerConfig] = {}
-    waiting = [root]
+        waiting = []
+    nodes: list[tuple[str, dict[str, Any]]] = []
     while waiting:
         node = waiting.pop()
         config = node.get("config") if isinstance(node, dict) else None
         if isinstance(config, list):  # Keras 1 and early Keras 2 wrote a Sequential's layers without a name around them
             config = {"layers": config}
-        if not isinstance(config, dict):
-            continue
-        name = config.get("name")
-        if isinstance(name, str):
-            epsilon = config.get("epsilon", KERAS_EPSILON)
-            epsilon = float(epsilon) if isinstance(epsilon, (int, float)) else KERAS_EPSILON
-            configs.setdefault(name, LayerConfig(str(node.get("class_name", "")), epsilon))
-        nested = config.get("layers")
-        if isinstance(nested, list):
-            waiting.extend(reversed(nested))
+        if isinstance(config, dict):
+            nodes.append((str(node.get("class_name", "")), config))
+            nested = config.get("layers")
+            waiting.extend(reversed(nested) if isinstance(nested, list) else ())
+    return nodes
+
+
+def _configs(nodes: list[tuple[str, dict[str, Any]]]) -> dict[str, LayerConfig]:
+    """Layers' names to what their description says."""
+    configs: dict[str, LayerConfig] = {}
+    for class_name, config in nodes:
+        epsilon = config.get("epsilon")
+        epsilon = float(epsilon) if isinstance(epsilon, (int, float)) else KERAS_EPSILON
+        flags = (config.get(flag) is not False for flag in ("scale", "center"))
+        if isinstance(config.get("name"), str):
+            configs.setdefault(config["name"], LayerConfig(class_name, epsilon, *flags))
     return configs
+
+
+def _input_shape(nodes: list[tuple[str, dict[str, Any]]]) -> tuple[int, int, int] | None:
+    first = any(config.get("data_format") == "channels_first" for _, config in nodes)
+    for _, config in nodes:
+        shape = config.get("batch_shape", config.get("batch_input_shape"))
+        if isinstance(shape, list) and len(shape) == 4:
+            channels, height, width = shape[1:] if first else (shape[3], *shape[1:3])
+            if all(type(side) is int and 0 < side <= MAX_SIDE for side in shape[1:]):
+                return channels, height, width
+    return None
 
 
 def _attribute(group: Any, name: str) -> list[str] | None:

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning
 from torchviz_cnn.core.warn import warn
-from torchviz_cnn.models.keras_files import KerasLayer, keras_layers
+from torchviz_cnn.hooks.interrupts import FunctionMode
+from torchviz_cnn.hooks.untouched import untouched
+from torchviz_cnn.layers.defaults import input_channels
+from torchviz_cnn.models.keras_files import KerasLayer, keras_file
 
+_log = logging.getLogger("torchviz_cnn")
 Model = TypeVar("Model", bound=nn.Module)
 Shapes = tuple[tuple[int, ...], ...]
+Map = tuple[int, int, int]
+"""Channels, height and width."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,20 +55,25 @@ class Matching:
     misshapen: tuple[tuple[KerasLayer, Slot], ...]
 
 
-def load_keras_weights(model: Model, path: str | os.PathLike[str]) -> Model:
+def load_keras_weights(
+    model: Model, path: str | os.PathLike[str], *, input_size: int | tuple[int, int] | None = None
+) -> Model:
     """Fill a network with the weights of a Keras file.
 
     Layers are paired by name where both sides use the same one (`block3_sepconv1` of Xception), otherwise in the order
     of the model, kind by kind: convolutions, depthwise and separable ones, dense layers, BatchNorm (with its
     statistics and its epsilon: the file's, or Keras' default 0.001). This fits torchvision's VGGs, the networks of
     this package and other plain chains of such layers. Kernels are transposed; the first dense layer after a flatten
-    is reordered from Keras' (H, W, C) to (C, H, W), the map being square. The Keras model's final softmax or sigmoid
-    is no part of the result, which gives logits.
+    is reordered from Keras' (H, W, C) to (C, H, W), for the map that the network has there. A BatchNorm without scale
+    or center has ones or zeros. The Keras model's final softmax or sigmoid is no part of the result, which gives
+    logits.
 
     Args:
         model: the network; it is changed in place, or not at all.
         path: a legacy `.h5` model or weight file, a `.weights.h5` or a `.keras`, written by any Keras. A file without
             any dense layer ("notop") fills the rest of the network.
+        input_size: a side, or (height, width), in pixels, for a file that does not say for which input its flattened
+            map was; by default the map is taken for a square.
 
     Returns:
         The same model.
@@ -69,15 +83,18 @@ def load_keras_weights(model: Model, path: str | os.PathLike[str]) -> Model:
         ImportError: where h5py is not installed.
 
     Warns:
-        CheckpointWarning: where dense layers keep their values, and where a nested model's order had to be guessed.
+        CheckpointWarning: where dense layers keep their values, and where the order in a nested model, the shape of a
+            flattened map or what a BatchNorm lacks had to be guessed.
     """
     path = Path(path)
-    slots = _slots(model)
+    size = None if input_size is None else checks.sides("input_size", input_size)
     elements = sum(t.numel() for t in model.state_dict().values())
     # Room for double precision, two optimiser moments of each, and HDF5's own bookkeeping.
-    with keras_layers(path, max_bytes=64 * 2**20 + 24 * elements) as layers:
-        matching = _match(layers, slots)
-        headless = _is_headless(layers, matching)
+    with keras_file(path, max_bytes=64 * 2**20 + 24 * elements) as file:
+        given = None if size is None else (input_channels(model) or 3, *size)
+        slots = _slots(model, cache(partial(_flattened_maps, model, file.input_shape or given)))
+        matching = _match(file.layers, slots)
+        headless = _is_headless(file.layers, matching)
         if (matching.missing and not headless) or matching.unexpected or matching.misshapen:
             raise CheckpointError(_complaint(path, model, matching))
         values = [(slot, layer.epsilon, slot.fill(_arrays(layer))) for layer, slot in matching.pairs]
@@ -97,9 +114,78 @@ def _arrays(layer: KerasLayer) -> list[Tensor]:
     return [torch.from_numpy(array[()].astype("float32")) for array in layer.arrays]
 
 
-def _slots(model: nn.Module) -> list[Slot]:
+class _Flattenings(FunctionMode):
+    """Notes the shape of every map that is flattened, by the length of what it becomes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps: dict[int, Map] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        shapes = [value.shape for value in (*args[:1], out) if isinstance(value, Tensor)]
+        if len(shapes) == 2 and len(shapes[0]) == 4 > len(shapes[1]) and shapes[0].numel() == shapes[1].numel():
+            channels, height, width = shapes[0][1:]
+            self.maps[channels * height * width] = (channels, height, width)
+        return out
+
+
+def _flattened_maps(model: nn.Module, shape: Map | None) -> dict[int, Map] | None:
+    """The maps that a network flattens for an input of this shape; None where that is not known."""
+    if shape is None:
+        return None
+    with untouched(model) as frozen, torch.no_grad(), _Flattenings() as flattenings:
+        try:
+            frozen(next(frozen.parameters()).new_zeros(1, *shape))
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, AssertionError) as error:  # as for an input of another size than it takes
+            _log.info("the flattened maps are taken for squares, as the network does not run for %s: %s", shape, error)
+            return None
+    maps: dict[int, Map] = flattenings.maps
+    return maps
+
+
+Maps = Callable[[], dict[int, Map] | None]
+
+
+class _Walk:
+    """Slots for the layers of a network, in the order of its definition, and what is known of the map at each."""
+
+    def __init__(self, maps: Maps) -> None:
+        self.maps = maps
+        self.channels = 0
+        """Width of the last convolution: a wider dense layer comes after a flatten."""
+        self.pooled: tuple[int, int] | None = None
+        """Height and width of the map, where adaptive pooling fixes them."""
+
+    def slots(self, module: nn.Module, name: str = "") -> Iterator[Slot]:
+        children = dict(module.named_children())
+        if list(children) == ["depthwise", "pointwise"]:
+            depthwise, pointwise = children["depthwise"], children["pointwise"]
+            if isinstance(depthwise, nn.Conv2d) and isinstance(pointwise, nn.Conv2d) and depthwise.bias is None:
+                self.channels, self.pooled = pointwise.out_channels, None
+                yield _separable(name, depthwise, pointwise)
+                return
+        if isinstance(module, nn.Conv2d):
+            self.channels, self.pooled = module.out_channels, None
+            yield _convolution(name, module)
+        elif isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
+            size = module.output_size
+            rows, columns = size if isinstance(size, tuple) else (size, size)
+            self.pooled = None if rows is None or columns is None else (rows, columns)
+        elif isinstance(module, nn.Linear):
+            yield _dense(name, module, partial(_flattened, name, module, self.channels, self.pooled, self.maps))
+            self.channels = module.out_features
+        elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            yield _batch_norm(name, module)
+        for child_name, child in children.items():
+            yield from self.slots(child, f"{name}.{child_name}" if name else child_name)
+
+
+def _slots(model: nn.Module, maps: Maps) -> list[Slot]:
     """The layers of `model` that take weights, as defined."""
-    slots = list(_walk(model, "", [0]))
+    slots = list(_Walk(maps).slots(model))
     taken = {id(tensor) for slot in slots for tensor in slot.tensors}
     others = [name for name, parameter in model.named_parameters() if id(parameter) not in taken]
     if others:
@@ -108,27 +194,6 @@ def _slots(model: nn.Module) -> list[Slot]:
             f"{' ...' if len(others) > 8 else ''}; only convolutions, dense layers and BatchNorm are"
         )
     return slots
-
-
-def _walk(module: nn.Module, name: str, channels: list[int]) -> Iterator[Slot]:
-    """`channels` holds the width of the last convolution: a wider dense layer comes after a flatten."""
-    children = dict(module.named_children())
-    if list(children) == ["depthwise", "pointwise"]:
-        depthwise, pointwise = children["depthwise"], children["pointwise"]
-        if isinstance(depthwise, nn.Conv2d) and isinstance(pointwise, nn.Conv2d) and depthwise.bias is None:
-            channels[0] = pointwise.out_channels
-            yield _separable(name, depthwise, pointwise)
-            return
-    if isinstance(module, nn.Conv2d):
-        channels[0] = module.out_channels
-        yield _convolution(name, module)
-    elif isinstance(module, nn.Linear):
-        yield _dense(name, module, channels[0])
-        channels[0] = module.out_features
-    elif isinstance(module, nn.BatchNorm2d) and module.affine and module.running_mean is not None:
-        yield _batch_norm(name, module)
-    for child_name, child in children.items():
-        yield from _walk(child, f"{name}.{child_name}" if name else child_name, channels)
 
 
 def _with_bias(shape: tuple[int, ...], bias: Tensor | None) -> Shapes:
@@ -178,25 +243,53 @@ def _separable(name: str, depthwise: nn.Conv2d, pointwise: nn.Conv2d) -> Slot:
     )
 
 
-def _dense(name: str, dense: nn.Linear, channels: int) -> Slot:
-    side = 1
-    if channels and dense.in_features % channels == 0:
-        side = math.isqrt(dense.in_features // channels)
-    flattened = side > 1 and side * side * channels == dense.in_features
-
+def _dense(name: str, dense: nn.Linear, flattened: Callable[[], Map | None]) -> Slot:
     def fill(arrays: list[Tensor]) -> list[Tensor]:
         kernel = arrays[0].T
-        if flattened:
-            kernel = kernel.reshape(-1, side, side, channels).permute(0, 3, 1, 2).flatten(1)
+        if (shape := flattened()) is not None:
+            channels, height, width = shape
+            kernel = kernel.reshape(-1, height, width, channels).permute(0, 3, 1, 2).flatten(1)
         return [kernel, *arrays[1:]]
 
     shapes = _with_bias((dense.in_features, dense.out_features), dense.bias)
     return Slot(name, "dense", shapes, _tensors(dense.weight, dense.bias), fill)
 
 
+def _flattened(name: str, dense: nn.Linear, channels: int, pooled: tuple[int, int] | None, maps: Maps) -> Map | None:
+    """The map that a dense layer takes flattened, if it takes one."""
+    if dense.in_features == channels:
+        return None
+    if pooled is not None and dense.in_features == channels * math.prod(pooled):
+        return (channels, *pooled)
+    known = maps()
+    if known is not None:
+        return known.get(dense.in_features)
+    if not channels:  # no convolution before it
+        return None
+    side = math.isqrt(dense.in_features // channels)
+    if side * side * channels != dense.in_features:
+        raise CheckpointError(
+            f"{name} takes {dense.in_features} values, which are no square map of {channels} channels, and Keras "
+            "flattens in another order: say for which photos the network is, input_size=(height, width)"
+        )
+    warn(
+        f"{name} is taken to follow a map of {side} x {side}, as the file does not say its input's size; "
+        "if photos are not square, say input_size=(height, width)",
+        CheckpointWarning,
+    )
+    return channels, side, side
+
+
 def _batch_norm(name: str, norm: nn.BatchNorm2d) -> Slot:
+    def fill(arrays: list[Tensor]) -> list[Tensor]:
+        if norm.affine:
+            return arrays
+        if not bool((arrays[0] == 1).all() and (arrays[1] == 0).all()):
+            raise CheckpointError(f"{name} has no weight and bias (affine=False), and the file has values for them")
+        return arrays[2:]
+
     tensors = _tensors(norm.weight, norm.bias, norm.running_mean, norm.running_var)
-    return Slot(name, "batchnorm", ((norm.num_features,),) * 4, tensors, lambda arrays: arrays, norm)
+    return Slot(name, "batchnorm", ((norm.num_features,),) * 4, tensors, fill, norm)
 
 
 def _match(layers: list[KerasLayer], slots: list[Slot]) -> Matching:

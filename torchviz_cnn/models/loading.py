@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,20 +22,20 @@ from torchviz_cnn.core.errors import CheckpointError, InputError, ModelError, di
 from torchviz_cnn.hooks.network import Network, module_of
 from torchviz_cnn.layers.defaults import input_channels
 from torchviz_cnn.media.images import Geometry, Preprocess
-from torchviz_cnn.models.bundled import BUNDLED, bundled_path
-from torchviz_cnn.models.catalogue import CATALOGUE, Entry
-from torchviz_cnn.models.checkpoints import load_state, read_checkpoint, read_metadata
+from torchviz_cnn.models.catalogue import BUNDLED, CATALOGUE, Entry, bundled_path
+from torchviz_cnn.models.checkpoints import read_checkpoint, read_metadata
+from torchviz_cnn.models.fitting import class_options, load_state, renamed, sketch
 from torchviz_cnn.models.keras_import import load_keras_weights
 
-_log = logging.getLogger("torchviz_cnn")
 KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
+_MAX_SIDE = 4096
 
 
 def load_model(
     model: str | nn.Module | Network,
     weights: str | Path | None = None,
     *,
-    labels: str | Path | Sequence[str] | None = None,
+    labels: str | Path | Sequence[str] | Mapping[str, int] | None = None,
     geometry: Geometry | None = None,
     input_size: int | tuple[int, int] | None = None,
     mean: Sequence[float] | None = None,
@@ -57,7 +57,7 @@ def load_model(
             networks `"DEFAULT"` or a version's name, which downloads. By default a bundled network's own, and what
             your factory or module has. The number of classes is the checkpoint's (a Keras file's must be the
             network's own).
-        labels: class names: a list, or a file with a name per line or JSON.
+        labels: class names: a list, a dict from name to index, or a file with a name per line or JSON of these.
         geometry: how a photo becomes the input: `crop`, `stretch` or `pad`.
         input_size: a side, or (height, width), in pixels.
         mean, std: by channel, for values of 0..1.
@@ -119,14 +119,14 @@ def _from_catalogue(name: str, weights: str | None) -> _Loaded:
             model = entry.factory()
     elif weights is not None and Path(weights).suffix.lower() in KERAS_SUFFIXES:
         with _seeded():
-            model = load_keras_weights(entry.factory(), weights)
+            model = load_keras_weights(entry.factory(), weights, input_size=entry.preprocess.size)
     else:
         source = bundled_path(name) if weights is None else weights
         state = read_checkpoint(source)
         about = {} if weights is None else read_metadata(source)
-        factory = partial(entry.factory, **_variant(entry.factory, state, about))
-        with _seeded():
-            model = factory(**_classes(factory, state))
+        with _seeded(), _metadata_of(str(source)):
+            factory = partial(entry.factory, **_variant(entry.factory, state, about))
+            model = factory(**class_options(factory, state))
         load_state(model, state, str(source))
         if about:
             entry = _trained(entry, about, str(source))
@@ -137,24 +137,29 @@ def _from_catalogue(name: str, weights: str | None) -> _Loaded:
 def _variant(factory: Callable[..., Any], state: dict[str, Tensor], about: dict[str, str]) -> dict[str, Any]:
     """What a checkpoint says of the network it is for, where the factory takes it."""
     accepted = inspect.signature(factory).parameters
-    options: dict[str, Any] = {}
-    if "batch_norm" in accepted and any(name.startswith("bn") for name in state):
+    options: dict[str, Any] = {o: int(about[o]) for o in ("in_channels", "input_size") if o in accepted and o in about}
+    if not all(0 < number <= _MAX_SIDE for number in options.values()):
+        raise ValueError(f"{options} is out of range")
+    if "batch_norm" in accepted and any(part.startswith("bn") for name in state for part in name.split(".")):
         options["batch_norm"] = True
-    for option in ("in_channels", "input_size"):
-        if option in accepted and option in about:
-            options[option] = int(about[option])
     return options
 
 
 def _trained(entry: Entry, about: dict[str, str], source: str) -> Entry:
     """How to use what `scripts/train.py` wrote: the preprocessing and classes that it was trained with."""
-    try:
+    with _metadata_of(source):
         size = int(about["input_size"])
         mean, std = (tuple(float(v) for v in json.loads(about[key])) for key in ("mean", "std"))
-        categories = tuple(str(name) for name in json.loads(about["categories"]))
-    except (KeyError, ValueError, TypeError) as error:
+        categories = _class_names(json.loads(about["categories"]))
+        return Entry(entry.factory, Preprocess((size, size), "crop", size, mean, std), categories)
+
+
+@contextmanager
+def _metadata_of(source: str) -> Iterator[None]:
+    try:
+        yield
+    except (LookupError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
         raise CheckpointError(f"the metadata of {source} cannot be read: {error!r}") from error
-    return Entry(entry.factory, Preprocess((size, size), "crop", size, mean, std), categories)
 
 
 def _from_torchvision(name: str, weights: str | None) -> _Loaded:
@@ -205,8 +210,9 @@ def _from_factory(name: str, weights: str | None) -> _Loaded:
     if not isinstance(target, nn.Module | Network):
         if not callable(target):
             raise ModelError(f"{name!r} is a {type(target).__name__}, not a function or class that makes a network")
-        classes = {} if weights in (None, "random") else _classes(target, read_checkpoint(str(weights)))
         with _seeded():
+            state = {} if weights in (None, "random") else read_checkpoint(str(weights))
+            classes = class_options(target, state)
             try:
                 target = target(**classes)
             except (Exception, SystemExit) as error:  # a user's factory may raise anything
@@ -258,38 +264,21 @@ def _build(name: str, **options: Any) -> nn.Module:
 
 def _build_for(name: str, state: dict[str, Tensor], official: bool) -> nn.Module:
     """The network a checkpoint was saved from: its number of classes, its auxiliary heads."""
-    with torch.device("meta"):
-        accepted = inspect.signature(type(_build(name)).__init__).parameters
-    options: dict[str, Any] = {}
-    if "init_weights" in accepted:
-        options["init_weights"] = False  # slow, and overwritten
-    if "aux_logits" in accepted:
-        options["aux_logits"] = any(key.lower().startswith("aux") for key in state)
-    if "transform_input" in accepted:
-        options["transform_input"] = official  # those weights were trained on inputs of another scale
-    build = partial(_build, name, **options)
-    options |= _classes(build, state, known=True)
+    build = partial(_build, name)
     with _seeded():
+        options: dict[str, Any] = class_options(build, state)
+        outline = sketch(build, **options)
+        accepted = inspect.signature(type(outline).__init__).parameters
+        if "init_weights" in accepted:
+            options["init_weights"] = False  # slow, and overwritten
+        if "aux_logits" in accepted:
+            own = outline.state_dict()
+            tensors, _ = renamed(state, own)
+            auxiliary = [key for key in own if key.lower().startswith("aux")]
+            options["aux_logits"] = all(k in tensors and tensors[k].shape == own[k].shape for k in auxiliary)
+        if "transform_input" in accepted:
+            options["transform_input"] = official  # those weights were trained on inputs of another scale
         return _build(name, **options)
-
-
-def _classes(factory: Callable[..., Any], state: dict[str, Tensor], known: bool = False) -> dict[str, int]:
-    """`num_classes` for a factory that takes it, as many as the checkpoint has.
-
-    Whichever tensors change shape with the number of classes are the head; what size they have in the checkpoint is
-    the number.
-    """
-    try:
-        if not state or not (known or "num_classes" in inspect.signature(factory).parameters):
-            return {}
-        with torch.device("meta"):
-            one, two = (factory(num_classes=n).state_dict() for n in (11, 13))
-    except Exception as error:  # a factory of the user's may raise anything where it is tried out like this
-        _log.info("the number of classes is the factory's own, as it cannot be tried out with others: %r", error)
-        return {}
-    head = [key for key in one if one[key].shape != two[key].shape]
-    counts = {state[key].shape[0] for key in head if key in state and state[key].ndim}
-    return {"num_classes": counts.pop()} if len(counts) == 1 else {}
 
 
 @contextmanager
@@ -359,21 +348,34 @@ def _adapted(
     return replace(preprocess, **changes) if changes else preprocess
 
 
-def _labels(labels: str | Path | Sequence[str]) -> tuple[str, ...]:
-    """Class names from a list, a file with a name per line, or JSON: a list, or a dict from index to name."""
+def _labels(labels: str | Path | Iterable[str] | Mapping[str, int]) -> tuple[str, ...]:
+    """Class names from a list or dict, a file with a name per line, or JSON."""
     if not isinstance(labels, (str, Path)):
-        return tuple(str(label) for label in labels)
+        return _class_names(labels if isinstance(labels, Mapping) else list(labels))
     try:
         text = Path(labels).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"the labels file {labels} cannot be read: {error}") from error
     if Path(labels).suffix.lower() != ".json":
         return tuple(line.strip() for line in text.splitlines() if line.strip())
     try:
-        names = json.loads(text)
-        if isinstance(names, dict):
-            names = [names[str(i)] for i in range(len(names))]
+        return _class_names(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the labels file {labels} is not read: {error}") from error
+
+
+def _class_names(names: Any) -> tuple[str, ...]:
+    """The names in a list, in a dict from index to name, or, as torchvision's `class_to_idx`, from name to index."""
+    if isinstance(names, Mapping):
+        numbers = range(len(names))
+        if all(type(value) is int for value in names.values()) and sorted(names.values()) == list(numbers):
+            names = sorted(names, key=names.__getitem__)
+        else:
+            by_text = {str(key): name for key, name in names.items()}
+            names = [by_text.get(str(number)) for number in numbers]
+    if isinstance(names, list):
         # ImageNet's well-known file has [wordnet id, name] for each class.
-        return tuple(str(name[-1] if isinstance(name, list) else name) for name in names)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise InputError(f"the labels file {labels} is no JSON list of names, nor a dict from index to name") from error
+        names = [name[-1] if isinstance(name, (list, tuple)) and name else name for name in names]
+        if all(isinstance(name, (str, int, float, np.generic)) for name in names):
+            return tuple(str(name) for name in names)
+    raise InputError("class names are a list of names, a dict from index to name, or a dict from name to index")
