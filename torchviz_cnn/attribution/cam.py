@@ -174,6 +174,12 @@ def grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     return torch.einsum("bkc,bc...->bk...", gradients.flatten(3).mean(3), activations)
 
 
+@cam_method("LayerCAM", "finer places that hold evidence for a class, in early layers too", "Jiang et al., TIP 2021")
+def layer_cam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Compute LayerCAM: a layer's maps, each place weighted by its own positive gradient: sum_c relu(G_c) A_c."""
+    return torch.einsum("bkc...,bc...->bk...", gradients.relu(), activations)
+
+
 def cam_maps(run: Trace, layer: str, formulas: Sequence[Formula], *, again: bool = False) -> list[Tensor]:
     """The maps (B, K, h, w) of several formulas at one layer of a trace, before their ReLU."""
     activations = run.activations[layer].detach().float()
