@@ -99,7 +99,7 @@ def load_model(
 
 
 def model_names() -> list[str]:
-    """The names that `load_model` knows: the bundled and other networks of this library, then torchvision's."""
+    """List the names that `load_model` knows: the networks of this library, then torchvision's."""
     import torchvision
 
     listed: list[str] = torchvision.models.list_models(module=torchvision.models)
