@@ -24,7 +24,7 @@ MODULES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob
 LONG_FILES: dict[str, str] = {}
 """Files of more than 400 lines, each with its reason."""
 
-LARGE_ROOMS = {"models": "one file for each family of networks, beside those that load them"}
+LARGE_ROOMS: dict[str, str] = {}
 """Rooms of more than eight modules, each with its reason."""
 
 

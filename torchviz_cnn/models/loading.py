@@ -25,10 +25,10 @@ from torchviz_cnn.media.images import Geometry, Preprocess
 from torchviz_cnn.models.catalogue import BUNDLED, CATALOGUE, Entry, bundled_path
 from torchviz_cnn.models.checkpoints import read_checkpoint, read_metadata
 from torchviz_cnn.models.fitting import class_options, load_state, renamed, sketch
+from torchviz_cnn.models.keras_files import MAX_SIDE
 from torchviz_cnn.models.keras_import import load_keras_weights
 
 KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
-_MAX_SIDE = 4096
 
 
 def load_model(
@@ -99,7 +99,7 @@ def load_model(
 
 
 def model_names() -> list[str]:
-    """List the names that `load_model` knows: the bundled and other networks of this library, then torchvision's."""
+    """List the names that `load_model` knows: the networks of this library, then torchvision's."""
     import torchvision
 
     listed: list[str] = torchvision.models.list_models(module=torchvision.models)
@@ -138,7 +138,7 @@ def _variant(factory: Callable[..., Any], state: dict[str, Tensor], about: dict[
     """What a checkpoint says of the network it is for, where the factory takes it."""
     accepted = inspect.signature(factory).parameters
     options: dict[str, Any] = {o: int(about[o]) for o in ("in_channels", "input_size") if o in accepted and o in about}
-    if not all(0 < number <= _MAX_SIDE for number in options.values()):
+    if not all(0 < number <= MAX_SIDE for number in options.values()):
         raise ValueError(f"{options} is out of range")
     if "batch_norm" in accepted and any(part.startswith("bn") for name in state for part in name.split(".")):
         options["batch_norm"] = True
