@@ -107,8 +107,8 @@ def filter_atlas(
         The `Atlas`, as it is in the folder now.
 
     Raises:
-        OutputError: for a folder of another model or other settings. Else it raises and warns as `filter_patterns`
-            does, and raises before anything is written.
+        OutputError: for a folder of another model or other settings.
+        LayerError, InputError, ModelError: as `filter_patterns`, before anything is written; it warns as that does.
     """
     ranks, recipe = ranks or Ranks(), chosen_recipe(preset, quality, steps)
     checks.one_of("rectify", rectify, get_args(Rectify))

@@ -124,8 +124,9 @@ def maximize(
             `filter_patterns`; of a recipe, `border` and `rectify` do not count, as they are the objective's.
 
     Returns:
-        `Patterns`, in which `dead` holds the images to which no gradient comes back. Raises and warns as
-        `filter_patterns` does.
+        `Patterns`, in which `dead` holds the images to which no gradient comes back.
+
+    Raises and warns as `filter_patterns` does.
 
     >>> from torchviz_cnn import objectives
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
