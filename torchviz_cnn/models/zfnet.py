@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 
-class ZFNet(nn.Module):
-    """AlexNet with a finer first layer: see `zfnet`."""
+class ZFNet(nn.Sequential):
+    """AlexNet with a finer first layer: see `zfnet`. The layers run in this order."""
 
-    def __init__(self, num_classes: int = 1000, in_channels: int = 3, lrn: bool = True, dropout: float = 0.5) -> None:
+    def __init__(self, num_classes: int, in_channels: int, lrn: bool, dropout: float) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 96, 7, stride=2, padding=1)
         self.relu1 = nn.ReLU()
@@ -35,15 +35,6 @@ class ZFNet(nn.Module):
         self.fc7 = nn.Linear(4096, 4096)
         self.relu7 = nn.ReLU()
         self.fc8 = nn.Linear(4096, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm1(self.pool1(self.relu1(self.conv1(x))))
-        x = self.norm2(self.pool2(self.relu2(self.conv2(x))))
-        x = self.relu4(self.conv4(self.relu3(self.conv3(x))))
-        x = self.flatten(self.avgpool(self.pool5(self.relu5(self.conv5(x)))))
-        x = self.relu7(self.fc7(self.dropout7(self.relu6(self.fc6(self.dropout6(x))))))
-        out: Tensor = self.fc8(x)
-        return out
 
 
 def _normalization(lrn: bool) -> nn.Module:
