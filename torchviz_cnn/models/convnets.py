@@ -14,40 +14,35 @@ from torch import Tensor, nn
 class ConvNet2017(nn.Sequential):
     """The 2017 textbook convnet: see `convnet_2017`."""
 
-    def __init__(self, num_classes: int = 1, in_channels: int = 3, input_size: int = 150, dropout: float = 0.5):
+    def __init__(self, num_classes: int, in_channels: int, input_size: int, dropout: float) -> None:
         widths = (32, 64, 128, 128)
-        layers = _convolutions(in_channels, widths, pools=4)
         side = input_size
         for _ in widths:
             side = (side - 2) // 2
         if side < 1:
             raise ValueError(f"input_size {input_size} leaves nothing after four poolings; the smallest is 46")
-        layers["flatten"] = nn.Flatten()
-        layers["dropout"] = nn.Dropout(dropout)
-        layers["dense1"] = nn.Linear(widths[-1] * side * side, 512)
-        layers["relu5"] = nn.ReLU()
-        layers["classifier"] = nn.Linear(512, num_classes)
-        super().__init__(layers)
+        super().__init__(_convolutions(in_channels, widths, pools=4))
+        self.flatten = nn.Flatten()
+        self.dropout = nn.Dropout(dropout)
+        self.dense1 = nn.Linear(widths[-1] * side * side, 512)
+        self.relu5 = nn.ReLU()
+        self.classifier = nn.Linear(512, num_classes)
 
 
 class ConvNet2025(nn.Sequential):
     """The 2025 textbook convnet: see `convnet_2025`."""
 
-    def __init__(
-        self, num_classes: int = 1, in_channels: int = 3, batch_norm: bool = False, dropout: float = 0.25
-    ) -> None:
+    def __init__(self, num_classes: int, in_channels: int, batch_norm: bool, dropout: float) -> None:
         layers = _convolutions(in_channels, (32, 64, 128, 256, 512), pools=4, batch_norm=batch_norm)
-        _global_average_head(layers, 512, num_classes, dropout)
-        super().__init__(layers)
+        super().__init__(layers | _global_average_head(512, num_classes, dropout))
 
 
 class FashionMNISTConvNet(nn.Sequential):
     """The Fashion-MNIST network of class activation maps: see `fashion_mnist_convnet`."""
 
-    def __init__(self, num_classes: int = 10, in_channels: int = 1) -> None:
+    def __init__(self, num_classes: int, in_channels: int) -> None:
         layers = _convolutions(in_channels, (16, 32, 64, 128), pools=3, padding=1)
-        _global_average_head(layers, 128, num_classes, dropout=0.0)
-        super().__init__(layers)
+        super().__init__(layers | _global_average_head(128, num_classes, dropout=0.0))
 
 
 def _convolutions(
@@ -66,12 +61,12 @@ def _convolutions(
     return layers
 
 
-def _global_average_head(layers: OrderedDict[str, nn.Module], channels: int, num_classes: int, dropout: float) -> None:
-    layers["avgpool"] = nn.AdaptiveAvgPool2d(1)
-    layers["flatten"] = nn.Flatten()
+def _global_average_head(channels: int, num_classes: int, dropout: float) -> OrderedDict[str, nn.Module]:
+    layers = OrderedDict[str, nn.Module](avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten())
     if dropout:
         layers["dropout"] = nn.Dropout(dropout)
     layers["classifier"] = nn.Linear(channels, num_classes)
+    return layers
 
 
 def convnet_2017(

@@ -1,4 +1,7 @@
-"""Xception (arXiv 1610.02357) and its small relatives, computing what the published Keras networks compute."""
+"""Xception (arXiv 1610.02357) and its small relatives, computing what the published Keras networks compute.
+
+Networks that are an `nn.Sequential` run their layers in the order in which these are defined.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +29,13 @@ class MaxPool2dSame(nn.MaxPool2d):
         return F.max_pool2d(input, 3, 2, padding=(height % 2, width % 2), ceil_mode=True)
 
 
-class SeparableConv2d(nn.Module):
+class SeparableConv2d(nn.Sequential):
     """A 3 x 3 convolution per channel, then a 1 x 1 across channels; no bias: `(B, C, H, W)` to `(B, C', H, W)`."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
         self.pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.pointwise(self.depthwise(x))
-        return out
 
 
 def _batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -63,10 +62,10 @@ class PreActivationBlock(nn.Module):
         return torch.add(out, self.residual(x))
 
 
-class MiniXception(nn.Module):
+class MiniXception(nn.Sequential):
     """The textbook's small Xception: see `mini_xception`."""
 
-    def __init__(self, num_classes: int = 1, in_channels: int = 3, dropout: float = 0.5) -> None:
+    def __init__(self, num_classes: int, in_channels: int, dropout: float) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 32, 5, bias=False)
         self.block1 = PreActivationBlock(32, 32)
@@ -78,11 +77,6 @@ class MiniXception(nn.Module):
         self.flatten = nn.Flatten()
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(512, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.block5(self.block4(self.block3(self.block2(self.block1(self.conv1(x))))))
-        out: Tensor = self.classifier(self.dropout(self.flatten(self.avgpool(x))))
-        return out
 
 
 def mini_xception(num_classes: int = 1, in_channels: int = 3, dropout: float = 0.5) -> MiniXception:
@@ -117,10 +111,10 @@ class PostActivationBlock(nn.Module):
         return torch.add(out, self.residual_bn(self.residual(x)))
 
 
-class MiniXceptionFER2013(nn.Module):
+class MiniXceptionFER2013(nn.Sequential):
     """The small Xception for facial expressions: see `mini_xception_fer2013`."""
 
-    def __init__(self, num_classes: int = 7, in_channels: int = 1) -> None:
+    def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 8, 3, bias=False)
         self.bn1 = _batch_norm(8)
@@ -135,13 +129,6 @@ class MiniXceptionFER2013(nn.Module):
         self.classifier = nn.Conv2d(128, num_classes, 3, padding=1)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.relu1(self.bn1(self.conv1(x)))
-        x = self.relu2(self.bn2(self.conv2(x)))
-        x = self.block4(self.block3(self.block2(self.block1(x))))
-        out: Tensor = self.flatten(self.avgpool(self.classifier(x)))
-        return out
 
 
 def mini_xception_fer2013(num_classes: int = 7, in_channels: int = 1) -> MiniXceptionFER2013:
@@ -165,9 +152,8 @@ class Xception(nn.Module):
     BatchNorm after the last one of its block), which files without names rely on.
     """
 
-    def __init__(self, num_classes: int = 1000, in_channels: int = 3, include_top: bool = True) -> None:
+    def __init__(self, num_classes: int, in_channels: int, include_top: bool) -> None:
         super().__init__()
-        self.include_top = include_top
         self._add("block1_conv1", nn.Conv2d(in_channels, 32, 3, stride=2, bias=False), 32, act_after=True)
         self._add("block1_conv2", nn.Conv2d(32, 64, 3, bias=False), 64, act_after=True)
         self._add_block(2, (64, 128, 128), first_act=False, residual=True)
