@@ -15,7 +15,7 @@ from tests import networks
 from tests.networks import images
 from tests.test_host import CALLS
 
-CALLS_IN_CI = 40
+CALLS_IN_CI = 20
 MAIN = [
     "capture",
     "compare",
