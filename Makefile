@@ -1,7 +1,7 @@
 PYTHON ?= python
 BIOME = @biomejs/biome@2.6.8
 
-.PHONY: help check lint-web format test fast figures docs-table
+.PHONY: help check lint-web format test fast figures docs-table zoo endurance versions
 
 help:  ## say what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -31,3 +31,13 @@ figures:  ## the pictures of README and docs
 
 docs-table:  ## the table of methods in docs/methods.md
 	$(PYTHON) scripts/methods_table.py
+
+zoo:  ## the table of architectures in docs/compatibility.md: an hour; it goes on where it was stopped
+	$(PYTHON) scripts/zoo.py
+
+endurance:  ## 2,000 examples of each fuzz test, and 500 calls of each main function: half an hour
+	$(PYTHON) -m pytest -q --timeout=3600 --hypothesis-profile=endurance $(wildcard tests/*/test_fuzz.py)
+	ENDURANCE_CALLS=500 $(PYTHON) -m pytest -q --timeout=3600 tests/test_endurance.py
+
+versions:  ## the unit tests with the oldest and the newest versions of what is needed
+	scripts/versions.sh

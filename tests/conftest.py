@@ -17,9 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
+settings.register_profile("ci", max_examples=200, deadline=5000)
+settings.register_profile("endurance", max_examples=2000, deadline=5000)
+settings.load_profile("ci")
 torch.set_num_threads(2)
 importlib.import_module("sympy")  # as PyTorch does with its first dispatch mode; it adds a warning filter
 
@@ -130,7 +134,8 @@ class Snapshot:
         functions = torch.overrides._get_current_function_mode_stack()  # type: ignore[no-untyped-call]
         self.values["function modes"] = list(map(id, functions))
         self.values["dispatch modes"] = list(map(id, _get_current_dispatch_mode_stack()))
-        self.values["hooks on saved tensors"] = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # not in torch 2.4
+        self.values["hooks on saved tensors"] = top(True) if top is not None else None
         self.values["warning filters"] = list(warnings.filters)
         self.values["signal handlers"] = {number.name: signal.getsignal(number) for number in signal.Signals}
 
