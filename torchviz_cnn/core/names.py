@@ -84,7 +84,7 @@ def resolve(model: nn.Module, layers: dict[str, nn.Module], name: LayerName) -> 
     if isinstance(name, nn.Module):
         name = _name_of(model, layers, name)
     if not isinstance(name, str):
-        raise LayerError(f"a layer is asked for by its dotted name, or as a module, not by a {type(name).__name__}")
+        raise LayerError(f"a layer is asked for as a module or by its dotted name, not by a {type(name).__name__}")
     if name in layers:
         return Call(name, 0)
     call = _CALL.match(name)
@@ -100,8 +100,7 @@ def expand(model: nn.Module, layers: dict[str, nn.Module], patterns: Sequence[La
     """
     calls: list[Call] = []
     for pattern in patterns:
-        by_name = isinstance(pattern, str) and (pattern in layers or not re.search(r"[*?\[]", pattern))
-        if isinstance(pattern, nn.Module) or by_name:
+        if isinstance(pattern, nn.Module) or (isinstance(pattern, str) and not _is_glob(pattern, layers)):
             calls.append(resolve(model, layers, pattern))
             continue
         if isinstance(pattern, str):
@@ -116,6 +115,10 @@ def expand(model: nn.Module, layers: dict[str, nn.Module], patterns: Sequence[La
             raise LayerError(f"no layer of {type(unwrap(model)).__name__} matches {asked}; {_all(layers)}")
         calls.extend(Call(name, None) for name in matches)
     return list(dict.fromkeys(calls))
+
+
+def _is_glob(pattern: str, layers: dict[str, nn.Module]) -> bool:
+    return pattern not in layers and re.search(r"[*?\[]", pattern) is not None
 
 
 def _name_of(model: nn.Module, layers: dict[str, nn.Module], module: nn.Module) -> str:

@@ -34,9 +34,9 @@ def channels_last(layer: nn.Module, output: Any, image: tuple[int, ...] | None =
         return True
     if isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1:
         plain = type(layer) is nn.LayerNorm  # another kind may turn its input around
-        return third == layer.normalized_shape[0] and (plain or first != third)
+        return bool(third == layer.normalized_shape[0] and (plain or first != third))
     if isinstance(layer, Permute):
-        return layer.dims == [0, 2, 3, 1]
+        return list(layer.dims) == [0, 2, 3, 1]
     return image is not None and _like(first, second, image) and not _like(second, third, image)
 
 

@@ -76,11 +76,10 @@ def read_classes(
     output: Any, batch: int, categories: Categories = None, ending: Ending | None = None
 ) -> tuple[Tensor, Activation]:
     """The class outputs of a model, as `class_outputs` gives them, and what makes probabilities of them."""
-    logits = _scores_in(output, batch, categories)
-    shape = tuple(logits.shape)
-    logits = _as_rows(logits, batch)
+    scores = _scores_in(output, batch, categories)
+    logits = _as_rows(scores, batch)
     if logits is None:
-        raise ModelError(f"the model gives a tensor {shape} for {batch} images, not class scores ({batch}, n)")
+        raise ModelError(f"the model gives a tensor {tuple(scores.shape)} for {batch} images, not class scores ({batch}, n)")
     nan = logits.isnan().any(1)
     if bool(nan.any()):
         raise ModelError(
