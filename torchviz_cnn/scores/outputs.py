@@ -79,7 +79,9 @@ def read_classes(
     scores = _scores_in(output, batch, categories)
     logits = _as_rows(scores, batch)
     if logits is None:
-        raise ModelError(f"the model gives a tensor {tuple(scores.shape)} for {batch} images, not class scores ({batch}, n)")
+        raise ModelError(
+            f"the model gives a tensor {tuple(scores.shape)} for {batch} images, not class scores ({batch}, n)"
+        )
     nan = logits.isnan().any(1)
     if bool(nan.any()):
         raise ModelError(
