@@ -236,7 +236,7 @@ def test_a_layer_that_is_none_is_named_before_the_network_runs(layer: Any, words
 
 
 class TwoInputs(Trunk):
-    def forward(self, x: Tensor, other: Tensor) -> Any:
+    def forward(self, x: Tensor, other: Tensor) -> Any:  # type: ignore[override]
         return self.scores(self.trunk(x) - self.trunk(other))
 
 

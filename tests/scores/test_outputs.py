@@ -95,7 +95,7 @@ def test_other_ends_are_logits(end: Callable[[Tensor], Tensor]) -> None:
 
 def test_logits_that_happen_to_be_a_distribution_are_logits() -> None:
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(200, 3)).eval()
-    model[2].weight.data.zero_()
+    nn.init.zeros_(model[2].weight)  # type: ignore[arg-type]
     model[2].bias.data = torch.tensor([0.25, 0.75, 0.0])
     assert torch.allclose(tvc.predict(model, X), torch.tensor([0.25, 0.75, 0.0]).softmax(0).expand(3, -1))
 
@@ -129,7 +129,7 @@ def test_every_score_of_a_network_that_ends_in_softmax(score: Any, value: Callab
 def test_the_ending_is_told_once_by_methods_that_run_often() -> None:
     model = Ends(lambda z: z.sigmoid()).eval()
     for explain in (tvc.smooth_grad, tvc.integrated_gradients, tvc.occlusion):
-        options = {"patch": 6} if explain is tvc.occlusion else {"batch_size": 2}
+        options: dict[str, Any] = {"patch": 6} if explain is tvc.occlusion else {"batch_size": 2}
         options |= {tvc.smooth_grad: {"samples": 3}, tvc.integrated_gradients: {"steps": 3}}.get(explain, {})
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
@@ -220,15 +220,15 @@ def test_a_network_that_squeezes_works_on_one_image(classes: int) -> None:
 )
 def test_infinite_logits_have_probabilities_where_they_are_defined(logits: list[float], expected: list[float]) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(432, 3)).eval()
-    model[1].weight.data.zero_()
-    model[1].bias.data = torch.tensor(logits)
+    nn.init.zeros_(model[1].weight)  # type: ignore[arg-type]
+    model[1].bias = nn.Parameter(torch.tensor(logits))
     assert torch.equal(tvc.predict(model, X), torch.tensor(expected).expand(3, -1))
 
 
 @pytest.mark.parametrize("logits", [[torch.inf, torch.inf, 0.0], [-torch.inf, -torch.inf, -torch.inf]])
 def test_undefined_probabilities_are_refused(logits: list[float]) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(432, 3)).eval()
-    model[1].bias.data = torch.tensor(logits)
+    model[1].bias = nn.Parameter(torch.tensor(logits))
     with pytest.raises(ModelError, match="infinite scores for image 0, of which no probabilities follow"):
         tvc.predict(model, X)
 
@@ -239,7 +239,7 @@ def test_a_map_is_never_drawn_from_nan() -> None:
         tvc.grad_cam(model, X, "conv", target=1, relu=False)
     half = Ends(lambda z: z).eval().half()
     half.fc.weight.data[0] = 60000.0
-    half.conv.bias.data += 2
+    nn.init.constant_(half.conv.bias, 2.0)  # type: ignore[arg-type]
     values = tvc.grad_cam(half, X.half(), "conv", target=0, score="probability", relu=False).values
     assert bool(values.isfinite().all())
 

@@ -17,7 +17,7 @@ from torchviz_cnn.ascent.recipes import Preset, Quality, Recipe, chosen_recipe
 from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError
-from torchviz_cnn.core.names import named_layers, resolve
+from torchviz_cnn.core.names import LayerName, named_layers, resolve
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.inputs import Input, batch_of
 from torchviz_cnn.hooks.network import Model
@@ -26,7 +26,7 @@ from torchviz_cnn.hooks.untouched import untouched
 
 def filter_patterns(
     model: Model,
-    layer: str,
+    layer: LayerName,
     channels: int | Iterable[int] | None = None,
     *,
     size: Size | None = None,
@@ -84,21 +84,21 @@ def filter_patterns(
     """
     recipe, first = chosen_recipe(preset, quality, steps), _start(model, start)
     with untouched(model) as module:
-        layer = one_call(module, layer)
+        name = one_call(module, layer)
         ascent = Ascent(module, model, recipe, size, first, seed, precision, batch_size, compile)
-        footprint = ascent.measure(objectives.channel(layer, 0))
-        chosen = chosen_channels(channels, layer, footprint.shapes[layer])
+        footprint = ascent.measure(objectives.channel(name, 0))
+        chosen = chosen_channels(channels, name, footprint.shapes[name])
         if first is not None and first.ndim == 4 and len(first) not in (1, len(chosen)):
             raise InputError(f"there are {len(first)} images to start from, for {len(chosen)} patterns")
-        with steps_bar(len(chosen), layer, "filters", recipe.steps, progress) as bar:
-            batches = ascent.batches(len(chosen), footprint, layer=layer)
+        with steps_bar(len(chosen), name, "filters", recipe.steps, progress) as bar:
+            batches = ascent.batches(len(chosen), footprint, layer=name)
             result = Ascended.joined(
-                [ascent.raise_channels(layer, [chosen[i] for i in batch], batch, bar.update) for batch in batches]
+                [ascent.raise_channels(name, [chosen[i] for i in batch], batch, bar.update) for batch in batches]
             )
     dead = tuple(channel for channel, gone in zip(chosen, result.dead.tolist(), strict=True) if gone)
-    warn_dead(layer, dead)
-    text, index = f"channels of {layer}", torch.tensor(chosen, device="cpu")
-    return Patterns(result.values, result.scores, text, recipe, ascent.scale, layer, index, dead, ascent.seed)
+    warn_dead(name, dead)
+    text, index = f"channels of {name}", torch.tensor(chosen, device="cpu")
+    return Patterns(result.values, result.scores, text, recipe, ascent.scale, name, index, dead, ascent.seed)
 
 
 def maximize(
@@ -161,7 +161,7 @@ def maximize(
     return Patterns(result.values, result.scores, objective.text, recipe, ascent.scale, dead=dead, seed=ascent.seed)
 
 
-def one_call(model: nn.Module, layer: str) -> str:
+def one_call(model: nn.Module, layer: LayerName) -> str:
     """The name of a layer's call; raises LayerError for one that is not there, or stands for several."""
     call = resolve(model, named_layers(model), layer)
     if call.index is None:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from torchvision.ops import Permute
 
 from torchviz_cnn.core.errors import LayerError, ModelError
 from torchviz_cnn.core.names import LayerPattern, named_layers, one_or_several, resolve, unwrap
@@ -16,7 +15,7 @@ from torchviz_cnn.hooks.inputs import input_for
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model, module_of
 from torchviz_cnn.hooks.untouched import untouched
-from torchviz_cnn.layers.layout import channels_last
+from torchviz_cnn.layers.layout import channels_last, is_permutation
 
 CONVOLUTIONS: tuple[type[nn.Module], ...] = (
     nn.Conv1d,
@@ -138,7 +137,7 @@ def explained_layer(
     size: tuple[int, ...] = ()
     for call in calls:
         same = call.size == size and not isinstance(call.layer, POOLINGS)
-        if pooled or same or isinstance(call.layer, (*CONVOLUTIONS, Permute)):
+        if pooled or same or isinstance(call.layer, CONVOLUTIONS) or is_permutation(call.layer):
             explained, size = call.name, call.size
     if explained is None:
         raise LayerError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision.ops import Permute
 
 from torchviz_cnn.core.errors import LayerError
 from torchviz_cnn.core.names import named_layers, resolve
@@ -35,9 +34,14 @@ def channels_last(layer: nn.Module, output: Any, image: tuple[int, ...] | None =
     if isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1:
         plain = type(layer) is nn.LayerNorm  # another kind may turn its input around
         return bool(third == layer.normalized_shape[0] and (plain or first != third))
-    if isinstance(layer, Permute):
-        return list(layer.dims) == [0, 2, 3, 1]
+    if is_permutation(layer):
+        return list(layer.dims) == [0, 2, 3, 1]  # type: ignore[arg-type]
     return image is not None and _like(first, second, image) and not _like(second, third, image)
+
+
+def is_permutation(layer: nn.Module) -> bool:
+    """Whether a layer is torchvision's `Permute`, which is not imported for that: it takes a second."""
+    return type(layer).__name__ == "Permute" and hasattr(layer, "dims")
 
 
 def require_channels_first(model: nn.Module, layer: str, output: Any, image: tuple[int, ...] | None = None) -> None:
