@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from torchviz_cnn import InputError, ModelError, TargetError
-from torchviz_cnn.scores.targets import class_outputs, resolve_target, score_of
+from torchviz_cnn.scores.outputs import class_outputs
+from torchviz_cnn.scores.targets import resolve_target, score_of
 
 OUTPUTS = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
 

@@ -16,7 +16,7 @@ from torchviz_cnn.ascent.recipes import Preset, Quality, Recipe, chosen_recipe
 from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError
-from torchviz_cnn.core.names import named_layers, resolve
+from torchviz_cnn.core.names import LayerName, named_layers, resolve
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.inputs import Input
@@ -26,7 +26,7 @@ from torchviz_cnn.hooks.untouched import untouched
 
 def filter_patterns(
     model: Model,
-    layer: str,
+    layer: LayerName,
     channels: int | Iterable[int] | None = None,
     *,
     size: Size | None = None,
@@ -83,19 +83,19 @@ def filter_patterns(
     """
     recipe = chosen_recipe(preset, quality, steps)
     with untouched(model) as module:
-        layer = one_call(module, layer)
+        name = one_call(module, layer)
         ascent = Ascent(module, model, recipe, size, start, seed, precision, batch_size, compile)
-        footprint = ascent.measure(objectives.channel(layer, 0))
-        chosen = chosen_channels(channels, layer, footprint.shapes[layer])
-        batches = ascent.batches(len(chosen), footprint, layer=layer)
-        with steps_bar(len(chosen), layer, "filters", recipe.steps, progress) as bar:
-            parts = [ascent.raise_channels(layer, [chosen[i] for i in b], b, bar.update) for b in batches]
+        footprint = ascent.measure(objectives.channel(name, 0))
+        chosen = chosen_channels(channels, name, footprint.shapes[name])
+        batches = ascent.batches(len(chosen), footprint, layer=name)
+        with steps_bar(len(chosen), name, "filters", recipe.steps, progress) as bar:
+            parts = [ascent.raise_channels(name, [chosen[i] for i in b], b, bar.update) for b in batches]
     values, scores, gone = map(torch.cat, zip(*parts, strict=True))
     index = torch.tensor(chosen, device="cpu")
     dead = tuple(index[gone.cpu()].tolist())
-    warn_dead(layer, dead)
-    text = f"channels of {layer}"
-    return Patterns(values, scores, text, recipe, ascent.scale, layer, index, dead, ascent.seed)
+    warn_dead(name, dead)
+    text = f"channels of {name}"
+    return Patterns(values, scores, text, recipe, ascent.scale, name, index, dead, ascent.seed)
 
 
 def maximize(
@@ -157,7 +157,7 @@ def maximize(
     return Patterns(values, scores, objective.text, recipe, ascent.scale, dead=dead, seed=ascent.seed)
 
 
-def one_call(model: nn.Module, layer: str) -> str:
+def one_call(model: nn.Module, layer: LayerName) -> str:
     """The name of a layer's call; raises LayerError for one that is not there, or stands for several."""
     call = resolve(model, named_layers(model), layer)
     if call.index is None:

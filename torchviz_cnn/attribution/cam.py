@@ -18,18 +18,21 @@ from torch import Tensor, nn
 
 from torchviz_cnn.attribution.result import ClassMap, warn_of_empty
 from torchviz_cnn.core.errors import LayerError, ModelError
+from torchviz_cnn.core.names import LayerName
 from torchviz_cnn.hooks.inputs import Given, Input, prepared
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model
-from torchviz_cnn.layers.defaults import explained_layer
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess
 from torchviz_cnn.media.origin import Origin
 from torchviz_cnn.runs import files
 from torchviz_cnn.scores.gradients import require_gradient
-from torchviz_cnn.scores.targets import Score, Target, Targets, check_score, class_outputs
-from torchviz_cnn.scores.trace import Trace, trace
+from torchviz_cnn.scores.outputs import Activation, class_outputs
+from torchviz_cnn.scores.targets import Score, Target, Targets, check_score
+from torchviz_cnn.scores.trace import Trace, layer_of, trace
 
+Layer = LayerName | Sequence[LayerName] | None
+"""A layer by its name or as a module, alone or in a list; None for the one that is explained by default."""
 Formula = Callable[[Tensor, Tensor], Tensor]
 """(activations (B, C, *S), gradients (B, K, C, *S)) -> maps (B, K, *S), in float32."""
 
@@ -52,6 +55,8 @@ class Heatmap(ClassMap):
     """(H, W) of the network's input."""
     origin: Origin = field(default=Origin(), repr=False)
     """The photos, how they were prepared, and the names of the classes, as far as they are known."""
+    activation: Activation | None = None
+    """What makes probabilities of the logits: see `predict`; None for what is usual."""
 
     def _title(self) -> str:
         return f"{self.method}, {self.layer}"
@@ -83,7 +88,7 @@ class CamFunction(Protocol):
         self,
         model: Model,
         x: Input,
-        layer: str | None = None,
+        layer: Layer = None,
         target: Target = None,
         *,
         score: Score = "logit",
@@ -113,7 +118,7 @@ _ARGUMENTS = """
     Args:
         model: a module or a Network.
         x: a batch (B, C, H, W) on the model's scale or, with a Network, a photo or several.
-        layer: a dotted name; by default the last map that has the resolution of the last convolution, after its
+        layer: a dotted name, or the module; by default the last map that has the resolution of the last convolution, after its
             activation (the result's `layer` says which).
         target: None for each image's top class, an index, a class name (with a Network), (B,) or (B, K).
         score: `logit` as in the paper, `probability` as in the textbook, `log_probability`, or `cross_entropy` (a
@@ -142,7 +147,7 @@ def cam_method(title: str, shows: str, paper: str) -> Callable[[Formula], CamFun
         def function(
             model: Model,
             x: Input,
-            layer: str | None = None,
+            layer: Layer = None,
             target: Target = None,
             *,
             score: Score = "logit",
@@ -197,26 +202,26 @@ def _explain(
     formula: Formula,
     model: Model,
     x: Input,
-    layer: str | None,
+    layer: Layer,
     target: Target,
     score: Score,
     relu: bool,
 ) -> Heatmap:
     check_score(score)
     with prepared(model, x) as given:
-        layer = explained_layer(given.model, given.x[:1]) if layer is None else layer
-        with trace(given, [layer], target, score) as run:
-            _require_places(given.model, layer, run.activations[layer])
-            (values,) = cam_maps(run, layer, [formula])
+        name = layer_of(given, layer)
+        with trace(given, [name], target, score) as run:
+            _require_places(given.model, name, run.activations[name])
+            (values,) = cam_maps(run, name, [formula])
         if relu:
             values = values.relu()
-            name = layer.replace("{", "{{").replace("}", "}}")
-            why = f"no positive evidence for class {{label}} at layer {name!r} in image {{image}}"
+            shown = name.replace("{", "{{").replace("}", "}}")
+            why = f"no positive evidence for class {{label}} at layer {shown!r} in image {{image}}"
             warn_of_empty(values.amax((2, 3)) <= 0, run.targets.classes, why)
-        return _heatmap(title, given, layer, values, run)
+        return _heatmap(title, given, name, values, run)
 
 
-def class_activation_map(model: Model, x: Input, target: Target = None, *, layer: str | None = None) -> Heatmap:
+def class_activation_map(model: Model, x: Input, target: Target = None, *, layer: Layer = None) -> Heatmap:
     """Compute the exact class activation map of a network whose score is the mean of a map, up to a constant.
 
         values = sum_c w_kc A_c,   score_k = mean_ij values + b_k
@@ -245,18 +250,18 @@ def class_activation_map(model: Model, x: Input, target: Target = None, *, layer
     torch.Size([3, 6, 6])
     """
     with prepared(model, x) as given:
-        layer = explained_layer(given.model, given.x[:1], pooled=True) if layer is None else layer
-        with trace(given, [layer], target) as run:
-            leaf = run.activations[layer]
-            _require_places(given.model, layer, leaf)
-            gradients = run.gradient(layer)
-            _require_pooled(given.model, layer, leaf, gradients)
+        name = layer_of(given, layer, pooled=True)
+        with trace(given, [name], target) as run:
+            leaf = run.activations[name]
+            _require_places(given.model, name, leaf)
+            gradients = run.gradient(name)
+            _require_pooled(given.model, name, leaf, gradients)
             maps = leaf.detach().float()
             with torch.autocast(maps.device.type, enabled=False):
                 area = maps.shape[2] * maps.shape[3]
                 values = area * torch.einsum("bkchw,bchw->bkhw", gradients, maps)
-        _require_linear(given, layer, leaf, values, run.targets)
-        return _heatmap("CAM", given, layer, values, run)
+        _require_linear(given, name, leaf, values, run.targets)
+        return _heatmap("CAM", given, name, values, run)
 
 
 _LARGE = 64
@@ -269,7 +274,7 @@ def _require_linear(given: Given, layer: str, leaf: Tensor, values: Tensor, targ
     large = _LARGE if leaf.dtype != torch.float16 else 1 / _LARGE  # half precision ends at 65504
     with torch.no_grad(), HookManager(given.model) as hooks:
         maps = torch.cat([0 * first, large * first])
-        constant, scaled = class_outputs(hooks.run_from(layer, maps, given.x[:1]), 2)
+        constant, scaled = class_outputs(hooks.run_from(layer, maps, given.x[:1]), 2, given.origin.categories)
     explained, classes = values.mean((2, 3)), targets.classes
     if not (
         _equal(targets.scores, explained + constant[classes], leaf)
@@ -324,4 +329,5 @@ def _heatmap(method: str, given: Given, layer: str, values: Tensor, run: Trace) 
         activations=run.activations[layer].detach(),
         input_size=given.input_size,
         origin=given.origin,
+        activation=run.targets.activation,
     )

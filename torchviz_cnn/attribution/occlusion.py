@@ -16,13 +16,13 @@ from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.hooks.inputs import Input, prepared
-from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess
 from torchviz_cnn.media.origin import Origin
 from torchviz_cnn.runs import files
-from torchviz_cnn.scores.targets import Score, Target, Targets, check_score, class_outputs, score_of
+from torchviz_cnn.scores.outputs import Activation
+from torchviz_cnn.scores.targets import Score, Target, Targets, check_score, run_classes, score_of
 
 _CACHED = 8  # images at a time on a CPU: more fall out of its cache, and take up to twice as long each
 _PARALLEL = 128
@@ -47,6 +47,8 @@ class Occlusion(ClassMap):
     input_size: tuple[int, int]
     origin: Origin = field(default=Origin(), repr=False)
     method: str = "occlusion"
+    activation: Activation | None = None
+    """What makes probabilities of the logits: see `predict`; None for what is usual."""
 
     def _title(self) -> str:
         return f"drop under a patch of {self.patch[0]} x {self.patch[1]}"
@@ -130,22 +132,19 @@ def occlusion(
         rows, columns = _starts(height, sides[0], steps[0]), _starts(width, sides[1], steps[1])
         corners = [(top, left) for top in rows for left in columns]
         at_once = batch_size or (_CACHED if given.x.device.type == "cpu" else _PARALLEL)
-        with HookManager(given.model) as hooks:
-
-            def run(images: Tensor) -> Tensor:
-                return class_outputs(hooks.run(images, stop_early=False), len(images))
-
-            logits = torch.cat([run(part.clone()) for part in given.x.split(at_once)])  # type: ignore[no-untyped-call]
-            targets = Targets.of(logits, len(logits), target, score, given.origin.categories)
-            occluded = []
-            with progress_bar(progress, total=len(corners) * len(logits), unit=" patches") as bar:
-                for part in _batches(len(logits), corners, at_once):
-                    images = [image for image, _ in part]
-                    pictures = given.x[images]
-                    for picture, (_, (top, left)) in zip(pictures, part, strict=True):
-                        picture[:, top : top + sides[0], left : left + sides[1]] = colour
-                    occluded.append(score_of(run(pictures), targets.classes[images], score))
-                    bar.update(len(part))
+        read = [run_classes(given, part.clone()) for part in given.x.split(at_once)]  # type: ignore[no-untyped-call]
+        logits = torch.cat([part for part, _ in read])
+        targets = Targets.of_classes(logits, read[0][1], target, score, given.origin.categories)
+        occluded = []
+        with progress_bar(progress, total=len(corners) * len(logits), unit=" patches") as bar:
+            for part in _batches(len(logits), corners, at_once):
+                images = [image for image, _ in part]
+                pictures = given.x[images]
+                for picture, (_, (top, left)) in zip(pictures, part, strict=True):
+                    picture[:, top : top + sides[0], left : left + sides[1]] = colour
+                outputs, _ = run_classes(given, pictures)
+                occluded.append(score_of(outputs, targets.classes[images], score, targets.activation))
+                bar.update(len(part))
         scores = torch.cat(occluded).view(len(logits), len(rows), len(columns), -1).permute(0, 3, 1, 2).contiguous()
         drops = targets.scores[:, :, None, None] - scores
         drops = -drops if score == "cross_entropy" else drops
@@ -162,6 +161,7 @@ def occlusion(
             stride=steps,
             input_size=(height, width),
             origin=given.origin,
+            activation=targets.activation,
         )
 
 

@@ -9,14 +9,14 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.core.errors import EmptyMapWarning, InputError
+from torchviz_cnn.core.errors import EmptyMapWarning, InputError, ModelError
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.network import category_name
 from torchviz_cnn.media import figures, render
 from torchviz_cnn.media.images import Geometry, Preprocess
 from torchviz_cnn.media.origin import Origin, Photo, as_photo
 from torchviz_cnn.runs import files
-from torchviz_cnn.scores.targets import probabilities
+from torchviz_cnn.scores.outputs import Activation, both_classes, probabilities
 
 
 class ClassMap:
@@ -38,6 +38,14 @@ class ClassMap:
     logits: Tensor
     input_size: tuple[int, int]
     origin: Origin
+    activation: Activation | None
+
+    def __post_init__(self) -> None:
+        if not bool(self.values.isfinite().all()):
+            raise ModelError(
+                "the map holds NaN or infinity: the network's numbers, or their gradients, are too large for their "
+                "type; run it in float32, or in bfloat16 where it is in float16"
+            )
 
     def map(self, index: int = 0, nth: int = 0) -> render.Array:
         """One map (h, w) divided by its maximum, negative values as 0: 0..1. Without positive values: zeros."""
@@ -128,8 +136,11 @@ class ClassMap:
     ) -> str:
         """True, predicted and explained class of one map in words."""
         names = self.origin.categories if categories is None else tuple(categories)
-        chances = probabilities(self._of(self.logits, index)[None])[0]
-        top, asked = int(chances.argmax()), int(self._of(self.target, index, nth))
+        chances = probabilities(self._of(self.logits, index)[None], self.activation)
+        asked = int(self._of(self.target, index, nth))
+        if chances.shape[1] == 1 and names is not None and len(names) == 2:  # the only output is the second class's
+            chances, asked = both_classes(chances, "none"), 1
+        top, chances = int(chances.argmax()), chances[0]
         words = [f"true: {truth}"] if truth is not None else []
         words.append(f"predicted: {category_name(names, top)} ({float(chances[top]):.3f})")
         if asked != top:

@@ -11,20 +11,20 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from torchviz_cnn.attribution.cam import CAM_METHODS, cam_maps
+from torchviz_cnn.attribution.cam import CAM_METHODS, Layer, cam_maps
 from torchviz_cnn.attribution.result import ClassMap, warn_of_empty
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.hooks.inputs import Given, Input, prepared
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.hooks.relu_rules import OtherActivations, Rule, relu_rule
-from torchviz_cnn.layers.defaults import explained_layer
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess
 from torchviz_cnn.media.origin import Origin, Photo
 from torchviz_cnn.runs import files
+from torchviz_cnn.scores.outputs import Activation
 from torchviz_cnn.scores.targets import Score, Target, Targets, check_score
-from torchviz_cnn.scores.trace import INPUT, trace
+from torchviz_cnn.scores.trace import INPUT, layer_of, trace
 
 Reduce = Literal["max", "sum"]
 """How the values of a pixel's channels become one: their largest absolute value, or the sum of the absolute values."""
@@ -54,6 +54,8 @@ class Saliency(ClassMap):
     """Integrated gradients: sum of all attributions minus the difference of the scores they explain, (B,) or (B, K)."""
     score: Score = "logit"
     """Which number of the class was explained."""
+    activation: Activation | None = None
+    """What makes probabilities of the logits: see `predict`; None for what is usual."""
 
     def map(self, index: int = 0, nth: int = 0) -> render.Array:
         """One map (H, W) from its minimum to its maximum as 0..1; a constant one is zeros."""
@@ -198,7 +200,7 @@ def input_x_gradient(
 def guided_grad_cam(
     model: Model,
     x: Input,
-    layer: str | None = None,
+    layer: Layer = None,
     target: Target = None,
     *,
     score: Score = "logit",
@@ -230,10 +232,10 @@ def guided_grad_cam(
     checks.one_of("interpolation", interpolation, ("bilinear", "nearest"))
     rule = relu_rule("guided", other_activations=other_activations)
     with prepared(model, x) as given:
-        layer = explained_layer(given.model, given.x[:1]) if layer is None else layer
-        with trace(given, [INPUT, layer], target, score, rule) as run:
+        name = layer_of(given, layer)
+        with trace(given, [INPUT, name], target, score, rule) as run:
             rule.rule = "standard"
-            (cam,) = cam_maps(run, layer, [CAM_METHODS["grad_cam"].formula], again=True)
+            (cam,) = cam_maps(run, name, [CAM_METHODS["grad_cam"].formula], again=True)
             gradients = run.gradient(INPUT, rule="guided")
         smooth = {"align_corners": False} if interpolation == "bilinear" else {}
         cam = nn.functional.interpolate(cam.relu(), given.input_size, mode=interpolation, **smooth)
@@ -242,7 +244,7 @@ def guided_grad_cam(
 
 def input_gradients(
     given: Given,
-    target: Target,
+    target: Target | Targets,
     score: Score,
     relu: Rule = "standard",
     other_activations: OtherActivations = "error",
@@ -285,4 +287,5 @@ def saliency_of(
         origin=given.origin,
         completeness_error=None if completeness_error is None else targets.squeezed(completeness_error),
         score=targets.score,
+        activation=targets.activation,
     )

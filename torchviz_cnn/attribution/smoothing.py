@@ -14,10 +14,9 @@ from torchviz_cnn.attribution.saliency import Reduce, Saliency, check_options, i
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.hooks.inputs import Given, Input, prepared
-from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.hooks.relu_rules import OtherActivations, Rule
-from torchviz_cnn.scores.targets import Score, Target, Targets, class_outputs, score_of
+from torchviz_cnn.scores.targets import Score, Target, Targets, run_classes
 
 Statistic = Literal["mean", "square", "variance"]
 _TITLES = {"mean": "SmoothGrad", "square": "SmoothGrad squared", "variance": "VarGrad"}
@@ -76,10 +75,10 @@ def smooth_grad(
     checks.number("noise", noise, 0)
     checks.whole_number("batch_size", batch_size)
 
-    def average(given: Given, image: Tensor, classes: Tensor) -> Tensor:
+    def average(image: Tensor, targets: Targets) -> Tensor:
         noisy = image + noise * (image.max() - image.min()) * gaussian(seed, samples, image)
         mean = spread = square = torch.zeros(())
-        gradients = _gradients(given, noisy, classes, score, batch_size, relu, other_activations)
+        gradients = _gradients(given, noisy, targets, batch_size, relu, other_activations)
         for count, gradient in enumerate(gradients, 1):
             step = gradient - mean
             mean = mean + step / count
@@ -89,7 +88,7 @@ def smooth_grad(
 
     with prepared(model, x) as given:
         targets = _targets(given, target, score)
-        averaged = torch.stack([average(given, *pair) for pair in zip(given.x, targets.classes, strict=True)])
+        averaged = torch.stack([average(image, targets.of_image(i)) for i, image in enumerate(given.x)])
         return saliency_of(_TITLES[statistic], given, targets, averaged, reduce)
 
 
@@ -151,20 +150,20 @@ def integrated_gradients(
         targets = _targets(given, target, score)
         points, weights = ((nodes + 1) / 2).to(given.x), (shares / 2).to(given.x.device, torch.float32)
 
-        def attribute(image: Tensor, start: Tensor, classes: Tensor) -> Tensor:
+        def attribute(image: Tensor, start: Tensor, targets: Targets) -> Tensor:
             way = start + points[:, None, None, None] * (image - start)
-            gradients = _gradients(given, way, classes, score, batch_size)
+            gradients = _gradients(given, way, targets, batch_size)
             total = torch.zeros(())
             for weight, gradient in zip(weights, gradients, strict=True):
                 total = total + weight * gradient
             return total * (image - start).float()
 
         def mean_over_baselines(index: int) -> Tensor:
-            image, classes = given.x[index], targets.classes[index]
-            return torch.stack([attribute(image, start[index], classes) for start in starts]).mean(0)
+            image, asked = given.x[index], targets.of_image(index)
+            return torch.stack([attribute(image, start[index], asked) for start in starts]).mean(0)
 
         attributions = torch.stack([mean_over_baselines(index) for index in range(len(given.x))])
-        at_starts = [score_of(_logits(given, start), targets.classes, score) for start in starts]
+        at_starts = [replace(targets, logits=run_classes(given, start.clone())[0]).scores for start in starts]
         error = attributions.sum((2, 3, 4)) - (targets.scores - torch.stack(at_starts).mean(0))
         return saliency_of("integrated gradients", given, targets, attributions, reduce, error)
 
@@ -189,24 +188,18 @@ def _baselines(given: Tensor | float | Sequence[Any], x: Tensor) -> list[Tensor]
 
 
 def _targets(given: Given, target: Target, score: Score) -> Targets:
-    return Targets.of(_logits(given, given.x), len(given.x), target, score, given.origin.categories)
-
-
-def _logits(given: Given, x: Tensor) -> Tensor:
-    with torch.no_grad(), HookManager(given.model) as hooks:
-        return class_outputs(hooks.run(x.clone(), stop_early=False), len(x))
+    return Targets.of_classes(*run_classes(given, given.x.clone()), target, score, given.origin.categories)
 
 
 def _gradients(
     given: Given,
     samples: Tensor,
-    classes: Tensor,
-    score: Score,
+    targets: Targets,
     batch_size: int,
     relu: Rule = "standard",
     other_activations: OtherActivations = "error",
 ) -> Iterator[Tensor]:
-    """The gradient of each sample (n, C, H, W) for the classes (K,) of one image, one by one: (K, C, H, W)."""
+    """The gradient of each sample (n, C, H, W) for the classes of one image, one by one: (K, C, H, W)."""
     for part in samples.split(batch_size):  # type: ignore[no-untyped-call]
-        batch = replace(given, x=part)
-        yield from input_gradients(batch, classes.expand(len(part), -1), score, relu, other_activations)[1]
+        same = replace(targets, classes=targets.classes.expand(len(part), -1))
+        yield from input_gradients(replace(given, x=part), same, targets.score, relu, other_activations)[1]

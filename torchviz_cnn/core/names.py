@@ -6,13 +6,16 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
 from torchviz_cnn.core.errors import LayerError, did_you_mean
 
 EVERY_CALL = "*"
-LayerPattern = str | type[nn.Module]
+LayerName = str | nn.Module
+"""What names one layer: its dotted name, or the module itself."""
+LayerPattern = LayerName | type[nn.Module]
 
 _COMPILED = "_orig_mod"
 _CALL = re.compile(r"^(?P<name>.*)#(?P<call>\d+|\*)$")
@@ -66,13 +69,22 @@ def named_layers(model: nn.Module) -> dict[str, nn.Module]:
     return layers
 
 
-def resolve(model: nn.Module, layers: dict[str, nn.Module], name: str) -> Call:
+def one_or_several(layers: Any) -> list[Any]:
+    """What was given for a layer or several, as a list; a module that holds others is one layer."""
+    several = isinstance(layers, Iterable) and not isinstance(layers, (str, type, nn.Module))
+    return list(layers) if several else [layers]
+
+
+def resolve(model: nn.Module, layers: dict[str, nn.Module], name: LayerName) -> Call:
     """The call that a layer's name means: `"relu"` its first, `"relu#1"` its second, `"relu#*"` every one.
 
-    Raises LayerError for a name that the model does not have, with the nearest one that it has.
+    A module of the model stands for its name. Raises LayerError for a name that the model does not have, with the
+    nearest one that it has.
     """
+    if isinstance(name, nn.Module):
+        name = _name_of(model, layers, name)
     if not isinstance(name, str):
-        raise LayerError(f"a layer is asked for by its dotted name, not by a {type(name).__name__}")
+        raise LayerError(f"a layer is asked for as a module or by its dotted name, not by a {type(name).__name__}")
     if name in layers:
         return Call(name, 0)
     call = _CALL.match(name)
@@ -88,7 +100,7 @@ def expand(model: nn.Module, layers: dict[str, nn.Module], patterns: Sequence[La
     """
     calls: list[Call] = []
     for pattern in patterns:
-        if isinstance(pattern, str) and (pattern in layers or not re.search(r"[*?\[]", pattern)):
+        if isinstance(pattern, nn.Module) or (isinstance(pattern, str) and not _is_glob(pattern, layers)):
             calls.append(resolve(model, layers, pattern))
             continue
         if isinstance(pattern, str):
@@ -97,12 +109,25 @@ def expand(model: nn.Module, layers: dict[str, nn.Module], patterns: Sequence[La
         elif isinstance(pattern, type) and issubclass(pattern, nn.Module):
             matches = [name for name, module in layers.items() if isinstance(module, pattern)]
         else:
-            raise LayerError(f"layers are names, glob patterns or module types, not {pattern!r}")
+            raise LayerError(f"layers are modules, names, glob patterns or module types, not {pattern!r}")
         if not matches:
             asked = repr(pattern) if isinstance(pattern, str) else pattern.__name__
             raise LayerError(f"no layer of {type(unwrap(model)).__name__} matches {asked}; {_all(layers)}")
         calls.extend(Call(name, None) for name in matches)
     return list(dict.fromkeys(calls))
+
+
+def _is_glob(pattern: str, layers: dict[str, nn.Module]) -> bool:
+    return pattern not in layers and re.search(r"[*?\[]", pattern) is not None
+
+
+def _name_of(model: nn.Module, layers: dict[str, nn.Module], module: nn.Module) -> str:
+    inside = unwrap(module)
+    for name, layer in layers.items():
+        if layer is module or layer is inside:
+            return name
+    what = "the whole model" if inside is unwrap(model) else f"no layer of {type(unwrap(model)).__name__}"
+    raise LayerError(f"this {type(inside).__name__} is {what}: give one of its layers; {_all(layers)}")
 
 
 def _unknown(model: nn.Module, layers: dict[str, nn.Module], name: str) -> str:

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, LayerError
+from torchviz_cnn.core.names import LayerName, named_layers, one_or_several, resolve
 from torchviz_cnn.hooks.inputs import Input, prepared
-from torchviz_cnn.hooks.network import Model
+from torchviz_cnn.hooks.network import Model, module_of
 from torchviz_cnn.hooks.relu_rules import OtherActivations
 from torchviz_cnn.media import figures, render
 from torchviz_cnn.media.images import Geometry, Preprocess
@@ -121,7 +122,7 @@ class Deconvolution:
 def deconvnet(
     model: Model,
     x: Input,
-    layer: str | Sequence[str],
+    layer: LayerName | Sequence[LayerName],
     channel: Channels | Mapping[str, Channels] = None,
     *,
     unit: Unit = "strongest",
@@ -139,7 +140,7 @@ def deconvnet(
     Args:
         model: a module or a Network.
         x: a batch (B, C, H, W) or, with a Network, photos.
-        layer: a name, or several, in one forward pass that stops at the last.
+        layer: a name or a module, or several, in one forward pass that stops at the last.
         channel: an index, several, or by default the one with the strongest unit in each image; a mapping gives each
             layer its own.
         unit: the `strongest` of the channel, (row, column), or `all` its positions together.
@@ -164,7 +165,9 @@ def deconvnet(
     >>> deconvnet(model, torch.rand(1, 3, 16, 16), ["1", "4"], k=2).layers
     ('1', '1', '4', '4')
     """
-    layers = [layer] if isinstance(layer, str) else list(layer)
+    module = module_of(model)
+    modules = named_layers(module)
+    layers = [str(resolve(module, modules, one)) for one in one_or_several(layer)]
     if not layers:
         raise LayerError("the deconvnet was asked for no layer at all; layer_names(model) lists them")
     if k is not None:
@@ -173,7 +176,8 @@ def deconvnet(
     unknown = sorted(set(channel) - set(layers)) if isinstance(channel, Mapping) else []
     if unknown:
         raise InputError(f"channels are given for {unknown}; the layers asked for are {', '.join(layers)}")
-    single = isinstance(layer, str) and k is None and (channel is None or isinstance(asked[layer], int))
+    alone = isinstance(layer, (str, nn.Module))
+    single = alone and k is None and (channel is None or isinstance(asked[layers[0]], int))
     with prepared(model, x) as given:
         parts: list[tuple[_Chosen, Tensor]] = []
         with projected_units(given, layers, other_activations=other_activations) as units:

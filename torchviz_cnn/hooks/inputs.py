@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.hooks.manager import SEVERAL_INPUTS
 from torchviz_cnn.hooks.network import Model, Network, preprocess_of
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.media.origin import Origin, Photo, as_photos, is_photo
@@ -63,9 +64,9 @@ def batch_of(model: Model, x: Input) -> tuple[Tensor, Origin]:
         return x, known
     several = isinstance(x, (list, tuple)) and len(x) > 0 and all(map(is_photo, x))
     if not several and not is_photo(x):
-        raise InputError(
-            f"the input is a tensor of shape (B, C, H, W), or photos (with a Network), not {_described(x)}"
-        )
+        parts = x.values() if isinstance(x, dict) else x if isinstance(x, (list, tuple)) else ()
+        how = f"; {SEVERAL_INPUTS}" if any(isinstance(part, Tensor) for part in parts) else ""
+        raise InputError(f"the input is one tensor (B, C, H, W), or photos (with a Network), not {_described(x)}{how}")
     if not isinstance(model, Network):
         raise InputError(
             "how photos are prepared for a plain module is not known: give a tensor (B, C, H, W), or a Network, as "

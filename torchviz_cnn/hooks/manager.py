@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import re
 import weakref
@@ -16,7 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import HookError, InputError, LayerError
-from torchviz_cnn.core.names import Call, call_name, is_compiled, named_layers, resolve, unwrap
+from torchviz_cnn.core.names import (
+    Call,
+    LayerName,
+    call_name,
+    is_compiled,
+    named_layers,
+    one_or_several,
+    resolve,
+    unwrap,
+)
 from torchviz_cnn.hooks.interrupts import uninterrupted
 from torchviz_cnn.hooks.network import Model, module_of
 from torchviz_cnn.hooks.recorder import Check, Recorder
@@ -83,7 +93,7 @@ class HookManager:
     def _layers(self) -> dict[str, nn.Module]:
         return named_layers(self.model)
 
-    def on_forward(self, layers: str | Iterable[str], hook: ForwardHook) -> None:
+    def on_forward(self, layers: LayerName | Iterable[LayerName], hook: ForwardHook) -> None:
         """Call `hook(name, output)` after each of these layers; what it returns, unless None, replaces the output.
 
         Several hooks on one layer run in the order they were added, each on what the one before it left.
@@ -94,7 +104,7 @@ class HookManager:
         for call in self._resolve(layers):
             self._tap(call).forward.append((call.index, hook))
 
-    def on_backward(self, layers: str | Iterable[str], hook: BackwardHook) -> None:
+    def on_backward(self, layers: LayerName | Iterable[LayerName], hook: BackwardHook) -> None:
         """Call `hook(name, gradient)` with the gradient of each layer's output, of the output's shape.
 
         What it returns, unless None, replaces the gradient. It is the gradient of what the layer itself gave, also
@@ -107,7 +117,7 @@ class HookManager:
         for call in self._resolve(layers):
             self._tap(call).backward.append((call.index, hook))
 
-    def record(self, layers: str | Iterable[str], check: Check | None = None) -> Recorder:
+    def record(self, layers: LayerName | Iterable[LayerName], check: Check | None = None) -> Recorder:
         """Keep what layers give in a block, by name, safe from later modules that write in place: see `Recorder`.
 
         Args:
@@ -139,6 +149,9 @@ class HookManager:
             return None
         except RuntimeError as error:
             _explain_channels(error, self.model, args)
+            raise
+        except TypeError as error:
+            _explain_arguments(error, self.model, args, kwargs)
             raise
         finally:
             self._stopping = False
@@ -218,11 +231,10 @@ class HookManager:
         state = "closed" if self._closed else f"{len(self._taps)} hooked layers"
         return f"HookManager({type(self.model).__name__}, {state})"
 
-    def _resolve(self, layers: str | Iterable[str]) -> list[Call]:
+    def _resolve(self, layers: LayerName | Iterable[LayerName]) -> list[Call]:
         if self._closed:
             raise HookError("this HookManager is closed; make a new one")
-        names = list(layers) if isinstance(layers, Iterable) and not isinstance(layers, str) else [layers]
-        return [resolve(self.model, self._layers, name) for name in names]
+        return [resolve(self.model, self._layers, name) for name in one_or_several(layers)]
 
     def _tap(self, call: Call) -> _Tap:
         module = self._layers[call.name]
@@ -324,6 +336,20 @@ def _explain_channels(error: RuntimeError, model: nn.Module, args: tuple[Any, ..
         raise InputError(
             f"{type(model).__name__} takes images of {told[2]} channels, and the input has {shape[1]}"
         ) from error
+
+
+SEVERAL_INPUTS = (
+    "a network of several inputs is wrapped in a module whose forward takes one tensor and splits it, "
+    "as model(*x.split(3, 1)) does"
+)
+
+
+def _explain_arguments(error: TypeError, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise InputError where the model's forward takes other arguments than it was given."""
+    try:
+        inspect.signature(model.forward).bind(*args, **kwargs)
+    except TypeError as wrong:
+        raise InputError(f"{type(model).__name__} does not run on one input: {wrong}; {SEVERAL_INPUTS}") from error
 
 
 def _eagerly(model: nn.Module) -> contextlib.AbstractContextManager[Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
 from torchviz_cnn.core.errors import LayerError
+from torchviz_cnn.core.names import LayerName
 from torchviz_cnn.hooks.interrupts import uninterrupted
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Recorder(Mapping[str, Tensor]):
     differentiate inside the block then, as activation checkpointing runs the layers again for the backward pass.
     """
 
-    def __init__(self, hooks: HookManager, layers: str | Iterable[str], check: Check | None = None) -> None:
+    def __init__(self, hooks: HookManager, layers: LayerName | Iterable[LayerName], check: Check | None = None) -> None:
         self._hooks, self._check = weakref.proxy(hooks), check or _tensor
         self._kept = _KeptValues([*hooks.model.parameters(), *hooks.model.buffers()])
         hooks.on_forward(layers, self._take)

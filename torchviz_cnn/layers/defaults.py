@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from torchviz_cnn.core.errors import LayerError, ModelError
-from torchviz_cnn.core.names import LayerPattern, named_layers, resolve, unwrap
+from torchviz_cnn.core.names import LayerPattern, named_layers, one_or_several, resolve, unwrap
 from torchviz_cnn.hooks.inputs import input_for
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model, module_of
 from torchviz_cnn.hooks.untouched import untouched
+from torchviz_cnn.layers.layout import channels_last, is_permutation
 
 CONVOLUTIONS: tuple[type[nn.Module], ...] = (
     nn.Conv1d,
@@ -86,7 +88,7 @@ def chosen_patterns(
             what = "convolution or pooling layer" if set(kinds) & set(POOLINGS) else "convolution"
             raise LayerError(f"{type(model).__name__} has no {what}; {hint}")
         return list(present)
-    patterns = list(layers) if isinstance(layers, Iterable) and not isinstance(layers, (str, type)) else [layers]
+    patterns = one_or_several(layers)
     if not patterns:
         raise LayerError(f"{type(model).__name__} was asked for no layer at all; {hint}")
     return patterns
@@ -116,31 +118,73 @@ def convolutions(model: Model, x: Tensor, *, first: bool = False) -> list[str]:
     return list({size: name for name, size in reversed(sizes.items())}.values())[::-1]
 
 
-def explained_layer(model: nn.Module, x: Tensor, *, pooled: bool = False) -> str:
+def explained_layer(
+    model: nn.Module, x: Tensor, read: Callable[[Any], Tensor] | None = None, *, pooled: bool = False
+) -> str:
     """The layer that a class heatmap is of by default: the last with the last convolution's resolution.
 
     That is the map of the last convolution larger than one pixel, under the outermost name, after the normalisation,
     the sums or concatenations and the activation that follow it, and before any pooling: `features.29` in VGG16,
-    `layer4` in a ResNet, `features` in a DenseNet. With `pooled`, the last layer with a map larger than one pixel,
-    whatever gives it. Runs the model on `x` once. Raises LayerError where there is none.
+    `layer4` in a ResNet, `features` in a DenseNet. Layers that the model's scores do not depend on are left out, and
+    maps with their channels last, and, where there are others, maps as large as the image. With `pooled`, the last
+    layer with a map larger than one pixel, whatever gives it. Runs the model on `x` once; `read` gives the scores in
+    its output. Raises LayerError where there is no such layer.
     """
-    layers = named_layers(model)
+    calls = _spatial_calls(model, x, read)
+    if not pooled:
+        calls = [call for call in calls if call.size != tuple(x.shape[2:])] or calls
     explained: str | None = None
     size: tuple[int, ...] = ()
-
-    def follow(name: str, output: Any) -> None:
-        nonlocal explained, size
-        if not isinstance(output, Tensor) or output.ndim != 4 or output.shape[2:] == (1, 1):
-            return
-        layer = layers[resolve(model, layers, name).name]
-        same = tuple(output.shape[2:]) == size and not isinstance(layer, POOLINGS)
-        if pooled or same or isinstance(layer, CONVOLUTIONS):
-            explained, size = name, tuple(output.shape[2:])
-
-    run_with(model, x, layers, follow)
+    for call in calls:
+        same = call.size == size and not isinstance(call.layer, POOLINGS)
+        if pooled or same or isinstance(call.layer, CONVOLUTIONS) or is_permutation(call.layer):
+            explained, size = call.name, call.size
     if explained is None:
-        raise LayerError(f"{type(unwrap(model)).__name__} has no layer with a spatial map on this input; name a layer")
+        raise LayerError(
+            f"{type(unwrap(model)).__name__} has no layer with a spatial map (B, C, h, w) that its scores depend on, "
+            "on this input; name a layer"
+        )
     return explained
+
+
+class _SpatialCall(NamedTuple):
+    """A call of a layer that gives maps (B, C, h, w) of more than one pixel."""
+
+    name: str
+    layer: nn.Module
+    size: tuple[int, ...]
+    node: Any
+    """Of the graph; None for what does not depend on the input."""
+
+
+def _spatial_calls(model: nn.Module, x: Tensor, read: Callable[[Any], Tensor] | None) -> list[_SpatialCall]:
+    """The calls with maps by which the scores depend on the input; all with maps where no dependence can be told."""
+    layers, calls = named_layers(model), list[_SpatialCall]()
+
+    def note(name: str, output: Any) -> None:
+        layer = layers[resolve(model, layers, name).name]
+        spatial = isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:] != (1, 1)
+        if spatial and not channels_last(layer, output, tuple(x.shape[2:])):
+            calls.append(_SpatialCall(name, layer, tuple(output.shape[2:]), output.grad_fn))
+
+    with untouched(model) as module, HookManager(module) as hooks:
+        hooks.on_forward([f"{name}#*" for name in layers], note)
+        output = hooks.run(input_for(module, x).requires_grad_().clone(), stop_early=False)
+        scores = [output] if read is None else [read(output)]
+        nodes = _nodes_above(part.grad_fn for part in tree_leaves(scores) if isinstance(part, Tensor))
+    return [call for call in calls if call.node in nodes] or calls
+
+
+def _nodes_above(roots: Iterable[Any]) -> set[Any]:
+    """Everything in the graph that these nodes were computed from, and they themselves."""
+    nodes: set[Any] = set()
+    waiting = [root for root in roots if root is not None]
+    while waiting:
+        node = waiting.pop()
+        if node not in nodes:
+            nodes.add(node)
+            waiting.extend(parent for parent, _ in node.next_functions if parent is not None)
+    return nodes
 
 
 def input_channels(model: nn.Module) -> int:

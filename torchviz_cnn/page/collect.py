@@ -20,9 +20,10 @@ from torchviz_cnn.core.names import Call, expand, named_layers
 from torchviz_cnn.hooks.inputs import Given, Input, prepared
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.hooks.relu_rules import Rule, relu_rule
-from torchviz_cnn.layers.defaults import Layers, chosen_patterns, explained_layer
+from torchviz_cnn.layers.defaults import Layers, chosen_patterns
 from torchviz_cnn.page.encode import fitted
-from torchviz_cnn.scores.trace import INPUT, Trace, require_maps, trace
+from torchviz_cnn.scores.outputs import Activation
+from torchviz_cnn.scores.trace import INPUT, Trace, layer_of, require_maps, trace
 
 MAP_SIDE = 96
 """Activation maps are averaged down to at most this many pixels a side before they are kept."""
@@ -66,6 +67,8 @@ class Collected:
     """The layer whose heatmap is shown first: that of the last convolution; None where no layer has one."""
     added: str | None
     """The same, where it is there for its heatmap alone and was not asked for."""
+    activation: Activation | None = None
+    """What makes probabilities of the logits."""
 
 
 def pixel_methods() -> dict[str, Rule]:
@@ -122,7 +125,7 @@ def _calls(model: nn.Module, layers: Layers) -> list[Call]:
 
 def _explained_layer(given: Given) -> str | None:
     try:
-        return explained_layer(given.model, given.x[:1])
+        return layer_of(given, None)
     except LayerError as error:
         _log.info("the report has no heatmap of a layer: %s", error)
         return None
@@ -136,7 +139,7 @@ def _collect(given: Given, calls: Sequence[Call], classes: int, explained: str |
 
     def check(name: str, output: Any) -> Tensor | None:
         if name in by_name:
-            return require_maps(given.model, name, output, batch)
+            return require_maps(given, name, output)
         maps = isinstance(output, Tensor) and output.ndim == 4 and len(output) == batch and output.is_floating_point()
         return output if maps and output.shape[2:] != (1, 1) else None
 
@@ -154,7 +157,7 @@ def _collect(given: Given, calls: Sequence[Call], classes: int, explained: str |
                 pixels[name] = standard if of == "standard" else run.gradient(INPUT, rule=of, again=True).cpu()
         layers = {name: _layer_maps(run.activations[name].detach(), heat[name]) for name in names}
     shown = explained if explained in layers else next((name for name in reversed(names) if heat[name]), None)
-    return Collected(logits.detach().cpu(), chosen.cpu(), layers, pixels, shown, added)
+    return Collected(logits.detach().cpu(), chosen.cpu(), layers, pixels, shown, added, run.targets.activation)
 
 
 def _heatmaps(run: Trace, layers: Sequence[str]) -> tuple[dict[str, dict[str, Tensor]], Tensor | None]:

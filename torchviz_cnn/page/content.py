@@ -20,7 +20,7 @@ from torchviz_cnn.media import render
 from torchviz_cnn.page.collect import Collected, LayerMaps
 from torchviz_cnn.page.encode import Blocks, figure, figures, fitted, levels, within
 from torchviz_cnn.page.top import Strongest
-from torchviz_cnn.scores.targets import probabilities
+from torchviz_cnn.scores.outputs import probabilities
 from torchviz_cnn.topk.patches import projection_image
 
 PHOTO_SIDE = 640
@@ -69,7 +69,7 @@ def photo_contents(
     net: Network, photos: Sequence[NamedPhoto], collected: Collected, blocks: Blocks
 ) -> list[dict[str, Any]]:
     """Each photo: its picture, the part of it that is the network's input, predictions, and gradients of its pixels."""
-    chances = probabilities(collected.logits)
+    chances = probabilities(collected.logits, collected.activation)
     contents = []
     for index, photo in enumerate(photos):
         width, height = photo.image.size

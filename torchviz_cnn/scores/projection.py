@@ -15,6 +15,7 @@ from torchviz_cnn.core.errors import LayerError, ModelError
 from torchviz_cnn.hooks.inputs import Given
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.relu_rules import OtherActivations, relu_rule
+from torchviz_cnn.layers.layout import require_channels_first
 from torchviz_cnn.scores.gradients import require_gradient, score_gradients
 
 Projection = Literal["deconvnet", "guided"]
@@ -72,7 +73,7 @@ def projected_units(
     model, leaf = given.model, given.x.detach().requires_grad_()
 
     def check(name: str, output: Any) -> Tensor:
-        return require_features(model, name, output, len(leaf))
+        return require_features(model, name, output, len(leaf), given.input_size)
 
     rule = relu_rule(projection, other_activations=other_activations)
     with HookManager(model) as hooks, hooks.record(layers, check) as acts:
@@ -88,7 +89,9 @@ def projected_units(
         yield Units({name: as_maps(output) for name, output in acts.items()}, projection, model, leaf)
 
 
-def require_features(model: nn.Module, layer: str, output: Any, batch: int) -> Tensor:
+def require_features(
+    model: nn.Module, layer: str, output: Any, batch: int, image: tuple[int, ...] | None = None
+) -> Tensor:
     """What a layer gives, if it is maps (B, C, h, w) or features (B, C); raises LayerError otherwise."""
     if not isinstance(output, Tensor) or output.ndim not in (2, 4) or not output.is_floating_point():
         what = f"{tuple(output.shape)} {output.dtype}" if isinstance(output, Tensor) else type(output).__name__
@@ -99,6 +102,7 @@ def require_features(model: nn.Module, layer: str, output: Any, batch: int) -> T
         raise LayerError(
             f"layer {layer!r} gives {tuple(output.shape)} for {batch} images: which is whose cannot be told"
         )
+    require_channels_first(model, layer, output, image)
     return output
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,16 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.core.errors import LayerError
+from torchviz_cnn.core.errors import LayerError, ModelError
+from torchviz_cnn.core.names import LayerName, named_layers, one_or_several, resolve
 from torchviz_cnn.hooks.inputs import Given
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.recorder import Check
 from torchviz_cnn.hooks.relu_rules import ReluRule, Rule
+from torchviz_cnn.layers.defaults import explained_layer
+from torchviz_cnn.layers.layout import require_channels_first
 from torchviz_cnn.scores.gradients import require_gradient, score_gradients
+from torchviz_cnn.scores.outputs import Ending, class_outputs
 from torchviz_cnn.scores.targets import Score, Target, Targets
 
 INPUT = ""
 """The name of the input itself, among the layers of a trace."""
+
+_log = logging.getLogger("torchviz_cnn")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +78,7 @@ class Trace:
 def trace(
     given: Given,
     layers: Sequence[str],
-    target: Target = None,
+    target: Target | Targets = None,
     score: Score = "logit",
     rule: ReluRule | None = None,
     *,
@@ -86,7 +93,7 @@ def trace(
     Args:
         given: the model and its batch.
         layers: names of calls that give maps (B, C, h, w), and `INPUT`.
-        target: which classes, see `Target`.
+        target: which classes, see `Target`, or what was resolved before.
         score: which number of each.
         rule: the backward rule of ReLUs.
         check: what tests the outputs of layers, see `HookManager.record`; by default `require_maps`.
@@ -103,23 +110,54 @@ def trace(
     named = [name for name in layers if name != INPUT]
 
     def maps(name: str, output: Any) -> Tensor:
-        return require_maps(model, name, output, len(x))
+        return require_maps(given, name, output)
 
     with HookManager(model) as hooks, hooks.record(named, check or maps) as acts:
-        with ruling or contextlib.nullcontext():
+        with ruling or contextlib.nullcontext(), Ending() as ending:
             output = hooks.run(leaf.clone(), stop_early=False)
         hooks.require_reached()
         if ruling is not None and require_relu:
             ruling.require_met(model)
-        targets = Targets.of(output, len(x), target, score, given.origin.categories)
+        targets = Targets.of(output, len(x), target, score, given.origin.categories, ending)
         yield Trace(model, {**acts, **({INPUT: leaf} if INPUT in layers else {})}, targets, rule)
 
 
-def require_maps(model: nn.Module, layer: str, output: Any, batch: int) -> Tensor:
+def require_maps(given: Given, layer: str, output: Any) -> Tensor:
     """What a layer gives, if it is maps (B, C, h, w), as many as there are images; raises LayerError otherwise."""
+    model, batch = given.model, len(given.x)
     if not isinstance(output, Tensor) or output.ndim != 4:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise LayerError(f"layer {layer!r} of {type(model).__name__} gives {shape}, not maps (B, C, h, w)")
     if len(output) != batch:
         raise LayerError(f"layer {layer!r} gives {len(output)} maps for {batch} images: they cannot be told apart")
+    require_channels_first(model, layer, output, given.input_size)
     return output
+
+
+def layer_of(given: Given, layer: LayerName | Sequence[LayerName] | None, *, pooled: bool = False) -> str:
+    """The name of the layer that was asked for, by name or as a module, alone or in a list; else the default one.
+
+    The default layer is looked for on the first image (see `explained_layer`), or on the whole batch where the network
+    does not run on one image. Raises LayerError for several layers, and where there is none.
+    """
+    if layer is not None:
+        layers = one_or_several(layer)
+        if len(layers) != 1:
+            raise LayerError(f"one layer is explained at a time, and {len(layers)} were asked for")
+        return str(resolve(given.model, named_layers(given.model), layers[0]))
+
+    def on(x: Tensor) -> str:
+        def scores(output: Any) -> Tensor:
+            return class_outputs(output, len(x), given.origin.categories)
+
+        return explained_layer(given.model, x, scores, pooled=pooled)
+
+    try:
+        return on(given.x[:1])
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, IndexError, ModelError) as error:
+        if len(given.x) == 1:
+            raise
+        _log.info("the layer is looked for on the whole batch, not on one image: %s", str(error).partition("\n")[0])
+        return on(given.x)

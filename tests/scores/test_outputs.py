@@ -1,0 +1,267 @@
+"""What networks answer: softmax and sigmoid of their own, one output with two names, several outputs, infinities."""
+
+from __future__ import annotations
+
+import warnings
+from collections import namedtuple
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import torchviz_cnn as tvc
+from torchviz_cnn import ModelError, Network, TargetError
+from torchviz_cnn.core.errors import TorchvizWarning
+from torchviz_cnn.scores.outputs import class_outputs
+
+X = torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(3))
+ENDS_ITSELF = "ends in a softmax or sigmoid"
+
+
+class Ends(nn.Module):
+    """A convolution, its mean, a linear layer, and an end."""
+
+    def __init__(self, end: Callable[[Tensor], Any], classes: int = 4) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(5)
+            self.conv, self.fc = nn.Conv2d(3, 6, 3), nn.Linear(6, classes)
+        self.fc.weight.data *= 20
+        self.end = end
+
+    def logits(self, maps: Tensor) -> Tensor:
+        logits: Tensor = self.fc(maps.relu().mean((2, 3)))
+        return logits
+
+    def forward(self, x: Tensor) -> Any:
+        return self.end(self.logits(self.conv(x)))
+
+
+def as_network(model: nn.Module, *names: str) -> Network:
+    return Network(model.eval(), tvc.Preprocess(size=(12, 12)), names)
+
+
+def plain_grad_cam(model: Ends, score: Callable[[Tensor], Tensor]) -> Tensor:
+    maps = model.conv(X).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(score(model.logits(maps)).sum(), maps)
+    return torch.einsum("bc,bchw->bhw", gradient.mean((2, 3)), maps.detach())
+
+
+SOFTMAX: dict[str, Callable[[Tensor], Any]] = {
+    "softmax": lambda z: z.softmax(1),
+    "module": nn.Softmax(dim=-1),
+    "in a dict": lambda z: {"logits": torch.softmax(z, 1)},
+    "of a logarithm": lambda z: z.log_softmax(1).exp(),
+    "by hand": lambda z: z.exp() / z.exp().sum(1, keepdim=True),
+    "squeezed": lambda z: z.softmax(1)[:, :, None, None],
+    "mean of two": lambda z: (z.softmax(1) + (2 * z).softmax(1)) / 2,
+}
+SIGMOID: dict[str, Callable[[Tensor], Any]] = {
+    "sigmoid": torch.sigmoid,
+    "module": nn.Sigmoid(),
+    "in place": lambda z: z.sigmoid_(),
+    "of another type": lambda z: z.double().sigmoid().float(),
+    "in parts": lambda z: torch.cat([z[:, :1].sigmoid(), z[:, 1:].sigmoid()], 1),
+    "a view": lambda z: z[:, :, None].sigmoid().squeeze(2),
+}
+
+
+@pytest.mark.parametrize("end", [*SOFTMAX.values(), *SIGMOID.values()], ids=[*SOFTMAX, *(f"{n}'" for n in SIGMOID)])
+def test_probabilities_of_the_network_are_not_squashed_again(end: Callable[[Tensor], Any]) -> None:
+    model = Ends(end).eval()
+    own = model(X)
+    own = own["logits"] if isinstance(own, dict) else own.flatten(1)
+    assert torch.equal(tvc.predict(model, X), own)
+    with pytest.warns(TorchvizWarning, match=ENDS_ITSELF):
+        heat = tvc.grad_cam(model, X, "conv", relu=False)
+    top = int(own[1].argmax())
+    assert heat.headline(1) == f"predicted: class {top} ({own[1, top].item():.3f})"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [lambda z: z, lambda z: z.log_softmax(1), lambda z: z.sigmoid() * 8, lambda z: z.softmax(1) * 3, nn.Tanh()],
+    ids=["logits", "log-softmax", "sigmoid, scaled", "softmax, scaled", "tanh"],
+)
+def test_other_ends_are_logits(end: Callable[[Tensor], Tensor]) -> None:
+    model = Ends(end).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.allclose(tvc.predict(model, X), model(X).softmax(1))
+        tvc.grad_cam(model, X, "conv", relu=False)
+
+
+def test_logits_that_happen_to_be_a_distribution_are_logits() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(200, 3)).eval()
+    nn.init.zeros_(model[2].weight)  # type: ignore[arg-type]
+    model[2].bias.data = torch.tensor([0.25, 0.75, 0.0])
+    assert torch.allclose(tvc.predict(model, X), torch.tensor([0.25, 0.75, 0.0]).softmax(0).expand(3, -1))
+
+
+def test_a_sigmoid_that_is_written_over_is_no_end() -> None:
+    model = Ends(lambda z: z.sigmoid().mul_(8)).eval()
+    assert torch.equal(tvc.predict(model, X), model(X).softmax(1))
+
+
+def test_a_gate_inside_is_no_end() -> None:
+    gated = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Sigmoid(), nn.Linear(4, 4))
+    assert torch.allclose(tvc.predict(gated, X), gated(X).softmax(1))
+
+
+@pytest.mark.parametrize(
+    ("score", "value"),
+    [
+        ("logit", lambda z: z.softmax(1)[:, 2]),
+        ("probability", lambda z: z.softmax(1)[:, 2]),
+        ("log_probability", lambda z: z.log_softmax(1)[:, 2]),
+        ("cross_entropy", lambda z: -z.log_softmax(1)[:, 2]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:the model ends")
+def test_every_score_of_a_network_that_ends_in_softmax(score: Any, value: Callable[[Tensor], Tensor]) -> None:
+    model = Ends(lambda z: z.softmax(1)).eval()
+    values = tvc.grad_cam(model, X, "conv", target=2, score=score, relu=False).values
+    assert torch.allclose(values, plain_grad_cam(model, value), rtol=1e-4, atol=1e-6)
+
+
+def test_the_ending_is_told_once_by_methods_that_run_often() -> None:
+    model = Ends(lambda z: z.sigmoid()).eval()
+    for explain in (tvc.smooth_grad, tvc.integrated_gradients, tvc.occlusion):
+        options: dict[str, Any] = {"patch": 6} if explain is tvc.occlusion else {"batch_size": 2}
+        options |= {tvc.smooth_grad: {"samples": 3}, tvc.integrated_gradients: {"steps": 3}}.get(explain, {})
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            explain(model, X[:2], target=1, **options)
+        assert [ENDS_ITSELF in str(warning.message) for warning in told] == [True]
+
+
+def test_classes_that_do_not_exclude_each_other() -> None:
+    model = Ends(lambda z: z).eval()
+    assert torch.equal(tvc.predict(model, X, activation="sigmoid"), model(X).sigmoid())
+    assert torch.equal(tvc.predict(model, X, activation="none"), model(X))
+    assert torch.allclose(tvc.predict(model, X, activation="softmax"), model(X).softmax(1))
+    with pytest.raises(tvc.InputError, match="no activation 'sigmoyd'; did you mean 'sigmoid'"):
+        tvc.predict(model, X, activation="sigmoyd")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "sign"), [("cat", -1), ("dog", 1)])
+@pytest.mark.parametrize("score", ["logit", "probability", "log_probability"])
+def test_both_classes_of_one_output(name: str, sign: int, score: Any) -> None:
+    model = Ends(lambda z: z, classes=1)
+    value = {"logit": lambda z: sign * z, "probability": lambda z: (sign * z).sigmoid()}
+    value["log_probability"] = lambda z: (sign * z).sigmoid().log()
+    heat = tvc.grad_cam(as_network(model, "cat", "dog"), X, "conv", name, score=score, relu=False)
+    assert torch.allclose(heat.values, plain_grad_cam(model, value[score]), rtol=1e-4, atol=1e-6)
+    assert heat.target.tolist() == [max(sign, 0)] * 3
+
+
+@pytest.mark.filterwarnings("ignore:the model ends")
+@pytest.mark.parametrize("end", [lambda z: z, lambda z: z.sigmoid()], ids=["logit", "sigmoid"])
+@pytest.mark.parametrize(("bias", "words"), [(3.0, "dog (0.953)"), (-3.0, "cat (0.953)")])
+def test_the_headline_names_the_likelier_of_two(end: Callable[[Tensor], Tensor], bias: float, words: str) -> None:
+    model = Ends(end, classes=1).eval()
+    model.fc.weight.data.zero_()
+    model.fc.bias.data.fill_(bias)
+    net = as_network(model, "cat", "dog")
+    chance = 1 / (1 + torch.tensor(-bias).exp())
+    assert torch.allclose(tvc.predict(net, X), torch.stack([1 - chance, chance]).expand(3, 2))
+    assert torch.allclose(tvc.predict(model, X), chance.expand(3, 1))
+    assert tvc.grad_cam(net, X, "conv", relu=False).headline() == f"predicted: {words}"
+    plain = tvc.grad_cam(model, X, "conv", relu=False).headline(categories=["cat", "dog"])
+    assert plain.startswith(f"predicted: {words}")
+    assert ("explained: dog (0.047)" in plain) == (bias < 0)
+
+
+A, B = torch.randn(2, 8), torch.randn(2, 4)
+Named = namedtuple("Named", ["logits", "aux_logits"])
+
+
+def test_the_scores_among_several_outputs() -> None:
+    four, eight = ("a", "b", "c", "d"), tuple("abcdefgh")
+    assert torch.equal(class_outputs((A, B), 2, four), B)
+    assert torch.equal(class_outputs([A, B], 2, eight), A)
+    assert torch.equal(class_outputs((torch.rand(2, 8, 3, 3), B), 2), B)
+    assert torch.equal(class_outputs((B, 2 * B), 2), B)  # one more of the same kind is auxiliary
+    assert torch.equal(class_outputs((B, torch.tensor(0.5), None), 2), B)
+    assert torch.equal(class_outputs(Named(A, B), 2), A)
+
+
+@pytest.mark.parametrize("output", [(A, B), [B, A], (A, torch.rand(2)), (None, A, B)])
+def test_scores_that_cannot_be_told_are_refused(output: Any) -> None:
+    with pytest.raises(ModelError, match=r"may be class scores \(.*\); wrap it in a module whose forward returns"):
+        class_outputs(output, 2)
+    with pytest.raises(ModelError, match="wrap it in a module"):
+        class_outputs({"boxes": A, "scores": B}, 2)
+
+
+@pytest.mark.parametrize("classes", [1, 4])
+def test_a_network_that_squeezes_works_on_one_image(classes: int) -> None:
+    squeezed, plain = (Ends(end, classes).eval() for end in (torch.squeeze, lambda z: z))
+    for explain, options in (
+        (tvc.smooth_grad, {"samples": 5, "batch_size": 4}),
+        (tvc.integrated_gradients, {"steps": 5, "batch_size": 4}),
+        (tvc.occlusion, {"patch": 8, "batch_size": 5}),
+        (tvc.grad_cam, {"layer": "conv", "relu": False}),
+    ):
+        for x in (X[:2], X[:1]):
+            ours, expected = (explain(model, x, target=0, **options).values for model in (squeezed, plain))
+            assert torch.allclose(ours, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("logits", "expected"),
+    [
+        ([torch.inf, 0.3, 1.1], [1.0, 0.0, 0.0]),
+        ([-torch.inf, 0.0, 0.0], [0.0, 0.5, 0.5]),
+        ([torch.inf, -torch.inf, 0.0], [1.0, 0.0, 0.0]),
+    ],
+)
+def test_infinite_logits_have_probabilities_where_they_are_defined(logits: list[float], expected: list[float]) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(432, 3)).eval()
+    nn.init.zeros_(model[1].weight)  # type: ignore[arg-type]
+    model[1].bias = nn.Parameter(torch.tensor(logits))
+    assert torch.equal(tvc.predict(model, X), torch.tensor(expected).expand(3, -1))
+
+
+@pytest.mark.parametrize("logits", [[torch.inf, torch.inf, 0.0], [-torch.inf, -torch.inf, -torch.inf]])
+def test_undefined_probabilities_are_refused(logits: list[float]) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(432, 3)).eval()
+    model[1].bias = nn.Parameter(torch.tensor(logits))
+    with pytest.raises(ModelError, match="infinite scores for image 0, of which no probabilities follow"):
+        tvc.predict(model, X)
+
+
+def test_a_map_is_never_drawn_from_nan() -> None:
+    model = Ends(lambda z: (z - z.detach()).sqrt()).eval()  # 0, with an infinite gradient
+    with pytest.raises(ModelError, match="NaN or infinity"):
+        tvc.grad_cam(model, X, "conv", target=1, relu=False)
+    half = Ends(lambda z: z).eval().half()
+    half.fc.weight.data[0] = 60000.0
+    nn.init.constant_(half.conv.bias, 2.0)  # type: ignore[arg-type]
+    values = tvc.grad_cam(half, X.half(), "conv", target=0, score="probability", relu=False).values
+    assert bool(values.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (torch.tensor([0.0, 1.0, 0.0]), r"one-hot, give the indices: target\.argmax\(0\)"),
+        (torch.eye(4)[:3], r"one-hot, give the indices: target\.argmax\(1\)"),
+        (torch.eye(4).bool()[:3], r"one-hot, give the indices: target\.argmax\(1\)"),
+        (torch.eye(4).long()[:3], r"the target is one-hot; give the indices: target\.argmax\(1\)"),
+        (torch.tensor([2.0, 1.0, 3.0]), r"torch\.float32; target\.long\(\) makes indices of it"),
+        (torch.tensor([0.2, 0.5, 0.3]), r"whole numbers, not torch\.float32$"),
+    ],
+)
+def test_one_hot_and_float_targets_are_named(target: Tensor, words: str) -> None:
+    with pytest.raises(TargetError, match=words):
+        tvc.saliency(Ends(lambda z: z).eval(), X, target)
+
+
+def test_labels_of_a_loader_keep_their_shape() -> None:
+    labels = torch.tensor([[2], [0], [1]])
+    assert tvc.saliency(Ends(lambda z: z).eval(), X, labels).values.shape == (3, 1, 12, 12)
+    two = tvc.saliency(Ends(lambda z: z, classes=2).eval(), X, torch.tensor([[0, 1]] * 3))
+    assert two.values.shape == (3, 2, 12, 12)

@@ -1,0 +1,179 @@
+"""What a network gives, read as outputs of classes, and what makes probabilities of them."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchviz_cnn.core.errors import ModelError
+from torchviz_cnn.hooks.interrupts import FunctionMode
+
+Activation = Literal["softmax", "sigmoid", "none"]
+"""What makes probabilities of outputs: `none` where the network ends in a softmax or sigmoid itself."""
+Categories = tuple[str, ...] | None
+
+_SIGMOIDS = {"sigmoid", "sigmoid_", "expit", "special_expit"}
+_EXPONENTIALS = {"softmax", "softmin", "exp", "exp_", *_SIGMOIDS}
+_COPIES = {"cat", "clone", "concat", "contiguous", "double", "flatten", "float", "reshape", "stack", "to", "type"}
+
+_log = logging.getLogger("torchviz_cnn")
+
+
+class Ending(FunctionMode):
+    """Notices, in a block in which a network runs, whether it ends in a softmax or sigmoid of its own.
+
+    An output is a sigmoid's where it has the memory of what a sigmoid gave, or of a copy; it is a softmax's where every
+    row is a distribution, and the network has computed exponentials.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sigmoids: list[tuple[Tensor, int]] = []  # with the version, which grows where something is written in
+        self._exponentials = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        output, name = func(*args, **(kwargs or {})), getattr(func, "__name__", "")
+        self._exponentials |= name in _EXPONENTIALS
+        copied = self._sigmoids and name in _COPIES and args and self._are_sigmoids(args[0])
+        # Gates of whole maps are left out, so that none is kept in memory.
+        small = isinstance(output, Tensor) and all(side == 1 for side in output.shape[2:])
+        if small and (name in _SIGMOIDS or copied):
+            self._sigmoids.append((output, output._version))
+        return output
+
+    def activation(self, outputs: Tensor) -> Activation | None:
+        """`none` for outputs (B, n) of a network that ends in a softmax or sigmoid; None where nothing tells."""
+        if self._are_sigmoids(outputs):
+            return "none"
+        rounding = 1e-5 if outputs.dtype in (torch.float32, torch.float64) else 1e-2
+        values = outputs.detach().float()
+        certain = self._exponentials and values.shape[1] > 1 and bool((values >= 0).all())
+        return "none" if certain and bool(((values.sum(1) - 1).abs() < rounding).all()) else None
+
+    def _are_sigmoids(self, tensors: Any) -> bool:
+        parts = tensors if isinstance(tensors, (tuple, list)) else [tensors]
+        known = {t.untyped_storage().data_ptr() for t, version in self._sigmoids if t._version == version}
+        return bool(parts) and all(isinstance(p, Tensor) and p.untyped_storage().data_ptr() in known for p in parts)
+
+
+def class_outputs(output: Any, batch: int, categories: Categories = None) -> Tensor:
+    """What a model gives, as class outputs (B, n) in float32; of one output with two class names, both: (B, 2).
+
+    Takes a tensor (B, n), (B,), (B, n, 1, 1) or, for one image, (n,) or (); or one in a field or key `logits` or `out`,
+    or in a tuple: its only one of these shapes, the one that the class names fit, or the first of several with the same
+    n. Raises ModelError for everything else, and for NaN.
+    """
+    return read_classes(output, batch, categories)[0]
+
+
+def read_classes(
+    output: Any, batch: int, categories: Categories = None, ending: Ending | None = None
+) -> tuple[Tensor, Activation]:
+    """The class outputs of a model, as `class_outputs` gives them, and what makes probabilities of them."""
+    scores = _scores_in(output, batch, categories)
+    logits = _as_rows(scores, batch)
+    if logits is None:
+        raise ModelError(
+            f"the model gives a tensor {tuple(scores.shape)} for {batch} images, not class scores ({batch}, n)"
+        )
+    nan = logits.isnan().any(1)
+    if bool(nan.any()):
+        raise ModelError(
+            f"the model gives NaN for image {int(nan.nonzero()[0, 0])}: some of its weights, its input or what it "
+            "computes on the way are no finite numbers"
+        )
+    activation = ending.activation(logits) if ending is not None else None
+    activation = activation or usual_activation(logits)
+    binary = logits.shape[1] == 1 and categories is not None and len(categories) == 2
+    return (both_classes(logits.float(), activation) if binary else logits.float()), activation
+
+
+def usual_activation(outputs: Tensor) -> Activation:
+    """What makes probabilities of outputs (B, n) where nothing else is known: a model of one output is binary."""
+    return "sigmoid" if outputs.shape[1] == 1 else "softmax"
+
+
+def both_classes(output: Tensor, activation: Activation) -> Tensor:
+    """Both classes (B, 2) of the only output (B, 1) of a binary network, which is that of the second."""
+    return torch.cat([1 - output if activation == "none" else -output, output], 1)
+
+
+def probabilities(outputs: Tensor, activation: Activation | None = None) -> Tensor:
+    """Probabilities (B, n) of class outputs; by default their softmax, or the sigmoid of a single one."""
+    activation = activation or usual_activation(outputs)
+    if activation == "none":
+        return outputs
+    return outputs.sigmoid() if activation == "sigmoid" else _defined(outputs).softmax(1)
+
+
+def log_probabilities(outputs: Tensor, activation: Activation | None = None) -> Tensor:
+    """The logarithm of `probabilities`."""
+    activation = activation or usual_activation(outputs)
+    if activation == "none":
+        return outputs.clamp(min=torch.finfo(outputs.dtype).tiny).log()
+    return F.logsigmoid(outputs) if activation == "sigmoid" else F.log_softmax(_defined(outputs), 1)
+
+
+def _defined(outputs: Tensor) -> Tensor:
+    """Outputs with a softmax that is defined: one infinite logit is a class that is certain. Raises ModelError."""
+    if bool(outputs.detach().sum().isfinite()):
+        return outputs
+    certain = outputs.isposinf().sum(1)
+    undefined = (certain > 1) | outputs.isneginf().all(1)
+    if bool(undefined.any()):
+        raise ModelError(
+            f"the model gives infinite scores for image {int(undefined.nonzero()[0, 0])}, of which no probabilities "
+            "follow: its numbers are too large for their type; run it in float32, or in bfloat16 where it is in float16"
+        )
+    return outputs.clamp(max=torch.finfo(outputs.dtype).max)
+
+
+def _scores_in(output: Any, batch: int, categories: Categories) -> Tensor:
+    """The tensor of class scores in what a model gives. Raises ModelError where it cannot be told."""
+    scores: Any = output
+    if isinstance(output, dict):
+        scores = output.get("logits", output.get("out"))
+    elif not isinstance(output, Tensor) and hasattr(output, "logits"):
+        scores = output.logits
+    elif isinstance(output, (tuple, list)) and output:
+        return _scores_among(output, batch, categories)
+    if not isinstance(scores, Tensor):
+        keys = f" with the keys {', '.join(map(repr, output))}" if isinstance(output, dict) else ""
+        raise ModelError(f"the model gives a {type(output).__name__}{keys}, not class scores (B, n); {_WRAP}")
+    return scores
+
+
+_WRAP = "wrap it in a module whose forward returns the scores alone"
+
+
+def _scores_among(parts: tuple[Any, ...] | list[Any], batch: int, categories: Categories) -> Tensor:
+    tensors = {place: part for place, part in enumerate(parts) if isinstance(part, Tensor)}
+    rows = {place: _as_rows(part, batch) for place, part in tensors.items() if part.ndim}
+    counts = {place: row.shape[1] for place, row in rows.items() if row is not None}
+    fitting = [place for place, count in counts.items() if categories is not None and count == len(categories)]
+    if len(fitting) == 1 or len(set(counts.values())) == 1:
+        place = (fitting or list(counts))[0]
+        if place:
+            _log.info("the class scores are taken from place %d of what the model gives", place)
+        return tensors[place]
+    if counts:
+        shapes = ", ".join(f"{place}: {tuple(tensors[place].shape)}" for place in counts)
+        raise ModelError(f"several tensors that the model gives may be class scores ({shapes}); {_WRAP}")
+    if not isinstance(parts[0], Tensor):
+        raise ModelError(f"the model gives a {type(parts).__name__}, not class scores (B, n); {_WRAP}")
+    return parts[0]
+
+
+def _as_rows(scores: Tensor, batch: int) -> Tensor | None:
+    """Class scores as rows (B, n), also of a model that squeezes its output; None for another shape."""
+    if scores.ndim < 2 and (batch == 1 or scores.shape == (batch,)):
+        return scores.reshape(batch, -1)
+    if scores.ndim < 2 or len(scores) != batch or any(side != 1 for side in scores.shape[2:]):
+        return None
+    return scores.flatten(1)
