@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from torchviz_cnn.runs.ranks import Ranks
 Rectify = Literal["first", "always", "never"]
 Batches = list[list[int]]
 KIND = "atlas"
+_TENSORS = {"values": 4, "scores": 2, "dead": 1, "channels": 1, "rectify": 1}
+"""What a file of patterns holds, and how many dimensions each has."""
 _SECONDS = 5.0
 """How often what is finished is written. A process that is killed loses that, and the batches it was at."""
 
@@ -60,7 +63,7 @@ class Atlas:
             raise LayerError(f"the atlas {self.folder.path} has no layer {layer!r}; it has {', '.join(self.layers)}")
         parts = [self.folder.load(path.stem) for name, path in _files(self.folder) if name == layer]
         joined = _joined(parts)
-        identity, channels, dead = self.folder.manifest["identity"], joined["channels"], joined["dead"]
+        identity, channels, dead = self.folder.manifest["identity"], joined["channels"], joined["dead"].bool()
         try:
             recipe = from_settings({**identity["settings"], "rectify": bool(joined["rectify"].any())})
             scale = InputScale(*(tuple(identity["scale"][part]) for part in ("mean", "std")))
@@ -136,6 +139,8 @@ def filter_atlas(
         _make(ascent, opened, plan, ranks, progress)
     if ranks.first:
         for layer in plan:
+            if _missing(opened, layer):
+                raise OutputError(f"{folder} lost patterns meanwhile, to another run or by hand: run this again")
             dead = _tensor_of(opened.file(layer.name), "channels")[_tensor_of(opened.file(layer.name), "dead")]
             warn_dead(layer.name, sorted(layer.channels.intersection(dead.tolist())))
     return Atlas.read(folder)
@@ -258,7 +263,10 @@ class _Part:
             return
         start = time.monotonic()
         self.parts = [_joined(self.parts)]
-        self.folder.save(f"{self.layer.name}@{self.rank}", self.parts[0], layer=self.layer.name, part=str(self.rank))
+        # Of two runs that share a folder each has a file of its own.
+        self.folder.save(
+            f"{self.layer.name}@{self.rank}-{os.getpid()}", self.parts[0], layer=self.layer.name, part=str(self.rank)
+        )
         self.written = time.monotonic()
         self.took = self.written - start
 
@@ -275,21 +283,25 @@ def _tidy(folder: ResultFolder) -> None:
         folder.save(layer, _joined([folder.load(path.stem) for path in paths]), layer=layer)
         for path in paths:
             if path != whole:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
 
 def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Parts of one layer as one, by channel; of a channel that is there twice, the first."""
     try:
-        together = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        together = {name: torch.cat([part[name] for part in parts]) for name in _TENSORS}
         channels = together["channels"].tolist()
+        wrong = [name for name, dimensions in _TENSORS.items() if together[name].ndim != dimensions]
+        wrong += [name for name, t in together.items() if name != "rectify" and len(t) != len(channels)]
+        if wrong:
+            raise IndexError(f"{wrong[0]} has the shape {tuple(together[wrong[0]].shape)} for {len(channels)} channels")
         place = {channel: i for i, channel in reversed(list(enumerate(channels)))}
         order = torch.tensor([place[channel] for channel in sorted(place)], dtype=torch.long)
         return {name: t if name == "rectify" else t[order] for name, t in together.items()} | {
             "rectify": together["rectify"].any(0, keepdim=True)
         }
-    except (KeyError, RuntimeError, IndexError) as error:
-        raise OutputError(f"the parts of a layer do not fit together: {error}") from error
+    except (KeyError, RuntimeError, IndexError, TypeError) as error:
+        raise OutputError(f"the parts of a layer do not fit together, or are broken: {error}") from error
 
 
 def _files(folder: ResultFolder) -> Iterable[tuple[str, Path]]:
@@ -307,6 +319,9 @@ def _files(folder: ResultFolder) -> Iterable[tuple[str, Path]]:
 
 
 def _tensor_of(path: Path, name: str) -> Tensor:
-    with safe_open(path, "pt") as file:
-        tensor: Tensor = file.get_tensor(name)
-    return tensor
+    try:
+        with safe_open(path, "pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{path} is broken: {error}") from error
