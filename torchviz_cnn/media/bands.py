@@ -67,6 +67,11 @@ def as_bands(photo: Pixels, count: int | None = None, window: Window | None = No
 
     Raises ImageError for numbers that are no picture, or not of `count` bands, or may be read in two ways.
     """
+    if not isinstance(photo, (Image.Image, np.ndarray, Tensor)):
+        raise ImageError(
+            f"a photo is a path, a PIL image or an array (H, W, 3), not a {type(photo).__name__}; "
+            "read_image(path) gives one"
+        )
     if isinstance(photo, Image.Image):
         if photo.mode in ("P", "PA"):
             photo = photo.convert("RGBA" if photo.has_transparency_data else "RGB")

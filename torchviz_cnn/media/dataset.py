@@ -70,7 +70,7 @@ class ImageSource:
                     "are prepared is not known: pass preprocess=, or a Network"
                 )
             image = input_of(stored(image), self.preprocess)
-        if isinstance(image, np.ndarray):
+        if isinstance(image, np.ndarray) and image.dtype.kind in "biuf":
             image = torch.from_numpy(np.ascontiguousarray(image))
         if isinstance(image, Tensor) and image.ndim == 2:
             image = image[None]

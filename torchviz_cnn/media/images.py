@@ -143,11 +143,6 @@ def to_rgb(photo: Pixels, window: Window | None = None, bands: Bands | None = No
 
     Raises ImageError for what is no picture, or of a mode that PIL cannot convert.
     """
-    if not isinstance(photo, (Image.Image, np.ndarray, Tensor)):
-        raise ImageError(
-            f"a photo is a path, a PIL image or an array (H, W, 3), not a {type(photo).__name__}; "
-            "read_image(path) gives one"
-        )
     try:
         if not isinstance(photo, Image.Image) or bands is not None or photo.mode in _DEEP:
             return drawn(as_bands(photo, None, window), bands, "uint8" in str(getattr(photo, "dtype", "")))
@@ -275,7 +270,7 @@ class Preprocess:
             raise InputError(f"an input of one photo is ({len(self.mean)}, H, W), not {tuple(x.shape)}")
         mean, std = (torch.tensor(stat).view(-1, 1, 1) for stat in (self.mean, self.std))
         values = ((x.detach().float().cpu() * std + mean) * 255).round().clamp(0, 255).byte()
-        return drawn(values.permute(1, 2, 0).numpy(), self.bands if len(values) > 3 else None, transparent=False)
+        return drawn(values.permute(1, 2, 0).numpy(), None if self._in_colour else self.bands, transparent=False)
 
     def _corner(self, scaled: tuple[int, int]) -> tuple[int, int]:
         """Left and top of the input on the resized photo, rounded as torchvision does; negative where it is padded."""
