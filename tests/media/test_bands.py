@@ -167,7 +167,9 @@ def test_signed_values_of_any_number_of_channels() -> None:
     assert np.array_equal(signed_colours(values, bands=(3, 2, 1)), signed_colours(values[[3, 2, 1]]))
     model = nn.Sequential(nn.Conv2d(13, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     sal = tvc.saliency(model, torch.rand(1, 13, 6, 8), target=1)
-    assert np.array_equal(sal.colour_image(bands=(3, 2, 1)), signed_colours(sal.gradients[0, [3, 2, 1]].numpy()))
+    assert np.array_equal(
+        np.asarray(sal.colour_image(bands=(3, 2, 1))), signed_colours(sal.gradients[0, [3, 2, 1]].numpy())
+    )
     assert sal.colour_image().size == tvc.deconvnet(model, torch.rand(1, 13, 6, 8), "1", 0).image(bands=[5]).size
     pattern = tvc.filter_patterns(model, "0", [0], size=8, steps=1)
     assert pattern.image(bands=(3, 2, 1)).size == pattern.image().size

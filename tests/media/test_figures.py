@@ -35,7 +35,7 @@ def test_a_panel_of_extreme_shapes_stays_drawable() -> None:
 
 def test_the_users_settings_of_matplotlib_change_nothing() -> None:
     picture = np.vstack([np.full((10, 20, 3), 255, np.uint8), np.zeros((10, 20, 3), np.uint8)])
-    numbers = ChannelStatistics(*(torch.rand(4) for _ in range(3)), torch.zeros(4, dtype=torch.bool))
+    numbers = ChannelStatistics(torch.rand(4), torch.rand(4), torch.rand(4), torch.zeros(4, dtype=torch.bool))
 
     def drawn() -> list[Image.Image]:
         rows = figures.column_figure({"a": [("b", Image.fromarray(picture))]}, "c")

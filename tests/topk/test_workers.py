@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.topk import reading
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 SCRIPT = """
 import multiprocessing, torch
 import torchviz_cnn as tvc
@@ -34,7 +36,7 @@ def ran(folder: Path, guard: str, workers: int | None) -> subprocess.CompletedPr
         Image.new("RGB", (20, 20), (50 * i, 9, 9)).save(folder / "photos" / f"{i}.png")
     (folder / "script.py").write_text(SCRIPT.format(guard=guard, workers=workers))
     command = [sys.executable, "script.py"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
 
 
 @pytest.mark.slow

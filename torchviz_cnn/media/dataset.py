@@ -71,7 +71,7 @@ class ImageSource:
                 )
             image = input_of(stored(image), self.preprocess)
         if isinstance(image, np.ndarray) and image.dtype.kind in "biuf":
-            image = torch.from_numpy(np.ascontiguousarray(image))
+            image = torch.from_numpy(np.ascontiguousarray(image, image.dtype.newbyteorder("=")))
         if isinstance(image, Tensor) and image.ndim == 2:
             image = image[None]
         if not isinstance(image, Tensor) or image.ndim != 3 or not image.numel():
@@ -208,7 +208,7 @@ def _parts(item: Any) -> tuple[Any, Any]:
 
 def _is_photo(image: Any) -> bool:
     """Whether an item is a photo: a picture, a path, or whole numbers; others are ready for the network."""
-    return is_photo(image) and "int" in str(getattr(image, "dtype", "int"))
+    return is_photo(image) and (not isinstance(image, np.ndarray) or image.dtype.kind in "iu")
 
 
 def _described(value: Any) -> str:

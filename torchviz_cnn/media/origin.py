@@ -77,7 +77,9 @@ class Origin:
 def is_photo(value: Any) -> bool:
     """Whether a value is a photo, rather than a network's input: of tensors, one of whole numbers (3, H, W)."""
     if isinstance(value, Tensor):
-        return value.ndim in (2, 3) and not value.is_floating_point() and not value.is_complex()
+        return value.ndim in (2, 3) and not (
+            value.is_floating_point() or value.is_complex() or value.dtype == torch.bool
+        )
     return isinstance(value, (str, os.PathLike, Image.Image, np.ndarray))
 
 
