@@ -25,6 +25,9 @@ settings.register_profile("ci", max_examples=200, deadline=5000)
 settings.register_profile("endurance", max_examples=2000, deadline=5000)
 settings.load_profile("ci")
 torch.set_num_threads(2)
+settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True, database=None)
+settings.register_profile("endurance", max_examples=2000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 importlib.import_module("sympy")  # as PyTorch does with its first dispatch mode; it adds a warning filter
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import matplotlib
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.media.test_render import photo
 from torchviz_cnn.media import figures
+from torchviz_cnn.topk.statistics import ChannelStatistics, depth_plot
 
 
 def test_figures_are_in_proportion_and_bounded() -> None:
@@ -26,3 +31,22 @@ def test_figures_are_in_proportion_and_bounded() -> None:
 
 def test_a_panel_of_extreme_shapes_stays_drawable() -> None:
     assert max(figures.panel([Image.new("RGB", (1, 4000)), Image.new("RGB", (4000, 1))], ["a", "b"]).size) < 4000
+
+
+def test_the_users_settings_of_matplotlib_change_nothing() -> None:
+    picture = np.vstack([np.full((10, 20, 3), 255, np.uint8), np.zeros((10, 20, 3), np.uint8)])
+    numbers = ChannelStatistics(torch.rand(4), torch.rand(4), torch.rand(4), torch.zeros(4, dtype=torch.bool))
+
+    def drawn() -> list[Image.Image]:
+        rows = figures.column_figure({"a": [("b", Image.fromarray(picture))]}, "c")
+        return [figures.titled(picture, "a", 0.1), figures.panel([picture, picture[..., 0]], ["a", "b"]), rows,
+                depth_plot({"a": numbers})]  # fmt: skip
+
+    usual = drawn()
+    theirs: Any = {
+        "image.origin": "lower", "image.cmap": "jet", "image.interpolation": "bicubic", "text.usetex": True,
+        "figure.autolayout": True, "figure.facecolor": "red", "savefig.dpi": 30, "font.size": 30, "lines.linewidth": 9,
+    }  # fmt: skip
+    with matplotlib.rc_context(theirs):
+        assert [picture.tobytes() for picture in drawn()] == [picture.tobytes() for picture in usual]
+        assert matplotlib.rcParams["image.origin"] == "lower"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -142,3 +143,19 @@ def test_the_checksum_is_of_names_types_shapes_and_values() -> None:
     odd.register_buffer("bf16", torch.ones(3, dtype=torch.bfloat16))
     odd.register_buffer("empty", torch.zeros(0))
     assert len(model_checksum(odd)) == 64
+
+
+def test_a_folder_that_was_deleted_is_made_whole_again(tmp_path: Path) -> None:
+    folder = ResultFolder.open(tmp_path / "r", "top", MINE)
+    shutil.rmtree(tmp_path / "r")
+    folder.save("a", {"x": torch.ones(1)})
+    assert ResultFolder.open(tmp_path / "r", "top", MINE).has("a")
+
+
+def test_a_folder_that_another_run_took_is_not_relabelled(tmp_path: Path) -> None:
+    folder = ResultFolder.open(tmp_path / "r", "top", MINE)
+    shutil.rmtree(tmp_path / "r")
+    ResultFolder.open(tmp_path / "r", "top", {**MINE, "k": 5})
+    with pytest.raises(OutputError, match="its k is 5, this one's is 9"):
+        folder.update(images=3)
+    assert ResultFolder.read(tmp_path / "r", "top").manifest["identity"]["k"] == 5

@@ -275,3 +275,49 @@ def test_killed_at_any_moment_it_resumes_to_the_identical_result(tmp_path: Path)
         run.wait()
         assert start(part).wait() == 0
         assert same_files(tmp_path / "whole", tmp_path / part)
+
+
+@pytest.mark.parametrize("name", ["values", "images", "positions", "statistics/mean"])
+@pytest.mark.parametrize("file", ["results", "state"])
+def test_tensors_of_another_shape_are_told_at_load(file: str, name: str, tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    model, layer = networks.vgg_like(), LAYERS[0]
+    tvc.top_activations(model, networks.images(6), [layer], 2, out=tmp_path / "r")
+    path = tmp_path / "r" / f"{file}.safetensors"
+    with safe_open(path, "pt") as opened:
+        metadata, tensors = opened.metadata(), {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    key = f"{layer}/{name}" if f"{layer}/{name}" in tensors else f"{layer}/mean"
+    for wrong in (tensors[key].flatten()[:-1], tensors[key][None], tensors[key].flatten()[0]):
+        save_file({**tensors, key: wrong.contiguous()}, path, metadata)
+        if file == "state":
+            (tmp_path / "r" / "results.safetensors").unlink(missing_ok=True)
+        with pytest.raises(OutputError, match=f"{file}.safetensors is broken"):
+            tvc.top_activations(model, networks.images(6), [layer], 2, out=tmp_path / "r")
+
+
+def test_results_of_other_images_are_told_at_load(tmp_path: Path) -> None:
+    model = networks.vgg_like()
+    top = tvc.top_activations(model, networks.images(6), [LAYERS[0]], 2)
+    top.images[LAYERS[0]][0, 0] = 6
+    top.save(tmp_path / "r")
+    with pytest.raises(OutputError, match="not among the 6"):
+        tvc.TopActivations.load(tmp_path / "r")
+
+
+def test_a_folder_deleted_meanwhile_is_one_that_the_same_run_goes_on_with(tmp_path: Path) -> None:
+    model, images = networks.vgg_like(), networks.images(12)
+
+    class Deletes(StopsAt):
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            if index == 6 and self.read > 15:  # in the pass, not before it
+                shutil.rmtree(tmp_path / "r")
+            return super().__getitem__(index)
+
+    how: Any = {"out": tmp_path / "r", "batch_size": 2, "save_every": 1}
+    with pytest.raises(KeyboardInterrupt):
+        tvc.top_activations(model, Deletes(images, 22), LAYERS, 2, **how)
+    assert (tmp_path / "r" / "manifest.json").exists()
+    top = tvc.top_activations(model, StopsAt(images), LAYERS, 2, **how)
+    assert torch.equal(top.images[LAYERS[0]], tvc.top_activations(model, images, LAYERS, 2).images[LAYERS[0]])

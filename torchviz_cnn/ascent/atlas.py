@@ -29,6 +29,8 @@ from torchviz_cnn.runs.ranks import Ranks
 
 Rectify = Literal["first", "always", "never"]
 KIND = "atlas"
+_DIMENSIONS = {"values": 4, "scores": 2, "dead": 1, "channels": 1, "rectify": 1}
+"""What a file of patterns holds, and how many dimensions each tensor has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,7 @@ class Atlas:
         if layer not in self.layers:
             raise LayerError(f"the atlas {self.folder.path} has no layer {layer!r}; it has {', '.join(self.layers)}")
         joined = _joined(self.folder, list(_files(self.folder)[layer]))
-        identity, channels, dead = self.folder.manifest["identity"], joined["channels"], joined["dead"]
+        identity, channels, dead = self.folder.manifest["identity"], joined["channels"], joined["dead"].bool()
         try:
             recipe = from_settings({**identity["settings"], "rectify": bool(joined["rectify"].any())})
             scale = InputScale(*(tuple(identity["scale"][part]) for part in ("mean", "std")))
@@ -227,11 +229,15 @@ def _joined(folder: ResultFolder, paths: Sequence[Path]) -> dict[str, Tensor]:
     """The parts of one layer as one, by channel; of a channel that is there twice, the first."""
     parts = [folder.load(path.stem) for path in paths]
     try:
-        together = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        together = {name: torch.cat([part[name] for part in parts]) for name in _DIMENSIONS}
+        count = len(together["channels"])
+        for name, tensor in together.items():
+            if tensor.ndim != _DIMENSIONS[name] or (name != "rectify" and len(tensor) != count):
+                raise IndexError(f"{name} has the shape {tuple(tensor.shape)} for {count} channels")
         order = torch.from_numpy(np.unique(together["channels"].numpy(), return_index=True)[1])
         return {name: tensor[:1] if name == "rectify" else tensor[order] for name, tensor in together.items()}
-    except (KeyError, RuntimeError, IndexError) as error:
-        raise OutputError(f"the parts of a layer do not fit together: {error}") from error
+    except (KeyError, RuntimeError, IndexError, TypeError) as error:
+        raise OutputError(f"the parts of a layer do not fit together, or are broken: {error}") from error
 
 
 def _files(folder: ResultFolder) -> dict[str, dict[Path, dict[int, bool]]]:
@@ -244,6 +250,6 @@ def _files(folder: ResultFolder) -> dict[str, dict[Path, dict[int, bool]]]:
                 if layer is not None:
                     channels, dead = (file.get_tensor(name).tolist() for name in ("channels", "dead"))
                     files.setdefault(layer, {})[path] = dict(zip(channels, dead, strict=True))
-        except (OSError, SafetensorError, ValueError) as error:
+        except (OSError, SafetensorError, ValueError, TypeError) as error:
             raise OutputError(f"{path} is broken: {error}") from error
     return files

@@ -14,6 +14,7 @@ from torchviz_cnn.ascent.parameters import InputScale
 from torchviz_cnn.ascent.recipes import Recipe, as_settings
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.media import figures, render
+from torchviz_cnn.media.bands import Bands, colour
 from torchviz_cnn.runs import files
 
 _DEAD = 32
@@ -43,15 +44,20 @@ class Patterns:
         """Whether each image's objective is higher at the end than at the start: (n,) of bool."""
         return self.scores[:, -1] > self.scores[:, 0]
 
-    def image(self, i: int = 0) -> Image.Image:
-        """Draw one image as its recipe says: standardised as in the textbook, or as a photo."""
+    def image(self, i: int = 0, bands: Bands | None = None) -> Image.Image:
+        """Draw one image as its recipe says: standardised as in the textbook, or as a photo.
+
+        `bands`: the input's channels for red, green and blue, or one; of other than 1 or 3 channels, else their mean.
+        """
         if not -len(self.values) <= i < len(self.values):
             raise InputError(f"image {i} is out of range: there are {len(self.values)}")
-        return Image.fromarray(self._tile(i % len(self.values)))
+        return Image.fromarray(self._tile(i % len(self.values), bands))
 
-    def grid(self, columns: int = 8, margin: int = 5, order: render.Order | None = None) -> Image.Image:
+    def grid(
+        self, columns: int = 8, margin: int = 5, order: render.Order | None = None, bands: Bands | None = None
+    ) -> Image.Image:
         """Draw all images as a grid, black between them, in the recipe's order: by rows, or in 2017's by columns."""
-        tiles = np.stack([self._tile(i) for i in range(len(self.values))])
+        tiles = np.stack([self._tile(i, bands) for i in range(len(self.values))])
         return Image.fromarray(render.tile_grid(tiles, min(columns, len(tiles)), margin, order or self.recipe.order))
 
     def plot(self, columns: int = 8) -> Image.Image:
@@ -70,13 +76,13 @@ class Patterns:
         about = {"objective": self.objective, "seed": self.seed, "settings": json.dumps(as_settings(self.recipe))}
         return files.save_arrays(path, {**arrays, **about})
 
-    def _tile(self, i: int) -> render.Array:
+    def _tile(self, i: int, bands: Bands | None) -> render.Array:
         name = int(self.channels[i]) if self.channels is not None else i
         height, width = self.values.shape[2:]
         rows, columns = (round(side * self.recipe.crop) for side in (height, width))
         if name in self.dead:
             return np.full((height - 2 * rows, width - 2 * columns, 3), _DEAD, np.uint8)
-        shown = _shown(self.values[i], self.scale, self.recipe)
+        shown = _shown(self.values[i], self.scale, self.recipe, bands)
         return shown[rows : height - rows, columns : width - columns]
 
     def _repr_png_(self) -> bytes:
@@ -87,8 +93,8 @@ class Patterns:
         return f"Patterns({self.objective}: {shape}, {self.recipe.name}, dead {list(self.dead)})"
 
 
-def _shown(values: Tensor, scale: InputScale, recipe: Recipe) -> render.Array:
-    """One image (C, H, W) as pixels (H, W, 3) uint8; of other than 1 or 3 channels, their mean in grey."""
+def _shown(values: Tensor, scale: InputScale, recipe: Recipe, bands: Bands | None) -> render.Array:
+    """One image (C, H, W) as pixels (H, W, 3) uint8; of other than 1 or 3 channels these bands, or the mean in grey."""
     x = values.detach().cpu().double()
     if recipe.display == "photo":
         pixels = (scale.to_photo(x) * 255).round().numpy()
@@ -96,6 +102,5 @@ def _shown(values: Tensor, scale: InputScale, recipe: Recipe) -> render.Array:
         pixels = ((x - x.mean()) / (x.std(correction=0) + 1e-12) * 64 + 128).numpy()
     else:
         pixels = (((x - x.mean()) / (x.std(correction=0) + 1e-5) * 0.1 + 0.5).clamp(0, 1) * 255).numpy()
-    if len(pixels) != 3:
-        pixels = np.broadcast_to(pixels.mean(0), (3, *pixels.shape[1:]))
+    pixels = np.broadcast_to(colour(pixels, bands), (3, *pixels.shape[1:]))
     return np.ascontiguousarray(np.clip(pixels, 0, 255).astype(np.uint8).transpose(1, 2, 0))

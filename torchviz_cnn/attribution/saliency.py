@@ -19,6 +19,7 @@ from torchviz_cnn.hooks.inputs import Given, Input, prepared
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.hooks.relu_rules import OtherActivations, Rule, relu_rule
 from torchviz_cnn.media import render
+from torchviz_cnn.media.bands import Bands
 from torchviz_cnn.media.images import Geometry, Preprocess
 from torchviz_cnn.media.origin import Origin, Photo
 from torchviz_cnn.runs import files
@@ -97,9 +98,12 @@ class Saliency(ClassMap):
         """Draw evidence for the class in red, against it in blue, at the photo's size and place, or the input's."""
         return self._drawn(self.signed(index, nth), photo, index, colormap, interpolation, geometry)
 
-    def colour_image(self, index: int = 0, nth: int = 0) -> Image.Image:
-        """Draw the gradient itself (H, W), as guided backpropagation is shown: 0 is grey."""
-        return Image.fromarray(render.signed_colours(self._of(self.gradients, index, nth).cpu().numpy()))
+    def colour_image(self, index: int = 0, nth: int = 0, bands: Bands | None = None) -> Image.Image:
+        """Draw the gradient itself (H, W), as guided backpropagation is shown: 0 is grey.
+
+        `bands`: the input's channels for red, green and blue, or one; of other than 1 or 3 channels, else their mean.
+        """
+        return Image.fromarray(render.signed_colours(self._of(self.gradients, index, nth).cpu().numpy(), bands=bands))
 
     def _in_pictures(self) -> Saliency:
         return self.clipped()

@@ -16,7 +16,8 @@
     ├── DeadFilterWarning a filter to which no gradient comes back
     ├── EmptyMapWarning   a heatmap without any positive evidence
     ├── GeometryWarning   a heatmap drawn on a photo whose preprocessing is not known
-    └── SkippedWarning    images of a dataset that were left out, or values that are no numbers
+    ├── ImageWarning      a picture whose range of values, or bands for red, green and blue, had to be guessed
+    └── SkippedWarning    images or labels of a dataset that were left out, or values that are no numbers
 
 Messages say what was asked, what was there, and the nearest match.
 """
@@ -84,7 +85,11 @@ class CheckpointWarning(TorchvizWarning):
 
 
 class SkippedWarning(TorchvizWarning):
-    """Images of a dataset could not be read, or gave no numbers, and were left out."""
+    """Images of a dataset could not be read, or gave no numbers, or labels are no classes, and were left out."""
+
+
+class ImageWarning(TorchvizWarning):
+    """The range of a picture's values, or which of its bands are red, green and blue, had to be guessed."""
 
 
 class GeometryWarning(TorchvizWarning):

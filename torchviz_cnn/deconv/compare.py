@@ -19,6 +19,7 @@ from torchviz_cnn.hooks.network import Model, Network, module_of
 from torchviz_cnn.hooks.relu_rules import OtherActivations
 from torchviz_cnn.layers.defaults import layer_names
 from torchviz_cnn.media import figures, render
+from torchviz_cnn.media.bands import colour
 from torchviz_cnn.media.images import Geometry, Preprocess
 from torchviz_cnn.media.origin import Photo
 from torchviz_cnn.runs import files
@@ -48,9 +49,9 @@ class FirstFilters:
 
     def grid(self, side: int = 24) -> Image.Image:
         """All filters as colour tiles of `side` pixels, mid-grey for 0, about as many rows as columns."""
-        rgb = self.filters if self.filters.shape[1] in (1, 3) else self.filters.mean(1, keepdim=True)
-        peak = float(rgb.abs().max()) or 1.0  # of all: a dead filter is not stretched to full contrast
-        tiles = [Image.fromarray(render.signed_colours(f.numpy(), peak=peak)) for f in rgb]
+        rgb = [colour(f.numpy()) for f in self.filters]
+        peak = float(np.abs(rgb).max()) or 1.0  # of all: a dead filter is not stretched to full contrast
+        tiles = [Image.fromarray(render.signed_colours(f, peak=peak)) for f in rgb]
         large = np.stack([np.asarray(tile.resize((side, side), Image.Resampling.NEAREST)) for tile in tiles])
         return Image.fromarray(render.tile_grid(large, columns=int(np.ceil(len(large) ** 0.5)), margin=2, fill=255))
 

@@ -21,6 +21,7 @@ from torchviz_cnn.hooks.inputs import Input, prepared
 from torchviz_cnn.hooks.network import Model, module_of
 from torchviz_cnn.hooks.relu_rules import OtherActivations
 from torchviz_cnn.media import figures, render
+from torchviz_cnn.media.bands import Bands
 from torchviz_cnn.media.images import Geometry, Preprocess
 from torchviz_cnn.media.origin import Origin, Photo, as_photo
 from torchviz_cnn.runs import files
@@ -53,9 +54,12 @@ class Deconvolution:
     origin: Origin = field(default=Origin(), repr=False)
     """The photos and how they were prepared, as far as they are known."""
 
-    def image(self, index: int = 0, unit: int = 0) -> Image.Image:
-        """One projection as a picture of the input's size: 0 is mid-grey, the strongest value black or white."""
-        return Image.fromarray(render.signed_colours(self._projection(index, unit)))
+    def image(self, index: int = 0, unit: int = 0, bands: Bands | None = None) -> Image.Image:
+        """One projection as a picture of the input's size: 0 is mid-grey, the strongest value black or white.
+
+        `bands`: the input's channels for red, green and blue, or one; of other than 1 or 3 channels, else their mean.
+        """
+        return Image.fromarray(render.signed_colours(self._projection(index, unit), bands=bands))
 
     def patch(self, index: int = 0, unit: int = 0) -> tuple[int, int, int, int]:
         """What part of the input one projection covers: (left, top, right, bottom) in its pixels; all, if nothing."""

@@ -14,7 +14,7 @@ from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.hooks.manager import SEVERAL_INPUTS
 from torchviz_cnn.hooks.network import Model, Network, preprocess_of
 from torchviz_cnn.hooks.untouched import untouched
-from torchviz_cnn.media.origin import Origin, Photo, as_photos, is_photo
+from torchviz_cnn.media.origin import Origin, Photo, inputs_and_pictures, is_photo
 
 Input = Tensor | Photo | Sequence[Photo]
 """What every function takes as its `x`: a batch (B, C, H, W) on the model's scale or, with a Network, photos."""
@@ -60,7 +60,7 @@ def batch_of(model: Model, x: Input) -> tuple[Tensor, Origin]:
     """The batch that was given, or that is made from the photos given, and where it comes from."""
     categories = model.categories if isinstance(model, Network) else None
     known = Origin(None, preprocess_of(model), categories)
-    if isinstance(x, Tensor):
+    if isinstance(x, Tensor) and not (isinstance(model, Network) and is_photo(x)):
         return x, known
     several = isinstance(x, (list, tuple)) and len(x) > 0 and all(map(is_photo, x))
     if not several and not is_photo(x):
@@ -72,8 +72,8 @@ def batch_of(model: Model, x: Input) -> tuple[Tensor, Origin]:
             "how photos are prepared for a plain module is not known: give a tensor (B, C, H, W), or a Network, as "
             "load_model or Network(model, Preprocess(...)) make it"
         )
-    photos = as_photos(x)
-    return torch.stack([model.preprocess(photo) for photo in photos]), Origin(photos, known.preprocess, categories)
+    batch, photos = inputs_and_pictures(x, model.preprocess)
+    return batch, Origin(photos, known.preprocess, categories)
 
 
 def input_for(model: nn.Module, x: Tensor) -> Tensor:

@@ -14,8 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.core.errors import InputError
-from torchviz_cnn.media.images import Preprocess, read_image
+from torchviz_cnn.core.errors import InputError, SkippedWarning
+from torchviz_cnn.media.bands import colour, say_once
+from torchviz_cnn.media.images import Preprocess
+from torchviz_cnn.media.origin import as_photo, input_of, is_photo, picture_of, stored
 from torchviz_cnn.media.photo_folder import PhotoFolder, preprocess_of_transform
 
 _IMAGE_KEYS = ("image", "pixel_values", "img", "images", "input", "x")
@@ -34,8 +36,8 @@ class View:
 
 
 class ImageSource:
-    """A dataset, whatever its items look like: tensors, PIL photos, uint8 arrays, tuples or dicts of these with a
-    label.
+    """A dataset, whatever its items look like: inputs, photos (of PIL, paths, or arrays and tensors of whole numbers),
+    tuples or dicts of these with a label.
 
     `preprocess` turns photos into inputs, and tells where on them the network looks. Raises InputError for what is no
     map-style dataset.
@@ -60,27 +62,49 @@ class ImageSource:
 
     def item(self, index: int) -> tuple[Tensor, int | None]:
         """The input (C, H, W) and its label, if it has one. Raises InputError for items that are no images."""
-        image, label = _parts(self.dataset[index])
-        photo = _as_photo(image)
-        if photo is not None:
+        image, label = _parts(self._stored(index))
+        if _is_photo(image):
             if self.preprocess is None:
                 raise InputError(
-                    f"item {index} of the dataset is a photo ({type(image).__name__}), and how this network's inputs "
+                    f"item {index} of the dataset is a photo ({_described(image)}), and how this network's inputs "
                     "are prepared is not known: pass preprocess=, or a Network"
                 )
-            image = self.preprocess(photo)
-        if isinstance(image, np.ndarray):
-            image = torch.from_numpy(np.ascontiguousarray(image))
+            image = input_of(stored(image), self.preprocess)
+        if isinstance(image, np.ndarray) and image.dtype.kind in "biuf":
+            image = torch.from_numpy(np.ascontiguousarray(image, image.dtype.newbyteorder("=")))
         if isinstance(image, Tensor) and image.ndim == 2:
             image = image[None]
         if not isinstance(image, Tensor) or image.ndim != 3 or not image.numel():
             what = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
             raise InputError(f"item {index} of the dataset is no image: {what}, where (C, H, W) is needed")
-        return image.detach(), _as_label(label)
+        return image.detach(), self._class(label)
 
     def label(self, index: int) -> int | None:
         """The label of one item."""
-        return _as_label(_parts(self.dataset[index])[1])
+        return self._class(_parts(self.dataset[index])[1])
+
+    def _stored(self, index: int) -> Any:
+        """An item; of a folder of photos, the photo with all its bands."""
+        owner, place = _owner(self.dataset, index)
+        plain = isinstance(owner, PhotoFolder) and owner.preprocess is None
+        return (owner.stored(place), owner.labels[place]) if plain else self.dataset[index]
+
+    def _class(self, label: Any) -> int | None:
+        """The class that a label means: a whole number, alone or as an array of one, or the name of a class.
+
+        Others are left out, which is said.
+        """
+        number = label.tolist() if isinstance(label, (Tensor, np.ndarray, np.generic)) else label
+        while isinstance(number, list) and len(number) == 1:
+            number = number[0]
+        if isinstance(number, str) and number in (names := self.categories or ()):
+            return names.index(number)
+        if isinstance(number, int) or (isinstance(number, float) and number.is_integer()):
+            return int(number) if 0 <= number < 2**31 else None
+        if number is not None:
+            wanted = "the number of a class, or one of the dataset's classes by name"
+            say_once(f"labels are left out: a label is {wanted}, not {_described(label)}", SkippedWarning)
+        return None
 
     def name(self, index: int) -> str:
         """What an item is called: its file's path where it comes from one, else its number."""
@@ -106,16 +130,15 @@ class ImageSource:
         owner, place = _owner(self.dataset, index)
         file = _file(owner, place)
         if isinstance(owner, PhotoFolder):
-            photo: Image.Image | None = owner.photo(place)
-            how = owner.preprocess or self.preprocess
+            photo, how = owner.stored(place), owner.preprocess or self.preprocess
         elif file is not None:
             photo, how = owner.loader(file), getattr(owner, "transform", None) or self.preprocess
         else:
-            image = _parts(self.dataset[index])[0]
-            photo, how = _as_photo(image), self.preprocess
+            photo, how = _parts(self.dataset[index])[0], self.preprocess
         how = preprocess_of_transform(how)
-        if isinstance(photo, Image.Image) and how is not None:
-            return View(photo.convert("RGB"), how.seen_box(photo.width, photo.height), how.size)
+        if _is_photo(photo) and how is not None:
+            drawn = picture_of(stored(photo), how)
+            return View(drawn, how.seen_box(drawn.width, drawn.height), how.size)
         picture = self._picture(self.item(index)[0])
         return View(picture, (0.0, 0.0, float(picture.width), float(picture.height)), (picture.height, picture.width))
 
@@ -154,12 +177,10 @@ class ImageSource:
         """An input as a picture: by the preprocessing's own scale, else from its smallest to its largest value."""
         if isinstance(self.preprocess, Preprocess) and len(self.preprocess.mean) == len(x):
             return self.preprocess.to_image(x)
-        values = x.float().cpu()
-        if len(values) not in (1, 3):
-            values = values.mean(0, keepdim=True)
-        low, high = values.amin(), values.amax()
-        scaled = ((values - low) / (high - low).clamp(min=1e-12) * 255).round().byte()
-        return Image.fromarray(scaled.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+        values = colour(x.float().cpu().numpy())
+        low, high = values.min(), values.max()
+        scaled = np.rint((values - low) / max(high - low, 1e-12) * 255).astype(np.uint8)
+        return as_photo(scaled.transpose(1, 2, 0))
 
 
 def _bytes(file: Path) -> int:
@@ -185,26 +206,14 @@ def _parts(item: Any) -> tuple[Any, Any]:
     return item, None
 
 
-def _as_photo(image: Any) -> Image.Image | None:
-    """A picture, if that is what it is, rather than numbers ready for the network."""
-    if isinstance(image, Image.Image):
-        return image
-    if isinstance(image, (str, Path)):
-        return read_image(image)
-    if isinstance(image, Tensor) and image.dtype == torch.uint8:
-        image = image.cpu().numpy()
-        image = image.transpose(1, 2, 0) if image.ndim == 3 and image.shape[0] in (1, 3, 4) else image
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
-        return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
-    return None
+def _is_photo(image: Any) -> bool:
+    """Whether an item is a photo: a picture, a path, or whole numbers; others are ready for the network."""
+    return is_photo(image) and (not isinstance(image, np.ndarray) or image.dtype.kind in "iu")
 
 
-def _as_label(label: Any) -> int | None:
-    if isinstance(label, (Tensor, np.ndarray)):
-        label = label.tolist()
-    if isinstance(label, (int, np.integer)) and label >= 0:
-        return int(label)
-    return None
+def _described(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ if shape is None else f"{type(value).__name__} of {tuple(shape)}"
 
 
 def _owner(dataset: Any, index: int) -> tuple[Any, int]:

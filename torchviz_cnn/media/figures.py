@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,17 @@ from PIL import Image
 from torchviz_cnn.media.render import Array
 
 
+@contextmanager
+def usual_style() -> Iterator[None]:
+    """Draw by matplotlib's own settings, not by the user's (`image.origin`, `text.usetex` and others)."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
+
+
+@usual_style()
 def titled(picture: Array, title: str, scale: float) -> Image.Image:
     """A picture as a figure with a title and no axes, `scale` inches per pixel (at most 200 inches a side)."""
     from matplotlib.figure import Figure
@@ -25,6 +37,7 @@ def titled(picture: Array, title: str, scale: float) -> Image.Image:
     return drawn(figure)
 
 
+@usual_style()
 def panel(pictures: Sequence[Image.Image | Array], titles: Sequence[str], headline: str = "") -> Image.Image:
     """Pictures side by side with a title each and a headline, as one figure.
 
@@ -51,6 +64,7 @@ def panel(pictures: Sequence[Image.Image | Array], titles: Sequence[str], headli
     return drawn(figure)
 
 
+@usual_style()
 def column_figure(columns: Mapping[str, Sequence[tuple[str, Image.Image]]], headline: str = "") -> Image.Image:
     """A figure with a titled column for each name: pictures below each other, each with a caption."""
     from matplotlib.figure import Figure

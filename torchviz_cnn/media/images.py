@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from torchviz_cnn.core.errors import ImageError, InputError, did_you_mean
+from torchviz_cnn.core.errors import ImageError, InputError, TorchvizError, did_you_mean
+from torchviz_cnn.media.bands import Array, Bands, Pixels, Window, as_bands, check_bands, drawn, on_white
 from torchviz_cnn.media.render import Box
 
 Geometry = Literal["crop", "stretch", "pad"]
@@ -28,48 +31,131 @@ _RESAMPLING = {
 }
 
 
-def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(
+    path: str | os.PathLike[str],
+    max_pixels: int = MAX_PIXELS,
+    *,
+    window: Window | None = None,
+    bands: Bands | None = None,
+) -> Image.Image:
     """Read a photo as an RGB image, upright as its EXIF orientation says.
 
-    Grey, 16-bit, CMYK and palette images are converted, transparency is laid on white, of an animation the first
-    frame is taken. Raises ImageError, with the file's name, for what is missing, no image, truncated, or larger than
-    `max_pixels`.
+    CMYK and palette images are converted, transparency is laid on white, of an animation the first frame is taken.
+
+    Args:
+        path: of a file that Pillow reads, or of any TIFF, where tifffile is installed.
+        max_pixels: how large a picture may be.
+        window: of what is not of 8 bits, the values for black and white; by default 0 and the largest value of as many
+            bits as the picture's values need, which is said once (ImageWarning).
+        bands: for red, green and blue, or one for grey, counted from 0; by default the first three.
+
+    Raises:
+        ImageError: with the file's name, for what is missing, no image, truncated, or larger than `max_pixels`.
     """
+    stored = read_stored(path, max_pixels)
+    try:
+        return to_rgb(stored, window, bands)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+
+
+def read_stored(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image | Array:
+    """Read a picture as it is stored, upright: in any mode of PIL, or as numbers (H, W, n). Raises as `read_image`."""
     path = Path(path)
-    if os.path.isdir(path):
-        raise ImageError(f"{path} is a folder, not an image")
-    if not os.path.exists(path):
-        raise ImageError(f"no image {path}{did_you_mean(path.name, _names_in(path.parent))}")
+    require_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures and odd metadata
-            with Image.open(path) as image:
-                if image.width * image.height > max_pixels:
-                    size = f"{image.width} x {image.height} pixels"
-                    raise ImageError(f"{path} has {size}; at most {max_pixels:,} are read (max_pixels)")
-                image.load()
-                return _converted(ImageOps.exif_transpose(image))
+            return _stored(path, max_pixels)
     except ImageError:
         raise
     except UnidentifiedImageError:
         raise ImageError(f"{path} is not an image of a known format, or is broken") from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} is too large: {error}") from None
+    except PermissionError:
+        raise ImageError(f"{path} cannot be read: its permissions do not allow it") from None
     except Exception as error:  # a damaged file may fail in any way its decoder knows
         raise ImageError(f"{path} cannot be read, it may be truncated: {error}") from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL image as RGB: 16-bit scaled to 8, floats of 0..1 to 0..255, transparency laid on white.
-
-    Raises ImageError for what is no PIL image, or of a mode that PIL cannot convert.
-    """
-    if not isinstance(image, Image.Image):
-        raise ImageError(f"a photo is a PIL image, not a {type(image).__name__}; read_image(path) gives one")
+def _stored(path: Path, max_pixels: int) -> Image.Image | Array:
     try:
-        return _converted(image)
+        opened = Image.open(path)
+    except UnidentifiedImageError:
+        with path.open("rb") as file:
+            if file.read(4) not in _TIFF:
+                raise
+        return _read_tiff(path, max_pixels)
+    with opened as image:
+        _require_size(path, image.width, image.height, 1, max_pixels)
+        deep = image.mode == "RGB" and ";16" in str(image.tile)
+        samples = int(getattr(image, "tag_v2", {}).get(277, 1))
+        if image.format == "TIFF" and (deep or samples > len(image.getbands())) and find_spec("tifffile"):
+            return _read_tiff(path, max_pixels)
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    # Of 16 bits in three bands Pillow keeps the upper 8, in which a picture of 12 bits is nearly black.
+    shifted = deep and np.asarray(upright).max() < 64
+    return np.asarray(upright).astype(np.uint16) << 8 if shifted else upright
+
+
+def _read_tiff(path: Path, max_pixels: int) -> Image.Image | Array:
+    """The first page of a TIFF of any type and number of bands, by tifffile."""
+    try:
+        import tifffile
+    except ImportError:
+        raise ImageError(
+            f"{path} is a TIFF that Pillow does not read: tifffile does (pip install tifffile), or pass its array"
+        ) from None
+    with tifffile.TiffFile(path) as file:
+        page: Any = file.pages[0]
+        _require_size(path, page.imagewidth, page.imagelength, page.samplesperpixel, max_pixels)
+        values = np.asarray(page.asarray())
+    values = np.moveaxis(values, 0, 2) if page.axes == "SYX" else values
+    if values.dtype == np.uint8 and values.ndim == 3 and values.shape[2] == 4:  # of which the fourth is no transparency
+        return Image.frombytes("RGBX", (values.shape[1], values.shape[0]), values.tobytes())
+    return values
+
+
+def _require_size(path: Path, width: int, height: int, bands: int, max_pixels: int) -> None:
+    if width * height > max_pixels or width * height * bands > 16 * max_pixels:
+        size = f"{width} x {height} pixels" + f" of {bands} bands" * (bands > 1)
+        raise ImageError(f"{path} has {size}; at most {max_pixels:,} are read (max_pixels)")
+
+
+def require_file(path: Path) -> None:
+    """Raise ImageError, with what is there, unless a path is a file with something in it."""
+    if os.path.isdir(path):
+        raise ImageError(f"{path} is a folder, not an image")
+    if os.path.islink(path) and not os.path.exists(path):
+        raise ImageError(f"{path} is a link to nothing: there is no {os.readlink(path)}")
+    if not os.path.exists(path):
+        raise ImageError(f"no image {path}{did_you_mean(path.name, _names_in(path.parent))}")
+    if not os.path.isfile(path):
+        raise ImageError(f"{path} is a device or a pipe, not an image")
+    if not os.path.getsize(path):
+        raise ImageError(f"{path} is empty: it has 0 bytes")
+
+
+def to_rgb(photo: Pixels, window: Window | None = None, bands: Bands | None = None) -> Image.Image:
+    """Any picture as RGB: a PIL image, or numbers (H, W), (H, W, n) or (n, H, W); see `read_image` for the options.
+
+    Raises ImageError for what is no picture, or of a mode that PIL cannot convert.
+    """
+    try:
+        if not isinstance(photo, Image.Image) or bands is not None or photo.mode in _DEEP:
+            return drawn(as_bands(photo, None, window), bands, "uint8" in str(getattr(photo, "dtype", "")))
+        return on_white(photo) if photo.has_transparency_data else photo.convert("RGB")
+    except TorchvizError:
+        raise
     except ValueError as error:
-        raise ImageError(f"a photo of mode {image.mode!r} cannot be turned into RGB: {error}") from error
+        mode = getattr(photo, "mode", "")
+        raise ImageError(f"a photo of mode {mode!r} cannot be turned into RGB: {error}") from error
+
+
+_DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -79,25 +165,16 @@ def _names_in(folder: Path) -> list[str]:
         return []
 
 
-def _converted(image: Image.Image) -> Image.Image:
-    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
-        values = np.nan_to_num(np.array(image, dtype=np.float64))
-        floats = image.mode == "F"
-        values *= (255 if values.max(initial=0) <= 1 else 1) if floats else 1 / 257
-        return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
-
-
 @dataclass(frozen=True)
 class Preprocess:
     """From a photo to what a network expects, and back from the network's input to the photo.
 
     `geometry`: `crop` resizes the shorter side to `resize` pixels and takes the middle, as torchvision's presets do;
     `stretch` resizes both sides to the input's size, as the textbook does; `pad` fits all of the photo in, with the
-    mean colour around it. `size` is (H, W). Values are scaled to 0..1, then (v - mean) / std by channel.
+    mean colour around it. `size` is (H, W). Values are scaled to 0..1 in 8 bits, then (v - mean) / std by channel.
+
+    With one mean photos are made grey, with three RGB; with other numbers of means a photo has as many bands: an array
+    (H, W, n), a TIFF, or a PIL image such as RGBA, the transparency of which is then a band like the others.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -106,6 +183,10 @@ class Preprocess:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
+    window: Window | None = None
+    """Of photos that are not of 8 bits, the values for black and white; by default as `read_image` says."""
+    bands: tuple[int, ...] | None = None
+    """Of photos of several bands, those for red, green and blue, counted from 0; by default the first three."""
 
     def __post_init__(self) -> None:
         if self.geometry not in get_args(Geometry):
@@ -116,36 +197,58 @@ class Preprocess:
             raise InputError(f"size {self.size} and resize {self.resize} are at least 1 pixel")
         if len(self.mean) != len(self.std) or not all(self.std):
             raise InputError(f"mean {self.mean} and std {self.std} have one number per channel, std none of 0")
+        if self.bands is not None:
+            object.__setattr__(self, "bands", check_bands(self.bands))
+        if self.window is not None and not -math.inf < self.window[0] < self.window[-1] < math.inf:
+            raise InputError(f"window is two finite numbers, the lower first, not {self.window}")
 
-    def __call__(self, photo: Image.Image) -> Tensor:
-        """The photo as the network's input: (C, H, W) float32, C = 1 (grey) or 3 after the number of means."""
-        array = np.asarray(self.prepare(photo), dtype=np.float32) / np.float32(255)
-        values = torch.from_numpy(array.reshape(*self.size, -1)).permute(2, 0, 1)
+    def __call__(self, photo: Pixels) -> Tensor:
+        """The photo as the network's input: (C, H, W) float32, with C the number of means."""
+        fitted = [self.prepare(photo)] if self._in_colour else self._fitted_bands(photo)
+        array = np.stack([np.asarray(picture) for picture in fitted], 2) if len(fitted) > 1 else np.asarray(fitted[0])
+        values = torch.from_numpy(array.reshape(*self.size, -1).astype(np.float32) / np.float32(255)).permute(2, 0, 1)
         mean, std = (torch.tensor(stat).view(-1, 1, 1) for stat in (self.mean, self.std))
         return ((values - mean) / std).contiguous()
 
-    def prepare(self, photo: Image.Image) -> Image.Image:
+    @property
+    def _in_colour(self) -> bool:
+        return len(self.mean) in (1, 3)
+
+    def picture(self, photo: Pixels) -> Image.Image:
+        """All of the photo in RGB, as it is drawn. Raises ImageError as `to_rgb`, and for another number of bands."""
+        if self._in_colour:
+            return to_rgb(photo, self.window, self.bands)
+        return drawn(as_bands(photo, len(self.mean), self.window), self.bands, transparent=False)
+
+    def prepare(self, photo: Pixels) -> Image.Image:
         """The picture that the network gets, before its values are scaled: RGB or grey, of the input's size."""
-        image = to_rgb(photo)
+        image = self.picture(photo)
         if len(self.mean) == 1:
             image = image.convert("L")
+        return self._fitted(image, tuple(round(m * 255) for m in self.mean[:3]))
+
+    def _fitted_bands(self, photo: Pixels) -> list[Image.Image]:
+        bands = np.moveaxis(as_bands(photo, len(self.mean), self.window), 2, 0)
+        return [
+            self._fitted(Image.fromarray(np.ascontiguousarray(band)), (round(mean * 255),))
+            for band, mean in zip(bands, self.mean, strict=True)
+        ]
+
+    def _fitted(self, image: Image.Image, fill: tuple[int, ...]) -> Image.Image:
         height, width = self.size
         how = _RESAMPLING[self.interpolation]
         if self.geometry == "stretch":
             return image.resize((width, height), how)
-        if self.geometry == "pad":
-            scaled = self._scaled(photo.width, photo.height)
-            colour = tuple(round(m * 255) for m in self.mean)
-            canvas = Image.new(image.mode, (width, height), colour if len(colour) == 3 else colour[0])
-            corner = self._corner(scaled)
-            canvas.paste(image.resize(scaled, how), (-corner[0], -corner[1]))
-            return canvas
-        scaled = self._scaled(photo.width, photo.height)
-        if scaled[0] * scaled[1] > MAX_PIXELS:  # a strip: resize only the part that is kept
-            left, top, right, bottom = self.seen_box(photo.width, photo.height)
-            inside = (max(left, 0), max(top, 0), min(right, photo.width), min(bottom, photo.height))
-            return image.resize((width, height), how, box=inside)
+        scaled = self._scaled(image.width, image.height)
         x, y = self._corner(scaled)
+        if self.geometry == "pad":
+            canvas = Image.new(image.mode, (width, height), fill if image.mode == "RGB" else fill[0])
+            canvas.paste(image.resize(scaled, how), (-x, -y))
+            return canvas
+        if scaled[0] * scaled[1] > MAX_PIXELS:  # a strip: resize only the part that is kept
+            left, top, right, bottom = self.seen_box(image.width, image.height)
+            inside = (max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height))
+            return image.resize((width, height), how, box=inside)
         return image.resize(scaled, how).crop((x, y, x + width, y + height))
 
     def seen_box(self, width: int, height: int) -> Box:
@@ -167,7 +270,7 @@ class Preprocess:
             raise InputError(f"an input of one photo is ({len(self.mean)}, H, W), not {tuple(x.shape)}")
         mean, std = (torch.tensor(stat).view(-1, 1, 1) for stat in (self.mean, self.std))
         values = ((x.detach().float().cpu() * std + mean) * 255).round().clamp(0, 255).byte()
-        return Image.fromarray(values.permute(1, 2, 0).squeeze(2).numpy()).convert("RGB")
+        return drawn(values.permute(1, 2, 0).numpy(), None if self._in_colour else self.bands, transparent=False)
 
     def _corner(self, scaled: tuple[int, int]) -> tuple[int, int]:
         """Left and top of the input on the resized photo, rounded as torchvision does; negative where it is padded."""

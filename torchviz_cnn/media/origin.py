@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from torchviz_cnn.core.errors import GeometryWarning, ImageError, InputError
 from torchviz_cnn.core.warn import warn
-from torchviz_cnn.media.images import Geometry, Preprocess, read_image, to_rgb
+from torchviz_cnn.media.bands import Pixels
+from torchviz_cnn.media.images import Geometry, Preprocess, read_image, read_stored, to_rgb
 from torchviz_cnn.media.render import Box
 
-Photo = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any]
-"""A path, a PIL image, or an array of bytes (H, W) or (H, W, 3)."""
+Photo = str | os.PathLike[str] | Pixels
+"""A path, a PIL image, or an array or tensor of numbers (H, W), (H, W, 3) or (3, H, W)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,27 +75,50 @@ class Origin:
 
 
 def is_photo(value: Any) -> bool:
-    """Whether a value is a photo, rather than a network's input."""
+    """Whether a value is a photo, rather than a network's input: of tensors, one of whole numbers (3, H, W)."""
+    if isinstance(value, Tensor):
+        return value.ndim in (2, 3) and not (
+            value.is_floating_point() or value.is_complex() or value.dtype == torch.bool
+        )
     return isinstance(value, (str, os.PathLike, Image.Image, np.ndarray))
+
+
+def stored(value: Photo) -> Pixels:
+    """A photo in the depth and bands that it has: a path is read, all else is given back. Raises ImageError."""
+    return read_stored(value) if isinstance(value, (str, os.PathLike)) else value
 
 
 def as_photo(value: Photo) -> Image.Image:
     """A photo as a PIL image, upright and RGB. Raises ImageError for what cannot be read or is no photo."""
-    if isinstance(value, (str, os.PathLike)):
-        return read_image(value)
-    if isinstance(value, Image.Image):
-        return to_rgb(value)
-    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim in (2, 3) and value.size:
-        grey = value.ndim == 3 and value.shape[2] == 1
-        if value.ndim == 2 or value.shape[2] in (1, 3, 4):
-            return to_rgb(Image.fromarray(value[..., 0] if grey else value))
-    what = f"an array {value.shape} of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
-    raise ImageError(f"a photo is a path, a PIL image or an array (H, W, 3) of uint8, not {what}")
+    return read_image(value) if isinstance(value, (str, os.PathLike)) else to_rgb(value)
 
 
 def as_photos(value: Photo | Sequence[Photo]) -> tuple[Image.Image, ...]:
     """One photo or several as PIL images. Raises ImageError for what is none, or for no photo at all."""
+    return tuple(as_photo(photo) for photo in _several(value))
+
+
+def input_of(photo: Pixels, preprocess: Callable[[Any], Tensor]) -> Tensor:
+    """A photo prepared for a network: as it is stored by a Preprocess, in RGB by any other function."""
+    return preprocess(photo if isinstance(preprocess, Preprocess) else to_rgb(photo))
+
+
+def picture_of(photo: Pixels, preprocess: object) -> Image.Image:
+    """A photo in RGB as it is drawn: in the bands and the range of a Preprocess, where it was prepared by one."""
+    return preprocess.picture(photo) if isinstance(preprocess, Preprocess) else to_rgb(photo)
+
+
+def inputs_and_pictures(
+    value: Photo | Sequence[Photo], preprocess: Callable[[Any], Tensor]
+) -> tuple[Tensor, tuple[Image.Image, ...]]:
+    """A batch made of one photo or several, and these photos in RGB; each is read once. Raises ImageError."""
+    photos = [stored(photo) for photo in _several(value)]
+    pictures = tuple(picture_of(photo, preprocess) for photo in photos)
+    return torch.stack([input_of(photo, preprocess) for photo in photos]), pictures
+
+
+def _several(value: Photo | Sequence[Photo]) -> list[Any]:
     photos: list[Any] = [value] if is_photo(value) else list(value)  # type: ignore[arg-type]
     if not photos:
         raise ImageError("no photo was given")
-    return tuple(as_photo(photo) for photo in photos)
+    return photos

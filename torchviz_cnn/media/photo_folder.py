@@ -11,7 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from torchviz_cnn.core.errors import ImageError
-from torchviz_cnn.media.images import Preprocess, read_image
+from torchviz_cnn.media.bands import Pixels
+from torchviz_cnn.media.images import Preprocess, read_image, read_stored
+from torchviz_cnn.media.origin import input_of
 
 
 class PhotoFolder:
@@ -26,9 +28,8 @@ class PhotoFolder:
         self.path = Path(path)
         self.preprocess = preprocess
         if not self.path.is_dir():
-            raise ImageError(
-                f"{path} is no folder of photos: " + ("it is a file" if self.path.exists() else "no such folder")
-            )
+            link = "it is a link to nothing" if self.path.is_symlink() else "no such folder"
+            raise ImageError(f"{path} is no folder of photos: {'it is a file' if self.path.exists() else link}")
         self.names = _photos_below(self.path)
         """Path of each photo below the folder, with `/`."""
         if not self.names:
@@ -42,12 +43,16 @@ class PhotoFolder:
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        photo = self.photo(index)
-        return (photo if self.preprocess is None else self.preprocess(photo)), self.labels[index]
+        item = self.photo(index) if self.preprocess is None else input_of(self.stored(index), self.preprocess)
+        return item, self.labels[index]
 
     def photo(self, index: int) -> Image.Image:
         """The photo itself, upright and RGB. Raises ImageError, with its name, where it cannot be read."""
         return read_image(self.path / self.names[index])
+
+    def stored(self, index: int) -> Pixels:
+        """The photo with the depth and the bands of its file."""
+        return read_stored(self.path / self.names[index])
 
     def __repr__(self) -> str:
         classes = f" in {len(self.categories)} classes" if self.categories else ""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from torchviz_cnn.core.errors import InputError, did_you_mean
+from torchviz_cnn.media.bands import Bands, colour
 
 Array = NDArray[Any]
 Box = tuple[float, float, float, float]
@@ -56,12 +57,15 @@ def unit_range(values: Array) -> Array:
     return positive / peak if peak > 0 else positive
 
 
-def signed_colours(values: Array, percentile: float = 99.5, peak: float | None = None) -> Array:
-    """Values (3, h, w) or (1, h, w) with their sign as colours (h, w, 3) uint8: 0 is mid-grey, peak 255.
+def signed_colours(
+    values: Array, percentile: float = 99.5, peak: float | None = None, bands: Bands | None = None
+) -> Array:
+    """Values (C, h, w) with their sign as colours (h, w, 3) uint8: 0 is mid-grey, peak 255.
 
+    `bands`: the channels for red, green and blue, or one; by default of other than 1 or 3 channels the mean in grey.
     `peak`: by default this percentile of the absolute values that are not zero; what is beyond it is clipped.
     """
-    values = np.nan_to_num(values.astype(np.float64))
+    values = colour(np.nan_to_num(values.astype(np.float64)), bands)
     if peak is None:
         strength = np.abs(values[values != 0])
         peak = float(np.percentile(strength, percentile)) if strength.size else 1.0

@@ -102,12 +102,19 @@ class ResultFolder:
         return cls(path, manifest)
 
     def update(self, **progress: Any) -> None:
-        """Note how far the run is: these fields of the manifest's `progress`, the others stay."""
+        """Note how far the run is: these fields of the manifest's `progress`, the others stay.
+
+        Raises OutputError where another run has taken the folder meanwhile.
+        """
         self.manifest["progress"].update(progress)
+        if os.path.lexists(self.path / MANIFEST):
+            ResultFolder.read(self.path, self.manifest["kind"])._require(self.manifest["identity"])
         self._write()
 
     def save(self, name: str, tensors: Mapping[str, Tensor], **metadata: str) -> Path:
         """Write named tensors to `NAME.safetensors`, over what was there: a reader finds the old file or the new."""
+        if not os.path.lexists(self.path / MANIFEST):  # the folder was deleted meanwhile: it is made anew, whole
+            self._write()
         whole = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
         return files.save_tensors(self.file(name), whole, metadata)
 

@@ -23,7 +23,7 @@ from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import joined
 from torchviz_cnn.topk.exact import in_exact_order
 from torchviz_cnn.topk.passes import STATE, Probe, State, probe, run_pass
-from torchviz_cnn.topk.reading import usual_workers
+from torchviz_cnn.topk.reading import checked_workers, usual_workers
 from torchviz_cnn.topk.result import KIND, RESULTS, TopActivations
 from torchviz_cnn.topk.statistics import ChannelStatistics
 from torchviz_cnn.topk.tally import Candidates
@@ -99,8 +99,7 @@ def top_activations(
     save_every = checks.whole_number("save_every", save_every)
     with untouched(model) as module:
         source = ImageSource(dataset, preprocess or preprocess_of(model))
-        usual = usual_workers() if isinstance(source.dataset, PhotoFolder) else 0
-        workers = usual if workers is None else checks.whole_number("workers", workers, 0)
+        workers = checked_workers(workers, usual_workers() if isinstance(source.dataset, PhotoFolder) else 0)
         with joined(str(next((p.device for p in module.parameters()), "cpu"))) as ranks:
             about = probe(module, source, layers)
             folder, state = None, State.new(about, k + _SPARE if exact else k)

@@ -137,7 +137,7 @@ class State:
                 {int(index): str(reason) for index, reason in known["skipped"].items()},
                 float(known["seconds"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise OutputError(f"{folder.file(STATE)} is broken: {error}") from error
 
 

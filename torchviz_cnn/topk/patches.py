@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -139,10 +137,7 @@ def project_units(
 
 def projection_image(values: Tensor) -> Image.Image:
     """A projection (C, H, W) as a picture of its size: 0 is mid-grey, the strongest values black or white."""
-    colours: np.ndarray[Any, Any] = values.detach().cpu().numpy()
-    if len(colours) not in (1, 3):
-        colours = colours.mean(0, keepdims=True)
-    return Image.fromarray(render.signed_colours(colours))
+    return Image.fromarray(render.signed_colours(values.detach().cpu().numpy()))
 
 
 def square(tiles: Sequence[Image.Image], count: int, side: int) -> Image.Image:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import multiprocessing
 import os
+import pickle
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.media.dataset import ImageSource
+
+_log = logging.getLogger("torchviz_cnn")
 
 
 @dataclass(eq=False)
@@ -105,10 +114,66 @@ def read_batches(
         generator=torch.Generator(),  # the global random state is not drawn from
         worker_init_fn=_one_thread,
     )
-    for batch in loader:
+    for batch in loader if not loader.num_workers or starts_by_fork() else _from_started(loader):
         if batch.error is not None:
             raise InputError(batch.error)
         yield batch
+
+
+def _from_started(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """The batches from processes that are started anew: they import the user's script again and unpickle the dataset.
+
+    Raises InputError where they cannot.
+    """
+    try:
+        batches = iter(loader)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"the dataset cannot be sent to worker processes ({error}): define it at the top of a module, or pass "
+            "workers=0"
+        ) from None
+    except (RuntimeError, OSError) as error:  # as of a process that ended while it was started
+        raise InputError(f"{_NOT_STARTED} ({' '.join(str(error).split())[:100]})") from None
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if "exited unexpectedly" not in str(error):
+            raise
+        raise InputError(f"{_NOT_STARTED} ({error})") from None
+
+
+_NOT_STARTED = (
+    "torchviz_cnn's worker processes cannot be started: they import the script again, so that what it does belongs "
+    'below `if __name__ == "__main__":`; or pass workers=0'
+)
+
+
+def starts_by_fork() -> bool:
+    """Whether worker processes are copies of this one, rather than new ones that import the script again."""
+    return (multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]) == "fork"
+
+
+def checked_workers(workers: int | None, usual: int) -> int:
+    """How many worker processes are started: those asked for, else the usual number where they can be.
+
+    New processes run the script again, unless it says what is for the first only: one that names `__main__` is believed
+    to; a notebook and `python -m` need not. Raises InputError where workers are asked for and cannot be started.
+    """
+    count = usual if workers is None else checks.whole_number("workers", workers, 0)
+    main = sys.modules["__main__"]
+    script = getattr(main, "__file__", None) if getattr(main, "__spec__", None) is None else None
+    if not count or script is None or starts_by_fork() or b"__main__" in _text(script):
+        return count
+    if workers is not None:
+        raise InputError(_NOT_STARTED)
+    _log.info("photos are read without worker processes: %s", _NOT_STARTED)
+    return 0
+
+
+def _text(script: str) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(script).read_bytes()
+    return b"__main__"
 
 
 def usual_workers() -> int:

@@ -38,6 +38,7 @@ from torchviz_cnn.topk.patches import (
     tile,
 )
 from torchviz_cnn.topk.statistics import ChannelStatistics, depth_plot
+from torchviz_cnn.topk.tally import check_shape
 
 KIND = "top"
 RESULTS = "results"
@@ -276,7 +277,8 @@ class TopActivations:
             )
             how, where = about.get("preprocess"), about.get("folder")
             preprocess = preprocess or (None if how is None else Preprocess(**_tuples(how)))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            saved._require_shapes()
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
             raise OutputError(f"{folder.file(RESULTS)} is broken: {error}") from error
         if dataset is None and where is not None and os.path.isdir(where):
             photos = PhotoFolder(where)
@@ -287,6 +289,18 @@ class TopActivations:
         if len(source) != saved.count:
             raise InputError(f"the dataset has {len(source)} images; {path} was made from {saved.count}")
         return dataclasses.replace(saved, source=source)
+
+    def _require_shapes(self) -> None:
+        """Raise ValueError for tensors that do not fit together, or are of other images than there are."""
+        k = self.values[self.layers[0]].shape[1]
+        for layer in self.layers:
+            channels = len(self.values[layer])
+            for name, shape in zip(_PARTS, ((channels, k), (channels, k), (channels, k, 2)), strict=True):
+                check_shape(f"{name} of {layer}", getattr(self, name)[layer], shape)
+            for name, tensor in self.statistics[layer].tensors().items():
+                check_shape(f"{name} of {layer}", tensor, (channels,))
+            if not bool(((self.images[layer] >= -1) & (self.images[layer] < self.count)).all()):
+                raise ValueError(f"images of {layer} are not among the {self.count}")
 
     def _units(self, layer: str, channel: int) -> list[tuple[int, tuple[int, int]]]:
         """Image and position of a channel's units, strongest first."""

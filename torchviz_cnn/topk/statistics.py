@@ -68,6 +68,7 @@ class ChannelStatistics:
         return f"ChannelStatistics({self.summary()})"
 
 
+@figures.usual_style()
 def depth_plot(statistics: Mapping[str, ChannelStatistics]) -> Image.Image:
     """A figure of the layers from first to last: sparsity, dead channels and, with labels, class selectivity.
 

@@ -138,12 +138,21 @@ class Tally:
 
     @classmethod
     def of(cls, tensors: dict[str, Tensor], layer: str) -> Tally:
-        """What was saved. Raises KeyError where a tensor is missing."""
-        return cls(
-            Candidates(*(tensors[f"{layer}/{name}"] for name in _FIELDS)),
-            Sums(*(tensors[f"{layer}/{name}"] for name in _SUMS)),
-            int(tensors[f"{layer}/not_numbers"]),
-        )
+        """What was saved. Raises KeyError where a tensor is missing, ValueError where one has another shape."""
+        saved = {name: tensors[f"{layer}/{name}"] for name in (*_FIELDS, *_SUMS)}
+        (k, channels), labels = saved["values"].shape, saved["labels"].numel()
+        rows, classes = (k, channels), (labels, channels)
+        shapes = (rows, rows, (*rows, 2), *[(channels,)] * 3, (labels,), classes, classes)
+        for (name, tensor), shape in zip(saved.items(), shapes, strict=True):
+            check_shape(f"{name} of {layer}", tensor, shape)
+        fields, sums = ([saved[name] for name in names] for names in (_FIELDS, _SUMS))
+        return cls(Candidates(*fields), Sums(*sums), int(tensors[f"{layer}/not_numbers"]))
+
+
+def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise ValueError for a tensor of another shape."""
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} has the shape {tuple(tensor.shape)}, not {shape}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,83 @@
+"""Every result is a value: it can be pickled and deep-copied, and is then what it was."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import torchviz_cnn as tvc
+from tests import networks
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """One of each, from a Network and a photo where the method takes one."""
+    model = networks.vgg_like()
+    net = tvc.Network(model, tvc.Preprocess((32, 32), "stretch"))
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8))
+    photo.save(folder / "photo.png")
+    clean: Any = {"size": 16, "steps": 1, "quality": "clean"}
+    return {
+        "Activations": tvc.capture(net, photo, ["features.0"]),
+        "Atlas": tvc.filter_atlas(net, folder / "atlas", "features.0", 2, size=16, steps=1),
+        "Comparison": tvc.compare({"a": net}, {"a": ["features.0"]}, photo=photo, k=1),
+        "Deconvolution": tvc.deconvnet(net, photo, "features.3", 0),
+        "Description": tvc.describe(model, (32, 32)),
+        "FirstFilters": tvc.first_filters(net),
+        "Heatmap": tvc.grad_cam(net, photo, target=1, relu=False),
+        "Network": net,
+        "Occlusion": tvc.occlusion(net, photo, target=1, patch=16),
+        "Patterns": tvc.filter_patterns(net, "features.0", [0], **clean),
+        "PhotoFolder": tvc.PhotoFolder(folder, net.preprocess),
+        "Preprocess": net.preprocess,
+        "Recipe": tvc.Recipe.named("clean"),
+        "Saliency": tvc.saliency(net, photo, target=1),
+        "TopActivations": tvc.top_activations(net, folder, ["features.0"], k=1),
+    }
+
+
+def assert_same(one: Any, other: Any) -> None:
+    assert type(one) is type(other)
+    if isinstance(one, Tensor):
+        assert torch.equal(one, other) or bool(one.isnan().any())
+    elif isinstance(one, Image.Image):
+        assert one.tobytes() == other.tobytes()
+    elif dataclasses.is_dataclass(one):
+        for field in dataclasses.fields(one):
+            assert_same(getattr(one, field.name), getattr(other, field.name))
+    elif isinstance(one, Mapping):
+        assert list(one) == list(other)
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, (tuple, list)):
+        for a, b in zip(one, other, strict=True):
+            assert_same(a, b)
+    elif isinstance(one, nn.Module):
+        assert_same(one.state_dict(), other.state_dict())
+    elif "__eq__" in vars(type(one)):
+        assert one == other
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_every_result_pickles_and_copies(tmp_path: Path) -> None:
+    made = results(tmp_path)
+    others = {"HookManager", "Report", "ReluRule"}
+    classes = {name for name in tvc.__all__ if isinstance(getattr(tvc, name), type)}
+    errors = {name for name in classes if issubclass(getattr(tvc, name), (Exception, Warning))}
+    assert classes - errors - others == set(made)
+    for name, result in made.items():
+        assert type(result).__name__ == name
+        assert_same(result, pickle.loads(pickle.dumps(result)))
+        assert_same(result, copy.deepcopy(result))
+    for name in errors:
+        error = getattr(tvc, name)("what is wrong")
+        assert str(pickle.loads(pickle.dumps(error))) == "what is wrong"
