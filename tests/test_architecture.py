@@ -24,7 +24,7 @@ MODULES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob
 LONG_FILES: dict[str, str] = {}
 """Files of more than 400 lines, each with its reason."""
 
-LARGE_ROOMS: dict[str, str] = {}
+LARGE_ROOMS: dict[str, str] = {"cli/commands": "one file a command, which a newcomer looks for by its name"}
 """Rooms of more than eight modules, each with its reason."""
 
 
@@ -116,7 +116,7 @@ def test_everything_public_is_in_all() -> None:
 
 
 def test_no_room_hides_a_public_name() -> None:
-    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir()} | {path.stem for path in PACKAGE.glob("*.py")}
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} | {path.stem for path in PACKAGE.glob("*.py")}
     assert rooms & set(tvc.__all__) == set()
 
 

@@ -114,12 +114,13 @@ def test_a_method_that_is_registered_appears_on_the_page(tmp_path: Path) -> None
     finally:
         del CAM_METHODS["locally_weighted"]
     methods = {method["name"]: method for method in page.data["methods"]}
-    assert list(methods) == ["grad_cam", "locally_weighted", "guided_grad_cam", "saliency", "guided", "deconvnet"]
+    assert list(methods) == [*CAM_METHODS, "locally_weighted", "guided_grad_cam", "saliency", "guided", "deconvnet"]
     assert methods["locally_weighted"]["title"] == "Locally weighted CAM"
     assert methods["locally_weighted"]["shows"] == "what a test registered"
     layer = page.data["layers"][2]
-    assert set(layer["heat"]) == {"grad_cam", "locally_weighted"}
-    maps = [page.maps(layer["heat"][name]["maps"][0], layer["heat"][name]["size"]) for name in layer["heat"]]
+    assert set(layer["heat"]) == {*CAM_METHODS, "locally_weighted"}
+    both = [layer["heat"][name] for name in ("grad_cam", "locally_weighted")]
+    maps = [page.maps(heat["maps"][0], heat["size"]) for heat in both]
     assert not np.array_equal(maps[0], maps[1])
 
 
@@ -444,7 +445,7 @@ def test_mistakes_are_told_before_the_work(tmp_path: Path) -> None:
             lambda: tvc.report(net, shown, tmp_path, budget="5"),  # type: ignore[arg-type]
         ),
         (tvc.InputError, "atlas is a folder", lambda: tvc.report(net, shown, tmp_path, atlas=5)),  # type: ignore[arg-type]
-        (tvc.LayerError, "layers are names", lambda: tvc.report(net, shown, tmp_path, layers=5, budget=0)),  # type: ignore[arg-type]
+        (tvc.LayerError, "layers are modules, names", lambda: tvc.report(net, shown, tmp_path, layers=5, budget=0)),  # type: ignore[arg-type]
         (
             tvc.LayerError,
             "matches ConvTranspose2d",

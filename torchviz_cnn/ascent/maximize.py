@@ -90,7 +90,7 @@ def filter_patterns(
         batches = ascent.batches(len(chosen), footprint, layer=name)
         with steps_bar(len(chosen), name, "filters", recipe.steps, progress) as bar:
             parts = [ascent.raise_channels(name, [chosen[i] for i in b], b, bar.update) for b in batches]
-    values, scores, gone = map(torch.cat, zip(*parts, strict=True))
+        values, scores, gone = map(torch.cat, zip(*parts, strict=True))
     index = torch.tensor(chosen, device="cpu")
     dead = tuple(index[gone.cpu()].tolist())
     warn_dead(name, dead)
@@ -149,7 +149,7 @@ def maximize(
         batches = ascent.batches(count, ascent.measure(objective), together=objective.couples)
         with steps_bar(count, "maximize", "images", recipe.steps, progress) as bar:
             parts = [ascent.raise_objective(objective, batch, bar.update) for batch in batches]
-    values, scores, gone = map(torch.cat, zip(*parts, strict=True))
+        values, scores, gone = map(torch.cat, zip(*parts, strict=True))
     dead = tuple(gone.nonzero().flatten().tolist())
     if dead:
         text = f"no gradient comes back from {objective.text} to images {_some(dead)}"

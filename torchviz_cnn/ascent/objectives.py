@@ -223,7 +223,9 @@ def _of_channel(name: str, layer: str, channel: Any, options: str, reduce: Calla
         require_channels(index.flatten().tolist(), layer, maps.shape[1])
         if index.ndim == 0:
             return reduce(maps[:, int(index)])
-        return reduce(maps[torch.arange(len(maps), device=maps.device), index.to(maps.device)[given.rows]])
+        return reduce(
+            maps[torch.arange(len(maps), device=maps.device), index.to(maps.device, non_blocking=True)[given.rows]]
+        )
 
     count = len(index) if index.ndim else None
     return Objective(f"{name}({layer!r}, {_shown(index.tolist())}{options})", value, (layer,), count=count)
