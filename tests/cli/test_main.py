@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import NET, pictures
+from tests.cli.conftest import NET, PREPARED, pictures
 from torchviz_cnn.cli import commands
 from torchviz_cnn.cli.main import main
 
@@ -47,8 +47,8 @@ def test_every_command_has_a_help(command: str, capsys: pytest.CaptureFixture[st
         (["cam"], "required: IMAGE"),
         (["predict", "nosuch.png", *NET], "no image nosuch.png"),
         (["predict", "phot.png", *NET], "did you mean 'photo.png'"),
-        (["predict", "photo.png", "broken.png", *NET], "broken.png cannot be read"),
-        (["predict", "other", *NET], "other is a folder"),
+        (["predict", "broken.png", *NET], "broken.png cannot be read"),
+        (["predict", "empty", *NET], "there are no photos in empty"),
         (["predict", "photo.png", "--model", "resnet5O"], "did you mean 'resnet50'"),
         (["predict", "photo.png", "--model", "vgg16", "--weights", "nosuch.pth"], "no checkpoint nosuch.pth"),
         (["cam", "photo.png", *NET, "--layer", "33"], "torchviz-cnn layers lists all 8"),
@@ -59,24 +59,25 @@ def test_every_command_has_a_help(command: str, capsys: pytest.CaptureFixture[st
         (["cam", "photo.png", *NET, "--out", "photo.png/x"], "cannot write"),
         (["cam", "photo.png", *NET, "--input-size", "1", "2", "3"], "--input-size takes a side, or height and width"),
         (
-            ["cam", "photo.png", "--model", "clinet:vgg", "--input-size", "32", "--method", "cam"],
+            ["cam", "photo.png", "--model", "clinet:vgg", *PREPARED, "--method", "cam"],
             "use --method grad-cam",
         ),
         (["activations", "photo.png", *NET, "--layer", "nosuch*"], "matches 'nosuch*'"),
         (["activations", "photo.png", *NET, "--layer", "7"], "none of the layers 7 has maps"),
-        (["predict", "photo.png", "--model", "clinet:net", "--input-size", "2"], "RuntimeError"),
+        (["predict", "photo.png", *NET, "--input-size", "2"], "RuntimeError"),
         (["predict", "photo.png", *NET, "--batch-size", "0"], "not at least 1"),
         (["cam", "photo.png", *NET, "--target", "²"], "no class '²'"),
         (["cam", "photo.png", *NET, "--target=--5"], "no class '--5'"),
         (["cam", "photo.png", *NET, "--target", "9" * 30], "no class"),
         (["predict", "photo.png", "--model", "clinet:stops"], "'clinet:stops' failed: SystemExit"),
-        (["predict", "photo.png", "--model", "clinet:raises"], "AssertionError: forward says no"),
+        (["predict", "photo.png", "--model", "clinet:raises", *PREPARED], "AssertionError: forward says no"),
         (["cam", "photo.png", *NET, "--out", "photo.png"], "photo.png is a file, not a folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
     here: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (here / "empty").mkdir()
     before = pictures(here)
     try:
         code = main(arguments)
@@ -117,11 +118,11 @@ def test_interrupting_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.filterwarnings("always")
 def test_warnings_are_one_line_and_those_of_others_are_left_out(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["cam", "photo.png", "--model", "clinet:dark", "--input-size", "32"]) == 0
+    assert main(["cam", "photo.png", "--model", "clinet:dark", *PREPARED]) == 0
     error = capsys.readouterr().err
     assert error.startswith("torchviz-cnn: warning: no positive evidence")
     assert error.count("\n") == 1
-    assert main(["predict", "photo.png", "--model", "clinet:warns", "--input-size", "32"]) == 0
+    assert main(["predict", "photo.png", "--model", "clinet:warns", *PREPARED]) == 0
     assert capsys.readouterr().err == ""
 
 
@@ -137,4 +138,4 @@ def test_as_a_module_and_without_a_terminal(here: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # no progress bar where there is no terminal
-    assert sum(float(line.split()[0]) for line in done.stdout.splitlines()[1:]) == pytest.approx(1, abs=0.01)
+    assert sum(float(line.split()[0]) for line in done.stdout.splitlines()[2:]) == pytest.approx(1, abs=0.01)

@@ -12,6 +12,7 @@ import torchviz_cnn as tvc
 from torchviz_cnn.attribution.methods import Kind, Method, methods_of
 from torchviz_cnn.attribution.saliency import Reduce
 from torchviz_cnn.cli import shared
+from torchviz_cnn.cli.outputs import Outputs, together
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.media import render
 from torchviz_cnn.runs import files
@@ -43,6 +44,8 @@ def add_class_map(parser: argparse.ArgumentParser, kind: Kind) -> None:
         parser.epilog = "\n".join(["methods:", *rows])
     else:
         parser.set_defaults(method=first)
+    if kind == "occlusion":
+        parser.set_defaults(batch_size=1)  # minutes each: pictures of a photo come as soon as it is done
     add("--target", nargs="+", metavar="CLASS", help="class names or indices (default: each photo's top class)")
     for name, option in _OPTIONS.items():
         takers = [taker for taker, method in methods.items() if name in method.options]
@@ -59,21 +62,22 @@ def draw_class_maps(args: argparse.Namespace, kind: Kind, **options: Any) -> Non
     """Explain each photo and class by the chosen method, then draw and save the maps."""
     method, chosen = _chosen(args, kind)
     render.colormap(np.zeros((1, 1)), args.colormap or "gray")  # an unknown one is told before the work, not after
+    photos = shared.named_photos(args)
+    outputs = Outputs(args, photos)
     net = shared.network(args)
-    photos = shared.named_photos(args.images)
-    pictures = shared.Pictures(args.out, photos)
-    label = "" if kind == "cam" else args.method
     classes = [net.class_index(target) for target in args.target or ()]
+    names = [net.category(index) for index in classes]
+    asked = [args.method, *filter(None, [getattr(args, "layer", None)])]
     for paths, images in shared.batches(photos, args):
         maps: Any = method.explain(net, images, target=[classes] * len(paths) if classes else None, **chosen, **options)
-        maps.save(args.out / shared.together(label or "heatmaps", photos, paths))
+        shared.require_labels(args, net, maps.logits.shape[1])
+        maps.save(outputs.path([together(photos, paths), *asked, *names], ".npz", paths))
         at = f" at {maps.layer}" if isinstance(maps, tvc.Heatmap) else ""
         for index, path in enumerate(paths):
-            for nth in range(max(len(classes), 1)):
+            for nth, category in enumerate(names or [""]):
                 print(f"{path}: {maps.headline(index, nth, args.truth)}; {maps.method}{at}")
-                name = net.category(int(maps.target[index, nth])) if len(classes) > 1 else ""
-                parts = [photos[path], label, name and files.safe_name(name)]
-                _draw(args, maps, pictures.paths("_".join(filter(None, parts)), PICTURES), index, nth)
+                parts = [photos[path], *asked, *filter(None, [category])]
+                _draw(args, maps, outputs.paths(parts, [f"_{kind}.png" for kind in PICTURES], [path]), index, nth)
 
 
 def _draw(args: argparse.Namespace, maps: Any, paths: list[Path], index: int, nth: int) -> None:

@@ -27,6 +27,8 @@ class Network:
     name: str = "network"
     weights: str = "its own"
     """Where the weights come from."""
+    guessed: bool = False
+    """Whether nothing said how photos are prepared, so that the usual way is assumed."""
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -84,4 +86,9 @@ def class_index(categories: tuple[str, ...] | None, target: str | int, owner: st
         return int(text)
     if not names:
         raise TargetError(f"the class names of {owner} are not known: give an index, or a file of labels")
+    containing = [name for name in names if folded and folded in name.casefold().replace("_", " ")]
+    if containing:
+        more = f" ({len(containing) - 8} more)" if len(containing) > 8 else ""
+        offered = " or ".join(map(repr, containing[:8]))
+        raise TargetError(f"{owner} has no class {text!r}; did you mean {offered}?{more}")
     raise TargetError(f"{owner} has no class {text!r}{did_you_mean(text, names) or '; give a name or an index'}")

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import ImageError, InputError, LayerError, ModelError, OutputError
 from torchviz_cnn.core.names import LayerPattern, named_layers, resolve, unwrap
+from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.hooks.inputs import Input
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.layers.defaults import POOLINGS
@@ -353,5 +353,5 @@ def _counted(count: int, what: str) -> str:
 
 @contextmanager
 def _stage(progress: bool, name: str, total: int) -> Iterator[Any]:
-    with tqdm(total=total, desc=name, leave=False, disable=not progress) as bar:
+    with progress_bar(progress, total=total, desc=name) as bar:
         yield bar.update

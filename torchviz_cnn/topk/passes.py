@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from torchviz_cnn.core.errors import InputError, LayerError, ModelError, OutputError
 from torchviz_cnn.core.names import expand, named_layers
+from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.hooks.inputs import input_for
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.layers.defaults import CONVOLUTIONS, Layers, chosen_patterns, input_channels
@@ -164,9 +164,7 @@ def run_pass(
     places = Cut(start, end, batch_size)
     total = len(places)
     reader = read_batches(source, range(ranks.rank, total, ranks.count), places, workers, device)
-    bar = tqdm(
-        total=end, initial=start, unit=" images", leave=False, smoothing=0.1, disable=not (progress and ranks.first)
-    )
+    bar = progress_bar(progress and ranks.first, total=end, initial=start, unit=" images", smoothing=0.1)
     with bar, torch.no_grad(), HookManager(model) as hooks:
         current: list[Collector] = []
         hooks.on_forward(list(state.tallies), lambda name, output: current[-1].take(name, output))

@@ -4,6 +4,7 @@ import argparse
 
 import torchviz_cnn as tvc
 from torchviz_cnn.cli import shared
+from torchviz_cnn.cli.outputs import Outputs, together
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.layers.defaults import convolutions
 from torchviz_cnn.runs import files
@@ -26,17 +27,17 @@ def run(args: argparse.Namespace) -> None:
     """Project the strongest units of layers down to the pixels of photos that drove them."""
     if args.k and args.channels:
         raise InputError("--k counts the strongest channels and --channels names them: give one of the two")
+    photos = shared.named_photos(args)
+    outputs = Outputs(args, photos)
     net = shared.network(args)
-    photos = shared.named_photos(args.images)
-    pictures = shared.Pictures(args.out, photos)
     k = None if args.channels else args.k or 4
     for paths, images in shared.batches(photos, args):
         layers = args.layers or convolutions(net, net.preprocess(images[0])[None], first=True)
         layers = list(dict.fromkeys(layers))
         units = tvc.deconvnet(net, images, layers, args.channels, k=k, other_activations=args.other_activations)
-        units.save(args.out / shared.together("deconvnet", photos, paths))
+        units.save(outputs.path([together(photos, paths), "deconvnet"], ".npz", paths))
         for index, path in enumerate(paths):
-            (file,) = pictures.paths(photos[path], ["deconvnet"])
+            file = outputs.path([photos[path], "deconvnet"], ".png", [path])
             files.save_image(file, units.plot(index=index))
             print(f"{path} -> {file}")
             of_image = (units.layers, units.channels[index].tolist(), units.activations[index].tolist())

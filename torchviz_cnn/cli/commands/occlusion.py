@@ -9,7 +9,7 @@ from torchviz_cnn.cli.class_maps import add_class_map, draw_class_maps
 
 def run(args: argparse.Namespace) -> None:
     """Slide a grey square over photos and draw where the score of a class falls."""
-    draw_class_maps(args, "occlusion", progress=shared.on_terminal())
+    draw_class_maps(args, "occlusion", progress=True)
 
 
 COMMAND = shared.Command("occlusion", run, partial(add_class_map, kind="occlusion"))

@@ -30,13 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Make one offline page that shows a network: predictions, heatmaps, layers, every unit."""
+    net = shared.network(args)
     page = tvc.report(
-        shared.network(args),
-        args.images,
+        net,
+        shared.readable_photos(args),
         args.out,
         **shared.options(args, "layers", "k", "channels", "classes", "top", "atlas", "budget", "seed", "batch_size"),
         command=args.command_line,
-        progress=shared.on_terminal(),
+        progress=True,
     )
     counts = {"photo": page.photos, "layer": len(page.layers), "filter pattern": page.patterns}
     print(", ".join(f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items()))
