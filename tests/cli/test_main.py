@@ -11,7 +11,7 @@ import pytest
 
 from tests.cli.conftest import NET, PREPARED, pictures
 from torchviz_cnn.cli import commands
-from torchviz_cnn.cli.main import main
+from torchviz_cnn.cli.main import _in_options, main
 
 
 def test_every_file_of_commands_is_a_command() -> None:
@@ -45,6 +45,8 @@ def test_every_command_has_a_help(command: str, capsys: pytest.CaptureFixture[st
         (["cams", "photo.png"], "no command 'cams'; did you mean 'cam'"),
         (["cam", "photo.png", "--frobnicate"], "unrecognized arguments"),
         (["cam"], "required: IMAGE"),
+        (["cam", "--target", "tusker", "photo.png"], "photos go before options that take several values"),
+        (["predict", "photo.png", "--model", "qqqqq"], "torchviz-cnn layers --models lists them"),
         (["predict", "nosuch.png", *NET], "no image nosuch.png"),
         (["predict", "phot.png", *NET], "did you mean 'photo.png'"),
         (["predict", "broken.png", *NET], "broken.png cannot be read"),
@@ -109,6 +111,22 @@ def test_what_cannot_be_meant_is_told_before_the_network_runs(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert words in error
+
+
+@pytest.mark.parametrize(
+    ("python", "words"),
+    [
+        ("layer_names(model) lists them", "torchviz-cnn layers lists them"),
+        ("torchviz_cnn.model_names() lists them", "torchviz-cnn layers --models lists them"),
+        ("score='log_probability' explains", "--score log_probability explains"),
+        ("or use batch_size=1", "or use --batch-size 1"),
+        ("no convolution on this input; name a layer", "no convolution on this input; name one with --layer"),
+        ("at most 100 are read (max_pixels)", "at most 100 are read"),
+        ("the shape of mean=0 is (3,)", "the shape of mean=0 is (3,)"),
+    ],
+)
+def test_messages_name_options_not_python(python: str, words: str) -> None:
+    assert _in_options(python) == words
 
 
 def test_interrupting_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,7 +51,7 @@ def add_class_map(parser: argparse.ArgumentParser, kind: Kind) -> None:
         takers = [taker for taker, method in methods.items() if name in method.options]
         if takers:
             only = f"; for {', '.join(takers)}" if len(takers) < len(methods) else ""
-            add(_option(name), **{**option, "help": option["help"] + only})
+            add(shared.option(name), **{**option, "help": option["help"] + only})
     add("--truth", help="the true class, for the title")
     add("--alpha", type=shared.share, default=0.4, help="strength of the colours over the photo (%(default)s)")
     add("--blend", choices=get_args(render.Blend), default="add", help="add: as in the textbook; mix: translucent")
@@ -102,13 +102,9 @@ def _chosen(args: argparse.Namespace, kind: Kind) -> tuple[Method, dict[str, Any
     for name in given:
         if name not in method.options:
             takers = [taker for taker, other in methods.items() if name in other.options]
-            raise InputError(f"{_option(name)} is for --method {', '.join(takers)}, not for {args.method}")
+            raise InputError(f"{shared.option(name)} is for --method {', '.join(takers)}, not for {args.method}")
     return method, given
 
 
 def _methods(kind: Kind) -> dict[str, Method]:
     return {name.replace("_", "-"): method for name, method in methods_of(kind).items()}
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

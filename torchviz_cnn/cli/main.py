@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import torchviz_cnn as tvc
 from torchviz_cnn.cli.commands import ORDER
-from torchviz_cnn.cli.shared import Command
+from torchviz_cnn.cli.shared import Command, option
 from torchviz_cnn.core.errors import did_you_mean
 
 _OPTIONS = ("other_activations", "score", "method", "layer", "target", "geometry", "k", "batch_size", "steps", "stride")
@@ -24,9 +24,9 @@ _WORDS = (
     (r"layer_names\(model[^)]*\) lists", "torchviz-cnn layers lists"),
     (r"torchviz_cnn\.model_names\(\) lists", "torchviz-cnn layers --models lists"),
     (r"\buse (\w+_cam)\b", lambda match: f"use --method {match[1].replace('_', '-')}"),
-    (rf"\b({'|'.join(_OPTIONS)})=(?:'([\w-]+)'|(\w+))", lambda m: f"--{m[1].replace('_', '-')} {m[2] or m[3]}"),
+    (rf"\b({'|'.join(_OPTIONS)})=(?:'([\w-]+)'|(\w+))", lambda match: f"{option(match[1])} {match[2] or match[3]}"),
     (r"; name a layer\b", "; name one with --layer"),
-    (r" \(max_pixels\)", ""),
+    (r" \((max_pixels|skipped lists them)\)", ""),
 )
 """What messages say to someone who writes Python, and what to say instead to someone at the command line."""
 
@@ -35,6 +35,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
+        message = " ".join(message.split())
         if message.endswith("required: IMAGE"):
             message += "; photos go before options that take several values"
         wrong = re.match(r"argument command: invalid choice: '(.*?)'", message)

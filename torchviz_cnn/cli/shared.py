@@ -106,26 +106,37 @@ def network(args: argparse.Namespace, told: bool = True) -> tvc.Network:
 
 def _tell(args: argparse.Namespace, net: tvc.Network) -> None:
     """Print where the network runs and how photos become its input; warn of what is guessed."""
-    how: Any = net.preprocess
     device = next((parameter.device for parameter in net.model.parameters()), args.device)
+    how: Any = net.preprocess
     if not isinstance(how, Preprocess):
         print(f"{net.name} on {device}; photos are prepared by its own {type(how).__name__}")
         return
-    height, width = how.size
-    ways = {"crop": f"the middle, with the shorter side at {how.resize}", "stretch": "stretched", "pad": "padded"}
-    mean, std = (" ".join(f"{number:g}" for number in numbers) for numbers in (how.mean, how.std))
-    given = [f"--{name.replace('_', '-')}" for name in _PREPARING if getattr(args, name) is not None]
-    source = f"{', '.join(given)} as given, the rest" if given else "all"
-    source += " guessed" if net.guessed else f" as {net.name} has it"
-    print(
-        f"{net.name} on {device}; photos: {height} x {width} ({ways[how.geometry]}), mean {mean}, std {std}; {source}"
-    )
-    missing = [name for name in ("--input-size", "--geometry", "--mean", "--std") if name not in given]
+    given = [option(name) for name in _PREPARING if getattr(args, name) is not None]
+    missing = [option(name) for name in _PREPARING if name != "resize" and getattr(args, name) is None]
+    source = [f"{', '.join(given)} as given"] if given else []
+    if missing:
+        source.append("the rest " * bool(given) + ("guessed" if net.guessed else f"as {net.name} has it"))
+    print(f"{net.name} on {device}; photos: {_described(how)}; {', '.join(source)}")
     if net.guessed and missing:
         warn(
-            f"nothing says how photos are prepared for {net.name}, so it is guessed: say it with {' '.join(missing)}",
+            f"nothing says how photos are prepared for {net.name}, so it is guessed: say it with {', '.join(missing)}",
             GeometryWarning,
         )
+
+
+def _described(how: Preprocess) -> str:
+    ways = {"crop": f"the middle, with the shorter side at {how.resize}", "stretch": "stretched", "pad": "padded"}
+    mean, std = (" ".join(f"{number:g}" for number in numbers) for numbers in (how.mean, how.std))
+    return f"{how.size[0]} x {how.size[1]} ({ways[how.geometry]}), mean {mean}, std {std}"
+
+
+def option(name: str) -> str:
+    """The option that sets a parameter.
+
+    >>> option("other_activations")
+    '--other-activations'
+    """
+    return f"--{name.replace('_', '-')}"
 
 
 def options(args: argparse.Namespace, *names: str) -> dict[str, Any]:

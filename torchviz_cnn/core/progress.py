@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import time
 from typing import Any
@@ -46,5 +45,5 @@ def progress_bar(shown: bool, **options: Any) -> Any:
     """What shows progress, with tqdm's options: a bar that is gone when it is done, or lines where stderr is a file."""
     if not shown:
         return _NoBar()
-    in_file = isinstance(sys.stderr, io.TextIOWrapper) and not sys.stderr.isatty()
-    return _Lines(**options) if in_file else tqdm(leave=False, **options)
+    moving = sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")  # a notebook shows bars too
+    return tqdm(leave=False, **options) if moving else _Lines(**options)
