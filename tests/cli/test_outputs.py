@@ -64,6 +64,17 @@ def test_other_commands_keep_what_they_wrote_too(here: Path, command: str, chang
     assert {path: both[path] for path in first} == first
 
 
+@pytest.mark.parametrize("command", ["cam", "activations"])
+@pytest.mark.parametrize("out", ["other", "other/out"])
+def test_results_are_no_photos_of_a_folder(here: Path, command: str, out: str) -> None:
+    assert main([command, "other", *NET, "--out", out]) == 0
+    first = contents("other")
+    assert main([command, "other", *NET, "--out", out]) == 0
+    assert contents("other").keys() == first.keys()
+    Path("other/photo.png").unlink()
+    assert main([command, "other", *NET, "--out", out]) == 2
+
+
 def test_files_of_others_are_left_alone(here: Path) -> None:
     """A picture by the same name, and a note that is none, in any shape."""
     Path("o").mkdir()

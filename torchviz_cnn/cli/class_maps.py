@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,7 +31,17 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 """The options of methods that the command line offers, by the names that the table of methods gives them."""
 
 
-def add_class_map(parser: argparse.ArgumentParser, kind: Kind) -> None:
+def class_map_command(kind: Kind, words: str, **options: Any) -> shared.Command:
+    """The command that draws the maps of a kind; `words` are its help, `options` go to every method."""
+
+    def run(args: argparse.Namespace) -> None:
+        _draw_class_maps(args, kind, **options)
+
+    run.__doc__ = words
+    return shared.Command(kind, run, partial(_add_class_map, kind=kind))
+
+
+def _add_class_map(parser: argparse.ArgumentParser, kind: Kind) -> None:
     """Add the methods of a kind, the options that they take, and how a map is drawn."""
     shared.add_network(parser)
     shared.add_photos(parser)
@@ -58,7 +69,7 @@ def add_class_map(parser: argparse.ArgumentParser, kind: Kind) -> None:
     add("--colormap", help="a name that matplotlib knows (default: jet; for saliency gray, and hot over the photo)")
 
 
-def draw_class_maps(args: argparse.Namespace, kind: Kind, **options: Any) -> None:
+def _draw_class_maps(args: argparse.Namespace, kind: Kind, **options: Any) -> None:
     """Explain each photo and class by the chosen method, then draw and save the maps."""
     method, chosen = _chosen(args, kind)
     render.colormap(np.zeros((1, 1)), args.colormap or "gray")  # an unknown one is told before the work, not after

@@ -13,6 +13,19 @@ from pathlib import Path
 from torchviz_cnn.core.errors import OutputError
 from torchviz_cnn.runs import files
 
+_NOTES = "made.jsonl"
+
+
+def notes(folder: Path) -> dict[str, str]:
+    """What commands made in a folder: the name of each file, and what it is made from. Other lines say nothing."""
+    made: dict[str, str] = {}
+    with contextlib.suppress(OSError), (folder / _NOTES).open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            with contextlib.suppress(ValueError, RecursionError):
+                note = json.loads(line)
+                made |= {name: str(how) for name, how in note.items()} if isinstance(note, dict) else {}
+    return made
+
 
 class Outputs:
     """The names of the files that a command writes. It overwrites what the same command made, and nothing else.
@@ -22,12 +35,12 @@ class Outputs:
 
     def __init__(self, args: argparse.Namespace, photos: Iterable[Path]) -> None:
         files.require_folder(args.out)
-        self._out, self._notes = args.out, args.out / "made.jsonl"
+        self._out, self._notes = args.out, args.out / _NOTES
         self._used = {path.resolve() for path in photos}
         ignored = {"images", "out", "batch_size", "command_line", "skipped", "traceback", "device"}
         told = {name: value for name, value in vars(args).items() if value is not None and name not in ignored}
         self._options = ", ".join(f"{name} {value}" for name, value in sorted(told.items()))
-        self._made = self._read()
+        self._made = notes(args.out)
 
     def path(self, parts: Sequence[str], ending: str, photos: Iterable[Path]) -> Path:
         """A path for one file: see `paths`."""
@@ -48,16 +61,6 @@ class Outputs:
     def _is_free(self, path: Path, made: str) -> bool:
         mine = self._made.get(path.name) == made
         return path.resolve() not in self._used and (mine or not os.path.lexists(path))
-
-    def _read(self) -> dict[str, str]:
-        """What was made here before; lines that are not ours say nothing."""
-        made: dict[str, str] = {}
-        with contextlib.suppress(OSError), self._notes.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                with contextlib.suppress(ValueError, RecursionError):
-                    note = json.loads(line)
-                    made |= {name: str(how) for name, how in note.items()} if isinstance(note, dict) else {}
-        return made
 
     def _note(self, made: dict[str, str]) -> None:
         if not made:

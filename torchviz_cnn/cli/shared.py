@@ -7,6 +7,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 import torchviz_cnn as tvc
+from torchviz_cnn.cli.outputs import notes
 from torchviz_cnn.core.errors import GeometryWarning, ImageError, InputError
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
@@ -90,11 +92,8 @@ def network(args: argparse.Namespace, told: bool = True) -> tvc.Network:
         if args.input_size or args.geometry not in (None, "crop"):
             raise InputError("--crop stands for --geometry crop and --input-size: give one or the other")
         args.input_size, args.geometry = two_sides("--crop", args.crop), "crop"
-    net = tvc.load_model(
-        args.model,
-        args.weights,
-        **options(args, "labels", "geometry", "input_size", "mean", "std", "device"),
-    )
+    known = options(args, "labels", "geometry", "input_size", "mean", "std", "device")
+    net = tvc.load_model(args.model, args.weights, **known)
     if args.resize:
         if net.preprocess.geometry != "crop":
             raise InputError(f"--resize is for --geometry crop, not for {net.preprocess.geometry}")
@@ -152,10 +151,17 @@ def two_sides(option: str, numbers: Sequence[int] | None) -> tuple[int, int] | N
 
 
 def named_photos(args: argparse.Namespace) -> dict[Path, str]:
-    """Each photo that was given, or lies below a folder that was given, with a name for its files."""
-    paths: list[Path] = []
+    """Each photo that was given, or lies below a folder that was given, with a name for its files.
+
+    Pictures that a command made are no photos of a folder. Raises ImageError for a folder without photos.
+    """
+    noted, paths = cache(notes), list[Path]()
     for path in args.images:
-        paths += [path / name for name in PhotoFolder(path).names] if path.is_dir() else [path]
+        below = [path / name for name in PhotoFolder(path).names] if path.is_dir() else []
+        photos = [one for one in below if not any(part.name in noted(part.parent) for part in (one, one.parent))]
+        if below and not photos:
+            raise ImageError(f"all pictures in {path} are results; name one to take it for a photo")
+        paths += photos or [path]
     return files.file_names(paths)
 
 

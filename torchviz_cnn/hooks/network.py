@@ -87,8 +87,6 @@ def class_index(categories: tuple[str, ...] | None, target: str | int, owner: st
     if not names:
         raise TargetError(f"the class names of {owner} are not known: give an index, or a file of labels")
     containing = [name for name in names if folded and folded in name.casefold().replace("_", " ")]
-    if containing:
-        more = f" ({len(containing) - 24} more)" if len(containing) > 24 else ""
-        offered = " or ".join(map(repr, containing[:24]))
-        raise TargetError(f"{owner} has no class {text!r}; did you mean {offered}?{more}")
-    raise TargetError(f"{owner} has no class {text!r}{did_you_mean(text, names) or '; give a name or an index'}")
+    offered = " or ".join(map(repr, containing[:24]))
+    near = f"; did you mean {offered}?" if offered else did_you_mean(text, names)
+    raise TargetError(f"{owner} has no class {text!r}{near or '; give a name or an index'}")

@@ -16,9 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_out(parser)
     shared.add_layers(parser, "the first convolution at each size of the map")
     shared.add_channels(parser, "these channels of each layer, instead of the strongest")
-    parser.add_argument(
-        "--k", type=shared.positive, help="how many of the strongest channels of each photo (default: 4)"
-    )
+    parser.add_argument("--k", type=shared.positive, help="how many of each photo's strongest channels (default: 4)")
     parser.add_argument("--top", dest="k", type=shared.positive, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument("--other-activations", default="error", **shared.OTHER_ACTIVATIONS)
 

@@ -15,12 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_layers(parser, "all convolution and pooling layers")
     add("--k", type=shared.positive, default=32, help="how many channels of each layer are shown (%(default)s)")
     shared.add_channels(parser, "these channels of each layer, instead of the strongest")
-    add(
-        "--classes",
-        type=shared.positive,
-        default=3,
-        help="how many of each photo's likeliest are explained (%(default)s)",
-    )
+    add("--classes", type=shared.positive, default=3, help="how many are explained of each photo (%(default)s)")
     add("--top", type=Path, metavar="FOLDER", help="strongest patches, as the top command wrote them")
     add("--atlas", type=Path, metavar="FOLDER", help="filter patterns, as the filters command wrote them")
     shared.add_budget(parser, 60.0)
