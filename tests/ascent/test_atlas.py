@@ -173,18 +173,15 @@ def test_dead_channels_are_warned_of(tmp_path: Path) -> None:
     assert made.patterns("features.3").dead == (3,)
 
 
-CLI = ["--layer", "conv1", "conv3", "--channels", "40", "--size", "48", "--steps", "4"]
+CLI = ["--layer", "conv1", "conv3", "--k", "40", "--size", "48", "--steps", "4"]
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "patterns"
-    assert (
-        main(["filters", "--layer", "conv1", "--channels", "10", "--size", "40", "--steps", "2", "--out", str(out)])
-        == 0
-    )
+    assert main(["filters", "--layer", "conv1", "--k", "10", "--size", "40", "--steps", "2", "--out", str(out)]) == 0
     assert "conv1.png: 10 filters, 10 raised" in capsys.readouterr().out
     assert Image.open(out / "conv1.png").size == (8 * 30 + 7 * 5, 2 * 30 + 5)
-    again = ["filters", "--layer", "conv1", "--channels", "10", "--size", "40", "--steps", "2", "--out", str(out)]
+    again = ["filters", "--layer", "conv1", "--k", "10", "--size", "40", "--steps", "2", "--out", str(out)]
     assert main([*again, "--columns", "5"]) == 0
     assert Image.open(out / "conv1.png").size == (5 * 30 + 4 * 5, 2 * 30 + 5)
 
@@ -193,7 +190,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     ("arguments", "message"),
     [
         (["--layer", "conv9"], "no layer 'conv9' in"),
-        (["--channels", "some"], "--channels is how many, or all, not 'some'"),
+        (["--k", "some"], "--k is how many, or all, not 'some'"),
         (["--size", "1", "2", "3"], "--size takes a side"),
         (["--size", "8"], "does not run on an image of 3 x 8 x 8"),
         (["--preset", "dlwp-2017", "--quality", "clean"], "not of quality 'clean'"),

@@ -56,12 +56,6 @@ def test_where_no_photo_can_be_read_it_is_an_error(here: Path, capsys: pytest.Ca
     assert not Path("o").exists()
 
 
-@pytest.mark.filterwarnings("always")
-def test_top_says_by_its_exit_code_that_photos_were_skipped(here: Path) -> None:
-    Path("broken.png").rename("other/broken.png")
-    assert main(["top", "other", *NET, "--pages", "0", "--workers", "0", "--out", "o"]) == 1
-
-
 def test_options_say_how_photos_are_prepared(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(here)
     numbers = ["--mean", "0.1", "0.2", "0.3", "--std", "0.4", "0.5", "0.6"]

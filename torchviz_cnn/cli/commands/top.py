@@ -43,7 +43,6 @@ def run(args: argparse.Namespace) -> None:
             **shared.options(args, "layers", "k", "batch_size", "workers", "out", "resume", "save_every", "exact"),
             progress=True,
         )
-    args.skipped += top.skipped.values()
     if ranks.first:
         _tell(args, top)
         if args.pages or args.channels:
