@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from torchviz_cnn.ascent import objectives
 from torchviz_cnn.ascent.loop import Ascended, Ascent, Precision
@@ -17,7 +18,6 @@ from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError
 from torchviz_cnn.core.names import named_layers, resolve
-from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.inputs import Input, batch_of
 from torchviz_cnn.hooks.network import Model
@@ -187,11 +187,12 @@ def warn_dead(layer: str, dead: Sequence[int]) -> None:
         warn(f"no gradient comes back from channels {_some(dead)} of layer {layer!r}: they are dead", DeadFilterWarning)
 
 
-def steps_bar(count: int, name: str, unit: str, steps: int, progress: bool) -> Any:
+def steps_bar(count: int, name: str, unit: str, steps: int, progress: bool) -> tqdm[Any]:
     """A progress bar in whole images, that moves at every step: `update` takes how many images took one."""
     total, scale = count * (steps + 1), 1 / (steps + 1)
     form = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
-    return progress_bar(progress, total=total, desc=name, unit=unit, unit_scale=scale, bar_format=form)
+    off = not progress
+    return tqdm(total=total, desc=name, unit=unit, unit_scale=scale, bar_format=form, leave=False, disable=off)
 
 
 def _start(model: Model, start: Input | None) -> Tensor | None:
