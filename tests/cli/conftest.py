@@ -42,7 +42,9 @@ class warns(nn.Conv2d):
         warnings.warn("something of another library")
         return super().forward(x).flatten(1)
 """
-NET = ["--model", "clinet:net", "--labels", "labels.txt", "--input-size", "32"]
+MEAN, STD = ("0.485", "0.456", "0.406"), ("0.229", "0.224", "0.225")
+PREPARED = ["--input-size", "32", "--geometry", "crop", "--mean", *MEAN, "--std", *STD]
+NET = ["--model", "clinet:net", "--labels", "labels.txt", *PREPARED]
 
 
 @pytest.fixture

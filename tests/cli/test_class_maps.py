@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from tests.cli.conftest import NET, pictures
+from tests.cli.conftest import NET, PREPARED, pictures
 from torchviz_cnn.attribution.cam import CAM_METHODS, cam_method
 from torchviz_cnn.attribution.methods import methods_of
 from torchviz_cnn.cli.main import main
@@ -36,11 +36,12 @@ def strongest_channel() -> Iterator[str]:
 def test_cam_of_several_photos_and_classes(here: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
     target = ["african elephant", "2"]
     assert main(["cam", *PHOTOS, *NET, "--method", method, "--target", *target, "--out", "o"]) == 0
-    names = [f"{p}_{c}" for p in ("photo", "photo-2") for c in ("African_elephant", "b_zebra_b")]
+    names = [f"{p}_{method}_{c}" for p in ("photo", "photo-2") for c in ("African_elephant", "b_zebra_b")]
     expected = {f"{name}_{kind}.png" for name in names for kind in KINDS}
-    assert {p.name for p in (here / "o").iterdir()} == expected | {"heatmaps.npz"}
-    assert Image.open("o/photo_African_elephant_overlay.png").size == (90, 60)
-    with np.load("o/heatmaps.npz") as saved:
+    numbers = f"photo_and_1_more_{method}_African_elephant_b_zebra_b.npz"
+    assert {p.name for p in (here / "o").iterdir()} == expected | {numbers, "made.jsonl"}
+    assert Image.open(f"o/photo_{method}_African_elephant_overlay.png").size == (90, 60)
+    with np.load(f"o/{numbers}") as saved:
         assert saved["values"].shape == (2, 2, 13, 13)
     assert "explained: African elephant" in capsys.readouterr().out
 
@@ -63,8 +64,9 @@ def test_saliency_of_several_photos_and_classes(here: Path, method: str, capsys:
     names = [f"{p}_{method}_{c}" for p in ("photo", "photo-2") for c in ("tusker", "b_zebra_b")]
     written = {path.name for path in pictures(here / "o")}
     assert {f"{name}_{kind}.png" for name in names for kind in KINDS} <= written
-    assert {f"{method}_photo.npz", f"{method}_photo-2.npz"} <= written
-    with np.load(f"o/{method}_photo.npz") as saved:
+    numbers = [f"{photo}_{method}_tusker_b_zebra_b.npz" for photo in ("photo", "photo-2")]
+    assert set(numbers) <= written
+    with np.load(f"o/{numbers[0]}") as saved:
         np.testing.assert_allclose(saved["values"], np.abs(saved["gradients"]).sum(2), rtol=1e-5, atol=1e-8)
     assert "strongest at x" in capsys.readouterr().out
 
@@ -80,7 +82,7 @@ def test_every_class_asked_for_is_told(here: Path, capsys: pytest.CaptureFixture
 def test_occlusion(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["occlusion", "photo.png", *NET, "--patch", "8", "--score", "probability", "--out", "o"]) == 0
     written = {path.name for path in pictures(here / "o")}
-    assert written == {*(f"photo_occlusion_{kind}.png" for kind in KINDS), "occlusion.npz"}
+    assert written == {*(f"photo_occlusion_{kind}.png" for kind in KINDS), "photo_occlusion.npz"}
     assert main(["occlusion", "photo.png", *NET, "--patch", "80", "--out", "o"]) == 2
     assert "error: a patch of 80 x 80 does not fit" in capsys.readouterr().err
 
@@ -102,7 +104,7 @@ def test_no_photo_is_overwritten_and_no_picture_twice(here: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.EmptyMapWarning")
 def test_other_activations_pass_their_own_gradient(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    net = ["--model", "clinet:gelu", "--weights", "random", "--input-size", "15"]
+    net = ["--model", "clinet:gelu", "--weights", "random", *PREPARED, "--input-size", "15"]
     for command in (["saliency", "--method", "guided"], ["deconvnet"]):
         assert main([command[0], "photo.png", *net, *command[1:]]) == 2
         error = capsys.readouterr().err

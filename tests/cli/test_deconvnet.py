@@ -14,7 +14,7 @@ from torchviz_cnn.cli.main import main
 def test_deconvnet(here: Path, count: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["deconvnet", "photo.png", "other/photo.png", *NET, count, "2", "--out", "o"]) == 0
     written = {path.name for path in pictures(here / "o")}
-    assert written == {"photo_deconvnet.png", "photo-2_deconvnet.png", "deconvnet.npz"}
+    assert written == {"photo_deconvnet.png", "photo-2_deconvnet.png", "photo_and_1_more_deconvnet.npz"}
     assert capsys.readouterr().out.count("channel") == 8
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import NET, pictures
+from tests.cli.conftest import NET, PREPARED, pictures
 from torchviz_cnn.cli import commands
-from torchviz_cnn.cli.main import main
+from torchviz_cnn.cli.main import _in_options, main
 
 
 def test_every_file_of_commands_is_a_command() -> None:
@@ -45,10 +45,12 @@ def test_every_command_has_a_help(command: str, capsys: pytest.CaptureFixture[st
         (["cams", "photo.png"], "no command 'cams'; did you mean 'cam'"),
         (["cam", "photo.png", "--frobnicate"], "unrecognized arguments"),
         (["cam"], "required: IMAGE"),
+        (["cam", "--target", "tusker", "photo.png"], "photos go before options that take several values"),
+        (["predict", "photo.png", "--model", "qqqqq"], "torchviz-cnn layers --models lists them"),
         (["predict", "nosuch.png", *NET], "no image nosuch.png"),
         (["predict", "phot.png", *NET], "did you mean 'photo.png'"),
-        (["predict", "photo.png", "broken.png", *NET], "broken.png cannot be read"),
-        (["predict", "other", *NET], "other is a folder"),
+        (["predict", "broken.png", *NET], "broken.png cannot be read"),
+        (["predict", "empty", *NET], "there are no photos in empty"),
         (["predict", "photo.png", "--model", "resnet5O"], "did you mean 'resnet50'"),
         (["predict", "photo.png", "--model", "vgg16", "--weights", "nosuch.pth"], "no checkpoint nosuch.pth"),
         (["cam", "photo.png", *NET, "--layer", "33"], "torchviz-cnn layers lists all 8"),
@@ -59,24 +61,25 @@ def test_every_command_has_a_help(command: str, capsys: pytest.CaptureFixture[st
         (["cam", "photo.png", *NET, "--out", "photo.png/x"], "cannot write"),
         (["cam", "photo.png", *NET, "--input-size", "1", "2", "3"], "--input-size takes a side, or height and width"),
         (
-            ["cam", "photo.png", "--model", "clinet:vgg", "--input-size", "32", "--method", "cam"],
+            ["cam", "photo.png", "--model", "clinet:vgg", *PREPARED, "--method", "cam"],
             "use --method grad-cam",
         ),
         (["activations", "photo.png", *NET, "--layer", "nosuch*"], "matches 'nosuch*'"),
         (["activations", "photo.png", *NET, "--layer", "7"], "none of the layers 7 has maps"),
-        (["predict", "photo.png", "--model", "clinet:net", "--input-size", "2"], "RuntimeError"),
+        (["predict", "photo.png", *NET, "--input-size", "2"], "RuntimeError"),
         (["predict", "photo.png", *NET, "--batch-size", "0"], "not at least 1"),
         (["cam", "photo.png", *NET, "--target", "²"], "no class '²'"),
         (["cam", "photo.png", *NET, "--target=--5"], "no class '--5'"),
         (["cam", "photo.png", *NET, "--target", "9" * 30], "no class"),
         (["predict", "photo.png", "--model", "clinet:stops"], "'clinet:stops' failed: SystemExit"),
-        (["predict", "photo.png", "--model", "clinet:raises"], "AssertionError: forward says no"),
+        (["predict", "photo.png", "--model", "clinet:raises", *PREPARED], "AssertionError: forward says no"),
         (["cam", "photo.png", *NET, "--out", "photo.png"], "photo.png is a file, not a folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
     here: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (here / "empty").mkdir()
     before = pictures(here)
     try:
         code = main(arguments)
@@ -110,6 +113,22 @@ def test_what_cannot_be_meant_is_told_before_the_network_runs(
     assert words in error
 
 
+@pytest.mark.parametrize(
+    ("python", "words"),
+    [
+        ("layer_names(model) lists them", "torchviz-cnn layers lists them"),
+        ("torchviz_cnn.model_names() lists them", "torchviz-cnn layers --models lists them"),
+        ("score='log_probability' explains", "--score log_probability explains"),
+        ("or use batch_size=1", "or use --batch-size 1"),
+        ("no convolution on this input; name a layer", "no convolution on this input; name one with --layer"),
+        ("at most 100 are read (max_pixels)", "at most 100 are read"),
+        ("the shape of mean=0 is (3,)", "the shape of mean=0 is (3,)"),
+    ],
+)
+def test_messages_name_options_not_python(python: str, words: str) -> None:
+    assert _in_options(python) == words
+
+
 def test_interrupting_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["layers", "--model", "clinet:interrupts"]) == 130
     assert capsys.readouterr().err == "torchviz-cnn: interrupted\n"
@@ -117,11 +136,11 @@ def test_interrupting_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.filterwarnings("always")
 def test_warnings_are_one_line_and_those_of_others_are_left_out(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["cam", "photo.png", "--model", "clinet:dark", "--input-size", "32"]) == 0
+    assert main(["cam", "photo.png", "--model", "clinet:dark", *PREPARED]) == 0
     error = capsys.readouterr().err
     assert error.startswith("torchviz-cnn: warning: no positive evidence")
     assert error.count("\n") == 1
-    assert main(["predict", "photo.png", "--model", "clinet:warns", "--input-size", "32"]) == 0
+    assert main(["predict", "photo.png", "--model", "clinet:warns", *PREPARED]) == 0
     assert capsys.readouterr().err == ""
 
 
@@ -137,4 +156,4 @@ def test_as_a_module_and_without_a_terminal(here: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # no progress bar where there is no terminal
-    assert sum(float(line.split()[0]) for line in done.stdout.splitlines()[1:]) == pytest.approx(1, abs=0.01)
+    assert sum(float(line.split()[0]) for line in done.stdout.splitlines()[2:]) == pytest.approx(1, abs=0.01)

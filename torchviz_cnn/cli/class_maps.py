@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +13,7 @@ import torchviz_cnn as tvc
 from torchviz_cnn.attribution.methods import Kind, Method, methods_of
 from torchviz_cnn.attribution.saliency import Reduce
 from torchviz_cnn.cli import shared
+from torchviz_cnn.cli.outputs import Outputs, together
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.media import render
 from torchviz_cnn.runs import files
@@ -29,7 +31,17 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 """The options of methods that the command line offers, by the names that the table of methods gives them."""
 
 
-def add_class_map(parser: argparse.ArgumentParser, kind: Kind) -> None:
+def class_map_command(kind: Kind, words: str, **options: Any) -> shared.Command:
+    """The command that draws the maps of a kind; `words` are its help, `options` go to every method."""
+
+    def run(args: argparse.Namespace) -> None:
+        _draw_class_maps(args, kind, **options)
+
+    run.__doc__ = words
+    return shared.Command(kind, run, partial(_add_class_map, kind=kind))
+
+
+def _add_class_map(parser: argparse.ArgumentParser, kind: Kind) -> None:
     """Add the methods of a kind, the options that they take, and how a map is drawn."""
     shared.add_network(parser)
     shared.add_photos(parser)
@@ -43,37 +55,40 @@ def add_class_map(parser: argparse.ArgumentParser, kind: Kind) -> None:
         parser.epilog = "\n".join(["methods:", *rows])
     else:
         parser.set_defaults(method=first)
+    if kind == "occlusion":
+        parser.set_defaults(batch_size=1)  # minutes each: pictures of a photo come as soon as it is done
     add("--target", nargs="+", metavar="CLASS", help="class names or indices (default: each photo's top class)")
     for name, option in _OPTIONS.items():
         takers = [taker for taker, method in methods.items() if name in method.options]
         if takers:
             only = f"; for {', '.join(takers)}" if len(takers) < len(methods) else ""
-            add(_option(name), **{**option, "help": option["help"] + only})
+            add(shared.option(name), **{**option, "help": option["help"] + only})
     add("--truth", help="the true class, for the title")
     add("--alpha", type=shared.share, default=0.4, help="strength of the colours over the photo (%(default)s)")
     add("--blend", choices=get_args(render.Blend), default="add", help="add: as in the textbook; mix: translucent")
     add("--colormap", help="a name that matplotlib knows (default: jet; for saliency gray, and hot over the photo)")
 
 
-def draw_class_maps(args: argparse.Namespace, kind: Kind, **options: Any) -> None:
+def _draw_class_maps(args: argparse.Namespace, kind: Kind, **options: Any) -> None:
     """Explain each photo and class by the chosen method, then draw and save the maps."""
     method, chosen = _chosen(args, kind)
     render.colormap(np.zeros((1, 1)), args.colormap or "gray")  # an unknown one is told before the work, not after
+    photos = shared.named_photos(args)
+    outputs = Outputs(args, photos)
     net = shared.network(args)
-    photos = shared.named_photos(args.images)
-    pictures = shared.Pictures(args.out, photos)
-    label = "" if kind == "cam" else args.method
     classes = [net.class_index(target) for target in args.target or ()]
+    names = [net.category(index) for index in classes]
+    asked = [args.method, *filter(None, [getattr(args, "layer", None)])]
     for paths, images in shared.batches(photos, args):
         maps: Any = method.explain(net, images, target=[classes] * len(paths) if classes else None, **chosen, **options)
-        maps.save(args.out / shared.together(label or "heatmaps", photos, paths))
+        shared.require_labels(args, net, maps.logits.shape[1])
+        maps.save(outputs.path([together(photos, paths), *asked, *names], ".npz", paths))
         at = f" at {maps.layer}" if isinstance(maps, tvc.Heatmap) else ""
         for index, path in enumerate(paths):
-            for nth in range(max(len(classes), 1)):
+            for nth, category in enumerate(names or [""]):
                 print(f"{path}: {maps.headline(index, nth, args.truth)}; {maps.method}{at}")
-                name = net.category(int(maps.target[index, nth])) if len(classes) > 1 else ""
-                parts = [photos[path], label, name and files.safe_name(name)]
-                _draw(args, maps, pictures.paths("_".join(filter(None, parts)), PICTURES), index, nth)
+                parts = [photos[path], *asked, *filter(None, [category])]
+                _draw(args, maps, outputs.paths(parts, [f"_{kind}.png" for kind in PICTURES], [path]), index, nth)
 
 
 def _draw(args: argparse.Namespace, maps: Any, paths: list[Path], index: int, nth: int) -> None:
@@ -98,13 +113,9 @@ def _chosen(args: argparse.Namespace, kind: Kind) -> tuple[Method, dict[str, Any
     for name in given:
         if name not in method.options:
             takers = [taker for taker, other in methods.items() if name in other.options]
-            raise InputError(f"{_option(name)} is for --method {', '.join(takers)}, not for {args.method}")
+            raise InputError(f"{shared.option(name)} is for --method {', '.join(takers)}, not for {args.method}")
     return method, given
 
 
 def _methods(kind: Kind) -> dict[str, Method]:
     return {name.replace("_", "-"): method for name, method in methods_of(kind).items()}
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

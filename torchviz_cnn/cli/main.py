@@ -16,13 +16,17 @@ from typing import Any, NoReturn
 
 import torchviz_cnn as tvc
 from torchviz_cnn.cli.commands import ORDER
-from torchviz_cnn.cli.shared import Command
+from torchviz_cnn.cli.shared import Command, option
 from torchviz_cnn.core.errors import did_you_mean
 
+_OPTIONS = ("other_activations", "score", "method", "layer", "target", "geometry", "k", "batch_size", "steps", "stride")
 _WORDS = (
     (r"layer_names\(model[^)]*\) lists", "torchviz-cnn layers lists"),
+    (r"torchviz_cnn\.model_names\(\) lists", "torchviz-cnn layers --models lists"),
     (r"\buse (\w+_cam)\b", lambda match: f"use --method {match[1].replace('_', '-')}"),
-    (r"\b([a-z_]+)='([\w-]+)'", lambda match: f"--{match[1].replace('_', '-')} {match[2]}"),
+    (rf"\b({'|'.join(_OPTIONS)})=(?:'([\w-]+)'|(\w+))", lambda match: f"{option(match[1])} {match[2] or match[3]}"),
+    (r"; name a layer\b", "; name one with --layer"),
+    (r" \((max_pixels|skipped lists them)\)", ""),
 )
 """What messages say to someone who writes Python, and what to say instead to someone at the command line."""
 
@@ -31,6 +35,9 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
+        message = " ".join(message.split())
+        if message.endswith("required: IMAGE"):
+            message += "; photos go before options that take several values"
         wrong = re.match(r"argument command: invalid choice: '(.*?)'", message)
         if wrong:
             message = f"no command {wrong[1]!r}{did_you_mean(wrong[1], ORDER) or ';'} there are {', '.join(ORDER)}"
@@ -41,13 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; without a command it shows the help.
 
     Returns:
-        The exit code: 0; 2 for a user's mistake; 130 for Ctrl-C; 141 where nobody reads what is printed.
+        The exit code: 0; 1 where photos were skipped; 2 for a user's mistake; 130 for Ctrl-C; 141 where nobody reads what is printed.
     """
     commands = _commands()
     parser = _parser(commands)
     given = list(sys.argv[1:] if arguments is None else arguments)
     args = parser.parse_args(given or ["--help"])
-    args.command_line = shlex.join(["torchviz-cnn", *given])
+    args.command_line, args.skipped = shlex.join(["torchviz-cnn", *given]), []
     try:
         with _surroundings():
             commands[args.command].run(args)
@@ -64,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kind = "" if isinstance(error, tvc.TorchvizError) else f"{type(error).__name__}: "
         print(f"{parser.prog}: error: {kind}{_in_options(error)}", file=sys.stderr)
         return 2
-    return 0
+    return int(bool(args.skipped))
 
 
 def _commands() -> dict[str, Command]:
@@ -90,7 +97,7 @@ def _surroundings() -> Iterator[None]:
     sys.path.insert(0, os.getcwd())
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

@@ -6,17 +6,26 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+import torch
 from PIL import Image
-from tqdm import tqdm
 
 import torchviz_cnn as tvc
-from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.cli.outputs import notes
+from torchviz_cnn.core.errors import GeometryWarning, ImageError, InputError
+from torchviz_cnn.core.progress import progress_bar
+from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.relu_rules import OtherActivations
-from torchviz_cnn.media.images import Geometry
+from torchviz_cnn.media.images import Geometry, Preprocess
+from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.runs import files
+
+_PREPARING = ("geometry", "input_size", "resize", "mean", "std")
+"""The options that say how a photo becomes the input."""
 
 OTHER_ACTIVATIONS: dict[str, Any] = {
     "choices": get_args(OtherActivations),
@@ -41,12 +50,16 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     add("--labels", help="class names: a file with one per line, or JSON")
     add("--geometry", choices=get_args(Geometry), help="how a photo becomes the input (default: as trained)")
     add("--input-size", type=positive, nargs="+", metavar="PIXELS", help="side, or height and width, of the input")
-    add("--device", default="cpu", help="cpu, cuda, mps (%(default)s)")
+    add("--resize", type=positive, metavar="PIXELS", help="a photo's shorter side, before its middle is cropped")
+    add("--crop", type=positive, nargs="+", metavar="PIXELS", help="short for --geometry crop --input-size PIXELS")
+    add("--mean", type=float, nargs="+", metavar="NUMBER", help="of each channel, where values are 0 to 1")
+    add("--std", type=float, nargs="+", metavar="NUMBER", help="of each channel, by which values are divided")
+    add("--device", type=_device, default="auto", help="cpu, cuda, mps, or auto: what there is (%(default)s)")
 
 
 def add_photos(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of a command that takes photos."""
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="photos, in any format")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="photos, or folders of them")
     parser.add_argument("--batch-size", type=positive, default=16, help="photos at once (%(default)s)")
 
 
@@ -72,16 +85,57 @@ def add_budget(parser: argparse.ArgumentParser, default: float) -> None:
     parser.add_argument("--budget", type=_seconds, default=default, metavar="SECONDS", help=words)
 
 
-def network(args: argparse.Namespace) -> tvc.Network:
-    """The network that the options ask for."""
-    return tvc.load_model(
-        args.model,
-        args.weights,
-        labels=args.labels,
-        geometry=args.geometry,
-        input_size=two_sides("--input-size", args.input_size),
-        device=args.device,
-    )
+def network(args: argparse.Namespace, told: bool = True) -> tvc.Network:
+    """The network that the options ask for; `told` says how it sees photos, where the command takes some."""
+    args.input_size = two_sides("--input-size", args.input_size)
+    if args.crop:
+        if args.input_size or args.geometry not in (None, "crop"):
+            raise InputError("--crop stands for --geometry crop and --input-size: give one or the other")
+        args.input_size, args.geometry = two_sides("--crop", args.crop), "crop"
+    known = options(args, "labels", "geometry", "input_size", "mean", "std", "device")
+    net = tvc.load_model(args.model, args.weights, **known)
+    if args.resize:
+        if net.preprocess.geometry != "crop":
+            raise InputError(f"--resize is for --geometry crop, not for {net.preprocess.geometry}")
+        net = replace(net, preprocess=replace(net.preprocess, resize=args.resize))
+    if told and (getattr(args, "images", None) or hasattr(args, "folder")):
+        _tell(args, net)
+    return net
+
+
+def _tell(args: argparse.Namespace, net: tvc.Network) -> None:
+    """Print where the network runs and how photos become its input; warn of what is guessed."""
+    device = next((parameter.device for parameter in net.model.parameters()), args.device)
+    how: Any = net.preprocess
+    if not isinstance(how, Preprocess):
+        print(f"{net.name} on {device}; photos are prepared by its own {type(how).__name__}")
+        return
+    given = [option(name) for name in _PREPARING if getattr(args, name) is not None]
+    missing = [option(name) for name in _PREPARING if name != "resize" and getattr(args, name) is None]
+    source = [f"{', '.join(given)} as given"] if given else []
+    if missing:
+        source.append("the rest " * bool(given) + ("guessed" if net.guessed else f"as {net.name} has it"))
+    print(f"{net.name} on {device}; photos: {_described(how)}; {', '.join(source)}")
+    if net.guessed and missing:
+        warn(
+            f"nothing says how photos are prepared for {net.name}, so it is guessed: say it with {', '.join(missing)}",
+            GeometryWarning,
+        )
+
+
+def _described(how: Preprocess) -> str:
+    ways = {"crop": f"the middle, with the shorter side at {how.resize}", "stretch": "stretched", "pad": "padded"}
+    mean, std = (" ".join(f"{number:g}" for number in numbers) for numbers in (how.mean, how.std))
+    return f"{how.size[0]} x {how.size[1]} ({ways[how.geometry]}), mean {mean}, std {std}"
+
+
+def option(name: str) -> str:
+    """The option that sets a parameter.
+
+    >>> option("other_activations")
+    '--other-activations'
+    """
+    return f"--{name.replace('_', '-')}"
 
 
 def options(args: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -96,52 +150,64 @@ def two_sides(option: str, numbers: Sequence[int] | None) -> tuple[int, int] | N
     return None if numbers is None else (numbers[0], numbers[-1])
 
 
-def named_photos(paths: Sequence[Path]) -> dict[Path, str]:
-    """Each photo with a name for its files; read once, so that a broken one is named before anything is written."""
-    for path in paths:
-        tvc.read_image(path)
+def named_photos(args: argparse.Namespace) -> dict[Path, str]:
+    """Each photo that was given, or lies below a folder that was given, with a name for its files.
+
+    Pictures that a command made are no photos of a folder. Raises ImageError for a folder without photos.
+    """
+    noted, paths = cache(notes), list[Path]()
+    for path in args.images:
+        below = [path / name for name in PhotoFolder(path).names] if path.is_dir() else []
+        photos = [one for one in below if not any(part.name in noted(part.parent) for part in (one, one.parent))]
+        if below and not photos:
+            raise ImageError(f"all pictures in {path} are results; name one to take it for a photo")
+        paths += photos or [path]
     return files.file_names(paths)
 
 
 def batches(photos: Iterable[Path], args: argparse.Namespace) -> Iterator[tuple[list[Path], list[Image.Image]]]:
-    """The photos, so many at a time, with a bar where a terminal shows it."""
-    paths = list(photos)
-    with tqdm(total=len(paths), unit=" photos", leave=False, disable=not on_terminal()) as bar:
-        for start in range(0, len(paths), args.batch_size):
-            part = paths[start : start + args.batch_size]
-            yield part, [tvc.read_image(path) for path in part]
-            bar.update(len(part))
+    """The photos, so many at a time. One that cannot be read is told, and kept in `args.skipped`.
+
+    Raises ImageError where none can be read.
+    """
+    paths, readable, size = list(photos), dict[Path, Image.Image](), getattr(args, "batch_size", 1)
+    with progress_bar(len(paths) > size, total=len(paths), desc="photos", unit=" photos") as bar:
+        for count, path in enumerate(paths, start=1):
+            try:
+                readable[path] = tvc.read_image(path)
+            except ImageError as error:
+                if len(paths) == 1:
+                    raise
+                args.skipped.append(str(error))
+                print(f"torchviz-cnn: skipped: {error}", file=sys.stderr)
+            if len(readable) == size or (count == len(paths) and readable):
+                yield list(readable), list(readable.values())
+                readable.clear()
+            bar.update()
+    if paths and len(args.skipped) == len(paths):
+        raise ImageError(f"none of the {len(paths)} photos can be read")
 
 
-def on_terminal() -> bool:
-    """Whether someone can see a bar of progress."""
-    return sys.stderr.isatty()
+def readable_photos(args: argparse.Namespace) -> list[Path]:
+    """The photos that can be read, for a command that takes all of them at once."""
+    return [path for paths, _ in batches(named_photos(args), args) for path in paths]
 
 
-class Pictures:
-    """The names of the pictures a command writes: none is a photo it was given, and none is used twice."""
-
-    def __init__(self, out: Path, photos: Iterable[Path]) -> None:
-        files.require_folder(out)
-        self._out = out
-        self._taken = {path.resolve() for path in photos}
-
-    def paths(self, name: str, kinds: Sequence[str]) -> list[Path]:
-        """A path for each kind of picture, `NAME_KIND.png`; with a number after the name where one is taken."""
-        copy, free = 1, name
-        while True:
-            paths = [self._out / f"{free}_{kind}.png" for kind in kinds]
-            places = {path.resolve() for path in paths}
-            if not places & self._taken:
-                self._taken |= places
-                return paths
-            copy += 1
-            free = f"{name}-{copy}"
+def require_labels(args: argparse.Namespace, net: tvc.Network, outputs: int) -> None:
+    """Raise InputError where --labels has another number of names than the network has outputs."""
+    names = len(net.categories or ())
+    if args.labels and names != outputs and (names, outputs) != (2, 1):
+        raise InputError(f"{args.labels} has {names} class names; {net.name} has {outputs} outputs")
 
 
-def together(what: str, photos: dict[Path, str], part: Sequence[Path]) -> str:
-    """The name of the file with the numbers of a batch: all photos, or part of them."""
-    return f"{what}.npz" if len(photos) == len(part) else f"{what}_{photos[part[0]]}.npz"
+@contextlib.contextmanager
+def going_on(out: Path) -> Iterator[None]:
+    """Say, where Ctrl-C interrupts it, that the run goes on from what its folder holds."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"what is done is in {out}; the same command goes on", file=sys.stderr)
+        raise
 
 
 def whole(text: str, least: int = 0) -> int:
@@ -163,6 +229,13 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not a share from 0 to 1")
     return value
+
+
+def _device(text: str) -> str:
+    """A device by name; for `auto` a GPU if there is one."""
+    if text != "auto":
+        return text
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _seconds(text: str) -> float | None:

@@ -1,16 +1,20 @@
-"""A progress bar, where one is asked for."""
+"""Progress, where one asks for it: a bar on a terminal, elsewhere a line about every minute."""
 
 from __future__ import annotations
 
+import sys
+import time
 from typing import Any
 
 from tqdm import tqdm
+
+_MINUTE = 60.0
 
 
 class _NoBar:
     """Stands for a bar that is not shown: tqdm's own starts a thread, and its `__del__` can lose a Ctrl-C."""
 
-    n = 0
+    n: float = 0
 
     def update(self, n: float = 1) -> None:
         """Do nothing."""
@@ -22,6 +26,24 @@ class _NoBar:
         """Do nothing."""
 
 
+class _Lines(_NoBar):
+    """Writes a line about every minute, which a log can keep."""
+
+    def __init__(self, *, total: float, initial: float = 0, desc: str = "", unit: str = "", **options: Any) -> None:
+        self.n, self._last, self._scale = initial, time.monotonic(), float(options.get("unit_scale", 1))
+        self._form = f"{desc or 'done'}: {{:.0f}} of {total * self._scale:.0f} {unit.strip()}"
+
+    def update(self, n: float = 1) -> None:
+        """Count, and say how far it is if that was said a minute ago."""
+        self.n += n
+        if time.monotonic() - self._last >= _MINUTE:
+            self._last = time.monotonic()
+            print(self._form.format(self.n * self._scale), file=sys.stderr, flush=True)
+
+
 def progress_bar(shown: bool, **options: Any) -> Any:
-    """A tqdm bar with these options, which is gone when it is done; one that does nothing where it is not shown."""
-    return tqdm(leave=False, **options) if shown else _NoBar()
+    """What shows progress, with tqdm's options: a bar that is gone when it is done, or lines where stderr is a file."""
+    if not shown:
+        return _NoBar()
+    moving = sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")  # a notebook shows bars too
+    return tqdm(leave=False, **options) if moving else _Lines(**options)

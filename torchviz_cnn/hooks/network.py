@@ -27,6 +27,8 @@ class Network:
     name: str = "network"
     weights: str = "its own"
     """Where the weights come from."""
+    guessed: bool = False
+    """Whether nothing said how photos are prepared, so that the usual way is assumed."""
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -84,4 +86,7 @@ def class_index(categories: tuple[str, ...] | None, target: str | int, owner: st
         return int(text)
     if not names:
         raise TargetError(f"the class names of {owner} are not known: give an index, or a file of labels")
-    raise TargetError(f"{owner} has no class {text!r}{did_you_mean(text, names) or '; give a name or an index'}")
+    containing = [name for name in names if folded and folded in name.casefold().replace("_", " ")]
+    offered = " or ".join(map(repr, containing[:24]))
+    near = f"; did you mean {offered}?" if offered else did_you_mean(text, names)
+    raise TargetError(f"{owner} has no class {text!r}{near or '; give a name or an index'}")

@@ -91,11 +91,12 @@ def load_model(
             module = module.to(device)
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"no device {str(device)!r} here: {str(error).splitlines()[0]}") from error
-    preprocess = _adapted(preprocess, input_size, mean, std, geometry)
+    guessed = preprocess is None or (isinstance(model, Network) and model.guessed)
+    preprocess = _adapted(preprocess or _usual(module), input_size, mean, std, geometry)
     if labels is not None:
         categories = _labels(labels)
         _require_outputs(module, name, len(categories))
-    return Network(module, preprocess, categories, name, source)
+    return Network(module, preprocess, categories, name, source, guessed)
 
 
 def model_names() -> list[str]:
@@ -106,7 +107,8 @@ def model_names() -> list[str]:
     return [*CATALOGUE, *sorted(listed)]
 
 
-_Loaded = tuple[nn.Module, Preprocess, tuple[str, ...] | None, str]
+_Loaded = tuple[nn.Module, Preprocess | None, tuple[str, ...] | None, str]
+"""A network, how photos are prepared for it where that is known, its class names, and where its weights are from."""
 
 
 def _from_catalogue(name: str, weights: str | None) -> _Loaded:
@@ -225,9 +227,7 @@ def _from_object(target: Any, name: str, weights: str | None) -> _Loaded:
     if isinstance(target, Network):
         model, preprocess, categories, source = target.model, target.preprocess, target.categories, target.weights
     elif isinstance(target, nn.Module):
-        grey = input_channels(target) == 1
-        preprocess = Preprocess(mean=(0.5,), std=(0.5,)) if grey else Preprocess()
-        model, categories, source = target, None, "its own"
+        model, preprocess, categories, source = target, None, None, "its own"
     else:
         raise ModelError(f"{name!r} gave a {type(target).__name__}, not a torch.nn.Module")
     if weights not in (None, "random"):
@@ -289,10 +289,15 @@ def _seeded() -> Iterator[None]:
         yield
 
 
-def _preset(entry: Any) -> Preprocess:
+def _usual(model: nn.Module) -> Preprocess:
+    """The preprocessing that is assumed for a network of which nothing is known."""
+    return Preprocess(mean=(0.5,), std=(0.5,)) if input_channels(model) == 1 else Preprocess()
+
+
+def _preset(entry: Any) -> Preprocess | None:
     """The preprocessing that torchvision states for a set of weights."""
     if entry is None:
-        return Preprocess()
+        return None
     preset = entry.transforms()
     return Preprocess(
         size=(preset.crop_size[0], preset.crop_size[-1]),

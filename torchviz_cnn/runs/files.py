@@ -96,14 +96,14 @@ def safe_name(name: str) -> str:
 
 def file_names(paths: Iterable[Path]) -> dict[Path, str]:
     """A safe name for what is made of each file, after its stem; of two alike the second gets a number."""
-    names: dict[Path, str] = {}
+    names: dict[str, Path] = {}
     for path in dict.fromkeys(paths):
-        stem, taken, copy = safe_name(path.stem), set(names.values()), 2
-        name = stem
-        while name in taken:
+        stem = name = safe_name(path.stem)
+        copy = 2
+        while name in names:
             name, copy = f"{stem}-{copy}", copy + 1
-        names[path] = name
-    return names
+        names[name] = path
+    return {path: name for name, path in names.items()}
 
 
 def require_folder(path: Path) -> None:

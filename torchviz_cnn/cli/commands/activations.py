@@ -2,11 +2,11 @@
 
 import argparse
 
-from tqdm import tqdm
-
 import torchviz_cnn as tvc
 from torchviz_cnn.cli import shared
+from torchviz_cnn.cli.outputs import Outputs
 from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.runs import files
 
 
@@ -20,20 +20,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Draw what layers give for photos: a grid of channels for each layer."""
+    photos = shared.named_photos(args)
+    outputs = Outputs(args, photos)
     net = shared.network(args)
-    photos = shared.named_photos(args.images)
     for paths, images in shared.batches(photos, args):
         acts = tvc.capture(net, images, args.layers)
         drawn = [name for name, maps in acts.items() if maps.ndim == 4 and maps.shape[2] * maps.shape[3] > 1]
         if not drawn:
             raise InputError(f"none of the layers {', '.join(acts)} has maps larger than one pixel to draw")
         for index, path in enumerate(paths):
-            folder = args.out / photos[path]
+            folder = outputs.path([photos[path]], "", [path])
             print(f"{path} -> {folder}")
-            for place, name in enumerate(tqdm(drawn, photos[path], leave=False, disable=not shared.on_terminal())):
-                files.save_image(folder / f"{place:02d}_{files.safe_name(name)}.png", acts.plot(name, index))
-                shape = " x ".join(map(str, acts[name].shape[1:]))
-                print(f"  {name}: {shape}, {float(acts.sparsity(name)[index]):.0%} of the channels all zero")
+            with progress_bar(True, total=len(drawn), desc=photos[path], unit=" layers") as bar:
+                for place, name in enumerate(drawn):
+                    files.save_image(folder / f"{place:02d}_{files.safe_name(name)}.png", acts.plot(name, index))
+                    shape = " x ".join(map(str, acts[name].shape[1:]))
+                    print(f"  {name}: {shape}, {float(acts.sparsity(name)[index]):.0%} of the channels all zero")
+                    bar.update()
             if args.save:
                 one = tvc.Activations({name: tensor[index : index + 1] for name, tensor in acts.items()})
                 one.save(folder / "activations.safetensors")

@@ -4,6 +4,7 @@ import argparse
 
 import torchviz_cnn as tvc
 from torchviz_cnn.cli import shared
+from torchviz_cnn.cli.outputs import Outputs, together
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.layers.defaults import convolutions
 from torchviz_cnn.runs import files
@@ -15,9 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_out(parser)
     shared.add_layers(parser, "the first convolution at each size of the map")
     shared.add_channels(parser, "these channels of each layer, instead of the strongest")
-    parser.add_argument(
-        "--k", type=shared.positive, help="how many of the strongest channels of each photo (default: 4)"
-    )
+    parser.add_argument("--k", type=shared.positive, help="how many of each photo's strongest channels (default: 4)")
     parser.add_argument("--top", dest="k", type=shared.positive, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument("--other-activations", default="error", **shared.OTHER_ACTIVATIONS)
 
@@ -26,17 +25,17 @@ def run(args: argparse.Namespace) -> None:
     """Project the strongest units of layers down to the pixels of photos that drove them."""
     if args.k and args.channels:
         raise InputError("--k counts the strongest channels and --channels names them: give one of the two")
+    photos = shared.named_photos(args)
+    outputs = Outputs(args, photos)
     net = shared.network(args)
-    photos = shared.named_photos(args.images)
-    pictures = shared.Pictures(args.out, photos)
     k = None if args.channels else args.k or 4
     for paths, images in shared.batches(photos, args):
         layers = args.layers or convolutions(net, net.preprocess(images[0])[None], first=True)
         layers = list(dict.fromkeys(layers))
         units = tvc.deconvnet(net, images, layers, args.channels, k=k, other_activations=args.other_activations)
-        units.save(args.out / shared.together("deconvnet", photos, paths))
+        units.save(outputs.path([together(photos, paths), "deconvnet"], ".npz", paths))
         for index, path in enumerate(paths):
-            (file,) = pictures.paths(photos[path], ["deconvnet"])
+            file = outputs.path([photos[path], "deconvnet"], ".png", [path])
             files.save_image(file, units.plot(index=index))
             print(f"{path} -> {file}")
             of_image = (units.layers, units.channels[index].tolist(), units.activations[index].tolist())

@@ -23,9 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Show what the bundled network sees: the report of a cat."""
-    page = write_page(
-        args.out, args.images, budget=args.budget, command=args.command_line, progress=shared.on_terminal()
-    )
+    photos = shared.readable_photos(args)
+    page = write_page(args.out, photos, budget=args.budget, command=args.command_line, progress=True)
     print(f"open {page}")
 
 
@@ -53,7 +52,7 @@ def _cat() -> Image.Image:
         from skimage import data
     except ImportError:
         raise ImageError(
-            "the demo's photo comes with scikit-image: pip install 'torchviz-cnn[demo]', or name a photo"
+            "the demo's photo comes with scikit-image: pip install scikit-image, or name a photo"
         ) from None
     return Image.fromarray(data.chelsea())  # type: ignore[no-untyped-call]
 

@@ -1,7 +1,6 @@
 """The command `filters`: filter patterns of many layers, one process or many."""
 
 import argparse
-import sys
 from typing import Any, get_args
 
 import torch
@@ -51,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
         net = shared.network(args)
         if every:
             args.layers = convolutions(net, torch.zeros(1, len(net.preprocess.mean), *(size or net.input_size)))
-        try:
+        with shared.going_on(args.out):
             atlas = tvc.filter_atlas(
                 net,
                 args.out,
@@ -61,11 +60,8 @@ def run(args: argparse.Namespace) -> None:
                 preset=tvc.Recipe.named(preset, **changes),
                 name=args.model,
                 ranks=ranks,
-                progress=shared.on_terminal(),
+                progress=True,
             )
-        except KeyboardInterrupt:
-            print(f"what is done is in {args.out}; the same command goes on", file=sys.stderr)
-            raise
         if ranks.first:
             _draw(args, atlas)
 

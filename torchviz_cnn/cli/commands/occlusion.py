@@ -1,15 +1,7 @@
 """The command `occlusion`."""
 
-import argparse
-from functools import partial
+from torchviz_cnn.cli.class_maps import class_map_command
 
-from torchviz_cnn.cli import shared
-from torchviz_cnn.cli.class_maps import add_class_map, draw_class_maps
-
-
-def run(args: argparse.Namespace) -> None:
-    """Slide a grey square over photos and draw where the score of a class falls."""
-    draw_class_maps(args, "occlusion", progress=shared.on_terminal())
-
-
-COMMAND = shared.Command("occlusion", run, partial(add_class_map, kind="occlusion"))
+COMMAND = class_map_command(
+    "occlusion", "Slide a grey square over photos and draw where the score of a class falls.", progress=True
+)

@@ -16,8 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the likeliest classes of photos."""
     net = shared.network(args)
-    for paths, images in shared.batches(shared.named_photos(args.images), args):
+    for paths, images in shared.batches(shared.named_photos(args), args):
         chances = tvc.predict(net, images)
+        shared.require_labels(args, net, chances.shape[1])
         values, indices = chances.topk(min(args.k, chances.shape[1]))
         for path, row, classes in zip(paths, values.tolist(), indices.tolist(), strict=True):
             print(path)

@@ -15,12 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_layers(parser, "all convolution and pooling layers")
     add("--k", type=shared.positive, default=32, help="how many channels of each layer are shown (%(default)s)")
     shared.add_channels(parser, "these channels of each layer, instead of the strongest")
-    add(
-        "--classes",
-        type=shared.positive,
-        default=3,
-        help="how many of each photo's likeliest are explained (%(default)s)",
-    )
+    add("--classes", type=shared.positive, default=3, help="how many are explained of each photo (%(default)s)")
     add("--top", type=Path, metavar="FOLDER", help="strongest patches, as the top command wrote them")
     add("--atlas", type=Path, metavar="FOLDER", help="filter patterns, as the filters command wrote them")
     shared.add_budget(parser, 60.0)
@@ -30,13 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Make one offline page that shows a network: predictions, heatmaps, layers, every unit."""
+    net = shared.network(args)
     page = tvc.report(
-        shared.network(args),
-        args.images,
+        net,
+        shared.readable_photos(args),
         args.out,
         **shared.options(args, "layers", "k", "channels", "classes", "top", "atlas", "budget", "seed", "batch_size"),
         command=args.command_line,
-        progress=shared.on_terminal(),
+        progress=True,
     )
     counts = {"photo": page.photos, "layer": len(page.layers), "filter pattern": page.patterns}
     print(", ".join(f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items()))

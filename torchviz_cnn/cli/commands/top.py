@@ -35,13 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Find what drives every channel most in a folder of photos: patches, projections, statistics."""
-    with joined(args.device) as ranks:
+    with joined(args.device) as ranks, shared.going_on(args.out):
         args.device = ranks.device
         top = tvc.top_activations(
-            shared.network(args),
+            shared.network(args, told=ranks.first),
             args.folder,
             **shared.options(args, "layers", "k", "batch_size", "workers", "out", "resume", "save_every", "exact"),
-            progress=shared.on_terminal(),
+            progress=True,
         )
     if ranks.first:
         _tell(args, top)

@@ -1,0 +1,33 @@
+"""Progress: a line a minute where stderr is a file, nothing where none is asked for."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from torchviz_cnn.core import progress
+
+
+def test_a_line_about_every_minute_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with progress.progress_bar(True, total=40, desc="photos", unit=" photos", unit_scale=0.5) as bar:
+        for _ in range(20):
+            now += 10.0
+            bar.update(2)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"photos: {done} of 20 photos" for done in (6, 12, 18)]
+
+
+def test_nothing_is_written_and_no_thread_is_left_where_no_progress_is_asked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = threading.active_count()
+    with progress.progress_bar(False, total=1) as bar:
+        bar.update()
+    assert threading.active_count() == before
+    assert capsys.readouterr().err == ""
