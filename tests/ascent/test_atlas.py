@@ -262,6 +262,7 @@ def test_a_killed_run_goes_on_to_the_same_patterns(tmp_path: Path) -> None:
     agree(tmp_path / "killed", tmp_path / "whole")
 
 
+@pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.DeadFilterWarning")
 @pytest.mark.parametrize("name", ["values", "scores", "dead", "channels", "rectify"])
 def test_a_file_without_a_tensor_or_with_another_shape_is_told(name: str, tmp_path: Path) -> None:
     from safetensors import safe_open
@@ -277,12 +278,3 @@ def test_a_file_without_a_tensor_or_with_another_shape_is_told(name: str, tmp_pa
         save_file(wrong, path, metadata)
         with pytest.raises(OutputError, match="broken"):
             tvc.Atlas.read(tmp_path / "a").patterns(layer)
-
-
-def test_patterns_that_vanish_meanwhile_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchviz_cnn.ascent import atlas
-
-    model, layer = networks.vgg_like(), "features.0"
-    monkeypatch.setattr(atlas, "_make", lambda *_: None)
-    with pytest.raises(OutputError, match="lost patterns meanwhile"):
-        tvc.filter_atlas(model, tmp_path / "a", [layer], 3, size=12, steps=1)

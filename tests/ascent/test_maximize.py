@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 import torchviz_cnn as tvc
 from tests import networks
-from tests.conftest import unchanged
+from tests.conftest import Terminal, unchanged
 from tests.networks import images
 from torchviz_cnn import objectives
 from torchviz_cnn.ascent.loop import Precision
@@ -666,9 +666,9 @@ def test_a_detached_network_and_one_of_nan_are_named() -> None:
         tvc.filter_patterns(broken, "features.2", [0], size=16, steps=1)
 
 
-def test_progress_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_shown(terminal: Terminal) -> None:
     tvc.filter_patterns(networks.vgg_like(), "features.5", range(3), size=64, steps=80, progress=True)
-    shown = capsys.readouterr().err
+    shown = terminal.getvalue()
     assert "0/3 filters" in shown
     assert "filters/s" in shown
     assert re.search(r" [1-9]\d?%", shown)

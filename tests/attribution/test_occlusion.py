@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import torchviz_cnn as tvc
 from tests import networks
+from tests.conftest import Terminal
 from tests.networks import CLASSES, images, seeded
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -148,10 +149,10 @@ def test_errors(options: dict[str, Any], message: str) -> None:
         tvc.occlusion(networks.gap_linear(), images(1), 0, **options)
 
 
-def test_pictures_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_and_files(tmp_path: Path, terminal: Terminal) -> None:
     model, x = networks.gap_linear(), images(2)
     found = tvc.occlusion(model, x, torch.tensor([[0, 1], [2, 3]]), patch=8, progress=True)
-    assert "patches" in capsys.readouterr().err
+    assert "patches" in terminal.getvalue()
     photo = Image.new("RGB", (64, 64))
     assert found.plot(photo, index=1, nth=1).width > 800
     assert found.overlay(photo, nth=1).size == photo.size

@@ -15,6 +15,7 @@ from torch import nn
 import torchviz_cnn as tvc
 from tests import networks
 from tests.networks import images
+from torchviz_cnn.media import bands
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,6 +48,13 @@ def weights_that_are_not_finite(folder: Path) -> Path:
     state["features.0.bias"][:] = torch.nan
     torch.save(state, folder / "weights.pth")
     return folder / "weights.pth"
+
+
+def ten_bits(folder: Path) -> Path:
+    """A photo whose range has to be guessed."""
+    bands.say_once.cache_clear()  # what is said once may have been said by another test
+    Image.fromarray(np.full((4, 6), 1000, np.uint16)).save(folder / "ten.png")
+    return folder / "ten.png"
 
 
 CALLS: dict[str, tuple[type[Warning], Callable[[Path], object]]] = {
@@ -87,6 +95,7 @@ CALLS: dict[str, tuple[type[Warning], Callable[[Path], object]]] = {
             workers=0,
         ),
     ),
+    "read_image": (tvc.ImageWarning, lambda folder: tvc.read_image(ten_bits(folder))),
     "load_model": (
         tvc.CheckpointWarning,
         lambda folder: tvc.load_model(

@@ -100,7 +100,7 @@ def test_photos_need_a_network(net: Network) -> None:
 
 def test_a_photo_that_cannot_be_read(net: Network, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    for wrong in (tmp_path / "none.png", tmp_path / "broken.png", [tmp_path / "broken.png"], np.zeros((2, 2))):
+    for wrong in (tmp_path / "none.png", tmp_path / "broken.png", [tmp_path / "broken.png"], np.zeros((2, 2, 2, 2))):
         with unchanged(net.model), pytest.raises(ImageError), prepared(net, wrong):
             pass
 

@@ -483,7 +483,9 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     out = str(tmp_path / "out.html")
     wanted = ["--layers", "conv1", "pool*", "--k", "3", "--budget", "0", "--input-size", "96", "--classes", "1"]
     assert main(["report", str(tmp_path / "a.png"), "--out", out, *wanted]) == 0
-    assert capsys.readouterr().out.splitlines() == ["1 photo, 6 layers, 0 filter patterns", f"open {out}"]
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.startswith("cats_and_dogs on cpu; photos: 96 x 96")
+    assert rest == ["1 photo, 6 layers, 0 filter patterns", f"open {out}"]
     page = Page(out)
     assert "torchviz-cnn report" in page.words
     assert "--k 3" in page.words
