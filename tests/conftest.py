@@ -7,7 +7,6 @@ import io
 import os
 import random
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -53,18 +52,10 @@ def one_thread() -> Iterator[None]:
 
 
 class Terminal(io.StringIO):
-    """Stands for a terminal that something is written to."""
+    """Stands for a terminal: `with contextlib.redirect_stderr(Terminal()) as terminal`."""
 
     def isatty(self) -> bool:
         return True
-
-
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """The terminal that stderr is, for the length of a test."""
-    shown = Terminal()
-    monkeypatch.setattr(sys, "stderr", shown)
-    return shown
 
 
 @contextmanager

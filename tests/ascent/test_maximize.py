@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import pickle
 import re
@@ -666,8 +667,9 @@ def test_a_detached_network_and_one_of_nan_are_named() -> None:
         tvc.filter_patterns(broken, "features.2", [0], size=16, steps=1)
 
 
-def test_progress_is_shown(terminal: Terminal) -> None:
-    tvc.filter_patterns(networks.vgg_like(), "features.5", range(3), size=64, steps=80, progress=True)
+def test_progress_is_shown() -> None:
+    with contextlib.redirect_stderr(Terminal()) as terminal:
+        tvc.filter_patterns(networks.vgg_like(), "features.5", range(3), size=64, steps=80, progress=True)
     shown = terminal.getvalue()
     assert "0/3 filters" in shown
     assert "filters/s" in shown

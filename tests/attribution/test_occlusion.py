@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,9 +150,10 @@ def test_errors(options: dict[str, Any], message: str) -> None:
         tvc.occlusion(networks.gap_linear(), images(1), 0, **options)
 
 
-def test_pictures_and_files(tmp_path: Path, terminal: Terminal) -> None:
+def test_pictures_and_files(tmp_path: Path) -> None:
     model, x = networks.gap_linear(), images(2)
-    found = tvc.occlusion(model, x, torch.tensor([[0, 1], [2, 3]]), patch=8, progress=True)
+    with contextlib.redirect_stderr(Terminal()) as terminal:
+        found = tvc.occlusion(model, x, torch.tensor([[0, 1], [2, 3]]), patch=8, progress=True)
     assert "patches" in terminal.getvalue()
     photo = Image.new("RGB", (64, 64))
     assert found.plot(photo, index=1, nth=1).width > 800
