@@ -41,7 +41,9 @@ tests_with() { # name, interpreter
   local environment="$folder/$1"
   [ -x "$environment/bin/python" ] || "$2" -m venv "$environment"
   echo "== $1: $("$environment/bin/python" --version)"
-  "$environment/bin/python" -m pip install -q --upgrade --constraint "$folder/$1.txt" -e '.[test]'
+  "$environment/bin/python" -m pip install -q --upgrade pip
+  "$environment/bin/python" -m pip install -q --upgrade --constraint "$folder/$1.txt" -e '.[demo,keras]' \
+    captum hypothesis import-linter psutil pytest pytest-timeout scipy timm
   "$environment/bin/python" -c "import torch, torchvision, numpy; print(torch.__version__, torchvision.__version__, numpy.__version__)"
   "$environment/bin/python" -m pytest -q -m "not slow" -p no:cacheprovider
 }

@@ -20,7 +20,6 @@ import torchviz_cnn as tvc
 
 SIDES = (96, 128, 224)
 """Sides of the input in pixels; the first at which the network runs is taken."""
-TARGET = 1
 Judge = Callable[["Subject"], str]
 """Says `ok`, `option: ...` or `not applicable: ...`; raises AssertionError where something is wrong."""
 
@@ -119,9 +118,9 @@ def kept(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
 
 
 def plain_grad_cam(model: nn.Module, x: Tensor, layer: str) -> tuple[Tensor, Tensor]:
-    """The layer's output, and the sum of its channels weighted by their mean gradients, before the ReLU."""
+    """The layer's output, and the sum of its channels weighted by the mean gradients of the top class, before the ReLU."""
     with torch.enable_grad(), kept(model, layer) as outputs:
-        score = model(x.clone().requires_grad_())[:, TARGET].sum()
+        score = model(x.clone().requires_grad_()).amax(1).sum()
         (gradient,) = torch.autograd.grad(score, outputs[0])
     maps = outputs[0].detach()
     return maps, (gradient.mean((2, 3), keepdim=True) * maps).sum(1)
@@ -158,11 +157,11 @@ def guided_relu(x: Tensor, inplace: bool = False, top: float = float("inf")) -> 
 
 
 def guided_gradient(model: nn.Module, x: Tensor) -> Tensor:
-    """The gradient of the score in a copy of the network whose ReLUs are others."""
+    """The gradient of the top class in a copy of the network whose ReLUs are others."""
     guided = rebuilt(model, guided_part)
     leaf = x.clone().requires_grad_()
     with mock.patch.object(F, "relu", guided_relu):
-        (gradient,) = torch.autograd.grad(guided(leaf)[:, TARGET].sum(), leaf)
+        (gradient,) = torch.autograd.grad(guided(leaf).amax(1).sum(), leaf)
     return gradient
 
 
@@ -239,7 +238,7 @@ def close(ours: Tensor, expected: Tensor, what: str) -> str:
 
 
 def check_grad_cam(subject: Subject) -> str:
-    cam = tvc.grad_cam(subject.model, subject.x, target=TARGET, relu=False)
+    cam = tvc.grad_cam(subject.model, subject.x, relu=False)
     subject.layer = cam.layer
     _, expected = plain_grad_cam(subject.plain, subject.x, cam.layer)
     return close(cam.values, expected, f"Grad-CAM of {cam.layer}")
@@ -267,11 +266,11 @@ def check_guided(subject: Subject) -> str:
         return "not applicable: no class scores are explained"
     option = ""
     try:
-        ours = tvc.saliency(subject.model, subject.x, TARGET, relu="guided").gradients
+        ours = tvc.saliency(subject.model, subject.x, relu="guided").gradients
     except tvc.LayerError:
         option = 'option: `other_activations="plain"` for guided rules'
         try:
-            ours = tvc.saliency(subject.model, subject.x, TARGET, relu="guided", other_activations="plain").gradients
+            ours = tvc.saliency(subject.model, subject.x, relu="guided", other_activations="plain").gradients
         except tvc.LayerError as error:
             if "met no ReLU" not in str(error):
                 raise
