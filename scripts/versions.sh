@@ -11,10 +11,10 @@ folder=${VERSIONS:-build/versions}
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 
-# The lower bounds in pyproject.toml; numpy 1.26 is the last that torch 2.4 was built for.
+# The lower bounds in pyproject.toml; numpy 1.26 is the oldest that the library declares.
 cat >"$folder/oldest.txt" <<'VERSIONS'
-torch==2.4.1
-torchvision==0.19.1
+torch==2.6.0
+torchvision==0.21.0
 numpy==1.26.4
 pillow==10.1.0
 matplotlib==3.8.0
