@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,7 @@ class Detached(nn.Module):
 def test_a_layer_without_patterns_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
     net = network(nn.Sequential(nn.Conv2d(3, 2, 3), Detached(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     with caplog.at_level("INFO", logger="torchviz_cnn"):
-        drawn = patterns.make_patterns(net, {"0": [0], "1": [0]}, until=None, seed=0, done=lambda count: None)
+        drawn = patterns.make_patterns(net, {"0": [0], "1": [0]}, until=math.inf, seed=0, done=lambda count: None)
     assert drawn["1"] == {0: None}
     assert drawn["0"][0] is not None
     assert "no patterns of layer '1'" in caplog.text

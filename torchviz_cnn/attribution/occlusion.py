@@ -89,9 +89,7 @@ def occlusion(
     runs through the whole network.
 
     Args:
-        model: a module or a Network.
-        x: a batch (B, C, H, W) or, with a Network, photos.
-        target: as for `saliency`.
+        model, x, target: as for `saliency`.
         patch: a side, or height and width, in pixels of the input.
         stride: how far the patch moves at a time; by default half the patch.
         fill: the patch's value, or one for each channel (C,); 0 is the mean grey of a network with the usual

@@ -68,8 +68,7 @@ class ClassMap:
         Args:
             photo: the photo that the input was made from; by default the one that the method was given.
             alpha: strength of the colours, 0..1.
-            index: which image of the batch.
-            nth: which of its classes.
+            index, nth: which image of the batch, and which of its classes.
             blend: `add` is the textbook's photo + alpha x colour, clipped; `mix` is (1 - alpha) x photo + alpha x
                 colour.
             colormap: a name that matplotlib knows.
@@ -148,12 +147,7 @@ class ClassMap:
         return ", ".join(words)
 
     def peak(
-        self,
-        photo: Photo | None = None,
-        *,
-        index: int = 0,
-        nth: int = 0,
-        geometry: Geometry | Preprocess | None = None,
+        self, photo: Photo | None = None, *, index: int = 0, nth: int = 0, geometry: Geometry | Preprocess | None = None
     ) -> tuple[int, int]:
         """The pixel (x, y) of the photo where the map is strongest."""
         picture = self._photo(photo, index)

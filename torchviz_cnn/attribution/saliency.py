@@ -181,11 +181,7 @@ def input_x_gradient(
     """Multiply the input by the gradient of the score: what each value contributes to it, to the first order.
 
     Args:
-        model: a module or a Network.
-        x: a batch (B, C, H, W) or, with a Network, photos.
-        target: as for `saliency`.
-        score: as for `saliency`.
-        reduce: as for `saliency`.
+        model, x, target, score, reduce: as for `saliency`.
 
     Returns:
         A Saliency of the shapes that `saliency` gives.
@@ -215,14 +211,9 @@ def guided_grad_cam(
     """Multiply guided backpropagation by Grad-CAM: fine detail, only where the class is. One forward pass gives both.
 
     Args:
-        model: a module or a Network.
-        x: a batch (B, C, H, W) or, with a Network, photos.
+        model, x, target, score, reduce, other_activations: as for `saliency`.
         layer: whose maps Grad-CAM weighs, by default as in `grad_cam`.
-        target: as for `saliency`.
-        score: as for `saliency`.
-        reduce: as for `saliency`.
         interpolation: how the heatmap, after its ReLU, is enlarged to the input: `bilinear` or `nearest`.
-        other_activations: as for `saliency`.
 
     Returns:
         A Saliency, as `saliency` gives it.

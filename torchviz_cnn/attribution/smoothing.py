@@ -43,17 +43,11 @@ def smooth_grad(
     where None, is that of the image without noise.
 
     Args:
-        model: a module or a Network.
-        x: a batch (B, C, H, W) or, with a Network, photos.
-        target: as for `saliency`.
+        model, x, target, relu, score, reduce, other_activations: as for `saliency`.
         samples: how many noisy copies of each image, at least 1 (2 for the variance).
         noise: the deviation of the Gaussian noise as a share of the image's range (its maximum minus its minimum).
         statistic: the `mean` of the gradients; the mean of their `square`; their `variance`, which is VarGrad.
         seed: of the noise.
-        relu: as for `saliency`.
-        score: as for `saliency`.
-        reduce: as for `saliency`.
-        other_activations: as for `saliency`.
         batch_size: how many copies run at a time.
 
     Returns:
@@ -117,14 +111,10 @@ def integrated_gradients(
     is in `completeness_error`: take more steps where that is large.
 
     Args:
-        model: a module or a Network.
-        x: a batch (B, C, H, W) or, with a Network, photos.
-        target: as for `saliency`.
+        model, x, target, score, reduce: as for `saliency`.
         baselines: a number, an image (C, H, W), one for each image (B, C, H, W), or a list of these, over which the
             attributions are averaged. 0 is the mean colour for a network with the usual normalisation.
         steps: at how many points the integral is taken (Gauss-Legendre).
-        score: as for `saliency`.
-        reduce: as for `saliency`.
         batch_size: how many points run at a time.
 
     Returns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,8 +103,7 @@ class Comparison:
         width = max(a.width + b.width for a, b in rows)
         heights = [max(a.height, b.height) for a, b in rows]
         page = Image.new("RGB", (width, sum(heights)), "white")
-        for place, (a, b) in enumerate(rows):
-            top = sum(heights[:place])
+        for top, (a, b) in zip(itertools.accumulate(heights, initial=0), rows, strict=False):
             page.paste(a, (0, top))
             page.paste(b, (a.width, top))
         return page

@@ -86,16 +86,16 @@ class Deconvolution:
         if photo is None and self.origin.photos is not None:
             photo = self.origin.photo(index)
         seen = None if photo is None else self.origin.seen(as_photo(photo), self.input_size, geometry)
+        channels, activations = (t.view(len(t), -1) for t in (self.channels, self.activations))
         columns: dict[str, list[tuple[str, Image.Image]]] = {}
         for unit, layer in enumerate(self.layers):
             box = None if whole else _square(self.patch(index, unit), *self.input_size)
             pair = [self.image(index, unit)] if seen is None else [seen, self.image(index, unit)]
             tiles = np.stack([np.asarray(p.resize((side, side), Image.Resampling.BICUBIC, box)) for p in pair])
-            channel, activation = (self._flat(t)[index, unit].item() for t in (self.channels, self.activations))
+            channel, activation = (t[index, unit].item() for t in (channels, activations))
             caption = f"channel {channel}: {activation:.3g}"
-            columns.setdefault(layer, []).append(
-                (caption, Image.fromarray(render.tile_grid(tiles, len(tiles), margin=2)))
-            )
+            picture = Image.fromarray(render.tile_grid(tiles, len(tiles), margin=2))
+            columns.setdefault(layer, []).append((caption, picture))
         return figures.column_figure(columns)
 
     def save(self, path: str | Path) -> Path:
@@ -105,15 +105,11 @@ class Deconvolution:
 
     def _projection(self, index: int, unit: int) -> render.Array:
         values = self.values if self.values.ndim == 5 else self.values[:, None]
-        if not (-len(values) <= index < len(values) and -values.shape[1] <= unit < values.shape[1]):
-            raise InputError(
-                f"image {index}, unit {unit} is out of range: there are {len(values)} and {values.shape[1]}"
-            )
+        images, units = values.shape[:2]
+        if not (-images <= index < images and -units <= unit < units):
+            raise InputError(f"image {index}, unit {unit} is out of range: there are {images} and {units}")
         projection: render.Array = values[index, unit].cpu().numpy()
         return projection
-
-    def _flat(self, values: Tensor) -> Tensor:
-        return values if values.ndim == 2 else values[:, None]
 
     def _repr_png_(self) -> bytes:
         return files.png(self.plot())
@@ -176,32 +172,24 @@ def deconvnet(
         raise LayerError("the deconvnet was asked for no layer at all; layer_names(model) lists them")
     if k is not None:
         checks.whole_number("k", k)
-    asked = {name: _asked(channel.get(name) if isinstance(channel, Mapping) else channel) for name in layers}
-    unknown = sorted(set(channel) - set(layers)) if isinstance(channel, Mapping) else []
-    if unknown:
+    by_layer = channel if isinstance(channel, Mapping) else dict.fromkeys(layers, channel)
+    if unknown := sorted(set(by_layer) - set(layers)):
         raise InputError(f"channels are given for {unknown}; the layers asked for are {', '.join(layers)}")
+    asked = {name: _asked(by_layer.get(name)) for name in layers}
     alone = isinstance(layer, (str, nn.Module))
     single = alone and k is None and (channel is None or isinstance(asked[layers[0]], int))
     with prepared(model, x) as given:
-        parts: list[tuple[_Chosen, Tensor]] = []
+        parts: list[tuple[Tensor, ...]] = []
         with projected_units(given, layers, other_activations=other_activations) as units:
             for name in layers:
-                chosen = _choose(units.maps[name].detach(), name, asked[name], unit, k or 1)
-                projections = units.project(name, chosen.channels, chosen.places, again=len(parts) + 1 < len(layers))
-                parts.append((chosen, projections))
-
-        def joined(tensors: Iterable[Tensor]) -> Tensor:
-            together = torch.cat(list(tensors), 1)
-            return together[:, 0] if single else together
-
+                channels, positions, activations, places = _choose(units.maps[name], name, asked[name], unit, k or 1)
+                values = units.project(name, channels, places, again=len(parts) + 1 < len(layers))
+                parts.append((values, channels, positions, activations))
+        together = [torch.cat(tensors, 1) for tensors in zip(*parts, strict=True)]
+        values, channels, positions, activations = (t[:, 0] if single else t for t in together)
+        of_units = tuple(name for name, part in zip(layers, parts, strict=True) for _ in range(part[0].shape[1]))
         return Deconvolution(
-            values=joined(projections for _, projections in parts),
-            layers=tuple(n for n, (c, _) in zip(layers, parts, strict=True) for _ in range(c.channels.shape[1])),
-            channels=joined(chosen.channels for chosen, _ in parts),
-            positions=joined(chosen.positions for chosen, _ in parts),
-            activations=joined(chosen.activations for chosen, _ in parts),
-            input_size=given.input_size,
-            origin=given.origin,
+            values, of_units, channels, positions, activations, input_size=given.input_size, origin=given.origin
         )
 
 
@@ -215,19 +203,12 @@ def _square(box: tuple[int, int, int, int], height: int, width: int) -> tuple[in
     return left, top, left + across, top + down
 
 
-@dataclass(frozen=True, eq=False)
-class _Chosen:
-    """Units of one layer, U for each image."""
-
-    channels: Tensor
-    positions: Tensor
-    activations: Tensor
-    places: Tensor
-    """Which places of the channels' maps belong to the units, as 0 or 1: (B, U, h, w)."""
-
-
-def _choose(maps: Tensor, layer: str, channel: int | list[int] | None, unit: Unit, k: int) -> _Chosen:
-    maps = maps.float()
+def _choose(
+    maps: Tensor, layer: str, channel: int | list[int] | None, unit: Unit, k: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Channels, positions and activations of U units for each image, and which places of their channels' maps belong to
+    them, as 0 or 1: (B, U, h, w)."""
+    maps = maps.detach().float()
     batch, count, height, width = maps.shape
     row, column = _position(unit, layer, height, width)
     if channel is None:
@@ -247,7 +228,7 @@ def _choose(maps: Tensor, layer: str, channel: int | list[int] | None, unit: Uni
     else:
         positions = torch.stack([place // width, place % width], -1)
         places = F.one_hot(place, height * width).to(flat)
-    return _Chosen(channels, positions, activations, places.view(batch, -1, height, width))
+    return channels, positions, activations, places.view(batch, -1, height, width)
 
 
 def _asked(channel: Any) -> int | list[int] | None:

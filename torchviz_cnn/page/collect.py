@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchviz_cnn.attribution.cam import CAM_METHODS
-from torchviz_cnn.attribution.methods import METHODS
-from torchviz_cnn.attribution.saliency import saliency
 from torchviz_cnn.core.errors import LayerError
 from torchviz_cnn.core.names import Call, expand, named_layers
 from torchviz_cnn.hooks.inputs import Given, Input, prepared
@@ -28,6 +25,10 @@ from torchviz_cnn.scores.trace import INPUT, Trace, layer_of, require_maps, trac
 MAP_SIDE = 96
 """Activation maps are averaged down to at most this many pixels a side before they are kept."""
 HEAT_SIDE = 48
+Done = Callable[[int], Any]
+"""What is called with the number of images, or channels, that are done."""
+PIXEL_METHODS: Mapping[str, Rule] = {"saliency": "standard", "guided": "guided", "deconvnet": "deconvnet"}
+"""The methods of the table that are the gradient at the input under a rule of the ReLUs, and that rule."""
 
 _log = logging.getLogger("torchviz_cnn")
 
@@ -62,7 +63,7 @@ class Collected:
     layers: Mapping[str, LayerMaps]
     """In execution order."""
     pixels: Mapping[str, Tensor]
-    """Gradients of the class scores with respect to the input, by method of `pixel_methods`: (B, K, C, H, W)."""
+    """Gradients of the class scores with respect to the input, by method of `PIXEL_METHODS`: (B, K, C, H, W)."""
     explained: str | None
     """The layer whose heatmap is shown first: that of the last convolution; None where no layer has one."""
     added: str | None
@@ -71,34 +72,12 @@ class Collected:
     """What makes probabilities of the logits."""
 
 
-def pixel_methods() -> dict[str, Rule]:
-    """The methods of the table that are the gradient at the input under a rule of the ReLUs, and that rule.
-
-    >>> pixel_methods()
-    {'saliency': 'standard', 'guided': 'guided', 'deconvnet': 'deconvnet'}
-    """
-    rules: dict[str, Rule] = {}
-    for name, method in METHODS.items():
-        if method.explain is saliency:
-            rules[name] = "standard"
-        elif isinstance(method.explain, partial) and method.explain.func is saliency:
-            rules[name] = method.explain.keywords["relu"]
-    return rules
-
-
 def collect(
-    net: Network,
-    batches: Iterable[Input],
-    layers: Layers,
-    classes: int,
-    done: Callable[[int], object],
-    *,
-    explain: bool = True,
+    net: Network, batches: Iterable[Input], layers: Layers, classes: int, done: Done, *, explain: bool = True
 ) -> Collected:
     """Run batches of photos, or of inputs (B, C, H, W), through a network.
 
-    `done` is called with the number of images of each batch. With `explain`, the layer that heatmaps explain by default
-    is added where it was not asked for.
+    With `explain`, the layer that heatmaps explain by default is added where it was not asked for.
     """
     parts: list[Collected] = []
     explained: str | None = None
@@ -152,7 +131,7 @@ def _collect(given: Given, calls: Sequence[Call], classes: int, explained: str |
         names = [name for name in run.activations if name != INPUT]
         heat, standard = _heatmaps(run, names)
         pixels: dict[str, Tensor] = {}
-        for name, of in pixel_methods().items():
+        for name, of in PIXEL_METHODS.items():
             if standard is not None and (of == "standard" or rule.count):
                 pixels[name] = standard if of == "standard" else run.gradient(INPUT, rule=of, again=True).cpu()
         layers = {name: _layer_maps(run.activations[name].detach(), heat[name]) for name in names}

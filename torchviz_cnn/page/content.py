@@ -11,15 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.attribution.cam import CAM_METHODS
-from torchviz_cnn.attribution.methods import METHODS
+from torchviz_cnn.attribution.methods import METHODS, methods_of
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.layers.describe import Description
 from torchviz_cnn.layers.receptive_field import ReceptiveField
 from torchviz_cnn.media import render
 from torchviz_cnn.page.collect import Collected, LayerMaps
 from torchviz_cnn.page.encode import Blocks, figure, figures, fitted, levels, within
-from torchviz_cnn.page.top import Strongest
 from torchviz_cnn.scores.outputs import probabilities
 from torchviz_cnn.topk.patches import projection_image
 
@@ -47,16 +45,15 @@ def method_contents(collected: Collected) -> list[dict[str, str | None]]:
     Grad-CAM, the product of both.
     """
     heated = {name for of in collected.layers.values() for name in of.heat}
-    layered = [_method(name, of.title, of.shows, name, None) for name, of in CAM_METHODS.items() if name in heated]
-    pixels = [_method(name, METHODS[name].title, METHODS[name].shows, None, name) for name in collected.pixels]
-    both = METHODS["guided_grad_cam"]
+    known = {**METHODS, **methods_of("cam")}
+    shown: list[tuple[str, str | None, str | None]] = [(name, name, None) for name in known if name in heated]
     if "grad_cam" in heated and "guided" in collected.pixels:
-        layered.append(_method("guided_grad_cam", both.title, both.shows, "grad_cam", "guided"))
-    return [*layered, *pixels]
-
-
-def _method(name: str, title: str, shows: str, heat: str | None, pixels: str | None) -> dict[str, str | None]:
-    return {"name": name, "title": title, "shows": shows, "heat": heat, "pixels": pixels}
+        shown.append(("guided_grad_cam", "grad_cam", "guided"))
+    shown += [(name, None, name) for name in collected.pixels]
+    return [
+        {"name": name, "title": known[name].title, "shows": known[name].shows, "heat": heat, "pixels": pixels}
+        for name, heat, pixels in shown
+    ]
 
 
 def strongest_channels(layer: LayerMaps, k: int) -> list[int]:
@@ -111,17 +108,15 @@ def layer_content(
 ) -> dict[str, Any]:
     """One layer for so many photos: figures over depth, the maps of some channels, heatmaps of the classes."""
     order = sorted(channels)
-    maps = of.maps[:photos, order]
-    high = _over(maps.amax((2, 3)), "amax")
-    low = _over(maps.amin((2, 3)), "amin").clamp(max=0)
-    scaled = levels(maps, low.expand(photos, -1), high.expand(photos, -1)) if photos else np.zeros((0, 1, 1, 1))
+    finite = of.maps[:, order].nan_to_num(0, 0, 0)
+    low, high = finite.amin((0, 2, 3)).clamp(max=0), finite.amax((0, 2, 3))
     return {
         "name": name,
         "kind": kind.__name__,
         "shape": list(of.shape),
         "channels": order,
         "size": list(of.maps.shape[2:]),
-        "maps": [blocks.maps(one) for one in scaled],
+        "maps": [blocks.maps(one) for one in levels(of.maps[:photos, order], low, high)],
         "zero": figures(-255 * low / (high - low).where(high > low, 1.0)),
         "peak": figures(of.peak[:photos]),
         "mean": figures(of.mean[:photos]),
@@ -130,7 +125,6 @@ def layer_content(
         "layerSparsity": figures(of.sparsity[:photos].mean(1)),
         "dead": (of.sparsity[:photos] == 1).sum(1).tolist(),
         "heat": {method: _heat(values[:photos], blocks) for method, values in of.heat.items() if photos},
-        "late": [],
     }
 
 
@@ -144,26 +138,10 @@ def _heat(values: Tensor, blocks: Blocks) -> dict[str, Any]:
     }
 
 
-def top_content(of: Strongest, blocks: Blocks) -> dict[str, Any]:
-    """What a dataset says of one channel: its strongest patches and their projections, each in one picture."""
-    return {
-        "values": of.values,
-        "statistics": of.statistics,
-        "patches": None if of.patches is None else blocks.picture(of.patches, quality=72),
-        "projections": None if of.projections is None else blocks.picture(of.projections, quality=68),
-    }
-
-
-def _over(values: Tensor, how: str) -> Tensor:
-    """The highest or lowest of each channel over all photos; zeros where there are none."""
-    values = values.nan_to_num(0, 0, 0)
-    return getattr(values, how)(0) if len(values) else values.new_zeros(values.shape[1])
-
-
 def pattern_contents(pictures: Mapping[int, Image.Image | None], blocks: Blocks) -> dict[int, int]:
     """The filter patterns of a layer by channel; dead channels have none."""
-    known = {channel: picture for channel, picture in pictures.items() if picture is not None}
-    return {c: blocks.picture(within(picture, PATTERN_SIDE), quality=80) for c, picture in known.items()}
+    small = {c: within(picture, PATTERN_SIDE) for c, picture in pictures.items() if picture is not None}
+    return {c: blocks.picture(picture, quality=80) for c, picture in small.items()}
 
 
 def field_content(field: ReceptiveField | None) -> dict[str, str] | None:

@@ -6,8 +6,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from PIL import Image
 
@@ -15,17 +14,20 @@ from torchviz_cnn.ascent.atlas import Atlas
 from torchviz_cnn.ascent.maximize import filter_patterns
 from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError, ModelError, OutputError
 from torchviz_cnn.hooks.network import Network
+from torchviz_cnn.page.collect import Done
 
 AT_ONCE = 2
 """Channels of a layer before the next layer has its turn; on a graphics card eight times as many."""
 
+Wanted = Mapping[str, Sequence[int]]
+"""Channels by layer, the most important first."""
 PatternPictures = dict[str, dict[int, Image.Image | None]]
 """By layer and channel; None for a channel that has no pattern. Channels that there was no time for are missing."""
 
 _log = logging.getLogger("torchviz_cnn")
 
 
-def from_atlas(folder: str | os.PathLike[str], wanted: Mapping[str, Sequence[int]], checksum: str) -> PatternPictures:
+def from_atlas(folder: str | os.PathLike[str], wanted: Wanted, checksum: str) -> PatternPictures:
     """Read the patterns that an atlas has of the channels wanted, by layer and channel.
 
     Raises:
@@ -54,38 +56,39 @@ def from_atlas(folder: str | os.PathLike[str], wanted: Mapping[str, Sequence[int
     return pictures
 
 
-def make_patterns(
-    net: Network,
-    wanted: Mapping[str, Sequence[int]],
-    *,
-    until: float | None,
-    seed: int,
-    done: Callable[[int], Any],
-    clock: Callable[[], float] = time.monotonic,
-) -> PatternPictures:
-    """Make patterns of a few channels of each layer in turn, the deepest layer first, while there is time.
+def in_turn(
+    wanted: Wanted, at_once: int, until: float, clock: Callable[[], float] = time.monotonic
+) -> Iterator[tuple[str, list[int]]]:
+    """Give so many channels of each layer in turn, the deepest layer first, until a time of `clock`.
 
-    `until` is a time of `clock`, None for all. No layer is begun that took longer before than there is time left.
-    `done` is called with the number of channels of each part.
+    What is done with them is timed: no layer is begun that took longer before than there is time left.
     """
-    pictures: PatternPictures = {layer: {} for layer in wanted}
-    took: dict[str, float] = {}
-    failed: set[str] = set()
-    at_once = AT_ONCE if next((p.device.type for p in net.model.parameters()), "cpu") == "cpu" else 8 * AT_ONCE
+    took = dict.fromkeys(wanted, 0.0)
     for start in range(0, max(map(len, wanted.values()), default=0), at_once):
         for layer, channels in reversed(list(wanted.items())):
             part, before = list(channels[start : start + at_once]), clock()
-            late = until is not None and before + took.get(layer, 0.0) > until
-            if not part or late or layer in failed:
-                continue
-            try:
-                pictures[layer].update(_pictures(net, layer, part, seed))
-            except (LayerError, ModelError) as error:
-                _log.info("the report has no patterns of layer %r: %s", layer, error)
-                failed.add(layer)
-                pictures[layer].update(dict.fromkeys(channels))
-                continue
-            took[layer] = clock() - before
+            if part and before + took[layer] <= until:
+                yield layer, part
+                took[layer] = clock() - before
+
+
+def make_patterns(
+    net: Network, wanted: Wanted, *, until: float, seed: int, done: Done, clock: Callable[[], float] = time.monotonic
+) -> PatternPictures:
+    """Make patterns of a few channels of each layer in turn, while there is time: see `in_turn`."""
+    pictures: PatternPictures = {layer: {} for layer in wanted}
+    failed: set[str] = set()
+    at_once = AT_ONCE if next((p.device.type for p in net.model.parameters()), "cpu") == "cpu" else 8 * AT_ONCE
+    for layer, part in in_turn(wanted, at_once, until, clock):
+        if layer in failed:
+            continue
+        try:
+            pictures[layer].update(_pictures(net, layer, part, seed))
+        except (LayerError, ModelError) as error:
+            _log.info("the report has no patterns of layer %r: %s", layer, error)
+            failed.add(layer)
+            pictures[layer].update(dict.fromkeys(wanted[layer]))
+        else:
             done(len(part))
     return pictures
 

@@ -16,12 +16,10 @@ from torchviz_cnn.runs.folder import versions
 
 LIBRARIES = ("torchvision", "numpy", "pillow")
 
-Lines = dict[str, list[tuple[str, str]]]
-
 
 def provenance(
     net: Network, photos: Sequence[NamedPhoto], settings: Mapping[str, Any], command: str, checksum: str, took: float
-) -> Lines:
+) -> dict[str, list[tuple[str, str]]]:
     """Headings, and under each what it is called and what it is."""
     when = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     files = [(photo.name, _file_checksum(photo)) for photo in photos]

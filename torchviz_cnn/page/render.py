@@ -15,28 +15,15 @@ SCRIPTS = ("pictures.js", "stage.js", "layers.js", "unit.js", "report.js")
 
 
 def render_page(data: Mapping[str, Any], blocks: Sequence[str], **fixed: Any) -> str:
-    """The page's HTML: `data` is JSON for its script, `blocks` are decoded one by one, `fixed` fills the template."""
+    """The page's HTML: `data` is JSON for its script, `blocks` are decoded one by one, `fixed` and `data` fill the
+    template."""
     style, script = _part("report.css"), '"use strict";\n' + "\n".join(map(_part, SCRIPTS))
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            "img-src data:",
-            f"style-src '{_hash(style)}'",
-            f"script-src '{_hash(script)}'",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
     )
-    return _template().render(  # type: ignore[no-any-return]
-        style=style,
-        script=script,
-        policy=policy,
-        data=script_json(data),
-        blocks=blocks,
-        photos=data["photos"],
-        classes=data["classes"],
-        **fixed,
-    )
+    own = {"style": style, "script": script, "policy": policy, "data": script_json(data), "blocks": blocks}
+    return _template().render(**data, **fixed, **own)  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=1)
@@ -47,7 +34,6 @@ def _template() -> Any:
     return environment.from_string(_part("template.html"))
 
 
-@lru_cache
 def _part(name: str) -> str:
     return files("torchviz_cnn.page").joinpath("web", name).read_text(encoding="utf-8").strip()
 

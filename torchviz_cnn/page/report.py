@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import html
+import math
 import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +24,13 @@ from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.layers.defaults import POOLINGS
 from torchviz_cnn.layers.describe import Description, describe
 from torchviz_cnn.media.origin import Photo, as_photo, is_photo
+from torchviz_cnn.page import content
 from torchviz_cnn.page.collect import LayerMaps, collect
-from torchviz_cnn.page.content import (
-    NamedPhoto,
-    class_names,
-    field_content,
-    layer_content,
-    method_contents,
-    palettes,
-    pattern_contents,
-    photo_contents,
-    strongest_channels,
-    table,
-    top_content,
-)
 from torchviz_cnn.page.encode import Blocks
 from torchviz_cnn.page.patterns import from_atlas, make_patterns
 from torchviz_cnn.page.provenance import provenance
 from torchviz_cnn.page.render import render_page
-from torchviz_cnn.page.top import SPARSITY, Strongest, add_projections, patches_of, shared_layers, top_of
+from torchviz_cnn.page.top import SPARSITY, top_contents, top_of
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.folder import model_checksum
 from torchviz_cnn.topk.result import TopActivations
@@ -140,47 +127,51 @@ def report(
     """
     begun = time.monotonic()
     _check(net, budget, k=k, classes=classes, batch_size=batch_size)
-    selected = _selected(channels)
-    path, photos = _writable(out), _photos(images)
-    stage = partial(_stage, progress)
-    with stage("network", 1) as done:
+    selected, path, photos = _selected(channels), _writable(out), _photos(images)
+    until = math.inf if budget is None else begun + budget
+
+    def stage(name: str, total: int) -> Any:
+        return progress_bar(progress, total=total, desc=name)
+
+    with stage("network", 1) as bar:
         description, trouble = _described(net)
         checksum = model_checksum(net.model)
-        done(1)
-    with stage("photos", len(photos)) as done:
+        bar.update(1)
+    with stage("photos", len(photos)) as bar:
         batches = _batches(net, photos, batch_size)
-        collected = collect(net, batches, layers, classes, done, explain=bool(photos))
+        collected = collect(net, batches, layers, classes, bar.update, explain=bool(photos))
 
-    until = None if budget is None else begun + budget
+    blocks = Blocks()
     chosen = _chosen(collected.layers, k, selected, bool(photos))
-    strongest = {} if top is None else _strongest(net, top_of(top, net, checksum), chosen, until, stage)
-    modules = named_layers(net.model)
-    kinds = {name: type(modules[resolve(net.model, modules, name).name]) for name in chosen}
+    tops = {} if top is None else top_contents(top_of(top, net, checksum), net, chosen, until, blocks, stage)
+    kinds = _kinds(net, chosen)
     # Of poolings, and of a layer shown for its heatmap alone, no patterns are made.
     unmade = {collected.added, *(name for name, kind in kinds.items() if issubclass(kind, POOLINGS))}
     drawable = {name: numbers for name, numbers in chosen.items() if name not in unmade}
-    shown = sum(map(len, drawable.values()))
-    with stage("filter patterns", shown) as done:
+    with stage("filter patterns", sum(map(len, drawable.values()))) as bar:
         if atlas is not None:
             patterns = from_atlas(atlas, drawable, checksum)
         else:
-            patterns = make_patterns(net, drawable, until=until, seed=seed, done=done)
+            patterns = make_patterns(net, drawable, until=until, seed=seed, done=bar.update)
 
-    blocks = Blocks()
-    contents = photo_contents(net, photos, collected, blocks)
+    pictures = content.photo_contents(net, photos, collected, blocks)
     fields = {} if description is None else {info.name: info.receptive_field for info in description.layers}
-    with stage("layers", len(chosen)) as done:
-        units = []
+    units = []
+    with stage("layers", len(chosen)) as bar:
         for name, numbers in chosen.items():
-            unit = layer_content(name, kinds[name], collected.layers[name], numbers, len(photos), blocks)
-            unit["field"] = field_content(fields.get(name))
-            unit["patterns"] = pattern_contents(patterns.get(name, {}), blocks)
-            if atlas is None and budget != 0:
-                unit["late"] = [c for c in drawable.get(name, ()) if c not in patterns.get(name, {})]
-            unit["top"] = {c: top_content(of, blocks) for c, of in strongest.get(name, {}).items()}
-            units.append(unit)
-            done(1)
-    count = sum(len(unit["patterns"]) for unit in units)
+            made = patterns.get(name, {})
+            expected = drawable.get(name, []) if atlas is None and budget != 0 else []
+            units.append(
+                {
+                    **content.layer_content(name, kinds[name], collected.layers[name], numbers, len(photos), blocks),
+                    "field": content.field_content(fields.get(name)),
+                    "patterns": content.pattern_contents(made, blocks),
+                    "late": [c for c in expected if c not in made],
+                    "top": tops.get(name, {}),
+                }
+            )
+            bar.update(1)
+    count, shown = sum(len(unit["patterns"]) for unit in units), sum(map(len, drawable.values()))
 
     settings = {
         "layers": "all convolution and pooling layers" if layers is None else layers,
@@ -195,18 +186,18 @@ def report(
     call = command or f"torchviz_cnn.report(net, images, {str(out)!r}, ...)"
     page = render_page(
         {
-            "photos": contents,
+            "photos": pictures,
             "layers": units,
             "explained": collected.explained,
             "sparsity": SPARSITY,
-            "classes": class_names(net, contents),
-            "palettes": palettes(),
-            "methods": method_contents(collected),
+            "classes": content.class_names(net, pictures),
+            "palettes": content.palettes(),
+            "methods": content.method_contents(collected),
         },
         blocks.texts,
         name=net.name,
         facts=_facts(net, description, len(photos)),
-        rows=table(description),
+        rows=content.table(description),
         trouble=trouble,
         provenance=provenance(net, photos, settings, call, checksum, time.monotonic() - begun),
         patterns=count,
@@ -242,7 +233,7 @@ def _chosen(layers: Mapping[str, LayerMaps], k: int, selected: list[int] | None,
     """The channels of each layer that are shown, the most important first, without layers that have none of them."""
     if selected is None:
         return {
-            name: strongest_channels(of, k) if photos else list(range(min(k, of.shape[0])))
+            name: content.strongest_channels(of, k) if photos else list(range(min(k, of.shape[0])))
             for name, of in layers.items()
         }
     chosen = {name: [c for c in selected if c < of.shape[0]] for name, of in layers.items()}
@@ -259,34 +250,38 @@ def _writable(out: str | os.PathLike[str]) -> Path:
     if not isinstance(out, (str, os.PathLike)):
         raise OutputError(f"out is the path of the page or of a folder for it, not {out!r}")
     path = Path(out)
+    page = path if path.suffix.lower() in (".html", ".htm") else path / "index.html"
     try:
-        page = path if path.suffix.lower() in (".html", ".htm") else path / "index.html"
-        other, taken = bool(path.suffix) and page != path and not path.is_dir(), page.is_dir()
         folder = next(parent for parent in page.absolute().parents if parent.exists())
-        problem = "" if os.access(folder, os.W_OK) else "read-only"
-        problem = problem if folder.is_dir() else "no folder"
+        if page != path and path.suffix and not path.is_dir():
+            problem = f"{path}: a page's name ends in .html, and {path.suffix} is something else"
+        elif page.is_dir():
+            problem = f"{page}: it is a folder"
+        elif not folder.is_dir():
+            problem = f"{page}: {folder} is no folder"
+        elif not os.access(folder, os.W_OK):
+            problem = f"{page}: {folder} is read-only"
+        else:
+            return page
     except (OSError, ValueError) as error:  # a name that the system does not take
         short = f"{str(path)[:60]}{'...' * (len(str(path)) > 60)}"
-        raise OutputError(f"cannot write {short!r}: {getattr(error, 'strerror', None) or error}") from None
-    if other:
-        raise OutputError(f"cannot write {path}: a page's name ends in .html, and {path.suffix} is something else")
-    if taken:
-        raise OutputError(f"cannot write {page}: it is a folder")
-    if problem:
-        raise OutputError(f"cannot write {page}: {folder} is {problem}")
-    return page
+        problem = f"{short!r}: {getattr(error, 'strerror', None) or error}"
+    raise OutputError(f"cannot write {problem}")
 
 
-def _photos(images: Photo | Sequence[Photo] | Mapping[str, Photo]) -> list[NamedPhoto]:
-    if isinstance(images, Mapping):
-        return _distinct([_named(image, str(name), i) for i, (name, image) in enumerate(images.items())])
+def _photos(images: Photo | Sequence[Photo] | Mapping[str, Photo]) -> list[content.NamedPhoto]:
     several: Any = [images] if is_photo(images) else images
-    if isinstance(several, Tensor) or not isinstance(several, Sequence):
+    if not isinstance(several, (Mapping, Sequence)):
         raise ImageError(f"photos are paths, PIL images or arrays (H, W, 3), not a {type(several).__name__}")
-    return _distinct([_named(image, None, i) for i, image in enumerate(several)])
+    photos: list[content.NamedPhoto] = []
+    for name, image in several.items() if isinstance(several, Mapping) else [("", image) for image in several]:
+        file = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
+        usual = f"photo {len(photos) + 1}" if file is None else Path(file).name
+        photos.append(content.NamedPhoto(str(name) or usual, as_photo(image), file))
+    return _distinct(photos)
 
 
-def _distinct(photos: list[NamedPhoto]) -> list[NamedPhoto]:
+def _distinct(photos: list[content.NamedPhoto]) -> list[content.NamedPhoto]:
     """Photos of one name named by their paths, and photos of one path by a number too."""
     for rename in (lambda photo, n: photo.file or photo.name, lambda photo, n: f"{photo.name} ({n})"):
         count, number = Counter(photo.name for photo in photos), Counter[str]()
@@ -297,12 +292,7 @@ def _distinct(photos: list[NamedPhoto]) -> list[NamedPhoto]:
     return photos
 
 
-def _named(image: Photo, name: str | None, place: int) -> NamedPhoto:
-    file = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
-    return NamedPhoto(name or (Path(file).name if file else f"photo {place + 1}"), as_photo(image), file)
-
-
-def _batches(net: Network, photos: Sequence[NamedPhoto], size: int) -> Iterator[Input]:
+def _batches(net: Network, photos: Sequence[content.NamedPhoto], size: int) -> Iterator[Input]:
     """Photos in batches; without photos, one empty input, which shows what the layers are."""
     for start in range(0, len(photos), size):
         yield [photo.image for photo in photos[start : start + size]]
@@ -314,6 +304,11 @@ def _blank(net: Network) -> Tensor:
     return torch.zeros(1, len(net.preprocess.mean), *net.input_size)
 
 
+def _kinds(net: Network, layers: Iterable[str]) -> dict[str, type[nn.Module]]:
+    modules = named_layers(net.model)
+    return {name: type(modules[resolve(net.model, modules, name).name]) for name in layers}
+
+
 def _described(net: Network) -> tuple[Description | None, str]:
     try:
         return describe(net.model, _blank(net)), ""
@@ -321,37 +316,16 @@ def _described(net: Network) -> tuple[Description | None, str]:
         return None, str(error)
 
 
-def _strongest(
-    net: Network, top: TopActivations, wanted: Mapping[str, Sequence[int]], until: float | None, stage: Any
-) -> dict[str, dict[int, Strongest]]:
-    """The top activations of each layer's channels; projections take at most half of the time that is left."""
-    shared = shared_layers(top, wanted)
-    images = {int(i) for layer, channels in shared.items() for i in top.images[layer][channels].flatten() if i >= 0}
-    with stage("patches", len(images)) as done:
-        strongest = patches_of(top, shared, done)
-    now = time.monotonic()
-    with stage("projections", sum(map(len, shared.values()))) as done:
-        if until is None or until > now:
-            add_projections(top, net, strongest, shared, None if until is None else (now + until) / 2, done)
-    return strongest
-
-
 def _facts(net: Network, description: Description | None, photos: int) -> list[str]:
     height, width = net.input_size
     parameters = sum(p.numel() for p in unwrap(net.model).parameters())
     facts = [f"{parameters:,} parameters", f"input {height} × {width}"]
     if description is not None:
-        facts.insert(1, _counted(len(description.layers), "layer"))
+        facts.insert(1, _counted(len(description.layers), "layer", "layers"))
     if net.categories:
-        facts.append(f"{len(net.categories):,} class{'es' * (len(net.categories) != 1)}")
-    return [*facts, _counted(photos, "photo")]
+        facts.append(_counted(len(net.categories), "class", "classes"))
+    return [*facts, _counted(photos, "photo", "photos")]
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
-
-
-@contextmanager
-def _stage(progress: bool, name: str, total: int) -> Iterator[Any]:
-    with progress_bar(progress, total=total, desc=name) as bar:
-        yield bar.update
+def _counted(count: int, one: str, several: str) -> str:
+    return f"{count:,} {one if count == 1 else several}"

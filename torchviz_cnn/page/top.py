@@ -6,8 +6,7 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ from torchviz_cnn.core.errors import InputError, LayerError
 from torchviz_cnn.core.names import unwrap
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.media import render
-from torchviz_cnn.page.encode import figure
+from torchviz_cnn.page.encode import Blocks, figure
+from torchviz_cnn.page.patterns import Wanted, in_turn
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.topk.patches import Window, field_on_input, on_photo, projection_image, tile
 from torchviz_cnn.topk.result import KIND, TopActivations
@@ -26,20 +26,6 @@ SHOWN = 9
 SIDE = 64
 SPARSITY = "sparsity"
 """The name of the statistic that the page shows in percent."""
-Wanted = Mapping[str, Sequence[int]]
-
-
-@dataclass(eq=False)
-class Strongest:
-    """The top activations of one channel over a dataset."""
-
-    values: list[float | None]
-    statistics: dict[str, str | float | None]
-    """Words, or numbers that the page formats; None for what is not finite."""
-    patches: Image.Image | None = None
-    """All in one row, square; None where the dataset is not available."""
-    projections: Image.Image | None = None
-    """The deconvnet's projection of the channel for each patch; None where there was no time for it."""
 
 
 def top_of(top: TopActivations | str | os.PathLike[str], net: Network, checksum: str) -> TopActivations:
@@ -61,27 +47,44 @@ def top_of(top: TopActivations | str | os.PathLike[str], net: Network, checksum:
     return TopActivations.load(os.fspath(top), model=net.model, preprocess=net.preprocess)
 
 
-def shared_layers(top: TopActivations, wanted: Wanted) -> dict[str, list[int]]:
-    """The channels wanted, of the layers that have top activations. Raises LayerError where there is no such layer."""
-    shared = {layer: list(channels) for layer, channels in wanted.items() if layer in top.layers}
+def top_contents(
+    top: TopActivations, net: Network, wanted: Wanted, until: float, blocks: Blocks, stage: Callable[[str, int], Any]
+) -> dict[str, dict[int, dict[str, Any]]]:
+    """What a dataset says of channels, by layer: values, statistics, the strongest patches and their projections.
+
+    Patches, and projections, of a channel are one picture; None where the dataset is not available, or there was no
+    time: projections take at most half of what is left. Raises LayerError where there is none of the layers.
+    """
+    shared = {layer: channels for layer, channels in wanted.items() if layer in top.layers}
     if wanted and not shared:
         raise LayerError(
             f"the top activations are of {', '.join(top.layers[:3])}, ...: none of them is shown; name some of them"
         )
-    return shared
+    contents: dict[str, dict[int, dict[str, Any]]] = {layer: {} for layer in shared}
+    for layer, channels in shared.items():
+        for c in channels:
+            values, statistics = [figure(v) for v in top.values[layer][c][:SHOWN]], _statistics(top, layer, c)
+            contents[layer][c] = {"values": values, "statistics": statistics, "patches": None, "projections": None}
+    patches = _patches(top, shared, stage)
+    for (layer, c), row in patches.items():
+        contents[layer][c]["patches"] = blocks.picture(_row(row), quality=72)
+    drawn = {layer: [c for c in channels if (layer, c) in patches] for layer, channels in shared.items()}
+    with stage("projections", sum(map(len, drawn.values()))) as bar:
+        for layer, (c,) in in_turn(drawn, 1, (time.monotonic() + until) / 2):
+            units = top.project(layer, [c], model=net.model, other_activations="plain")[c][:SHOWN]
+            windows = [_window(top, layer, c, i, (one.shape[1], one.shape[2])) for i, one in enumerate(units)]
+            row = [tile(projection_image(one), window, SIDE) for one, window in zip(units, windows, strict=True)]
+            contents[layer][c]["projections"] = blocks.picture(_row(row), quality=68)
+            bar.update(1)
+    return contents
 
 
-def patches_of(top: TopActivations, wanted: Wanted, done: Callable[[int], Any]) -> dict[str, dict[int, Strongest]]:
-    """Values, statistics and patches of channels by layer; every photo is read once."""
-    strongest = {
-        layer: {
-            c: Strongest([figure(v) for v in top.values[layer][c][:SHOWN]], _statistics(top, layer, c))
-            for c in channels
-        }
-        for layer, channels in wanted.items()
-    }
+def _patches(
+    top: TopActivations, wanted: Wanted, stage: Callable[[str, int], Any]
+) -> dict[tuple[str, int], list[Image.Image]]:
+    """The strongest patches by layer and channel, none without the dataset; every photo is read once."""
     if top.source is None:
-        return strongest
+        return {}
     asked: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
     for layer, channels in wanted.items():
         for channel in channels:
@@ -89,42 +92,14 @@ def patches_of(top: TopActivations, wanted: Wanted, done: Callable[[int], Any]) 
                 if image >= 0:
                     asked[image].append((layer, channel, place))
     tiles: dict[tuple[str, int], dict[int, Image.Image]] = defaultdict(dict)
-    for image, units in sorted(asked.items()):
-        view = top.source.view(image)
-        for layer, channel, place in units:
-            window = on_photo(_window(top, layer, channel, place, view.input_size), view)
-            tiles[layer, channel][place] = tile(view.photo, window, SIDE)
-        done(1)
-    for (layer, channel), row in tiles.items():
-        strongest[layer][channel].patches = _row([row[place] for place in sorted(row)])
-    return strongest
-
-
-def add_projections(
-    top: TopActivations,
-    net: Network,
-    strongest: dict[str, dict[int, Strongest]],
-    wanted: Wanted,
-    until: float | None,
-    done: Callable[[int], Any],
-) -> None:
-    """Add projections, the strongest channel of each layer first, while there is time."""
-    took = dict.fromkeys(wanted, 0.0)
-    for place in range(max(map(len, wanted.values()), default=0)):
-        for layer, channels in reversed(list(wanted.items())):
-            before = time.monotonic()
-            late = until is not None and before + took[layer] > until
-            if place >= len(channels) or late or strongest[layer][channels[place]].patches is None:
-                continue
-            channel = channels[place]
-            values = top.project(layer, [channel], model=net.model, other_activations="plain")[channel][:SHOWN]
-            cut = [
-                tile(projection_image(one), _window(top, layer, channel, i, (one.shape[1], one.shape[2])), SIDE)
-                for i, one in enumerate(values)
-            ]
-            strongest[layer][channel].projections = _row(cut)
-            took[layer] = time.monotonic() - before
-            done(1)
+    with stage("patches", len(asked)) as bar:
+        for image, units in sorted(asked.items()):
+            view = top.source.view(image)
+            for layer, channel, place in units:
+                window = on_photo(_window(top, layer, channel, place, view.input_size), view)
+                tiles[layer, channel][place] = tile(view.photo, window, SIDE)
+            bar.update(1)
+    return {unit: [row[place] for place in sorted(row)] for unit, row in tiles.items()}
 
 
 def _window(top: TopActivations, layer: str, channel: int, place: int, size: tuple[int, int]) -> Window:
