@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import HookError, InputError, LayerError
 from torchviz_cnn.core.names import Call, call_name, is_compiled, named_layers, resolve, unwrap
+from torchviz_cnn.hooks.calls import OptionalGradients, running_calls
 from torchviz_cnn.hooks.interrupts import uninterrupted
 from torchviz_cnn.hooks.network import Model, module_of
 from torchviz_cnn.hooks.recorder import Check, Recorder
@@ -49,7 +50,9 @@ class HookManager:
 
     A layer is a dotted name from `model.named_modules()`. Where a module runs several times in one forward pass,
     `"relu"` is its first call, `"relu#1"` its second and `"relu#*"` every one. Hooks get the name of the call
-    they are called for. Wrappers (`DataParallel`, `DistributedDataParallel`, `torch.compile`) are looked through.
+    they are called for. Calls are numbered over the outermost call of the model, where its forward calls the model
+    itself; a run that a hook of the user's starts in the middle is not counted, and runs without these hooks. Wrappers
+    (`DataParallel`, `DistributedDataParallel`, `torch.compile`) are looked through.
 
     Args:
         model: a module or a Network.
@@ -67,7 +70,8 @@ class HookManager:
     def __init__(self, model: Model) -> None:
         self.model = unwrap(module_of(model))
         self._taps: dict[nn.Module, _Tap] = {}
-        self._handles: list[Any] = []
+        self._optional = OptionalGradients()
+        self._handles: list[Any] = [self._optional]
         # For one that is dropped without being closed, or interrupted by a Ctrl-C as it was about to be. Not `__del__`,
         # which runs for every manager, and in which Python loses a Ctrl-C.
         self._dropped = weakref.finalize(self, _remove, self._handles)
@@ -78,6 +82,9 @@ class HookManager:
         self._calls: Counter[nn.Module] = Counter()
         self._replayed: Counter[nn.Module] = Counter()
         self._replay = -1
+        # How many calls of the model were running already, as where a hook of the user's asks for something.
+        self._around = len(running_calls(self.model))
+        self._may_run_apart = False
 
     @cached_property
     def _layers(self) -> dict[str, nn.Module]:
@@ -131,7 +138,7 @@ class HookManager:
         """
         self._stopping = stop_early
         try:
-            with _eagerly(self.model):
+            with _eagerly(self.model), self._optional:
                 return self.model(*args, **kwargs)
         except _StopForward as stop:
             if stop.manager is not self:
@@ -192,11 +199,11 @@ class HookManager:
         missing = [name for name in self.unreached() if layers is None or name in set(layers)]
         if missing:
             calls = self._calls[self._layers[resolve(self.model, self._layers, missing[0]).name]]
-            ran = f"it ran {calls} time{'s' * (calls != 1)}" if calls else "it did not run"
+            ran = f"it ran {calls} time{'s' * (calls != 1)} on this input" if calls else _NOT_RUN
             others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             raise LayerError(
                 f"layer {missing[0]!r}{others} of {type(self.model).__name__} was never reached by the "
-                f"forward pass: {ran} on this input"
+                f"forward pass: {ran}"
             )
 
     def close(self) -> None:
@@ -237,11 +244,26 @@ class HookManager:
         return self._taps[module]
 
     def _begin(self, model: nn.Module, args: Any) -> None:
-        if not in_backward():
+        if model is not self.model:
+            return  # a deep copy, which has the hooks of what it was copied from
+        if not in_backward() and len(running_calls(model)) == self._around + 1:
             self._calls.clear()
+            self._may_run_apart = False
+        elif self._runs_apart():
+            self._may_run_apart = True
+
+    def _runs_apart(self) -> bool:
+        """Whether it is a hook that runs the model here, and not the model's own forward."""
+        calls = running_calls(self.model)
+        if in_backward():
+            return bool(calls)
+        calls = calls[: len(calls) - self._around]
+        return bool(calls) and calls[-1] > 1  # one is the manager's own
 
     def _fire(self, module: nn.Module, args: Any, output: Any) -> Any:
-        tap = self._taps[module]
+        tap = self._taps.get(module)
+        if tap is None or (self._may_run_apart and self._runs_apart()):
+            return None
         index = self._count(module)
         name = call_name(tap.name, index)
         for wanted, hook in tap.forward:
@@ -283,6 +305,9 @@ class HookManager:
     def _order(self, calls: set[Call]) -> list[Call]:
         place = {name: place for place, name in enumerate(self._layers)}
         return sorted(calls, key=lambda call: (place[call.name], call.index or 0))
+
+
+_NOT_RUN = "it did not run on this input, its forward is called directly, or its weights are used elsewhere"
 
 
 def _remove(handles: list[Any]) -> None:

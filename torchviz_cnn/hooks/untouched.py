@@ -225,7 +225,7 @@ class _Process:
         self.mps = torch.mps.get_rng_state() if any(device.type == "mps" for device in devices) else None
         self.functions = _function_modes()
         self.dispatch = len(_get_current_dispatch_mode_stack())
-        self.saving = _saved_tensors_hooks()
+        self.saving = saved_tensors_hooks()
         self.filters = list(warnings.filters)
 
     def restore(self) -> None:
@@ -244,7 +244,7 @@ class _Process:
                 torch._C._pop_torch_function_stack()
             for mode in self.functions:
                 torch._C._push_on_torch_function_stack(mode)
-        while _saved_tensors_hooks() not in (self.saving, None):
+        while saved_tensors_hooks() not in (self.saving, None):
             torch._C._autograd._pop_saved_tensors_default_hooks()
         if warnings.filters != self.filters:
             warnings.filters[:] = self.filters  # type: ignore[index]
@@ -254,6 +254,7 @@ def _function_modes() -> list[Any]:
     return list(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
 
 
-def _saved_tensors_hooks() -> Any:
+def saved_tensors_hooks() -> Any:
+    """The innermost hooks that pack what autograd saves, as activation checkpointing sets them; None where none are."""
     top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     return None if top is None else top(True)
