@@ -674,7 +674,7 @@ class AsksForGradients(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         early = x * 2
         early.retain_grad()
-        early.register_hook(lambda gradient: None).remove()
+        early.register_hook(lambda gradient: None).remove()  # type: ignore[no-untyped-call]
         maps = self.conv(early)
         maps.register_hook(lambda gradient: 3 * gradient)  # type: ignore[no-untyped-call]
         out: Tensor = self.fc(maps.relu().mean((2, 3)))

@@ -288,7 +288,8 @@ class OwnReLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient * (ctx.saved_tensors[0] > 0)
+        out: Tensor = gradient * (ctx.saved_tensors[0] > 0)
+        return out
 
 
 def scripted(source: str) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.core.errors import HookError, InputError, LayerError
+from torchviz_cnn.core.errors import HookError, InputError, LayerError, ModelError
 from torchviz_cnn.core.names import Call, call_name, is_compiled, named_layers, resolve, unwrap
 from torchviz_cnn.hooks.calls import OptionalGradients, running_calls
 from torchviz_cnn.hooks.interrupts import uninterrupted
@@ -354,6 +354,11 @@ def _explain_channels(error: RuntimeError, model: nn.Module, args: tuple[Any, ..
 def _eagerly(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
     """Hooks need the modules to run one by one: hold off compiled code inside the model, where there is any."""
     compiled = any(is_compiled(m) or getattr(m, "_compiled_call_impl", None) for m in model.modules())
-    if compiled and hasattr(torch.compiler, "set_stance"):
-        return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return, no-untyped-call]
-    return contextlib.nullcontext()
+    if not compiled:
+        return contextlib.nullcontext()
+    if not hasattr(torch.compiler, "set_stance"):
+        raise ModelError(
+            f"parts of {type(model).__name__} are compiled, which hooks reach from PyTorch 2.6 on, and this is "
+            f"{torch.__version__}: pass the model as it was before torch.compile"
+        )
+    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return, no-untyped-call]

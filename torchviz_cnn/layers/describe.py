@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.names import named_layers, resolve
@@ -82,7 +83,7 @@ def describe(model: Model, input_size: tuple[int, int] | Tensor) -> Description:
     """
     with untouched(model) as module:
         x = input_for(module, _example(module, input_size))[:1]
-        leaves = [name for name, layer in named_layers(module).items() if not list(layer.children())]
+        leaves = [name for name, layer in named_layers(module).items() if _is_leaf(name, layer)]
         shapes: dict[str, tuple[int, ...]] = {}
 
         def keep_shape(name: str, output: Any) -> None:
@@ -96,9 +97,23 @@ def describe(model: Model, input_size: tuple[int, int] | Tensor) -> Description:
             call = resolve(module, layers, name)
             layer = layers[call.name]
             count = 0 if call.index else sum(p.numel() for p in layer.parameters())
-            rows.append(LayerInfo(name, type(layer).__name__, shape, count, fields.get(name)))
+            rows.append(
+                LayerInfo(
+                    name, parametrize.type_before_parametrizations(layer).__name__, shape, count, fields.get(name)
+                )
+            )
         total = sum(p.numel() for p in module.parameters())
         return Description(type(module).__name__, tuple(x.shape[1:]), tuple(rows), total)
+
+
+def _is_leaf(name: str, layer: nn.Module) -> bool:
+    """Whether a layer is one of its own: what computes the weights of another, as `weight_norm` does, is part of it."""
+    inside = [child for child, _ in layer.named_children() if child != _WEIGHTS]
+    return not inside and _WEIGHTS not in name.split(".")
+
+
+_WEIGHTS = "parametrizations"
+"""Where PyTorch keeps the modules that compute the weights of a parametrised layer."""
 
 
 def _example(model: nn.Module, input_size: tuple[int, int] | Tensor) -> Tensor:
