@@ -486,7 +486,7 @@ def test_weights_that_a_hook_computes_are_the_users_own_again(parametrise: str) 
         else:
             getattr(nn.utils, parametrise)(model[0])
     x = torch.rand(2, 3, 6, 6)
-    loss = model(x).sum() * 0 + model[0].weight.pow(2).sum()
+    loss = model(x).sum() * 0 + model[0].weight.pow(2).sum()  # type: ignore[operator]
     weight = model[0].weight
     tvc.saliency(model, x, target=0)
     assert model[0].weight is weight

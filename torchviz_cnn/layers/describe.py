@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.names import named_layers, resolve
-from torchviz_cnn.hooks.inputs import input_for
+from torchviz_cnn.hooks.inputs import input_for, working_dtype
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.defaults import input_channels, run_with
@@ -119,7 +119,8 @@ _WEIGHTS = "parametrizations"
 def _example(model: nn.Module, input_size: tuple[int, int] | Tensor) -> Tensor:
     if isinstance(input_size, Tensor):
         return input_size
-    return torch.zeros(1, input_channels(model), *checks.sides("input_size", input_size))
+    sides = checks.sides("input_size", input_size)
+    return torch.zeros(1, input_channels(model), *sides, dtype=working_dtype(model))
 
 
 def in_words(values: tuple[float, ...], times: str = " x ") -> str:
