@@ -97,6 +97,8 @@ class ReluRule(FunctionMode):
         if call is None:
             if func in _OTHERS and self._other_activations == "error":
                 self._refuse(_OTHERS[func], args)
+            if self._packed and func in _COMPARISONS and self._other_activations == "error":
+                self._refuse("a comparison under activation checkpointing, which may make a mask", args)
             return func(*args, **kwargs)
         self.count += 1
         if self.rule == "standard" or not (torch.is_grad_enabled() and call.input.requires_grad):
@@ -208,6 +210,12 @@ _LIMITS = {
     "Threshold": ("threshold",),
 }
 """Nodes that are a ReLU where one of their limits is zero."""
+
+_COMPARISONS = {
+    *(Tensor.__gt__, Tensor.__ge__, Tensor.__lt__, Tensor.__le__, Tensor.gt, Tensor.ge, Tensor.lt, Tensor.le),
+    *(torch.gt, torch.ge, torch.lt, torch.le, torch.sign, Tensor.sign),
+}
+"""What makes a mask of an activation; a graph that is packed does not show it."""
 
 _BENDING = {
     *("Relu", "Where", "MaskedFill", "MaskedScatter", "IndexPut", "Abs", "DifferentiableGraph"),
