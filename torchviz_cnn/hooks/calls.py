@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections import OrderedDict
 from types import CodeType, FrameType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules import module as torch_module
-from torch.utils.hooks import RemovableHandle
-
-from torchviz_cnn.hooks.interrupts import FunctionMode
 
 _CALL = nn.Module._call_impl.__code__
 _CALLS = {_CALL, *(part for part in _CALL.co_consts if isinstance(part, CodeType))}
@@ -49,24 +45,3 @@ def _code_of(hook: Any) -> CodeType | None:
     function = getattr(hook, "__func__", hook)
     code = getattr(function, "__code__", None) or getattr(type(hook).__call__, "__code__", None)
     return code if isinstance(code, CodeType) else None
-
-
-class OptionalGradients(FunctionMode):
-    """Lets a forward pass ask for the gradient of a tensor that here has none, as of what stands before the leaf.
-
-    PyTorch refuses `register_hook` and `retain_grad` there; where the same model runs in training, it takes them.
-    """
-
-    def remove(self) -> None:
-        """Take the mode off, where a Ctrl-C left it on."""
-        self.__exit__(None, None, None)
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func in _ASKS and not args[0].requires_grad:
-            return None if func is Tensor.retain_grad else RemovableHandle(OrderedDict())
-        return func(*args, **(kwargs or {}))
-
-
-_ASKS = {Tensor.register_hook, Tensor.register_post_accumulate_grad_hook, Tensor.retain_grad}

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import re
 import weakref
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from torchviz_cnn.core.errors import HookError, InputError, LayerError, ModelError
 from torchviz_cnn.core.names import Call, call_name, is_compiled, named_layers, resolve, unwrap
-from torchviz_cnn.hooks.calls import OptionalGradients, running_calls
-from torchviz_cnn.hooks.interrupts import uninterrupted
+from torchviz_cnn.hooks.calls import running_calls
+from torchviz_cnn.hooks.interrupts import FunctionMode, uninterrupted
 from torchviz_cnn.hooks.network import Model, module_of
 from torchviz_cnn.hooks.recorder import Check, Recorder
 
@@ -34,6 +35,27 @@ class _StopForward(BaseException):
     def __init__(self, manager: HookManager) -> None:
         super().__init__()
         self.manager = manager
+
+
+class OptionalGradients(FunctionMode):
+    """Lets a forward pass ask for the gradient of a tensor that here has none, as of what stands before the leaf.
+
+    PyTorch refuses `register_hook` and `retain_grad` there; where the same model runs in training, it takes them.
+    """
+
+    def remove(self) -> None:
+        """Take the mode off, where a Ctrl-C left it on."""
+        self.__exit__(None, None, None)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _ASKS and not args[0].requires_grad:
+            return None if func is Tensor.retain_grad else RemovableHandle(OrderedDict())
+        return func(*args, **(kwargs or {}))
+
+
+_ASKS = {Tensor.register_hook, Tensor.register_post_accumulate_grad_hook, Tensor.retain_grad}
 
 
 @dataclass
