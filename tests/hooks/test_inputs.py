@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
+import torchviz_cnn as tvc
 from tests import networks
 from tests.conftest import unchanged
 from tests.networks import images
@@ -124,3 +125,34 @@ def test_the_input_is_a_copy_in_the_models_dtype() -> None:
     ):
         with pytest.raises(InputError, match=message):
             input_for(model, wrong)  # type: ignore[arg-type]
+
+
+class Mixed(nn.Module):
+    """A scale in float32, a convolution in bfloat16, and a head in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.conv, self.fc = nn.Conv2d(3, 4, 3).bfloat16(), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.scale * self.fc(self.conv(x).mean((2, 3)).float())
+        return out
+
+
+def test_a_network_of_several_precisions_gets_its_input_as_it_was_given() -> None:
+    model, x = Mixed(), torch.rand(2, 3, 6, 6)
+    assert input_for(model, x.bfloat16()).dtype == torch.bfloat16
+    assert input_for(model, x).dtype == torch.float32
+    assert input_for(model, x.double()).dtype == torch.bfloat16
+    assert input_for(Mixed().double(), x).dtype == torch.float64
+    assert torch.equal(tvc.predict(model, x.bfloat16()), model(x.bfloat16()).softmax(1))
+    assert [layer.name for layer in tvc.describe(model, (6, 6)).layers] == ["conv", "fc"]
+
+
+def test_a_normalisation_by_the_batch_is_said_once() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU())
+    with pytest.warns(tvc.TorchvizWarning, match="'1' normalises by the batch") as told:
+        tvc.capture(model, torch.rand(2, 3, 4, 4), "2")
+    assert len(told) == 1
+    tvc.capture(model, torch.rand(1, 3, 4, 4), "2")  # one image alone: nothing to say

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import torchviz_cnn as tvc
 from tests import networks
 from tests.conftest import unchanged
 from tests.networks import images
@@ -578,3 +581,131 @@ def test_a_manager_that_is_dropped_takes_its_hooks_along() -> None:
         hooks = HookManager(model)
         hooks.on_forward("features.0", lambda name, out: None)
         del hooks
+
+
+class Flipped(nn.Module):
+    """Its forward calls the whole network twice, on the image and on its mirror image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.fc = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, both: bool = True) -> Tensor:
+        if both:
+            out: Tensor = self(x, both=False) + self(x.flip(-1), both=False)
+            return out
+        out = self.fc(self.conv(x).relu().mean((2, 3)))
+        return out
+
+
+def test_calls_are_numbered_over_the_outermost_call_of_a_network_that_calls_itself() -> None:
+    torch.manual_seed(0)
+    model, x = Flipped().eval(), images()
+    with torch.no_grad(), HookManager(model) as hooks, hooks.record(["conv", "conv#1"]) as acts:
+        hooks.run(x, stop_early=False)
+        hooks.require_reached()
+        assert torch.equal(acts["conv"], model.conv(x))
+        assert torch.equal(acts["conv#1"], model.conv(x.flip(-1)))
+    maps = tvc.grad_cam(model, x, "conv#1", target=1, relu=False).values
+    leaf = model.conv(x.flip(-1)).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.fc(leaf.relu().mean((2, 3)))[:, 1].sum(), leaf)
+    assert torch.allclose(maps, (gradient.mean((2, 3), keepdim=True) * leaf).sum(1), rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("place", ["conv", "fc", ""])
+def test_a_run_that_a_hook_of_the_users_starts_is_not_counted(place: str) -> None:
+    torch.manual_seed(0)
+    model, x, runs = Flipped().eval(), images(), 0
+    want = tvc.grad_cam(model, x, "conv#1", target=1, relu=False).values
+
+    def run_it(*args: Any) -> None:
+        nonlocal runs
+        if runs % 2 == 0:  # its own run meets this hook again
+            runs += 1
+            model(x + 1, both=False)
+            tvc.capture(model, x + 1, "conv")
+            runs += 1
+
+    module = model.get_submodule(place)
+    for register in (module.register_forward_hook, module.register_forward_pre_hook):
+        with contextlib.closing(_Handle(register(run_it))):
+            assert torch.equal(tvc.grad_cam(model, x, "conv#1", target=1, relu=False).values, want)
+            assert [*tvc.capture(model, x, nn.Conv2d)] == ["conv", "conv#1"]
+    assert runs
+
+
+class _Handle:
+    def __init__(self, handle: Any) -> None:
+        self.close = handle.remove
+
+
+def test_a_hook_of_the_managers_own_can_run_the_model() -> None:
+    model, x, names = Flipped().eval(), images(), []
+
+    def note(name: str, output: Tensor) -> None:
+        names.append(name)
+        model(x)
+
+    with torch.no_grad(), HookManager(model) as hooks:
+        hooks.on_forward("conv#*", note)
+        hooks.run(x, stop_early=False)
+    assert names == ["conv", "conv#1"]
+
+
+def test_a_deep_copy_of_a_hooked_model_runs_alone() -> None:
+    model, x, names = Flipped().eval(), images(), []
+    with torch.no_grad(), HookManager(model) as hooks:
+        hooks.on_forward("conv#*", lambda name, output: names.append(name))
+        copy = deepcopy(model)
+        assert torch.equal(copy(x), model(x))
+    assert names == ["conv", "conv#1"]
+    assert torch.equal(copy(x), model(x))
+
+
+class AsksForGradients(nn.Module):
+    """Its forward hooks gradients of its own tensors, as tutorials on Grad-CAM do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.fc = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        early = x * 2
+        early.retain_grad()
+        early.register_hook(lambda gradient: None).remove()  # type: ignore[no-untyped-call]
+        maps = self.conv(early)
+        maps.register_hook(lambda gradient: 3 * gradient)  # type: ignore[no-untyped-call]
+        out: Tensor = self.fc(maps.relu().mean((2, 3)))
+        return out
+
+
+def test_a_forward_that_hooks_its_own_gradients_runs_as_in_training() -> None:
+    torch.manual_seed(0)
+    model, x = AsksForGradients().eval(), images()
+    leaf = x.clone().requires_grad_()
+    (want,) = torch.autograd.grad(model(leaf)[:, 2].sum(), leaf)
+    assert torch.allclose(tvc.saliency(model, x, target=2).gradients, want, rtol=1e-5, atol=1e-8)
+    assert tvc.predict(model, x) is not None
+    assert [layer.name for layer in tvc.describe(model, (12, 12)).layers] == ["conv", "fc"]
+    assert tvc.capture(model, x, "conv")["conv"].shape == (2, 6, *(side - 2 for side in x.shape[2:]))
+
+
+def test_a_layer_whose_forward_is_called_directly_is_named_so() -> None:
+    model = networks.vgg_like()
+    name = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    module = model.get_submodule(name)
+    parent = model.get_submodule(name.rpartition(".")[0])
+    parent._modules[name.rpartition(".")[2]] = _Direct(module)
+    with pytest.raises(LayerError, match="its forward is called directly, or its weights are used elsewhere"):
+        tvc.capture(model, images(), f"{name}.inner")
+
+
+class _Direct(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Any:
+        return self.inner.forward(x)

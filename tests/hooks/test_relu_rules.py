@@ -10,11 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import torchviz_cnn as tvc
 from tests import networks
 from tests.conftest import unchanged
 from tests.networks import CLASSES, images, seeded
+from torchviz_cnn.core.errors import LayerError
 from torchviz_cnn.hooks.relu_rules import relu_rule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -278,3 +280,95 @@ def test_the_rule_ends_with_its_block_also_after_an_error() -> None:
     x = torch.tensor([-1.0, 2.0], requires_grad=True)
     (plain,) = torch.autograd.grad(x.relu().sum(), x)
     assert plain.tolist() == [0, 1]
+
+
+class OwnReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        out: Tensor = gradient * (ctx.saved_tensors[0] > 0)
+        return out
+
+
+def scripted(source: str) -> Any:
+    return torch.jit.CompilationUnit(f"def act(x: Tensor) -> Tensor:\n    return {source}\n").act
+
+
+def emptied(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[x < 0] = 0
+    return x
+
+
+UNREACHED: dict[str, Callable[[Tensor], Tensor]] = {
+    "scripted relu": scripted("torch.relu(x)"),
+    "scripted clamp": scripted("torch.clamp(x, min=0)"),
+    "scripted mask": scripted("x * (x > 0)"),
+    "maximum": lambda x: torch.maximum(x, torch.zeros(())),
+    "max of two": lambda x: torch.max(torch.zeros_like(x), x),
+    "minimum": lambda x: -torch.minimum(-x, torch.zeros(())),
+    "clamp max": lambda x: -(-x).clamp(max=0),
+    "clamp by a tensor": lambda x: x.clamp(min=torch.zeros(())),
+    "mask": lambda x: x * (x > 0),
+    "float mask": lambda x: (x > 0).float() * x,
+    "where": lambda x: torch.where(x > 0, x, 0.0),
+    "filled": lambda x: x.masked_fill(x < 0, 0),
+    "emptied": emptied,
+    "absolute": lambda x: (x + x.abs()) / 2,
+    "own function": OwnReLU.apply,
+    "mask, checkpointed": lambda x: checkpoint(lambda y: y * (y > 0), x, use_reentrant=False),
+    "leaky by maximum": lambda x: torch.maximum(x, 0.1 * x),
+}
+
+
+class Activated(nn.Module):
+    """A plain ReLU, and then another activation."""
+
+    def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second, self.fc = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3), nn.Linear(6, CLASSES)
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(self.act(self.second(torch.relu(self.first(x)))).mean((2, 3)))
+        return out
+
+
+@pytest.mark.parametrize("name", UNREACHED)
+def test_a_relu_that_the_rule_does_not_reach_is_an_error(name: str) -> None:
+    model, x = Activated(UNREACHED[name]).eval(), images()
+    for _ in range(3):  # scripted code is compiled once it has run
+        with pytest.raises(LayerError, match=r"does not reach everything|may make a mask"):
+            tvc.saliency(model, x, target=1, relu="guided")
+    with pytest.raises(LayerError, match=r"does not reach everything|may make a mask"):
+        tvc.deconvnet(Sequence(model), x[:1], "model", 0)
+    plain = tvc.saliency(model, x, target=1, relu="guided", other_activations="plain").gradients
+    assert plain.isfinite().all()
+
+
+class Sequence(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Any:
+        return self.model(x)
+
+
+PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
+    "scaled": lambda x: x.relu() * 2,
+    "gated": lambda x: x.relu() * x.mean((2, 3), keepdim=True).sigmoid(),
+    "hard gate": lambda x: x.relu() * (x / 6 + 0.5).clamp(0, 1),
+    "normalised": lambda x: F.normalize(x.relu()),
+    "maxout": lambda x: torch.maximum(x[:, :3], x[:, 3:]).repeat(1, 2, 1, 1).relu(),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_arithmetic_that_is_no_activation_is_let_through(name: str) -> None:
+    model, x = Activated(PLAIN[name]).eval(), images()
+    assert tvc.saliency(model, x, target=1, relu="guided").gradients.isfinite().all()

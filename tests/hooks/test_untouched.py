@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import os
 import random
+import signal
 import threading
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -14,7 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import prune
+from torch.utils.checkpoint import checkpoint
 
+import torchviz_cnn as tvc
 from tests import networks
 from tests.conftest import unchanged
 from tests.networks import NETWORKS, images
@@ -383,3 +390,130 @@ def test_two_threads_on_one_model_wait_for_each_other() -> None:
         for thread in threads:
             thread.join()
     assert equal == [True] * 80
+
+
+def blocks_of(model: nn.Module, *parts: str) -> list[Any]:
+    return [untouched(model.get_submodule(part)) for part in parts]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (1, 0, 2), (2, 0, 1), (2, 1, 0)])
+def test_blocks_that_do_not_nest_leave_the_model_as_the_user_had_it(order: tuple[int, ...]) -> None:
+    inner = nn.BatchNorm2d(4)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(inner, nn.ReLU()))
+    with unchanged(model), torch.no_grad():
+        blocks = blocks_of(model, "", "1", "")
+        for block in blocks:
+            block.__enter__()
+        for number in order:
+            assert not inner.training  # frozen while any of them is open
+            assert not inner.weight.requires_grad
+            blocks[number].__exit__(None, None, None)
+
+
+def test_coroutines_that_take_turns_leave_the_model_as_it_was() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+
+    async def explain(pause: int) -> None:
+        with untouched(model):
+            for _ in range(pause):
+                await asyncio.sleep(0)
+                assert not model.training
+
+    async def both() -> None:
+        await asyncio.gather(explain(2), explain(4), explain(3))
+
+    with unchanged(model):
+        asyncio.run(both())
+
+
+def test_a_block_that_is_dropped_is_undone() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1))
+    block = untouched(model)
+    block.__enter__()
+    del block
+    gc.collect()
+    assert model.training
+
+
+class Notes(nn.Module):
+    """Its forward keeps tensors on the module, where there were none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.maps: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.input = x
+        self.maps = self.conv(x)
+        self.conv.weight = nn.Parameter(self.conv.weight.detach() * 1)
+        out: Tensor = self.maps.mean((2, 3))
+        return out
+
+
+def test_what_a_forward_keeps_on_its_module_is_gone_again() -> None:
+    model = Notes()
+    weight = model.conv.weight
+    tvc.predict(model, torch.rand(1, 3, 4, 4))
+    assert model.maps is None
+    assert not hasattr(model, "input")
+    assert model.conv.weight is weight
+
+
+def test_reentrant_checkpointing_is_refused_in_words() -> None:
+    class Saving(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps = checkpoint(self.conv, x, use_reentrant=True)
+            out: Tensor = self.fc(maps.mean((2, 3)))
+            return out
+
+    model, x = Saving(), torch.rand(2, 3, 6, 6)
+    with unchanged(model), pytest.raises(ModelError, match="checkpointing with use_reentrant=True"):
+        tvc.saliency(model, x, target=torch.tensor([[0, 1], [1, 2]]))
+
+
+@pytest.mark.parametrize("parametrise", ["weight_norm", "spectral_norm", "prune"])
+def test_weights_that_a_hook_computes_are_the_users_own_again(parametrise: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if parametrise == "prune":
+            prune.l1_unstructured(model[0], "weight", 0.5)  # type: ignore[no-untyped-call]
+        else:
+            getattr(nn.utils, parametrise)(model[0])
+    x = torch.rand(2, 3, 6, 6)
+    loss = model(x).sum() * 0 + model[0].weight.pow(2).sum()  # type: ignore[operator]
+    weight = model[0].weight
+    tvc.saliency(model, x, target=0)
+    assert model[0].weight is weight
+    assert weight.requires_grad
+    loss.backward()  # type: ignore[no-untyped-call]
+    source = next(p for n, p in model[0].named_parameters() if n in ("weight_g", "weight_orig"))
+    assert source.grad is not None
+    assert bool(source.grad.any()) or parametrise == "spectral_norm"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_forked_during_a_call_can_use_the_model() -> None:
+    model, begun, done = nn.Sequential(nn.Conv2d(3, 4, 1)), threading.Event(), threading.Event()
+
+    def wait() -> None:
+        with untouched(model):
+            begun.set()
+            done.wait(20)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    begun.wait(20)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)  # ends a child that waits for a thread it does not have
+        with untouched(model):
+            os._exit(0)
+    done.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0

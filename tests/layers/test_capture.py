@@ -15,10 +15,11 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 
+import torchviz_cnn as tvc
 from tests import networks
 from tests.conftest import unchanged
 from tests.networks import NETWORKS, images
-from torchviz_cnn.core.errors import InputError, LayerError, OutputError
+from torchviz_cnn.core.errors import InputError, LayerError, ModelError, OutputError
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.layers.capture import Activations, capture
 from torchviz_cnn.media import render
@@ -533,3 +534,16 @@ def test_names_with_a_hash_of_their_own() -> None:
     model.add_module("a#1", nn.Conv2d(3, 4, 3))
     assert list(capture(model, images())) == ["a#1"]
     assert capture(model, images(), "a#1")["a#1"].shape == (2, 4, 30, 30)
+
+
+def test_quantised_maps_are_given_as_numbers_and_drawn() -> None:
+    class Quantised(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.quantize_per_tensor(x, 0.25, 0, torch.quint8)
+
+    model = nn.Sequential(Quantised())
+    acts = capture(model, torch.tensor([0.1, 0.4, 0.6, 1.0]).reshape(1, 1, 2, 2), "0")
+    assert acts["0"].flatten().tolist() == [0, 0.5, 0.5, 1]
+    assert acts.grid("0").size == (2, 2)
+    with pytest.raises(ModelError, match="before it was quantised"):
+        tvc.grad_cam(model, torch.rand(1, 1, 2, 2), "0", target=0)

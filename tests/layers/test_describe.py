@@ -408,3 +408,16 @@ def test_a_part_in_inference_mode_does_not_hide_the_last_layer() -> None:
     x = torch.randn(2, 3, 8, 8)
     assert explained_layer(Peeks(), x) == "body#1"
     assert guided_grad_cam(Peeks(), x).gradients.shape == x.shape
+
+
+@pytest.mark.parametrize("parametrise", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_a_parametrised_layer_has_one_row_of_its_own(parametrise: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3))
+    plain = describe(model, (12, 12))
+    getattr(nn.utils.parametrizations, parametrise)(model[0])
+    table = describe(model, (12, 12))
+    assert [layer.name for layer in table.layers] == ["0", "1", "2"]
+    assert [layer.type for layer in table.layers] == ["Conv2d", "ReLU", "Conv2d"]
+    assert [layer.output_shape for layer in table.layers] == [layer.output_shape for layer in plain.layers]
+    assert [layer.receptive_field for layer in table.layers] == [layer.receptive_field for layer in plain.layers]
+    assert sum(layer.parameters for layer in table.layers) == sum(p.numel() for p in model.parameters())

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.core.errors import InputError, TorchvizWarning
+from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.manager import SEVERAL_INPUTS
 from torchviz_cnn.hooks.network import Model, Network, preprocess_of
 from torchviz_cnn.hooks.untouched import untouched
@@ -53,6 +54,8 @@ def prepared(model: Model, x: Input, *, images: bool = True) -> Iterator[Given]:
     if images:
         _require_images(batch)
     with untouched(model) as module:
+        if isinstance(batch, Tensor) and batch.ndim and len(batch) > 1:
+            _warn_of_batch_statistics(module)
         yield Given(module, input_for(module, batch), origin)
 
 
@@ -73,7 +76,7 @@ def batch_of(model: Model, x: Input) -> tuple[Tensor, Origin]:
             "load_model or Network(model, Preprocess(...)) make it"
         )
     batch, photos = inputs_and_pictures(x, model.preprocess)
-    return batch, Origin(photos, known.preprocess, categories)
+    return batch.to(working_dtype(model.model)), Origin(photos, known.preprocess, categories)
 
 
 def input_for(model: nn.Module, x: Tensor) -> Tensor:
@@ -89,10 +92,30 @@ def input_for(model: nn.Module, x: Tensor) -> Tensor:
         raise InputError(
             "the input is uint8; networks take floating point: preprocess(photo) gives it, or x.float() / 255"
         )
-    like = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if like is None:
+    floating = [p for p in model.parameters() if p.is_floating_point()]
+    if not floating:
         return x.detach().clone()
-    return x.detach().to(like.device, like.dtype if x.is_floating_point() else x.dtype, copy=True)
+    # A network of several precisions takes its input in one of them; which, its caller knows.
+    as_given = not x.is_floating_point() or x.dtype in {p.dtype for p in floating}
+    return x.detach().to(floating[0].device, x.dtype if as_given else working_dtype(model), copy=True)
+
+
+def working_dtype(model: nn.Module) -> torch.dtype:
+    """The dtype of a network's first weight, as of its first convolution; where it has none, of its first parameter."""
+    floating = [p for p in model.parameters() if p.is_floating_point()]
+    first = next((p for p in floating if p.ndim > 1), next(iter(floating), None))
+    return torch.get_default_dtype() if first is None else first.dtype
+
+
+def _warn_of_batch_statistics(model: nn.Module) -> None:
+    """Say once where a normalisation has no statistics of its own, so that images of a batch depend on each other."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None:
+            warn(
+                f"{name!r} normalises by the batch (track_running_stats=False): what an image gets depends on the others",
+                TorchvizWarning,
+            )
+            return
 
 
 def _require_images(x: Tensor) -> None:

@@ -7,7 +7,7 @@ import inspect
 import logging
 import re
 import weakref
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from torchviz_cnn.core.errors import HookError, InputError, LayerError
+from torchviz_cnn.core.errors import HookError, InputError, LayerError, ModelError
 from torchviz_cnn.core.names import (
     Call,
     LayerName,
@@ -27,7 +28,8 @@ from torchviz_cnn.core.names import (
     resolve,
     unwrap,
 )
-from torchviz_cnn.hooks.interrupts import uninterrupted
+from torchviz_cnn.hooks.calls import running_calls
+from torchviz_cnn.hooks.interrupts import FunctionMode, uninterrupted
 from torchviz_cnn.hooks.network import Model, module_of
 from torchviz_cnn.hooks.recorder import Check, Recorder
 
@@ -45,6 +47,27 @@ class _StopForward(BaseException):
         self.manager = manager
 
 
+class OptionalGradients(FunctionMode):
+    """Lets a forward pass ask for the gradient of a tensor that here has none, as of what stands before the leaf.
+
+    PyTorch refuses `register_hook` and `retain_grad` there; where the same model runs in training, it takes them.
+    """
+
+    def remove(self) -> None:
+        """Take the mode off, where a Ctrl-C left it on."""
+        self.__exit__(None, None, None)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _ASKS and not args[0].requires_grad:
+            return None if func is Tensor.retain_grad else RemovableHandle(OrderedDict())
+        return func(*args, **(kwargs or {}))
+
+
+_ASKS = {Tensor.register_hook, Tensor.register_post_accumulate_grad_hook, Tensor.retain_grad}
+
+
 @dataclass
 class _Tap:
     """All that is asked of one module: its hooks, each with the call it is for (None: every call)."""
@@ -59,7 +82,9 @@ class HookManager:
 
     A layer is a dotted name from `model.named_modules()`. Where a module runs several times in one forward pass,
     `"relu"` is its first call, `"relu#1"` its second and `"relu#*"` every one. Hooks get the name of the call
-    they are called for. Wrappers (`DataParallel`, `DistributedDataParallel`, `torch.compile`) are looked through.
+    they are called for. Calls are numbered over the outermost call of the model, where its forward calls the model
+    itself; a run that a hook of the user's starts in the middle is not counted, and runs without these hooks. Wrappers
+    (`DataParallel`, `DistributedDataParallel`, `torch.compile`) are looked through.
 
     Args:
         model: a module or a Network.
@@ -77,7 +102,8 @@ class HookManager:
     def __init__(self, model: Model) -> None:
         self.model = unwrap(module_of(model))
         self._taps: dict[nn.Module, _Tap] = {}
-        self._handles: list[Any] = []
+        self._optional = OptionalGradients()
+        self._handles: list[Any] = [self._optional]
         # For one that is dropped without being closed, or interrupted by a Ctrl-C as it was about to be. Not `__del__`,
         # which runs for every manager, and in which Python loses a Ctrl-C.
         self._dropped = weakref.finalize(self, _remove, self._handles)
@@ -88,6 +114,9 @@ class HookManager:
         self._calls: Counter[nn.Module] = Counter()
         self._replayed: Counter[nn.Module] = Counter()
         self._replay = -1
+        # How many calls of the model were running already, as where a hook of the user's asks for something.
+        self._around = len(running_calls(self.model))
+        self._may_run_apart = False
 
     @cached_property
     def _layers(self) -> dict[str, nn.Module]:
@@ -141,7 +170,7 @@ class HookManager:
         """
         self._stopping = stop_early
         try:
-            with _eagerly(self.model):
+            with _eagerly(self.model), self._optional:
                 return self.model(*args, **kwargs)
         except _StopForward as stop:
             if stop.manager is not self:
@@ -205,11 +234,11 @@ class HookManager:
         missing = [name for name in self.unreached() if layers is None or name in set(layers)]
         if missing:
             calls = self._calls[self._layers[resolve(self.model, self._layers, missing[0]).name]]
-            ran = f"it ran {calls} time{'s' * (calls != 1)}" if calls else "it did not run"
+            ran = f"it ran {calls} time{'s' * (calls != 1)} on this input" if calls else _NOT_RUN
             others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             raise LayerError(
                 f"layer {missing[0]!r}{others} of {type(self.model).__name__} was never reached by the "
-                f"forward pass: {ran} on this input"
+                f"forward pass: {ran}"
             )
 
     def close(self) -> None:
@@ -249,11 +278,26 @@ class HookManager:
         return self._taps[module]
 
     def _begin(self, model: nn.Module, args: Any) -> None:
-        if not in_backward():
+        if model is not self.model:
+            return  # a deep copy, which has the hooks of what it was copied from
+        if not in_backward() and len(running_calls(model)) == self._around + 1:
             self._calls.clear()
+            self._may_run_apart = False
+        elif self._runs_apart():
+            self._may_run_apart = True
+
+    def _runs_apart(self) -> bool:
+        """Whether it is a hook that runs the model here, and not the model's own forward."""
+        calls = running_calls(self.model)
+        if in_backward():
+            return bool(calls)
+        calls = calls[: len(calls) - self._around]
+        return bool(calls) and calls[-1] > 1  # one is the manager's own
 
     def _fire(self, module: nn.Module, args: Any, output: Any) -> Any:
-        tap = self._taps[module]
+        tap = self._taps.get(module)
+        if tap is None or (self._may_run_apart and self._runs_apart()):
+            return None
         index = self._count(module)
         name = call_name(tap.name, index)
         for wanted, hook in tap.forward:
@@ -295,6 +339,9 @@ class HookManager:
     def _order(self, calls: set[Call]) -> list[Call]:
         place = {name: place for place, name in enumerate(self._layers)}
         return sorted(calls, key=lambda call: (place[call.name], call.index or 0))
+
+
+_NOT_RUN = "it did not run on this input, its forward is called directly, or its weights are used elsewhere"
 
 
 def _remove(handles: list[Any]) -> None:
@@ -355,6 +402,11 @@ def _explain_arguments(error: TypeError, model: nn.Module, args: tuple[Any, ...]
 def _eagerly(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
     """Hooks need the modules to run one by one: hold off compiled code inside the model, where there is any."""
     compiled = any(is_compiled(m) or getattr(m, "_compiled_call_impl", None) for m in model.modules())
-    if compiled and hasattr(torch.compiler, "set_stance"):
-        return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return, no-untyped-call]
-    return contextlib.nullcontext()
+    if not compiled:
+        return contextlib.nullcontext()
+    if not hasattr(torch.compiler, "set_stance"):
+        raise ModelError(
+            f"parts of {type(model).__name__} are compiled, which hooks reach from PyTorch 2.6 on, and this is "
+            f"{torch.__version__}: pass the model as it was before torch.compile"
+        )
+    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return, no-untyped-call]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
-from torchviz_cnn.core.errors import LayerError
+from torchviz_cnn.core.errors import LayerError, ModelError
 from torchviz_cnn.core.names import LayerName
 from torchviz_cnn.hooks.interrupts import uninterrupted
 
@@ -66,6 +66,11 @@ class Recorder(Mapping[str, Tensor]):
         if not torch.is_grad_enabled():
             self._kept.take(name, tensor)
             return None
+        if not tensor.is_floating_point():
+            raise ModelError(
+                f"layer {name!r} gives {str(tensor.dtype).removeprefix('torch.')}, to which no gradient comes back"
+                + "; explain the network from before it was quantised" * tensor.is_quantized
+            )
         values = self._kept.values
         if torch._C._current_graph_task_id() != -1:  # activation checkpointing runs the layer again
             return tensor.clone() if tensor.requires_grad else values[name].clone()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import LayerError
 from torchviz_cnn.hooks.interrupts import FunctionMode
+from torchviz_cnn.hooks.untouched import saved_tensors_hooks
 
 Rule = Literal["standard", "guided", "deconvnet"]
 OtherActivations = Literal["error", "plain"]
@@ -32,7 +34,8 @@ def relu_rule(rule: Rule, *, other_activations: OtherActivations = "error") -> R
 
     Args:
         rule: `standard`, `guided` or `deconvnet`.
-        other_activations: `error`: others on the way (GELU, SiLU, Hardswish, LeakyReLU, tanh, ...) raise LayerError;
+        other_activations: `error`: others on the way (GELU, SiLU, Hardswish, LeakyReLU, tanh, ...) raise LayerError,
+            and so do ReLUs that the rule does not reach (scripted, written as a mask or a maximum, custom functions);
             `plain`: they keep their own gradient, as gates that squash (sigmoid, softmax) always do.
 
     Raises:
@@ -59,21 +62,43 @@ class ReluRule(FunctionMode):
         self.count = 0
         """How many ReLUs ran."""
         self._other_activations = other_activations
+        self._packed = False
 
     def require_met(self, model: nn.Module) -> None:
         """Raise LayerError if no ReLU ran, as the rule then had nothing to rule."""
         if not self.count:
             raise LayerError(f"the {self.rule} rule met no ReLU in {type(model).__name__}, so nothing would change")
 
+    def require_ruled(self, model: nn.Module, output: Any) -> None:
+        """Raise LayerError where a ReLU, or another activation, made this output and is none that the rule reaches.
+
+        Those are scripted code, a ReLU written as a maximum, a mask or `torch.where`, and an `autograd.Function`. They
+        are looked for in the graph of the output, which the forward pass has made.
+        """
+        if self.rule == "standard" or self._other_activations != "error":
+            return
+        for node in _nodes([t for t in tree_leaves(output) if isinstance(t, Tensor)]):
+            if _masks(node, self._packed):
+                name = node.name().rpartition("::")[2].rstrip("01").removesuffix("Backward")
+                raise LayerError(
+                    f"the {self.rule} rule does not reach everything in {type(model).__name__} that may be an "
+                    f"activation: its graph has {name!r}, from scripted code, a custom autograd.Function, or a ReLU "
+                    "written by hand; write it as torch.relu, or let its own gradient through with "
+                    "other_activations='plain'"
+                )
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        self._packed = self._packed or saved_tensors_hooks() is not None
         read = _RECTIFIERS.get(func)
         call = read(*args, **kwargs) if read is not None else None
         if call is None:
             if func in _OTHERS and self._other_activations == "error":
                 self._refuse(_OTHERS[func], args)
+            if self._packed and func in _COMPARISONS and self._other_activations == "error":
+                self._refuse("a comparison under activation checkpointing, which may make a mask", args)
             return func(*args, **kwargs)
         self.count += 1
         if self.rule == "standard" or not (torch.is_grad_enabled() and call.input.requires_grad):
@@ -130,6 +155,73 @@ class _Rectify(torch.autograd.Function):
         if rule == "guided":
             gradient = aten.relu_(gradient)  # in place, as it is new: memory is what this takes time for
         return gradient, None, None, None
+
+
+def _nodes(tensors: list[Tensor]) -> Iterator[Any]:
+    """The nodes of the graph that tensors were computed by."""
+    visited: set[Any] = set()
+    waiting: list[Any] = [tensor.grad_fn for tensor in tensors]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in visited:
+            visited.add(node)
+            yield node
+            waiting.extend(parent for parent, _ in node.next_functions)
+
+
+def _masks(node: Any, packed: bool) -> bool:
+    """Whether a node of a graph, not made by a rule, lets a gradient through for some values only, or bends it."""
+    name = node.name().rpartition("::")[2].removesuffix("0").removesuffix("1").removesuffix("Backward")
+    if isinstance(node, torch.autograd.function.BackwardCFunction):
+        return getattr(node, "_forward_cls", None) is not _Rectify
+    if name in ("Maximum", "Minimum", "Fmax", "Fmin"):  # with a constant, or with a multiple of the same
+        (one, _), (other, _) = node.next_functions
+        return one is None or other is None or _made_by(one, other) or _made_by(other, one)
+    if name in _LIMITS and not packed:
+        top = getattr(node, "_saved_max", None)
+        gate = top is not None and _is_zero(top - 1)  # clamp(0, 1), as in a hard sigmoid, squashes
+        return not gate and any(_is_zero(getattr(node, f"_saved_{limit}", None)) for limit in _LIMITS[name])
+    if name == "Mul" and not packed:
+        return any(_is_mask(saved) for saved in (node._saved_self, node._saved_other))
+    return name in _BENDING
+
+
+def _made_by(node: Any, source: Any) -> bool:
+    return any(parent is source for parent, _ in node.next_functions)
+
+
+def _is_zero(limit: Any) -> bool:
+    return limit is not None and not bool(torch.as_tensor(limit).any())
+
+
+def _is_mask(factor: Tensor | None) -> bool:
+    """Whether a factor is of zeros and ones, both, and no gradient goes to it."""
+    if factor is None or factor.requires_grad or factor.numel() < 2:
+        return False
+    ones = factor == 1
+    return bool(ones.any()) and not bool(ones.all()) and bool((ones | (factor == 0)).all())
+
+
+_LIMITS = {
+    "Clamp": ("min", "max"),
+    "ClampMin": ("min",),
+    "ClampMax": ("max",),
+    "Hardtanh": ("min_val",),
+    "Threshold": ("threshold",),
+}
+"""Nodes that are a ReLU where one of their limits is zero."""
+
+_COMPARISONS = {
+    *(Tensor.__gt__, Tensor.__ge__, Tensor.__lt__, Tensor.__le__, Tensor.gt, Tensor.ge, Tensor.lt, Tensor.le),
+    *(torch.gt, torch.ge, torch.lt, torch.le, torch.sign, Tensor.sign),
+}
+"""What makes a mask of an activation; a graph that is packed does not show it."""
+
+_BENDING = {
+    *("Relu", "Where", "MaskedFill", "MaskedScatter", "IndexPut", "Abs", "DifferentiableGraph"),
+    *("Gelu", "Silu", "Mish", "Hardswish", "Softplus", "LeakyRelu", "PreluKernel", "RreluWithNoise", "Elu", "Tanh"),
+}
+"""Nodes that stand for an activation, or for code that may have one."""
 
 
 def _relu(input: Tensor, inplace: bool = False) -> _Call:

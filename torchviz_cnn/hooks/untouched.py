@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import random
 import threading
 import warnings
@@ -9,7 +11,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,7 +33,8 @@ def untouched(model: Model) -> Iterator[nn.Module]:
     However the block ends (an exception, Ctrl-C), every module's `training` flag, every parameter's identity, `.grad`
     and `requires_grad`, every buffer's identity and values, the global random states and the caller's grad and
     inference modes are what they were. Works inside `torch.no_grad()` and `torch.inference_mode()`. One thread has
-    the model at a time: others wait.
+    the model at a time: others wait. Blocks of one thread may overlap without nesting, as those of coroutines do: the
+    model then stays frozen up to the end of the last.
 
     Args:
         model: a module or a Network.
@@ -54,16 +57,28 @@ def untouched(model: Model) -> Iterator[nn.Module]:
         )
     _refuse_lazy(module, modules)
     with _lock_of(module):
-        undo = _Undo()
+        undo = _Undo(modules)
         try:
             with uninterrupted():
-                _freeze(modules, undo.steps)
+                _freeze(modules, undo.begin())
             yield module
         except KeyboardInterrupt as interrupt:
             drop_frames(interrupt)
             raise
+        except RuntimeError as error:
+            _explain_checkpointing(error, module)
+            raise
         finally:
-            undo.all()
+            undo.end()
+
+
+def _explain_checkpointing(error: RuntimeError, model: nn.Module) -> None:
+    """Raise ModelError where PyTorch refuses to differentiate through one kind of activation checkpointing."""
+    if "use_reentrant=True" in str(error):
+        raise ModelError(
+            f"{type(model).__name__} uses activation checkpointing with use_reentrant=True, through which PyTorch gives "
+            "no gradients but by backward(): have it use checkpoint(..., use_reentrant=False), or turn it off"
+        ) from error
 
 
 def _refuse_lazy(model: nn.Module, modules: list[nn.Module]) -> None:
@@ -83,23 +98,56 @@ def _lock_of(model: nn.Module) -> Any:
         return _LOCKS.setdefault(model, threading.RLock())
 
 
-class _Undo:
-    """The steps that put everything back, the last one first, all of them even where one fails."""
+def _forget_locks() -> None:
+    """In a forked process: the threads that had a model are not there to give it back."""
+    global _LOCKS_LOCK
+    _LOCKS_LOCK = threading.Lock()
+    _LOCKS.clear()
 
-    def __init__(self) -> None:
-        self.steps = ExitStack()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_locks)
+
+
+class _Undo:
+    """The steps that put everything back, the last one first, all of them even where one fails.
+
+    A block that ends before one of the same thread that began after it, and shares modules with it, leaves its steps
+    to that one, which saw the model as this one had changed it.
+    """
+
+    _open: ClassVar[weakref.WeakValueDictionary[int, _Undo]] = weakref.WeakValueDictionary()
+    _numbers: ClassVar[Iterator[int]] = itertools.count()
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        self.steps = [ExitStack()]
+        self.number, self.thread, self.modules = next(self._numbers), threading.get_ident(), set(modules)
         # A Ctrl-C in the instruction at which `all` begins prevents it; then this is done as the error is dropped. (Not
         # by `__del__`, which runs always, and in which Python loses a Ctrl-C.)
         self._once = weakref.finalize(self, _undo, self.steps)
 
-    def all(self) -> None:
+    def begin(self) -> ExitStack:
+        self._open[self.number] = self
+        return self.steps[0]
+
+    def end(self) -> None:
         with uninterrupted():
+            if self._open.pop(self.number, None) is not None and (later := self._later()):
+                min(later, key=lambda block: block.number).steps.extend(self.steps)
+                self.steps.clear()
             self._once()
 
+    def _later(self) -> list[_Undo]:
+        """The open blocks that began after this one, in the same thread, and share modules with it."""
+        blocks = [block for reference in self._open.valuerefs() if (block := reference()) is not None]
+        later = [block for block in blocks if block.number > self.number and block.thread == self.thread]
+        return [block for block in later if block.modules & self.modules]
 
-def _undo(steps: ExitStack) -> None:
-    with uninterrupted():
-        steps.close()
+
+def _undo(steps: list[ExitStack]) -> None:
+    with uninterrupted(), ExitStack() as all_of_them:
+        for one in reversed(steps):
+            all_of_them.callback(one.close)
 
 
 def _freeze(modules: list[nn.Module], undo: ExitStack) -> None:
@@ -172,8 +220,8 @@ class _Module:
         self.training = module.training
         self.parameters = {n: None if p is None else _Tensor.of(p, False) for n, p in module._parameters.items()}
         self.buffers = {n: None if b is None else _Tensor.of(b, True) for n, b in module._buffers.items()}
-        # Weights that a hook of `weight_norm`, `spectral_norm` or `prune` computes from others at every call.
-        self.attributes = {n: value for n, value in vars(module).items() if isinstance(value, Tensor)}
+        # With tensors among them that a hook of `weight_norm`, `spectral_norm` or `prune`, or a forward, sets anew.
+        self.attributes = dict(vars(module))
 
     def freeze(self) -> None:
         # The flag itself, not eval(): models override train() to keep parts of themselves frozen.
@@ -195,9 +243,18 @@ class _Module:
             self.module.training = self.training
         _restore_tensors(self.module._parameters, self.parameters)
         _restore_tensors(self.module._buffers, self.buffers)
-        for name, value in self.attributes.items():
-            if vars(self.module).get(name) is not value:
-                vars(self.module)[name] = value
+        _restore_attributes(vars(self.module), self.attributes)
+
+
+def _restore_attributes(now: dict[str, Any], before: dict[str, Any]) -> None:
+    changed = [name for name, value in now.items() if value is not before.get(name)]
+    for name in [*changed, *(name for name in before if name not in now)]:
+        if not isinstance(now.get(name), Tensor) and not isinstance(before.get(name), Tensor):
+            continue
+        if name in before:
+            now[name] = before[name]
+        else:
+            del now[name]
 
 
 def _restore_tensors(
@@ -225,7 +282,7 @@ class _Process:
         self.mps = torch.mps.get_rng_state() if any(device.type == "mps" for device in devices) else None
         self.functions = _function_modes()
         self.dispatch = len(_get_current_dispatch_mode_stack())
-        self.saving = _saved_tensors_hooks()
+        self.saving = saved_tensors_hooks()
         self.filters = list(warnings.filters)
 
     def restore(self) -> None:
@@ -244,7 +301,7 @@ class _Process:
                 torch._C._pop_torch_function_stack()
             for mode in self.functions:
                 torch._C._push_on_torch_function_stack(mode)
-        while _saved_tensors_hooks() not in (self.saving, None):
+        while saved_tensors_hooks() not in (self.saving, None):
             torch._C._autograd._pop_saved_tensors_default_hooks()
         if warnings.filters != self.filters:
             warnings.filters[:] = self.filters  # type: ignore[index]
@@ -254,6 +311,7 @@ def _function_modes() -> list[Any]:
     return list(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
 
 
-def _saved_tensors_hooks() -> Any:
+def saved_tensors_hooks() -> Any:
+    """The innermost hooks that pack what autograd saves, as activation checkpointing sets them; None where none are."""
     top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     return None if top is None else top(True)

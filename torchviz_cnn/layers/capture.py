@@ -169,7 +169,9 @@ def capture(model: Model, x: Input, layers: Layers = None) -> Activations:
         def check(name: str, output: Any) -> Tensor | None:
             if name in asked and not isinstance(output, Tensor):
                 raise LayerError(f"layer {name!r} gives a {type(output).__name__}, not a tensor")
-            return output if isinstance(output, Tensor) else None
+            if not isinstance(output, Tensor):
+                return None
+            return output.dequantize() if output.is_quantized else output
 
         # A module is called by the one around it: once that has finished, no further call is to come.
         around = {call.name.rpartition(".")[0] for call in calls if call.index is None}

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.names import named_layers, resolve
-from torchviz_cnn.hooks.inputs import input_for
+from torchviz_cnn.hooks.inputs import input_for, working_dtype
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.defaults import input_channels, run_with
@@ -82,7 +83,7 @@ def describe(model: Model, input_size: tuple[int, int] | Tensor) -> Description:
     """
     with untouched(model) as module:
         x = input_for(module, _example(module, input_size))[:1]
-        leaves = [name for name, layer in named_layers(module).items() if not list(layer.children())]
+        leaves = [name for name, layer in named_layers(module).items() if _is_leaf(name, layer)]
         shapes: dict[str, tuple[int, ...]] = {}
 
         def keep_shape(name: str, output: Any) -> None:
@@ -96,15 +97,30 @@ def describe(model: Model, input_size: tuple[int, int] | Tensor) -> Description:
             call = resolve(module, layers, name)
             layer = layers[call.name]
             count = 0 if call.index else sum(p.numel() for p in layer.parameters())
-            rows.append(LayerInfo(name, type(layer).__name__, shape, count, fields.get(name)))
+            rows.append(
+                LayerInfo(
+                    name, parametrize.type_before_parametrizations(layer).__name__, shape, count, fields.get(name)
+                )
+            )
         total = sum(p.numel() for p in module.parameters())
         return Description(type(module).__name__, tuple(x.shape[1:]), tuple(rows), total)
+
+
+def _is_leaf(name: str, layer: nn.Module) -> bool:
+    """Whether a layer is one of its own: what computes the weights of another, as `weight_norm` does, is part of it."""
+    inside = [child for child, _ in layer.named_children() if child != _WEIGHTS]
+    return not inside and _WEIGHTS not in name.split(".")
+
+
+_WEIGHTS = "parametrizations"
+"""Where PyTorch keeps the modules that compute the weights of a parametrised layer."""
 
 
 def _example(model: nn.Module, input_size: tuple[int, int] | Tensor) -> Tensor:
     if isinstance(input_size, Tensor):
         return input_size
-    return torch.zeros(1, input_channels(model), *checks.sides("input_size", input_size))
+    sides = checks.sides("input_size", input_size)
+    return torch.zeros(1, input_channels(model), *sides, dtype=working_dtype(model))
 
 
 def in_words(values: tuple[float, ...], times: str = " x ") -> str:

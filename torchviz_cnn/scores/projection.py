@@ -80,6 +80,7 @@ def projected_units(
         with rule:
             hooks.run(leaf.clone())
         hooks.require_reached()
+        rule.require_ruled(model, dict(acts))
         for name, output in acts.items():
             if not bool(output.detach().sum().isfinite()) and bool(output.detach().isnan().any()):
                 raise ModelError(

@@ -116,8 +116,10 @@ def trace(
         with ruling or contextlib.nullcontext(), Ending() as ending:
             output = hooks.run(leaf.clone(), stop_early=False)
         hooks.require_reached()
-        if ruling is not None and require_relu:
-            ruling.require_met(model)
+        if ruling is not None:
+            ruling.require_ruled(model, output)
+            if require_relu:
+                ruling.require_met(model)
         targets = Targets.of(output, len(x), target, score, given.origin.categories, ending)
         yield Trace(model, {**acts, **({INPUT: leaf} if INPUT in layers else {})}, targets, rule)
 
