@@ -693,6 +693,9 @@ def test_movements_are_part_of_a_recipe() -> None:
 def test_compiled_gives_the_same() -> None:
     model = networks.vgg_like()
     plain = tvc.filter_patterns(model, "features.5", range(4), size=32, steps=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.compile(torch.sin)(torch.ones(8))  # the compiler's own threads start with the first call of a process
     with unchanged(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = tvc.filter_patterns(model, "features.5", range(4), size=32, steps=5, compile=True)

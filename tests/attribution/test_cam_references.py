@@ -136,7 +136,7 @@ ELEPHANTS = [(340, 15, 525, 260), (235, 45, 410, 130), (85, 130, 295, 260)]  # l
 @pytest.mark.parametrize("method", [tvc.grad_cam, tvc.class_activation_map])
 def test_the_elephant(squeezenet: tvc.Network, data: Path, method: Callable[..., tvc.Heatmap]) -> None:
     photo = tvc.read_image(data / "images" / "elephant.jpg")
-    heat = method(squeezenet.model, squeezenet.preprocess(photo)[None])
+    heat = method(squeezenet, photo)
     assert int(heat.target[0]) == 386 == squeezenet.class_index("African elephant")
     assert abs(float(heat.logits.softmax(1)[0, 386]) - 0.356) < 0.001
     x, y = heat.peak(photo)

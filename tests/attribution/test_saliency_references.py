@@ -218,12 +218,11 @@ ELEPHANTS = [(340, 15, 525, 260), (235, 45, 410, 130), (85, 130, 295, 260)]  # l
 def test_the_elephant(data: Path) -> None:
     net = tvc.load_model("squeezenet1_0", data / "checkpoints" / "squeezenet1_0.pth")
     photo = tvc.read_image(data / "images" / "elephant.jpg")
-    x = net.preprocess(photo)[None]
     results = {
-        "guided": tvc.saliency(net.model, x, relu="guided"),
-        "guided Grad-CAM": tvc.guided_grad_cam(net.model, x),
-        "SmoothGrad": tvc.smooth_grad(net.model, x),
-        "integrated gradients": tvc.integrated_gradients(net.model, x),
+        "guided": tvc.saliency(net, photo, relu="guided"),
+        "guided Grad-CAM": tvc.guided_grad_cam(net, photo),
+        "SmoothGrad": tvc.smooth_grad(net, photo),
+        "integrated gradients": tvc.integrated_gradients(net, photo),
     }
     for found in results.values():
         assert int(found.target[0]) == 386
@@ -232,7 +231,7 @@ def test_the_elephant(data: Path) -> None:
     error = results["integrated gradients"].completeness_error
     assert error is not None
     assert abs(float(error)) < 0.02 * float(found.logits.max())
-    hidden = tvc.occlusion(net.model, x, patch=40, stride=12)
+    hidden = tvc.occlusion(net, photo, patch=40, stride=12)
     across, down = hidden.peak(photo)
     assert any(
         left - 20 <= across <= right + 20 and top - 20 <= down <= bottom + 20 for left, top, right, bottom in ELEPHANTS

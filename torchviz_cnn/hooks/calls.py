@@ -1,14 +1,18 @@
-"""Which call of a network is running: the outermost, one that its forward makes of itself, or one that a hook makes."""
+"""Calls of a network: which one is running, and why one failed."""
 
 from __future__ import annotations
 
 import functools
+import inspect
+import re
 import sys
 from types import CodeType, FrameType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
+
+from torchviz_cnn.core.errors import InputError
 
 _CALL = nn.Module._call_impl.__code__
 _CALLS = {_CALL, *(part for part in _CALL.co_consts if isinstance(part, CodeType))}
@@ -45,3 +49,27 @@ def _code_of(hook: Any) -> CodeType | None:
     function = getattr(hook, "__func__", hook)
     code = getattr(function, "__code__", None) or getattr(type(hook).__call__, "__code__", None)
     return code if isinstance(code, CodeType) else None
+
+
+def explain_channels(error: RuntimeError, model: nn.Module, args: tuple[Any, ...]) -> None:
+    """Raise InputError where it was the input itself that had another number of channels than its convolution takes."""
+    told = re.search(r"expected input\[([\d, ]+)\] to have (\d+) channels", str(error))
+    shape = list(args[0].shape) if args and isinstance(args[0], Tensor) else []
+    if told and [int(side) for side in told[1].split(",")] == shape:
+        raise InputError(
+            f"{type(model).__name__} takes images of {told[2]} channels, and the input has {shape[1]}"
+        ) from error
+
+
+SEVERAL_INPUTS = (
+    "a network of several inputs is wrapped in a module whose forward takes one tensor and splits it, "
+    "as model(*x.split(3, 1)) does"
+)
+
+
+def explain_arguments(error: TypeError, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise InputError where the model's forward takes other arguments than it was given."""
+    try:
+        inspect.signature(model.forward).bind(*args, **kwargs)
+    except TypeError as wrong:
+        raise InputError(f"{type(model).__name__} does not run on one input: {wrong}; {SEVERAL_INPUTS}") from error

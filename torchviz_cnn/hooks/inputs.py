@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import InputError, TorchvizWarning
 from torchviz_cnn.core.warn import warn
-from torchviz_cnn.hooks.manager import SEVERAL_INPUTS
+from torchviz_cnn.hooks.calls import SEVERAL_INPUTS
 from torchviz_cnn.hooks.network import Model, Network, preprocess_of
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.media.origin import Origin, Photo, inputs_and_pictures, is_photo

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
-import re
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from torchviz_cnn.core.errors import HookError, InputError, LayerError, ModelError
+from torchviz_cnn.core.errors import HookError, LayerError, ModelError
 from torchviz_cnn.core.names import (
     Call,
     LayerName,
@@ -28,7 +26,7 @@ from torchviz_cnn.core.names import (
     resolve,
     unwrap,
 )
-from torchviz_cnn.hooks.calls import running_calls
+from torchviz_cnn.hooks.calls import explain_arguments, explain_channels, running_calls
 from torchviz_cnn.hooks.interrupts import FunctionMode, uninterrupted
 from torchviz_cnn.hooks.network import Model, module_of
 from torchviz_cnn.hooks.recorder import Check, Recorder
@@ -177,10 +175,10 @@ class HookManager:
                 raise
             return None
         except RuntimeError as error:
-            _explain_channels(error, self.model, args)
+            explain_channels(error, self.model, args)
             raise
         except TypeError as error:
-            _explain_arguments(error, self.model, args, kwargs)
+            explain_arguments(error, self.model, args, kwargs)
             raise
         finally:
             self._stopping = False
@@ -373,30 +371,6 @@ def _batch_of(output: Any) -> int:
     if isinstance(output, (tuple, list)):
         output = output[0] if output else None
     return len(output) if isinstance(output, Tensor) and output.ndim else -1
-
-
-def _explain_channels(error: RuntimeError, model: nn.Module, args: tuple[Any, ...]) -> None:
-    """Raise InputError where it was the input itself that had another number of channels than its convolution takes."""
-    told = re.search(r"expected input\[([\d, ]+)\] to have (\d+) channels", str(error))
-    shape = list(args[0].shape) if args and isinstance(args[0], Tensor) else []
-    if told and [int(side) for side in told[1].split(",")] == shape:
-        raise InputError(
-            f"{type(model).__name__} takes images of {told[2]} channels, and the input has {shape[1]}"
-        ) from error
-
-
-SEVERAL_INPUTS = (
-    "a network of several inputs is wrapped in a module whose forward takes one tensor and splits it, "
-    "as model(*x.split(3, 1)) does"
-)
-
-
-def _explain_arguments(error: TypeError, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raise InputError where the model's forward takes other arguments than it was given."""
-    try:
-        inspect.signature(model.forward).bind(*args, **kwargs)
-    except TypeError as wrong:
-        raise InputError(f"{type(model).__name__} does not run on one input: {wrong}; {SEVERAL_INPUTS}") from error
 
 
 def _eagerly(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
