@@ -35,9 +35,10 @@ docs-table:  ## the table of methods in docs/methods.md
 zoo:  ## the table of architectures in docs/compatibility.md: an hour; it goes on where it was stopped
 	$(PYTHON) scripts/zoo.py
 
-endurance:  ## 2,000 examples of each fuzz test, and 500 calls of each main function: half an hour
+endurance:  ## 2,000 examples of each fuzz test, 500 calls of each main function, a Ctrl-C in every place: an hour
 	$(PYTHON) -m pytest -q --timeout=3600 --hypothesis-profile=endurance $(wildcard tests/*/test_fuzz.py)
 	ENDURANCE_CALLS=500 $(PYTHON) -m pytest -q --timeout=3600 tests/test_endurance.py
+	INTERRUPT_PLACES=100000 $(PYTHON) -m pytest -q --timeout=3600 -m slow tests/hooks/test_interrupts.py
 
 versions:  ## the unit tests with the oldest and the newest versions of what is needed
 	scripts/versions.sh
