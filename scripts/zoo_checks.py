@@ -181,8 +181,8 @@ def rebuilt(model: nn.Module, replacement: Callable[[nn.Module], nn.Module | Non
     return model
 
 
-def averaged(x: Tensor, kernel: Any, stride: Any = None, padding: Any = 0, **options: Any) -> Tensor:
-    return F.avg_pool2d(x, kernel, stride, padding, bool(options.get("ceil_mode")))
+def averaged(input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, **options: Any) -> Tensor:
+    return F.avg_pool2d(input, kernel_size, stride, padding, bool(options.get("ceil_mode")))
 
 
 def positive_part(module: nn.Module) -> nn.Module | None:

@@ -236,11 +236,12 @@ def assert_torchvision_loads(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_torchvision_classifier_loads_its_own_state(tmp_path: Path) -> None:
+def test_torchvision_classifiers_up_to_9_million_parameters_load_their_own_state(tmp_path: Path) -> None:
     import torchvision
 
     for name in torchvision.models.list_models(module=torchvision.models):
-        assert_torchvision_loads(name, tmp_path)
+        if torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"] < 9e6:
+            assert_torchvision_loads(name, tmp_path)
 
 
 @pytest.mark.slow
