@@ -29,7 +29,7 @@ from torchviz_cnn.core.names import (
 from torchviz_cnn.hooks.calls import explain_arguments, explain_channels, running_calls
 from torchviz_cnn.hooks.interrupts import FunctionMode, uninterrupted
 from torchviz_cnn.hooks.network import Model, module_of
-from torchviz_cnn.hooks.recorder import Check, Recorder
+from torchviz_cnn.hooks.recorder import Check, Recorder, in_backward
 
 ForwardHook = Callable[[str, Any], Any]
 BackwardHook = Callable[[str, Tensor], Any]
@@ -346,11 +346,6 @@ def _remove(handles: list[Any]) -> None:
     with uninterrupted():
         while handles:
             handles.pop().remove()
-
-
-def in_backward() -> bool:
-    """Whether a backward pass is running, in which activation checkpointing runs parts of the model again."""
-    return bool(torch._C._current_graph_task_id() != -1)
 
 
 def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -72,7 +72,7 @@ class Recorder(Mapping[str, Tensor]):
                 + "; explain the network from before it was quantised" * tensor.is_quantized
             )
         values = self._kept.values
-        if torch._C._current_graph_task_id() != -1:  # activation checkpointing runs the layer again
+        if in_backward():  # activation checkpointing runs the layer again
             return tensor.clone() if tensor.requires_grad else values[name].clone()
         values[name] = tensor if tensor.requires_grad else tensor.detach().clone().requires_grad_()
         return None if self._hooks.ends_here else values[name].clone()
@@ -125,3 +125,8 @@ def _tensor(name: str, output: Any) -> Tensor:
 
 def _storage(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
+
+
+def in_backward() -> bool:
+    """Whether a backward pass is running, in which activation checkpointing runs parts of the model again."""
+    return bool(torch._C._current_graph_task_id() != -1)
