@@ -21,10 +21,10 @@ format:  ## repair what can be repaired
 	$(PYTHON) -m ruff format .
 
 fast:  ## unit tests only
-	$(PYTHON) -m pytest -q -m "not slow"
+	$(PYTHON) -m pytest -q -n 2 -m "not slow"
 
 test:  ## all tests, as CI runs them
-	$(PYTHON) -m pytest -q
+	$(PYTHON) -m pytest -q -n 2
 
 figures:  ## the pictures of README and docs
 	$(PYTHON) scripts/figures.py

@@ -1,10 +1,12 @@
 """Time filter patterns of VGG16 (random weights, 128 px) beside lucent and a plain loop, as ratios to float32.
 
-    python scripts/benchmark_filters.py [--layers features.0 features.10 features.28] [--filters 16] [--steps 30] [--rounds 3]
+    python scripts/benchmark_filters.py [--layers features.0 features.10 features.28] [--filters 16] [--steps 30]
+                                        [--rounds 3]
 
-All take turns in one run, and medians are compared: a machine's noise then meets all alike. A filter step is one step up for
-one filter. Ours is timed as a whole call for all filters, with all it sets up. The plain loop is what one would write by hand:
-the network cut off behind the layer, frozen, channels last, one filter after the other, and a batch of a few at once. lucent
+All take turns in one run, and medians are compared: a machine's noise then meets all alike. A filter step is one step
+up for one filter. Ours is timed as a whole call for all filters, with all it sets up. The plain loop is what one would
+write by hand: the network cut off behind the layer, frozen, channels last, one filter after the other, and a batch of a
+few at once. lucent
 (pixels, no transforms) is timed on a few steps of two filters without their first, which sets up; it enlarges an
 image below 224 px to 224, so it is timed a second time at 128. Needs the `bench` extra.
 """
@@ -58,7 +60,8 @@ def main() -> None:
     print(f"{args.filters} filters, {args.steps} steps, {torch.get_num_threads()} threads, torch {torch.__version__}")
     peaks = {torch.float32: 0.0, torch.bfloat16: 0.0}
     print(
-        "G: 1e9 multiply-adds. Of a filter step: convolutions forward and back to the image, one filter of the last layer.\n"
+        "G: 1e9 multiply-adds. Of a filter step: convolutions forward and back to the image, one filter of the last "
+        "layer.\n"
     )
     for layer in args.layers:
         report(model, layer, args.filters, args.steps, args.rounds, peaks)
@@ -67,7 +70,7 @@ def main() -> None:
 
 def report(
     model: nn.Module, layer: str, filters: int, steps: int, rounds: int, peaks: dict[torch.dtype, float]
-) -> None:  # fmt: skip
+) -> None:
     runs: dict[str, Run] = {"ours, float32": lambda: ours(model, layer, filters, steps, "float32")}
     if BFLOAT16:
         runs["ours, bfloat16"] = lambda: ours(model, layer, filters, steps, "bfloat16")
@@ -143,9 +146,16 @@ def lucent(model: nn.Module, layer: str, inside: int | None) -> float:
             return made[-1]
 
         render.render_vis(
-            model, f"{layer.replace('.', '_')}:{index}", lambda: param.image(SIZE, fft=False, decorrelate=False), clocked,
-            transforms=[], thresholds=(steps,), progress=False, show_image=False, fixed_image_size=inside,
-        )  # fmt: skip
+            model,
+            f"{layer.replace('.', '_')}:{index}",
+            lambda: param.image(SIZE, fft=False, decorrelate=False),
+            clocked,
+            transforms=[],
+            thresholds=(steps,),
+            progress=False,
+            show_image=False,
+            fixed_image_size=inside,
+        )
         times += [b - a for a, b in zip(made[0].ends, made[0].ends[1:], strict=False)]
         for module in model.modules():  # it leaves its hooks behind, which would slow it down
             module._forward_hooks.clear()

@@ -96,7 +96,7 @@ def speed(net: tvc.Network, args: argparse.Namespace) -> None:
         f"top_activations from memory         {rates['ours']:9.1f} images/s  {rates['ours'] / rates['bare']:.3f} of it"
     )
     print(
-        f"  exact=True                        {rates['exact']:9.1f} images/s  {rates['exact'] / rates['bare']:.3f} of it"
+        f"  exact=True                       {rates['exact']:9.1f} images/s  {rates['exact'] / rates['bare']:.3f} of it"
     )
 
 
@@ -116,17 +116,20 @@ def decoding(net: tvc.Network, folder: Path, args: argparse.Namespace) -> None:
 
     rates = in_turns(
         {
-            "read": lambda: read(net.preprocess), "ours": lambda: ours(args.layers, net.preprocess),
-            "read small": lambda: read(shrunk), "ours small": lambda: ours([first], shrunk),
-        }, count, 1,
-    )  # fmt: skip
+            "read": lambda: read(net.preprocess),
+            "ours": lambda: ours(args.layers, net.preprocess),
+            "read small": lambda: read(shrunk),
+            "ours small": lambda: ours([first], shrunk),
+        },
+        count,
+        1,
+    )
     print(f"decoding {count} photos alone, {args.workers} workers {rates['read']:9.1f} images/s")
     print(f"top_activations on them             {rates['ours']:9.1f} images/s: the slower of network and decoding")
     print(f"decoding, inputs of 32 x 32         {rates['read small']:9.1f} images/s")
+    share = rates["ours small"] / rates["read small"]
     print("top_activations, where the network")
-    print(
-        f"  is next to nothing ({first})  {rates['ours small']:9.1f} images/s  {rates['ours small'] / rates['read small']:.3f} of it"
-    )
+    print(f"  is next to nothing ({first})  {rates['ours small']:9.1f} images/s  {share:.3f} of it")
 
 
 def memory(args: argparse.Namespace) -> None:

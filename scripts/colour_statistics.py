@@ -2,7 +2,7 @@
 
     python scripts/colour_statistics.py FOLDER
 
-Prints the matrix that `torchviz_cnn/methods/image_parameters.py` holds: the square root of the covariance of the colours,
+Prints the matrix that `torchviz_cnn/ascent/parameters.py` holds: the square root of the covariance of the colours,
 divided by its largest column norm.
 """
 

@@ -14,6 +14,5 @@ atlas = tvc.filter_atlas(net, f"{name}_filters", layers or None, k=64, name=name
 for layer in atlas.layers:
     patterns = atlas.patterns(layer)
     patterns.grid().save(f"{name}_{layer}.png")
-    print(
-        f"{layer}: {int(patterns.raised.sum())} of {len(patterns.values)} filters raised, dead: {patterns.dead or 'none'}"
-    )
+    raised = int(patterns.raised.sum())
+    print(f"{layer}: {raised} of {len(patterns.values)} filters raised, dead: {patterns.dead or 'none'}")

@@ -186,7 +186,8 @@ def forward_all(model: nn.Module, photos: Tensor, device: torch.device) -> None:
 def line(row: Row) -> str:
     ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
     share = "" if row.share is None else f"{row.share:.0%}"
-    return f"| {row.network} | {row.what} | {row.batch} | {row.milliseconds:.2f} | {ratio} | {row.megabytes:.0f} | {share} |"
+    cells = [row.network, row.what, row.batch, f"{row.milliseconds:.2f}", ratio, f"{row.megabytes:.0f}", share]
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def write(out: Path, device: torch.device, tests: str, peak: float, rows: list[Row], seconds: float) -> None:
@@ -201,7 +202,8 @@ def write(out: Path, device: torch.device, tests: str, peak: float, rows: list[R
     text = json.dumps({**about, "rows": [asdict(row) for row in rows]}, indent=1)
     out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
     head = [
-        f"{name}, torch {torch.__version__}, {peak / 1e12:.1f} T operations/s in a large float32 product; tests: {tests}",
+        f"{name}, torch {torch.__version__}, {peak / 1e12:.1f} T operations/s in a large float32 product;",
+        f"tests: {tests}",
         "",
         "| network | what | batch | ms | x forward | MB | share of arithmetic |",
         "|---|---|---|---|---|---|---|",

@@ -32,7 +32,7 @@ def table() -> str:
         "# All methods that explain a class",
         "",
         "Each takes a network, photos and a target (`target=`, `--target`), and gives a result that draws itself.",
-        "This page is written by `make docs-table` from the table that the library, the command line and the page read.",
+        "This page is written by `make docs-table` from the table that library, command line and page read.",
         "",
     ]
     return "\n".join([*head, *rows]) + "\n"

@@ -146,10 +146,13 @@ def augment(batch: tuple[Tensor, Tensor], size: int, generator: torch.Generator,
     angle = uniform(-math.pi / 12, math.pi / 12)
     mirror = torch.where(uniform(-1, 1) < 0, -1.0, 1.0)
     cos, sin = angle.cos(), angle.sin()
-    theta = torch.stack([
-        torch.stack([wide * cos * mirror, -wide * sin, x], 1),
-        torch.stack([high * sin * mirror, high * cos, y], 1),
-    ], 1)  # fmt: skip
+    theta = torch.stack(
+        [
+            torch.stack([wide * cos * mirror, -wide * sin, x], 1),
+            torch.stack([high * sin * mirror, high * cos, y], 1),
+        ],
+        1,
+    )
     grid = F.affine_grid(theta, [count, channels, size, size], align_corners=False)
     out = F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False) / 255
 

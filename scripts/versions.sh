@@ -43,9 +43,9 @@ tests_with() { # name, interpreter
   echo "== $1: $("$environment/bin/python" --version)"
   "$environment/bin/python" -m pip install -q --upgrade pip
   "$environment/bin/python" -m pip install -q --upgrade --constraint "$folder/$1.txt" -e '.[demo,keras]' \
-    captum hypothesis import-linter psutil pytest pytest-timeout scipy timm
+    captum hypothesis import-linter psutil pytest pytest-timeout pytest-xdist scipy timm
   "$environment/bin/python" -c "import torch, torchvision, numpy; print(torch.__version__, torchvision.__version__, numpy.__version__)"
-  "$environment/bin/python" -m pytest -q -m "not slow" -p no:cacheprovider
+  "$environment/bin/python" -m pytest -q -n 2 -m "not slow" -p no:cacheprovider
 }
 
 for name in ${1:-oldest newest}; do

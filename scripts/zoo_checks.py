@@ -118,7 +118,7 @@ def kept(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
 
 
 def plain_grad_cam(model: nn.Module, x: Tensor, layer: str) -> tuple[Tensor, Tensor]:
-    """The layer's output, and the sum of its channels weighted by the mean gradients of the top class, before the ReLU."""
+    """The layer's output, and the sum of its channels weighted by the top class's mean gradients, before the ReLU."""
     with torch.enable_grad(), kept(model, layer) as outputs:
         score = model(x.clone().requires_grad_()).amax(1).sum()
         (gradient,) = torch.autograd.grad(score, outputs[0])
@@ -200,7 +200,7 @@ def positive_part(module: nn.Module) -> nn.Module | None:
 
 
 def seen_pixels(model: nn.Module, x: Tensor, layers: Sequence[str]) -> dict[str, list[tuple[int, int]]]:
-    """Of the unit in the middle of each layer's map: from which pixel to which it depends on the input, by dimension."""
+    """From which pixel to which the unit in the middle of each layer's map depends on the input, by dimension."""
     with torch.random.fork_rng(devices=[]):
         positive, boxes = rebuilt(model, positive_part).double(), {}
     for layer in layers:

@@ -25,7 +25,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 settings.register_profile("ci", max_examples=200, deadline=5000)
 settings.register_profile("endurance", max_examples=2000, deadline=5000)
 settings.load_profile("ci")
-torch.set_num_threads(2)
+# Most networks here are tiny, and two processes share the tests: more threads would only take turns.
+torch.set_num_threads(1)
 settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True, database=None)
 settings.register_profile("endurance", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
@@ -40,15 +41,6 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared data at {folder}; set TORCHVIZ_CNN_DATA")
     return folder
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """For tests on tiny networks: handing their work to other threads takes longer than doing it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Terminal(io.StringIO):

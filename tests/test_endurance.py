@@ -38,7 +38,6 @@ MEGABYTES = 24
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.TorchvizWarning"),
 ]
 

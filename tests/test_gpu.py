@@ -1,4 +1,4 @@
-"""Every method gives on a GPU what it gives on the CPU, in every precision, and does not wait for the device in loops."""
+"""Every method gives on a GPU what it gives on the CPU, in every precision, and no loop waits for the device."""
 
 from __future__ import annotations
 

@@ -23,7 +23,6 @@ from tests.networks import CLASSES, images, seeded
 from torchviz_cnn.attribution.cam import CAM_METHODS
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.TorchvizWarning"),
 ]
 

@@ -1,4 +1,4 @@
-"""A quarter of the zoo (`scripts/zoo.py`, docs/compatibility.md), with the checks of the script, and the checks checked."""
+"""A quarter of the zoo (`scripts/zoo.py`, docs/compatibility.md) with the script's checks, and the checks checked."""
 
 from __future__ import annotations
 

@@ -18,8 +18,6 @@ from tests import networks
 from tests.conftest import Terminal
 from tests.networks import CLASSES, images, seeded
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def by_hand(model: nn.Module, x: Tensor, patch: int, stride: int, fill: float = 0.0) -> tuple[Tensor, Tensor]:
     """Scores of class 3 (B, rows, columns) and the mean drop of each pixel (B, H, W), one picture at a time."""
@@ -41,10 +39,21 @@ def by_hand(model: nn.Module, x: Tensor, patch: int, stride: int, fill: float = 
 
 
 EVERY: list[Callable[[], nn.Module]] = [
-    networks.vgg_like, networks.functional_relu, networks.reused, networks.residual, networks.dense, networks.grouped,
-    networks.batch_norm, networks.overlapping_pools, networks.gap_linear, networks.squeeze_like, networks.checkpointed,
-    networks.tuple_output, networks.data_parallel, networks.compiled,
-]  # fmt: skip
+    networks.vgg_like,
+    networks.functional_relu,
+    networks.reused,
+    networks.residual,
+    networks.dense,
+    networks.grouped,
+    networks.batch_norm,
+    networks.overlapping_pools,
+    networks.gap_linear,
+    networks.squeeze_like,
+    networks.checkpointed,
+    networks.tuple_output,
+    networks.data_parallel,
+    networks.compiled,
+]
 
 
 @pytest.mark.parametrize("build", EVERY)

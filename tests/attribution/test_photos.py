@@ -16,7 +16,6 @@ import torchviz_cnn as tvc
 from tests import networks
 from torchviz_cnn.attribution.methods import METHODS
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES = ("cat", "dog", "fish", "bird", "frog")
 
 

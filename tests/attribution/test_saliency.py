@@ -20,13 +20,23 @@ from tests.conftest import unchanged
 from tests.networks import images
 from torchviz_cnn.attribution.smoothing import gaussian
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 EVERY: list[Callable[[], nn.Module]] = [
-    networks.vgg_like, networks.functional_relu, networks.reused, networks.residual, networks.dense, networks.grouped,
-    networks.batch_norm, networks.overlapping_pools, networks.gap_linear, networks.squeeze_like, networks.checkpointed,
-    networks.tuple_output, networks.data_parallel, networks.compiled, networks.counting,
-]  # fmt: skip
+    networks.vgg_like,
+    networks.functional_relu,
+    networks.reused,
+    networks.residual,
+    networks.dense,
+    networks.grouped,
+    networks.batch_norm,
+    networks.overlapping_pools,
+    networks.gap_linear,
+    networks.squeeze_like,
+    networks.checkpointed,
+    networks.tuple_output,
+    networks.data_parallel,
+    networks.compiled,
+    networks.counting,
+]
 METHODS: dict[str, Callable[..., tvc.Saliency]] = {
     "saliency": tvc.saliency,
     "guided": lambda *args, **options: tvc.saliency(*args, relu="guided", **options),
@@ -158,8 +168,16 @@ def test_several_baselines_are_averaged() -> None:
 
 
 @quiet
-@pytest.mark.parametrize(("build", "layer"), [(networks.vgg_like, "features.8"), (networks.vgg_like, "features.7"),
-    (networks.residual, "layer2"), (networks.reused, "relu#2"), (networks.checkpointed, "block.2")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("build", "layer"),
+    [
+        (networks.vgg_like, "features.8"),
+        (networks.vgg_like, "features.7"),
+        (networks.residual, "layer2"),
+        (networks.reused, "relu#2"),
+        (networks.checkpointed, "block.2"),
+    ],
+)
 def test_guided_grad_cam_is_the_product_of_both_in_one_forward(build: Callable[[], nn.Module], layer: str) -> None:
     x, calls = images(2), []
     classes = torch.tensor([[0, 3], [1, 2]])
@@ -341,8 +359,10 @@ def test_pictures() -> None:
     assert found.colour_image(1, 1).size == (32, 32)
     signed = np.asarray(found.signed_image(interpolation="nearest")).astype(int)
     total = found.gradients[0, 0].sum(0).numpy()
-    assert (np.sign(signed[..., 0] - signed[..., 2])[np.abs(total) > np.abs(total).max() / 10]
-            == np.sign(total)[np.abs(total) > np.abs(total).max() / 10]).all()  # fmt: skip
+    assert (
+        np.sign(signed[..., 0] - signed[..., 2])[np.abs(total) > np.abs(total).max() / 10]
+        == np.sign(total)[np.abs(total) > np.abs(total).max() / 10]
+    ).all()
     clipped = found.clipped(90)
     assert bool((clipped.values <= found.values).all())
     assert not np.array_equal(clipped.map(), found.map())

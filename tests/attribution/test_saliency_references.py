@@ -181,7 +181,7 @@ def test_densenet121(efficient: bool) -> None:
 
 
 def test_saliency_equals_the_courses_listing_in_keras() -> None:
-    """Gradient of the categorical cross-entropy, absolute, summed over the channels, 0..255; on a network of Keras' own."""
+    """Gradient of the categorical cross-entropy, absolute, summed over the channels, 0..255; on a network of Keras."""
     os.environ.setdefault("KERAS_BACKEND", "torch")
     keras = pytest.importorskip("keras")
     if keras.backend.backend() != "torch":

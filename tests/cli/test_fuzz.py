@@ -1,4 +1,4 @@
-"""Anything as a layer, a class, a network, an option or a manifest: exit code 0 or 2, and one line for what is wrong."""
+"""Anything as a layer, a class, a network, an option, a manifest: exit code 0 or 2, and one line for what is wrong."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torchviz_cnn.cli.main import main
 from torchviz_cnn.runs.folder import ResultFolder
 
 pytestmark = [
-    pytest.mark.usefixtures("workplace", "one_thread"),
+    pytest.mark.usefixtures("workplace"),
     pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.TorchvizWarning"),
 ]
 NET = ["--model", "fuzzed:NET", *PREPARED]

@@ -17,8 +17,6 @@ from tests import networks
 from tests.networks import images
 from torchviz_cnn.media import bands
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 PHOTO = np.full((40, 80, 3), 128, np.uint8)
 
 

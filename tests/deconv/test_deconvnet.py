@@ -1,4 +1,4 @@
-"""The deconvnet: equal to unpooling, rectifying and transposed convolution written out, from every layer and kind of unit."""
+"""The deconvnet: equal to unpooling, rectifying and transposed convolution written out, from every layer."""
 
 from __future__ import annotations
 
@@ -19,17 +19,20 @@ from tests.conftest import unchanged
 from tests.networks import images, seeded
 from torchviz_cnn.deconv.deconvnet import _square
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @seeded
 def plain_pools() -> nn.Sequential:
     """2 x 2 pools; layers `0..7`, poolings `2` and `5`."""
     return nn.Sequential(
-        nn.Conv2d(3, 6, 5, stride=2, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(2),
-        nn.Conv2d(6, 8, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2),
-        nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(inplace=True),
-    )  # fmt: skip
+        nn.Conv2d(3, 6, 5, stride=2, padding=2),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 8, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.ReLU(inplace=True),
+    )
 
 
 def explicit(layers: list[nn.Module], x: Tensor, keep: Callable[[Tensor], Tensor], adding: bool) -> Tensor:
@@ -162,12 +165,20 @@ def test_unpool_errors() -> None:
 
 
 ANY: list[tuple[Callable[[], nn.Module], str]] = [
-    (networks.vgg_like, "features.7"), (networks.functional_relu, "conv4"), (networks.reused, "relu#1"),
-    (networks.reused, "pool"), (networks.residual, "layer2.1.bn2"), (networks.dense, "convs.2"),
-    (networks.batch_norm, "5"), (networks.overlapping_pools, "5"), (networks.squeeze_like, "features"),
-    (networks.checkpointed, "block.2"), (networks.tuple_output, "pair.left"), (networks.data_parallel, "features.8"),
+    (networks.vgg_like, "features.7"),
+    (networks.functional_relu, "conv4"),
+    (networks.reused, "relu#1"),
+    (networks.reused, "pool"),
+    (networks.residual, "layer2.1.bn2"),
+    (networks.dense, "convs.2"),
+    (networks.batch_norm, "5"),
+    (networks.overlapping_pools, "5"),
+    (networks.squeeze_like, "features"),
+    (networks.checkpointed, "block.2"),
+    (networks.tuple_output, "pair.left"),
+    (networks.data_parallel, "features.8"),
     (networks.compiled, "features.5"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("build", "layer"), ANY)
@@ -263,7 +274,12 @@ def test_a_dead_channel_projects_to_zeros() -> None:
         ("features.9", {"channel": 12}, tvc.InputError, r"channels \[12\] are out of range: layer 'features.9' has 12"),
         ("features.9", {"channel": []}, tvc.InputError, "out of range"),
         ("features.9", {"channel": 1.5}, tvc.InputError, "a channel is a whole number, or several, not 1.5"),
-        (["features.9"], {"channel": {"features.7": 1}}, tvc.InputError, r"given for \['features.7'\]; the layers asked"),
+        (
+            ["features.9"],
+            {"channel": {"features.7": 1}},
+            tvc.InputError,
+            r"given for \['features.7'\]; the layers asked",
+        ),
         ("features.9", {"unit": ("a", 0)}, tvc.InputError, "'strongest', 'all' or"),
         ("features.9", {"unit": (8, 0)}, tvc.InputError, "the maps of layer 'features.9' are 8 x 8"),
         ("features.9", {"unit": "top"}, tvc.InputError, "'strongest', 'all' or"),
@@ -272,7 +288,7 @@ def test_a_dead_channel_projects_to_zeros() -> None:
         ("classifier.0", {"unit": (1, 0)}, tvc.InputError, "the maps of layer 'classifier.0' are 1 x 1"),
         ([], {}, tvc.LayerError, "no layer at all"),
     ],
-)  # fmt: skip
+)
 def test_errors(layer: Any, options: dict[str, Any], error: type[Exception], message: str) -> None:
     model, x = networks.vgg_like(), images(1)
     with unchanged(model, x), pytest.raises(error, match=message):

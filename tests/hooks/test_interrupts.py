@@ -22,8 +22,6 @@ from tests.conftest import unchanged
 from tests.networks import images, seeded
 from torchviz_cnn.hooks.interrupts import uninterrupted
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 Place = tuple[str, str, int, str]
 """File, function, instruction and kind of a call or return."""
 

@@ -17,8 +17,6 @@ from tests.networks import images
 from torchviz_cnn.core.errors import HookError, LayerError
 from torchviz_cnn.hooks.manager import HookManager
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class Bomb(nn.Module):
     """Fails the test when it runs."""

@@ -16,8 +16,6 @@ from torchviz_cnn.core.errors import LayerError
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.recorder import Recorder
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LAYERS: dict[Callable[[], nn.Module], list[str]] = {
     networks.vgg_like: ["features.0", "features.1", "features.4", "features.7", "features"],
     networks.residual: ["stem", "layer1.0.bn2", "layer1.0", "layer2.1.relu"],

@@ -19,8 +19,6 @@ from tests.networks import CLASSES, images, seeded
 from torchviz_cnn.core.errors import LayerError
 from torchviz_cnn.hooks.relu_rules import relu_rule
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 RULES: Any = ["standard", "guided", "deconvnet"]
 
 

@@ -34,8 +34,6 @@ from torchviz_cnn.layers.capture import capture
 from torchviz_cnn.layers.defaults import layer_names
 from torchviz_cnn.layers.describe import describe
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 Mode = Callable[[], AbstractContextManager[Any]]
 MODES: dict[str, Mode] = {"plain": nullcontext, "no_grad": torch.no_grad, "inference": torch.inference_mode}
 

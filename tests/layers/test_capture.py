@@ -289,8 +289,14 @@ def test_names_patterns_and_types() -> None:
     assert list(capture(model, x, ["*", "conv1"])) == list(own_outputs(networks.reused(), x))
     assert list(capture(model, x, ["conv2", "conv2", nn.Conv2d])) == ["conv1", "conv2", "conv3"]
     assert list(capture(networks.vgg_like(), x, [nn.MaxPool2d, "features.0", "classifier.*"])) == [
-        "features.0", "features.4", "features.9", "classifier.0", "classifier.1", "classifier.2", "classifier.3",
-    ]  # fmt: skip
+        "features.0",
+        "features.4",
+        "features.9",
+        "classifier.0",
+        "classifier.1",
+        "classifier.2",
+        "classifier.3",
+    ]
 
 
 def test_a_layer_in_a_list_that_is_never_called_itself() -> None:
@@ -406,7 +412,9 @@ def listing(maps: np.ndarray[Any, Any], columns: int = 16) -> np.ndarray[Any, An
             else:
                 channel *= 0
             channel = np.clip(channel, 0, 255).astype("uint8")
-            display[row * (height + 1) : (row + 1) * height + row, column * (width + 1) : (column + 1) * width + column] = channel  # fmt: skip
+            display[
+                row * (height + 1) : (row + 1) * height + row, column * (width + 1) : (column + 1) * width + column
+            ] = channel
     return display.astype("uint8")
 
 

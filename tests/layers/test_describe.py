@@ -32,7 +32,9 @@ def textbook(model: nn.Sequential) -> dict[str, tuple[int, int, int]]:
     found, size, jump, start = {}, 1, 1, 0
     for name, module in model.named_children():
         if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
-            kernel, stride, padding = (v if isinstance(v, int) else v[0] for v in (module.kernel_size, module.stride, module.padding))  # fmt: skip
+            kernel, stride, padding = (
+                v if isinstance(v, int) else v[0] for v in (module.kernel_size, module.stride, module.padding)
+            )
             dilation: Any = getattr(module, "dilation", 1)
             dilation = dilation if isinstance(dilation, int) else dilation[0]
             size += dilation * (int(kernel) - 1) * jump
@@ -43,16 +45,42 @@ def textbook(model: nn.Sequential) -> dict[str, tuple[int, int, int]]:
 
 
 CHAINS: dict[str, nn.Sequential] = {
-    "convolutions": nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 5, 2, 2), nn.Conv2d(2, 2, 1)),
+    "convolutions": nn.Sequential(
+        nn.Conv2d(3, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 5, 2, 2), nn.Conv2d(2, 2, 1)
+    ),
     "pools": nn.Sequential(nn.Conv2d(3, 2, 3), nn.MaxPool2d(3, 2), nn.Conv2d(2, 2, 3), nn.ReLU(True), nn.MaxPool2d(2)),
-    "dilation": nn.Sequential(nn.Conv2d(3, 2, 3, dilation=2), nn.Conv2d(2, 2, 3, 2, 2, dilation=2), nn.MaxPool2d(2, dilation=2)),
+    "dilation": nn.Sequential(
+        nn.Conv2d(3, 2, 3, dilation=2), nn.Conv2d(2, 2, 3, 2, 2, dilation=2), nn.MaxPool2d(2, dilation=2)
+    ),
     "averages": nn.Sequential(nn.AvgPool2d(3, 1, 1), nn.Conv2d(3, 4, 3), nn.GELU(), nn.AvgPool2d(2), nn.Sigmoid()),
-    "normalised": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 3), nn.InstanceNorm2d(4), nn.SiLU(), nn.LocalResponseNorm(2), nn.Softmax(1)),
-    "grouped": nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.Conv2d(6, 6, 3, 2, groups=6), nn.ReLU6(), nn.Conv2d(6, 4, 3, groups=2)),
-    "activations": nn.Sequential(nn.Conv2d(3, 4, 3), nn.PReLU(4), nn.ELU(), nn.LeakyReLU(), nn.Tanh(), nn.Mish(), nn.Softplus(), nn.Hardswish(), nn.Dropout2d(), nn.MaxPool2d(3, 2, 1)),
+    "normalised": nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.GroupNorm(2, 4),
+        nn.Conv2d(4, 4, 3),
+        nn.InstanceNorm2d(4),
+        nn.SiLU(),
+        nn.LocalResponseNorm(2),
+        nn.Softmax(1),
+    ),
+    "grouped": nn.Sequential(
+        nn.Conv2d(3, 6, 3, groups=3), nn.Conv2d(6, 6, 3, 2, groups=6), nn.ReLU6(), nn.Conv2d(6, 4, 3, groups=2)
+    ),
+    "activations": nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.PReLU(4),
+        nn.ELU(),
+        nn.LeakyReLU(),
+        nn.Tanh(),
+        nn.Mish(),
+        nn.Softplus(),
+        nn.Hardswish(),
+        nn.Dropout2d(),
+        nn.MaxPool2d(3, 2, 1),
+    ),
     "stride over kernel": nn.Sequential(nn.Conv2d(3, 2, 1, stride=3), nn.Conv2d(2, 2, 2, stride=3)),
     "ceil mode": nn.Sequential(nn.Conv2d(3, 2, 4), nn.MaxPool2d(3, 2, ceil_mode=True), nn.Conv2d(2, 2, 3)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CHAINS)
@@ -353,9 +381,16 @@ def test_fields_behind_an_upsampling_are_those_of_the_gradient() -> None:
         return nn.Conv2d(inputs, 4, 3, padding=1)
 
     model = nn.Sequential(
-        conv(3), nn.MaxPool2d(2), conv(4), nn.MaxPool2d(2), conv(4),
-        nn.ConvTranspose2d(4, 4, 2, 2), conv(4), nn.ConvTranspose2d(4, 4, 2, 2), conv(4),
-    )  # fmt: skip
+        conv(3),
+        nn.MaxPool2d(2),
+        conv(4),
+        nn.MaxPool2d(2),
+        conv(4),
+        nn.ConvTranspose2d(4, 4, 2, 2),
+        conv(4),
+        nn.ConvTranspose2d(4, 4, 2, 2),
+        conv(4),
+    )
     measured = [layer.receptive_field for layer in describe(model, (64, 64)).layers]
     strides = [field.stride[0] for field in measured if field]
     assert strides == [1, 2, 2, 4, 4, 2, 2, 1, 1]

@@ -39,14 +39,25 @@ def test_the_users_settings_of_matplotlib_change_nothing() -> None:
 
     def drawn() -> list[Image.Image]:
         rows = figures.column_figure({"a": [("b", Image.fromarray(picture))]}, "c")
-        return [figures.titled(picture, "a", 0.1), figures.panel([picture, picture[..., 0]], ["a", "b"]), rows,
-                depth_plot({"a": numbers})]  # fmt: skip
+        return [
+            figures.titled(picture, "a", 0.1),
+            figures.panel([picture, picture[..., 0]], ["a", "b"]),
+            rows,
+            depth_plot({"a": numbers}),
+        ]
 
     usual = drawn()
     theirs: Any = {
-        "image.origin": "lower", "image.cmap": "jet", "image.interpolation": "bicubic", "text.usetex": True,
-        "figure.autolayout": True, "figure.facecolor": "red", "savefig.dpi": 30, "font.size": 30, "lines.linewidth": 9,
-    }  # fmt: skip
+        "image.origin": "lower",
+        "image.cmap": "jet",
+        "image.interpolation": "bicubic",
+        "text.usetex": True,
+        "figure.autolayout": True,
+        "figure.facecolor": "red",
+        "savefig.dpi": 30,
+        "font.size": 30,
+        "lines.linewidth": 9,
+    }
     with matplotlib.rc_context(theirs):
         assert [picture.tobytes() for picture in drawn()] == [picture.tobytes() for picture in usual]
         assert matplotlib.rcParams["image.origin"] == "lower"

@@ -35,9 +35,14 @@ MODES = {
     "TIFF": ("RGB", "F", "I;16", "LA"),
 }
 DTYPES = st.one_of(
-    arrays.integer_dtypes(), arrays.unsigned_integer_dtypes(), arrays.floating_dtypes(), arrays.boolean_dtypes(),
-    arrays.complex_number_dtypes(), arrays.unicode_string_dtypes(), arrays.datetime64_dtypes(),
-)  # fmt: skip
+    arrays.integer_dtypes(),
+    arrays.unsigned_integer_dtypes(),
+    arrays.floating_dtypes(),
+    arrays.boolean_dtypes(),
+    arrays.complex_number_dtypes(),
+    arrays.unicode_string_dtypes(),
+    arrays.datetime64_dtypes(),
+)
 SHAPES = arrays.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=9)
 NUMBERS = DTYPES.flatmap(lambda dtype: arrays.arrays(dtype, SHAPES))
 HOW = [Preprocess((6, 8), "crop", 7, (0.5,) * n, (0.5,) * n) for n in (1, 2, 3, 4)]

@@ -118,8 +118,8 @@ _ARGUMENTS = """
     Args:
         model: a module or a Network.
         x: a batch (B, C, H, W) on the model's scale or, with a Network, a photo or several.
-        layer: a dotted name, or the module; by default the last map that has the resolution of the last convolution, after its
-            activation (the result's `layer` says which).
+        layer: a dotted name, or the module; by default the last map that has the resolution of the last convolution,
+            after its activation (the result's `layer` says which).
         target: None for each image's top class, an index, a class name (with a Network), (B,) or (B, K).
         score: `logit` as in the paper, `probability` as in the textbook, `log_probability`, or `cross_entropy` (a
             loss: its map shows the evidence against the class).

@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; without a command it shows the help.
 
     Returns:
-        The exit code: 0; 1 where photos were skipped; 2 for a user's mistake; 130 for Ctrl-C; 141 where nobody reads what is printed.
+        The exit code: 0; 1 where photos were skipped; 2 for a user's mistake; 130 for Ctrl-C; 141 where nobody reads
+        what is printed.
     """
     commands = _commands()
     parser = _parser(commands)

@@ -112,7 +112,7 @@ def _warn_of_batch_statistics(model: nn.Module) -> None:
     for name, layer in model.named_modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None:
             warn(
-                f"{name!r} normalises by the batch (track_running_stats=False): what an image gets depends on the others",
+                f"{name!r} normalises by the batch (track_running_stats=False): a result depends on the other images",
                 TorchvizWarning,
             )
             return

@@ -76,8 +76,8 @@ def _explain_checkpointing(error: RuntimeError, model: nn.Module) -> None:
     """Raise ModelError where PyTorch refuses to differentiate through one kind of activation checkpointing."""
     if "use_reentrant=True" in str(error):
         raise ModelError(
-            f"{type(model).__name__} uses activation checkpointing with use_reentrant=True, through which PyTorch gives "
-            "no gradients but by backward(): have it use checkpoint(..., use_reentrant=False), or turn it off"
+            f"{type(model).__name__} uses activation checkpointing with use_reentrant=True, through which PyTorch "
+            "gives no gradients but by backward(): have it use checkpoint(..., use_reentrant=False), or turn it off"
         ) from error
 
 

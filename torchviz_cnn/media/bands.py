@@ -32,7 +32,7 @@ def say_once(message: str, category: type[Warning] = ImageWarning) -> None:
 
 
 def eight_bits(values: Array, window: Window | None = None) -> Array:
-    """Values of any numeric type as bytes, which stay as they are; others by the range of `window`, else the stored one.
+    """Values of any numeric type as bytes; bytes stay, others are scaled by the range of `window`, else the stored one.
 
     That is 0..1 or 0..255 of floats, and the smallest of 8, 10, 12, 14 and 16 bits that holds all whole numbers.
     """
