@@ -3,8 +3,8 @@
 #
 #     scripts/versions.sh [oldest|newest]      both without an argument
 #
-# Environments are made below build/versions, or where VERSIONS points, and used again. The oldest one takes Python 3.10,
-# else 3.11 (PYTHON_OLDEST says another), the newest the `python3` of the path (PYTHON_NEWEST).
+# Environments are made below build/versions, or where VERSIONS points, and used again. The oldest one takes Python 3.11
+# (PYTHON_OLDEST says another), the newest the `python3` of the path (PYTHON_NEWEST).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${VERSIONS:-build/versions}
@@ -50,7 +50,7 @@ tests_with() { # name, interpreter
 
 for name in ${1:-oldest newest}; do
   case "$name" in
-  oldest) tests_with oldest "$(python_for ${PYTHON_OLDEST:-} python3.10 python3.11)" ;;
+  oldest) tests_with oldest "$(python_for ${PYTHON_OLDEST:-} python3.11)" ;;
   newest) tests_with newest "$(python_for ${PYTHON_NEWEST:-} python3)" ;;
   *)
     echo "oldest or newest, not $name" >&2

@@ -140,7 +140,9 @@ def test_transparency_is_laid_on_white(mode: str, tmp_path: Path) -> None:
     alpha = Image.fromarray(np.tile(np.array([0, 128, 255, 255], np.uint8), (30, 10)))
     rgba = base.copy()
     rgba.putalpha(alpha)
-    stored = rgba.convert("LA" if grey else "RGBA").convert(mode) if mode != "PA" else rgba.convert("PA")
+    stored = rgba.convert("LA" if grey else "RGBA").convert(mode) if mode != "PA" else base.quantize(200).convert("PA")
+    if mode == "PA":
+        stored.putalpha(alpha)  # before Pillow 11, convert("PA") forgets it
     drawn = np.asarray(to_rgb(stored), float)
     share = np.asarray(alpha, float)[..., None] / 255
     source = np.asarray((stored.convert("RGBA") if mode == "PA" else rgba).convert("RGB"), float)

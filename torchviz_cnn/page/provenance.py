@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ def provenance(
     net: Network, photos: Sequence[NamedPhoto], settings: Mapping[str, Any], command: str, checksum: str, took: float
 ) -> dict[str, list[tuple[str, str]]]:
     """Headings, and under each what it is called and what it is."""
-    when = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     files = [(photo.name, _file_checksum(photo)) for photo in photos]
     device = next((str(p.device) for p in net.model.parameters()), "cpu")
     return {
