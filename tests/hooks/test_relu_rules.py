@@ -147,7 +147,8 @@ class Biased(nn.Module):
         self.register_buffer("position", torch.tensor([[0.5, -0.5]]))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.conv(x)).mean((2, 3)) + self.biases(self.position)
+        scores: Tensor = F.gelu(self.conv(x)).mean((2, 3)) + self.biases(self.position)
+        return scores
 
 
 def test_a_relu_that_no_gradient_of_the_image_goes_through_is_not_met() -> None:
