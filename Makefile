@@ -32,7 +32,7 @@ figures:  ## the pictures of README and docs
 docs-table:  ## the table of methods in docs/methods.md
 	$(PYTHON) scripts/methods_table.py
 
-zoo:  ## the table of architectures in docs/compatibility.md: an hour; it goes on where it was stopped
+zoo:  ## the table of architectures in docs/compatibility.md: half an hour, 9 GB; it goes on where it was stopped
 	$(PYTHON) scripts/zoo.py
 
 endurance:  ## 2,000 examples of each fuzz test, 500 calls of each main function, a Ctrl-C in every place: an hour

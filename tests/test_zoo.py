@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 QUARTER = [
@@ -143,3 +144,30 @@ def test_the_guided_reference_is_the_formula(checks: Any) -> None:
     (gradient,) = torch.autograd.grad(y, x, torch.tensor([[1.0, 1.0, -1.0]]))
     assert y.tolist() == [[0, 2, 3]]
     assert gradient.tolist() == [[0, 1, 0]]
+
+
+class WithFunction(nn.Module):
+    """One score, which the positive part of the input is taken from, by a function as in torchvision's Inception."""
+
+    def rectified(self, x: Tensor) -> Tensor:
+        return F.relu(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -self.rectified(x).sum((1, 2, 3))[:, None]
+
+
+class WithModule(WithFunction):
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ReLU()
+
+    def rectified(self, x: Tensor) -> Tensor:
+        positive: Tensor = self.relu(x)
+        return positive
+
+
+@pytest.mark.parametrize("network", [WithFunction, WithModule])
+def test_the_guided_reference_has_the_rule_in_every_relu(network: type[WithFunction], checks: Any) -> None:
+    x = torch.tensor([[[[-2.0, 3.0]]]])
+    assert checks.guided_gradient(network(), x).flatten().tolist() == [0, 0]  # the plain gradient is 0, -1
+    assert network()(x).tolist() == [[-3]]

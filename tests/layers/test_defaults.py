@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import Permute
 
@@ -97,7 +98,7 @@ class ComparesImages(Trunk):
         (WithDecoder, "trunk"),
         (InADict, "trunk"),
         (Unused, "trunk"),
-        (OfItsImage, "decoder.0"),
+        (OfItsImage, "trunk"),
         (Siamese, "trunk"),
         (FixedBatch, "trunk"),
         (ComparesImages, "trunk"),
@@ -123,6 +124,37 @@ def test_a_network_that_takes_no_single_image_is_run_on_the_batch(
 def test_maps_as_large_as_the_image_are_taken_where_there_are_no_others() -> None:
     flat = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     assert default(seeded(lambda: nn.Sequential(*flat, nn.Linear(4, 3)))()) == "1"
+
+
+class Bottleneck(nn.Module):
+    """Gives one pixel for 2 x 2: its first convolution gives a map of 2 x 2, which a shortcut goes around."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 2, 2))
+        self.shortcut = nn.Conv2d(8, 8, 1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.branch(x) + self.shortcut(x))
+
+
+def with_bottleneck(*trunk: nn.Module) -> nn.Sequential:
+    return nn.Sequential(*trunk, Bottleneck(), nn.Flatten(), nn.Linear(8, 4))
+
+
+class Bypassed(Trunk):
+    """Its last map is added to the one before in the network's own forward: no block gives the sum."""
+
+    def forward(self, x: Tensor) -> Any:
+        maps = self.trunk[:2](x)
+        return self.scores(F.pad(maps, (0, 0, 0, 0, 0, 2)) + self.trunk[2:](maps))
+
+
+def test_what_comes_before_a_block_is_explained_rather_than_one_of_its_branches() -> None:
+    convolution = nn.Conv2d(3, 8, 8, 8)
+    assert default(seeded(with_bottleneck)(nn.Sequential(convolution, nn.ReLU()))) == "0"  # not "1.branch.1"
+    assert default(seeded(with_bottleneck)(convolution, nn.MaxPool2d(1))) == "0"  # no pooling is explained
+    assert default(seeded(Bypassed)()) == "trunk.3"
 
 
 class ChannelsLast(nn.Module):

@@ -29,8 +29,9 @@ def relu_rule(rule: Rule, *, other_activations: OtherActivations = "error") -> R
 
     A ReLU is `nn.ReLU`, `F.relu`, `torch.relu`, `Tensor.relu`, `clamp(min=0)` and `threshold(x, 0, 0)`, in place or
     not; also those that clip above (`relu6`, `hardtanh(0, c)`, `clamp(0, 6)`), open where 0 < x < 6. The model is not
-    touched: the rule belongs to the block, and its `count` tells how many ReLUs ran. A graph made inside the block
-    keeps its rule, wherever it is differentiated; also under activation checkpointing (`use_reentrant=False`).
+    touched: the rule belongs to the block, and its `count` tells how many ReLUs ran that a gradient goes back through.
+    A graph made inside the block keeps its rule, wherever it is differentiated; also under activation checkpointing
+    (`use_reentrant=False`).
 
     Args:
         rule: `standard`, `guided` or `deconvnet`.
@@ -60,12 +61,12 @@ class ReluRule(FunctionMode):
         self.rule: Rule = rule
         """Read when a gradient passes: a graph made under `guided` can go back under `standard` too."""
         self.count = 0
-        """How many ReLUs ran."""
+        """How many ReLUs ran that a gradient goes back through; not those of a table of positions, say."""
         self._other_activations = other_activations
         self._packed = False
 
     def require_met(self, model: nn.Module) -> None:
-        """Raise LayerError if no ReLU ran, as the rule then had nothing to rule."""
+        """Raise LayerError if a gradient goes back through no ReLU, as the rule then had nothing to rule."""
         if not self.count:
             raise LayerError(f"the {self.rule} rule met no ReLU in {type(model).__name__}, so nothing would change")
 
@@ -100,8 +101,9 @@ class ReluRule(FunctionMode):
             if self._packed and func in _COMPARISONS and self._other_activations == "error":
                 self._refuse("a comparison under activation checkpointing, which may make a mask", args)
             return func(*args, **kwargs)
-        self.count += 1
-        if self.rule == "standard" or not (torch.is_grad_enabled() and call.input.requires_grad):
+        differentiated = torch.is_grad_enabled() and call.input.requires_grad
+        self.count += differentiated
+        if self.rule == "standard" or not differentiated:
             return _rectified(*call)
         return _Rectify.apply(call.input, self, call.top, call.inplace)  # type: ignore[no-untyped-call]
 

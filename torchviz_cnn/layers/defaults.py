@@ -126,25 +126,37 @@ def explained_layer(
     That is the map of the last convolution larger than one pixel, under the outermost name, after the normalisation,
     the sums or concatenations and the activation that follow it, and before any pooling: `features.29` in VGG16,
     `layer4` in a ResNet, `features` in a DenseNet. Layers that the model's scores do not depend on are left out, and
-    maps with their channels last, and, where there are others, maps as large as the image. With `pooled`, the last
+    maps with their channels last, and, where there are others, maps as large as the image. Where that map is in one of
+    several branches of a block that gives another size, what comes before the block is taken. With `pooled`, the last
     layer with a map larger than one pixel, whatever gives it. Runs the model on `x` once; `read` gives the scores in
     its output. Raises LayerError where there is no such layer.
     """
-    calls = _spatial_calls(model, x, read)
+    calls, is_bypassed = _spatial_calls(model, x, read)
     if not pooled:
         calls = [call for call in calls if call.size != tuple(x.shape[2:])] or calls
-    explained: str | None = None
-    size: tuple[int, ...] = ()
+    explained: _SpatialCall | None = None
     for call in calls:
-        same = call.size == size and not isinstance(call.layer, POOLINGS)
+        same = explained is not None and call.size == explained.size and not isinstance(call.layer, POOLINGS)
         if pooled or same or isinstance(call.layer, CONVOLUTIONS) or is_permutation(call.layer):
-            explained, size = call.name, call.size
+            explained = call
     if explained is None:
         raise LayerError(
             f"{type(unwrap(model)).__name__} has no layer with a spatial map (B, C, h, w) that its scores depend on, "
             "on this input; name a layer"
         )
-    return explained
+    if pooled:
+        return explained.name
+    of_size = [call for call in calls if call.size == explained.size and not isinstance(call.layer, POOLINGS)]
+    return _before_branches(of_size[: of_size.index(explained) + 1], is_bypassed)
+
+
+def _before_branches(calls: Sequence[_SpatialCall], is_bypassed: Callable[[_SpatialCall], bool]) -> str:
+    """The last of the calls; where it is one branch of a block, the last before the block, if nothing bypasses that."""
+    others = list(calls)
+    while others and is_bypassed(others[-1]):
+        block = others[-1].name.partition("#")[0].rpartition(".")[0]
+        others = [call for call in others if block and not call.name.startswith(f"{block}.")]
+    return (others or calls)[-1].name
 
 
 class _SpatialCall(NamedTuple):
@@ -157,8 +169,13 @@ class _SpatialCall(NamedTuple):
     """Of the graph; None for what does not depend on the input."""
 
 
-def _spatial_calls(model: nn.Module, x: Tensor, read: Callable[[Any], Tensor] | None) -> list[_SpatialCall]:
-    """The calls with maps by which the scores depend on the input; all with maps where no dependence can be told."""
+def _spatial_calls(
+    model: nn.Module, x: Tensor, read: Callable[[Any], Tensor] | None
+) -> tuple[list[_SpatialCall], Callable[[_SpatialCall], bool]]:
+    """The calls with maps by which the scores depend on the input; all with maps where no dependence can be told.
+
+    With them, whether the scores depend on the input also by another way than through a call.
+    """
     layers, calls = named_layers(model), list[_SpatialCall]()
 
     def note(name: str, output: Any) -> None:
@@ -169,19 +186,26 @@ def _spatial_calls(model: nn.Module, x: Tensor, read: Callable[[Any], Tensor] | 
 
     with untouched(model) as module, HookManager(module) as hooks:
         hooks.on_forward([f"{name}#*" for name in layers], note)
-        output = hooks.run(input_for(module, x).requires_grad_().clone(), stop_early=False)
-        scores = [output] if read is None else [read(output)]
-        nodes = _nodes_above(part.grad_fn for part in tree_leaves(scores) if isinstance(part, Tensor))
-    return [call for call in calls if call.node in nodes] or calls
+        image = input_for(module, x).requires_grad_().clone()
+        start = image.grad_fn
+        output = hooks.run(image, stop_early=False)
+        scores = tree_leaves([output] if read is None else [read(output)])
+        ends = [part.grad_fn for part in scores if isinstance(part, Tensor)]
+
+    def is_bypassed(call: _SpatialCall) -> bool:
+        return start in _nodes_above(ends, but_not_through=call.node)
+
+    nodes = _nodes_above(ends)
+    return [call for call in calls if call.node in nodes] or calls, is_bypassed
 
 
-def _nodes_above(roots: Iterable[Any]) -> set[Any]:
-    """Everything in the graph that these nodes were computed from, and they themselves."""
+def _nodes_above(roots: Iterable[Any], but_not_through: Any = None) -> set[Any]:
+    """Everything in the graph that these nodes were computed from, and they themselves, by ways around one node."""
     nodes: set[Any] = set()
     waiting = [root for root in roots if root is not None]
     while waiting:
         node = waiting.pop()
-        if node not in nodes:
+        if node not in nodes and node is not but_not_through:
             nodes.add(node)
             waiting.extend(parent for parent, _ in node.next_functions if parent is not None)
     return nodes
