@@ -16,6 +16,8 @@ from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.layers.describe import Description
 from torchviz_cnn.layers.receptive_field import ReceptiveField
 from torchviz_cnn.media import render
+from torchviz_cnn.media.bands import Pixels
+from torchviz_cnn.media.origin import picture_of
 from torchviz_cnn.page.collect import Collected, LayerMaps
 from torchviz_cnn.page.encode import Blocks, figure, figures, fitted, levels, within
 from torchviz_cnn.scores.outputs import probabilities
@@ -33,7 +35,8 @@ class NamedPhoto:
     """A photo of the report and what it is called."""
 
     name: str
-    image: Image.Image
+    pixels: Pixels
+    """As it is stored."""
     file: str | None
     """Where it was read from."""
 
@@ -69,10 +72,11 @@ def photo_contents(
     chances = probabilities(collected.logits, collected.activation)
     contents = []
     for index, photo in enumerate(photos):
-        width, height = photo.image.size
+        whole = picture_of(photo.pixels, net.preprocess)
+        width, height = whole.size
         left, top, right, bottom = net.preprocess.seen_box(width, height)
         values, order = chances[index].topk(min(PREDICTIONS, chances.shape[1]))
-        picture = within(photo.image, PHOTO_SIDE)
+        picture = within(whole, PHOTO_SIDE)
         contents.append(
             {
                 "name": photo.name,

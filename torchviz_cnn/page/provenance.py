@@ -11,6 +11,7 @@ from typing import Any
 
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.media.images import Preprocess
+from torchviz_cnn.media.origin import picture_of
 from torchviz_cnn.page.content import NamedPhoto
 from torchviz_cnn.runs.folder import versions
 
@@ -22,7 +23,7 @@ def provenance(
 ) -> dict[str, list[tuple[str, str]]]:
     """Headings, and under each what it is called and what it is."""
     when = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    files = [(photo.name, _file_checksum(photo)) for photo in photos]
+    files = [(photo.name, _file_checksum(photo, net)) for photo in photos]
     device = next((str(p.device) for p in net.model.parameters()), "cpu")
     return {
         "Command": [("command", command), ("made", f"{when}, in {took:.0f} s on {device}")],
@@ -49,10 +50,10 @@ def _preparation(how: Preprocess) -> str:
     return f"{what[how.geometry]}, {height} × {width}, minus mean ({mean}), divided by ({std})"
 
 
-def _file_checksum(photo: NamedPhoto) -> str:
+def _file_checksum(photo: NamedPhoto, net: Network) -> str:
     if photo.file is not None and Path(photo.file).is_file():
         return hashlib.sha256(Path(photo.file).read_bytes()).hexdigest()
-    return hashlib.sha256(photo.image.convert("RGB").tobytes()).hexdigest()
+    return hashlib.sha256(picture_of(photo.pixels, net.preprocess).tobytes()).hexdigest()
 
 
 def _text(value: object) -> str:

@@ -23,7 +23,8 @@ from torchviz_cnn.hooks.inputs import Input
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.layers.defaults import POOLINGS
 from torchviz_cnn.layers.describe import Description, describe
-from torchviz_cnn.media.origin import Photo, as_photo, is_photo
+from torchviz_cnn.media.images import Preprocess
+from torchviz_cnn.media.origin import Photo, is_photo, picture_of, stored
 from torchviz_cnn.page import content
 from torchviz_cnn.page.collect import LayerMaps, collect
 from torchviz_cnn.page.encode import Blocks
@@ -127,7 +128,8 @@ def report(
     """
     begun = time.monotonic()
     _check(net, budget, k=k, classes=classes, batch_size=batch_size)
-    selected, path, photos = _selected(channels), _writable(out), _photos(images)
+    selected = None if channels is None else checks.channel_numbers(channels)
+    path, photos = _writable(out), _photos(images, net)
     until = math.inf if budget is None else begun + budget
 
     def stage(name: str, total: int) -> Any:
@@ -213,20 +215,12 @@ def _check(net: Network, budget: float | None, **counts: int) -> None:
             f"report takes a Network, not {what}: load_model(...) gives one, "
             "or Network(model, preprocess, categories, name, weights)"
         )
+    if not isinstance(net.preprocess, Preprocess):  # which alone says what part of a photo the network sees
+        raise InputError(f"report takes a Network with a Preprocess, not with a {type(net.preprocess).__name__}")
     for name, count in counts.items():
         checks.whole_number(name, count)
     if budget is not None:
         checks.number("budget", budget, 0)
-
-
-def _selected(channels: Iterable[int] | None) -> list[int] | None:
-    """The channels that were asked for by number, each once."""
-    if channels is None:
-        return None
-    numbers = [] if isinstance(channels, str) or not isinstance(channels, Iterable) else list(channels)
-    if not numbers:
-        raise InputError(f"channels selects channels by number, as [3, 5], not {channels!r}; k says how many are shown")
-    return list(dict.fromkeys(checks.whole_number("a channel", number, least=0) for number in numbers))
 
 
 def _chosen(layers: Mapping[str, LayerMaps], k: int, selected: list[int] | None, photos: bool) -> dict[str, list[int]]:
@@ -269,7 +263,7 @@ def _writable(out: str | os.PathLike[str]) -> Path:
     raise OutputError(f"cannot write {problem}")
 
 
-def _photos(images: Photo | Sequence[Photo] | Mapping[str, Photo]) -> list[content.NamedPhoto]:
+def _photos(images: Photo | Sequence[Photo] | Mapping[str, Photo], net: Network) -> list[content.NamedPhoto]:
     several: Any = [images] if is_photo(images) else images
     if not isinstance(several, (Mapping, Sequence)):
         raise ImageError(f"photos are paths, PIL images or arrays (H, W, 3), not a {type(several).__name__}")
@@ -277,7 +271,9 @@ def _photos(images: Photo | Sequence[Photo] | Mapping[str, Photo]) -> list[conte
     for name, image in several.items() if isinstance(several, Mapping) else [("", image) for image in several]:
         file = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
         usual = f"photo {len(photos) + 1}" if file is None else Path(file).name
-        photos.append(content.NamedPhoto(str(name) or usual, as_photo(image), file))
+        pixels = stored(image)
+        picture_of(pixels, net.preprocess)  # what is no photo is told before the work begins
+        photos.append(content.NamedPhoto(str(name) or usual, pixels, file))
     return _distinct(photos)
 
 
@@ -295,7 +291,7 @@ def _distinct(photos: list[content.NamedPhoto]) -> list[content.NamedPhoto]:
 def _batches(net: Network, photos: Sequence[content.NamedPhoto], size: int) -> Iterator[Input]:
     """Photos in batches; without photos, one empty input, which shows what the layers are."""
     for start in range(0, len(photos), size):
-        yield [photo.image for photo in photos[start : start + size]]
+        yield [photo.pixels for photo in photos[start : start + size]]
     if not photos:
         yield _blank(net)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import ImageError, InputError, LayerError, OutputError, did_you_mean
-from torchviz_cnn.hooks.network import Model, module_of, preprocess_of
+from torchviz_cnn.hooks.network import Model, Network, module_of
 from torchviz_cnn.hooks.relu_rules import OtherActivations
 from torchviz_cnn.layers.receptive_field import ReceptiveField
 from torchviz_cnn.media.dataset import ImageSource, View
@@ -282,7 +282,7 @@ class TopActivations:
             dataset = _same_photos(where, folder.manifest["identity"].get("dataset"))
         if dataset is None:
             return saved
-        source = ImageSource(dataset, preprocess or (None if model is None else preprocess_of(model)))
+        source = ImageSource(dataset, preprocess or (model.preprocess if isinstance(model, Network) else None))
         if len(source) != saved.count:
             raise InputError(f"the dataset has {len(source)} images; {path} was made from {saved.count}")
         return dataclasses.replace(saved, source=source)
