@@ -483,7 +483,7 @@ def test_mistakes_are_told_before_the_work(tmp_path: Path) -> None:
         (tvc.ImageError, "no image", lambda: tvc.report(net, tmp_path / "none.png", tmp_path)),
         (tvc.ImageError, "photos are paths", lambda: tvc.report(net, torch.zeros(1, 3, 8, 8), tmp_path)),  # type: ignore[arg-type]
         (tvc.OutputError, "is a folder", lambda: tvc.report(net, shown, tmp_path / "folder.html")),
-        (tvc.OutputError, "no folder", lambda: tvc.report(net, shown, tmp_path / "file" / "page.html")),
+        (tvc.OutputError, "is a file, not a folder", lambda: tvc.report(net, shown, tmp_path / "file" / "page.html")),
     ]
     for kind, said, call in wrong:
         with pytest.raises(kind, match=re.escape(said)):
@@ -496,7 +496,7 @@ def test_how_it_was_made_is_told(tmp_path: Path) -> None:
 
     net = one_class()
     words = Page(tvc.report(net, photos(1), tmp_path, budget=0, seed=5, command="my command --here")).words
-    for what in ("my command --here", model_checksum(net.model), torch.__version__, "random", "channels of each layer"):
+    for what in ("my command --here", model_checksum(net.model), torch.__version__, "random", "filter patterns"):
         assert what in words
 
 

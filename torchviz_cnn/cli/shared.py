@@ -25,6 +25,7 @@ from torchviz_cnn.media.bands import Pixels
 from torchviz_cnn.media.images import Geometry, Preprocess, read_stored
 from torchviz_cnn.media.origin import picture_of
 from torchviz_cnn.media.photo_folder import PhotoFolder
+from torchviz_cnn.page.provenance import preparation
 from torchviz_cnn.runs import files
 
 _PREPARING = ("geometry", "input_size", "resize", "mean", "std")
@@ -133,20 +134,12 @@ def _tell(args: argparse.Namespace, net: tvc.Network) -> None:
     source = [f"{', '.join(given)} as given"] if given else []
     if missing:
         source.append("the rest " * bool(given) + ("guessed" if net.guessed else f"as {net.name} has it"))
-    say(f"{net.name} on {device}; photos: {_described(how)}; {', '.join(source)}")
+    say(f"{net.name} on {device}; photos: {preparation(how)}; {', '.join(source)}")
     if net.guessed and missing:
         warn(
             f"nothing says how photos are prepared for {net.name}, so it is guessed: say it with {', '.join(missing)}",
             GeometryWarning,
         )
-
-
-def _described(how: Preprocess) -> str:
-    ways = {"crop": f"the middle, with the shorter side at {how.resize}", "stretch": "stretched", "pad": "padded"}
-    mean, std = (" ".join(f"{number:g}" for number in numbers) for numbers in (how.mean, how.std))
-    window = "" if how.window is None else ", {:g} black and {:g} white".format(*how.window)
-    bands = "" if how.bands is None else f", bands {' '.join(map(str, how.bands))}"
-    return f"{how.size[0]} x {how.size[1]} ({ways[how.geometry]}), mean {mean}, std {std}{window}{bands}"
 
 
 def say(text: str, file: TextIO | None = None) -> None:

@@ -211,9 +211,7 @@ def _from_factory(name: str, weights: str | None) -> _Loaded:
     target = _imported(name)
     if not isinstance(target, nn.Module | Network):
         if not callable(target):
-            raise ModelError(
-                f"{name!r} is a {type(target).__name__}, not a function or class that makes a network"
-            )
+            raise ModelError(f"{name!r} is a {type(target).__name__}, not a function or class that makes a network")
         with _seeded():
             state = {} if weights in (None, "random") else read_checkpoint(str(weights))
             classes = class_options(target, state)

@@ -31,7 +31,7 @@ def provenance(
             ("model", net.name),
             ("weights", net.weights),
             ("SHA-256 of the parameters and buffers", checksum),
-            ("preprocessing", _preparation(net.preprocess)),
+            ("preprocessing", preparation(net.preprocess)),
         ],
         "Photos (SHA-256 of the files, or of the pixels)": files,
         "Settings": [(name, _text(value)) for name, value in settings.items()],
@@ -39,15 +39,13 @@ def provenance(
     }
 
 
-def _preparation(how: Preprocess) -> str:
-    height, width = how.size
-    what = {
-        "crop": f"shorter side resized to {how.resize}, centre crop",
-        "stretch": "stretched to the input",
-        "pad": "padded to the input",
-    }
-    mean, std = (", ".join(f"{v:g}" for v in values) for values in (how.mean, how.std))
-    return f"{what[how.geometry]}, {height} × {width}, minus mean ({mean}), divided by ({std})"
+def preparation(how: Preprocess) -> str:
+    """How photos are prepared for a network, in words."""
+    ways = {"crop": f"the middle, with the shorter side at {how.resize}", "stretch": "stretched", "pad": "padded"}
+    mean, std = (" ".join(f"{number:g}" for number in numbers) for numbers in (how.mean, how.std))
+    window = "" if how.window is None else ", {:g} black and {:g} white".format(*how.window)
+    bands = "" if how.bands is None else f", bands {' '.join(map(str, how.bands))}"
+    return f"{how.size[0]} x {how.size[1]} ({ways[how.geometry]}), mean {mean}, std {std}{window}{bands}"
 
 
 def _file_checksum(photo: NamedPhoto, net: Network) -> str:
@@ -61,4 +59,4 @@ def _text(value: object) -> str:
         return ", ".join(map(_text, value))
     if isinstance(value, type):
         return value.__name__
-    return "not set" if value is None else str(value)
+    return "not set" if value is None else str(value).splitlines()[0]
