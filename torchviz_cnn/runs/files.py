@@ -106,9 +106,10 @@ def file_names(paths: Iterable[Path]) -> dict[Path, str]:
     return {path: name for name, path in names.items()}
 
 
-def require_place(path: Path) -> None:
-    """Raise OutputError, before there is anything to lose, where a file or a folder cannot be written."""
-    above = next(part for part in path.absolute().parents if os.path.exists(part))
+def require_place(path: Path, *, folder: bool = False) -> None:
+    """Raise OutputError, before there is anything to lose, where a file, or a folder, cannot be written."""
+    places = [path, *path.parents] if folder else path.parents
+    above = next((place for place in places if os.path.exists(place)), Path())
     try:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             path.lstat()
@@ -118,11 +119,6 @@ def require_place(path: Path) -> None:
         raise OutputError(f"cannot write {path}: {above} is a file, not a folder")
     if not os.access(above, os.W_OK):
         raise OutputError(f"cannot write {path}: {above} is read-only")
-
-
-def require_folder(path: Path) -> None:
-    """Raise OutputError, before there is anything to lose, for what is no folder that can be written to, or made."""
-    require_place(path / "file")
 
 
 def png(image: Image.Image) -> bytes:
