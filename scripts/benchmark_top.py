@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import torchviz_cnn as tvc
 from torchviz_cnn.media.dataset import ImageSource
-from torchviz_cnn.topk.reading import Cut, read_batches, usual_workers
+from torchviz_cnn.topk.reading import read_batches, usual_workers
 
 LAYERS = ["features.3", "features.7", "features.12"]
 
@@ -107,7 +107,7 @@ def decoding(net: tvc.Network, folder: Path, args: argparse.Namespace) -> None:
     shrunk = tvc.Preprocess((32, 32), resize=36)  # as many photos to decode, next to nothing to compute
 
     def read(how: tvc.Preprocess) -> None:
-        places = Cut(0, count, args.batch)
+        places = [range(at, min(at + args.batch, count)) for at in range(0, count, args.batch)]
         for _ in read_batches(ImageSource(folder, how), range(len(places)), places, args.workers, device):
             pass
 

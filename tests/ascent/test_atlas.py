@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -157,6 +158,25 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
     whole = tvc.filter_atlas(model, tmp_path, layers, k=None, **SMALL)
     assert [len(whole.patterns(layer).values) for layer in layers] == [8, 12]
     assert torch.equal(whole.patterns("features.2").values, kept)
+
+
+def test_a_folder_deleted_meanwhile_is_said_and_made_whole_by_the_same_call(tmp_path: Path) -> None:
+    model, folder = networks.vgg_like(), tmp_path / "a"
+    deleted: list[bool] = []
+
+    def delete(*call: Any) -> None:
+        if not deleted and files(folder):
+            shutil.rmtree(folder)
+            deleted.append(True)
+
+    layers = ["features.0", "features.5"]
+    handle = model.get_submodule("features.5").register_forward_hook(delete)
+    with pytest.raises(OutputError, match=r"lost patterns while others were made: 3 of layer 'features\.0'"):
+        tvc.filter_atlas(model, folder, layers, k=3, **SMALL)
+    handle.remove()
+    tvc.filter_atlas(model, folder, layers, k=3, **SMALL)
+    tvc.filter_atlas(model, tmp_path / "b", layers, k=3, **SMALL)
+    assert files(folder) == files(tmp_path / "b")
 
 
 def test_channels_that_are_chosen(tmp_path: Path) -> None:

@@ -12,11 +12,22 @@ from PIL import Image
 FACTORY = """
 import warnings
 import torch
+import torchviz_cnn
 from torch import nn
-def net():
+def net(bands=3):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3), nn.ReLU(),
+    return nn.Sequential(nn.Conv2d(bands, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3), nn.ReLU(),
                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+def four():
+    return net(4)
+def own():
+    from torchvision import transforms as of
+    how = of.Compose([of.Resize(37), of.CenterCrop(32), of.ToTensor()])
+    return torchviz_cnn.Network(net(), how, ("a", "b", "c"), "own")
+def volumes():
+    return nn.Sequential(nn.Conv3d(1, 4, 3), nn.ReLU())
+def maps():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
 def gelu():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.GELU(), nn.Conv2d(4, 4, 3),
                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))

@@ -73,6 +73,13 @@ def test_every_command_has_a_help(command: str, capsys: pytest.CaptureFixture[st
         (["cam", "photo.png", *NET, "--target", "9" * 30], "no class"),
         (["predict", "photo.png", "--model", "clinet:stops"], "'clinet:stops' failed: SystemExit"),
         (["predict", "photo.png", "--model", "clinet:raises", *PREPARED], "AssertionError: forward says no"),
+        (["predict", "photo.png", "--model", "./clinet.py:net"], "a module is named with dots, as 'clinet:net'"),
+        (["predict", "photo.png", "--model", "clinet:volumes"], "begins with a Conv3d, which takes no photos"),
+        (["layers", "--model", "clinet:volumes"], "begins with a Conv3d, which takes no photos"),
+        (
+            ["cam", "photo.png", "--model", "clinet:maps", *PREPARED],
+            "wrap it in a module whose forward returns the scores alone, as maps.mean((2, 3)) of a segmentation",
+        ),
         (["cam", "photo.png", *NET, "--out", "photo.png"], "photo.png is a file, not a folder"),
     ],
 )

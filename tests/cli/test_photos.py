@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import torchviz_cnn as tvc
 from tests.cli.conftest import NET, PREPARED
 from torchviz_cnn.cli import main as program
 from torchviz_cnn.cli import shared
 from torchviz_cnn.cli.main import main
+from torchviz_cnn.media.bands import say_once
 from torchviz_cnn.media.images import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
 PLAIN = ["--model", "clinet:net"]
@@ -81,6 +86,96 @@ def test_preparations_that_contradict_each_other(
     assert words in capsys.readouterr().err
 
 
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    """What a command prints, without the line that says how photos are prepared."""
+    assert main([*arguments]) == 0
+    return capsys.readouterr().out.splitlines()[1:]
+
+
+@pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.TorchvizWarning")
+@pytest.mark.parametrize("command", ["predict", "cam", "saliency", "occlusion", "deconvnet", "activations"])
+def test_a_window_says_what_is_black_and_white(here: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A photo of 12 bits as it would be in 8, between 100 and 1000."""
+    deep = np.random.default_rng(0).integers(0, 4096, (60, 90), dtype=np.uint16)
+    share = np.clip((deep.astype(float) - 100) / 900, 0, 1)
+    Image.fromarray(np.rint(share * 255).astype(np.uint8)).save("plain.png")
+    Image.fromarray(deep).save("deep.png")
+    Image.fromarray(deep.astype(np.float32)).save("deep.tif")
+    out = [] if command == "predict" else ["--out", "o"]
+    expected = printed(capsys, command, "plain.png", *NET, *out)
+    for name in ("deep.png", "deep.tif"):
+        lines = printed(capsys, command, name, *NET, *out, "--window", "100", "1000")
+        numbers = [[re.findall(r"\d+[.]\d+", line) for line in part] for part in (lines, expected)]
+        assert numbers[0] == numbers[1]
+        assert numbers[0]
+
+
+@pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.TorchvizWarning")
+def test_bands_choose_the_colours_and_a_network_may_take_all(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    four = np.random.default_rng(0).integers(0, 256, (60, 90, 4), dtype=np.uint8)
+    Image.fromarray(four).save("four.png")
+    Image.fromarray(np.ascontiguousarray(four[..., [3, 1, 0]])).save("three.png")
+    expected = printed(capsys, "predict", "three.png", *NET)[1:]
+    assert printed(capsys, "predict", "four.png", *NET, "--bands", "3", "1", "0")[1:] == expected
+    numbers = ["--mean", *["0.5"] * 4, "--std", *["0.5"] * 4, "--crop", "32"]
+    four_bands = ["--model", "clinet:four", "--labels", "labels.txt", *numbers, "--bands", "3", "1", "0"]
+    assert main(["predict", "photo.png", "four.png", *four_bands]) == 1
+    shown = capsys.readouterr()
+    assert "skipped: photo.png: a picture of 4 bands, one for each mean, is needed" in shown.err
+    network = tvc.load_model("clinet:four", mean=[0.5] * 4, std=[0.5] * 4, input_size=32, labels="labels.txt")
+    network = replace(network, preprocess=replace(network.preprocess, resize=37))
+    chances = tvc.predict(network, "four.png")[0].sort(descending=True).values.tolist()
+    assert [line.split()[0] for line in shown.out.splitlines()[2:]] == [f"{chance:.3f}" for chance in chances]
+    assert main(["cam", "four.png", *four_bands, "--out", "o"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (["--window", "5", "2"], "--window is two finite numbers, the lower first, not"),
+        (["--window", "2", "2"], "--window is two finite numbers, the lower first, not"),
+        (["--window", "nan", "2"], "--window is two finite numbers, the lower first, not"),
+        (["--bands", "1", "2"], "--bands are one or three numbers of bands"),
+        (["--bands", "0", "1", "3"], "photo.png: bands are one or three numbers of bands of 3"),
+    ],
+)
+def test_windows_and_bands_that_cannot_be(
+    here: Path, asked: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", "photo.png", *NET, *asked]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.filterwarnings("default::torchviz_cnn.core.errors.ImageWarning")
+def test_what_is_guessed_of_a_photo_names_the_option(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    deep = np.random.default_rng(0).integers(0, 1 << 14, (60, 90), dtype=np.uint16)
+    Image.fromarray(deep).save("deep.png")
+    say_once.cache_clear()
+    assert main(["predict", "deep.png", *NET]) == 0
+    assert "scaled from 0 to 16383, the range of its values; --window LOW HIGH sets" in capsys.readouterr().err
+
+
+def test_photos_that_a_network_prepares_by_a_function_of_its_own(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A transform of torchvision: what it shows of a photo is known, and no option changes it."""
+    own = ["--model", "clinet:own"]
+    assert main(["cam", "photo.png", *own, "--target", "1", "--out", "o"]) == 0
+    shown = capsys.readouterr()
+    assert "photos are prepared by its own Compose" in shown.out
+    assert "is not known" not in shown.err  # the map is drawn on the middle of the photo
+    assert main(["layers", *own]) == 0
+    assert "on 3 x 32 x 32" in capsys.readouterr().out
+    assert main(["top", "other", *own, "--k", "1", "--workers", "0", "--out", "t", "--pages", "1"]) == 0
+    for changed in (["--mean", "0", "0", "0"], ["--resize", "40"], ["--window", "0", "9"], ["--input-size", "40"]):
+        assert main(["predict", "photo.png", *own, *changed]) == 2
+        assert "the network prepares photos by its own Compose" in capsys.readouterr().err
+    assert main(["report", "photo.png", *own, "--out", "r"]) == 2
+    assert "report takes a Network with a Preprocess, not with a Compose" in capsys.readouterr().err
+
+
 @pytest.mark.filterwarnings("always")
 def test_what_is_guessed_is_said_until_it_is_given(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "photo.png", *PLAIN, "--input-size", "32"]) == 0
@@ -135,6 +230,15 @@ def test_a_name_that_is_no_text(here: Path) -> None:
     assert main(["cam", name, *NET, "--out", "o"]) == 0
     assert Path("o/caf_grad-cam_overlay.png").is_file()
     assert main(["report", name, *NET, "--budget", "0", "--out", "page.html"]) == 0
+
+
+def test_a_name_of_two_lines_is_printed_in_one(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("photo.png").rename("new\nline\x1b.png")
+    Path("broken.png").rename("bro\nken.png")
+    assert main(["predict", "new\nline\x1b.png", "bro\nken.png", *NET]) == 1
+    shown = capsys.readouterr()
+    assert r"new\nline\x1b.png" in shown.out.splitlines()
+    assert len(shown.err.splitlines()) == 1
 
 
 def test_what_is_done_stays_where_it_is_interrupted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

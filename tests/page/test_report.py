@@ -11,6 +11,7 @@ import re
 import warnings
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -407,6 +408,27 @@ def test_photos_are_paths_pictures_or_named(tmp_path: Path) -> None:
     assert hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest() in page.words
 
 
+@pytest.mark.parametrize("bands", [1, 4])
+def test_photos_are_read_in_the_depth_and_bands_that_the_network_takes(bands: int, tmp_path: Path) -> None:
+    """Of 16 bits between two values, or of four bands: as `predict` reads them, from an array or a file."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(bands, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    net = network(model, side=32, channels=bands)
+    how: dict[str, Any] = {"window": (100.0, 1000.0)} if bands == 1 else {"bands": (3, 2, 1)}
+    net = replace(net, preprocess=replace(net.preprocess, **how))
+    noise = np.random.default_rng(0)
+    array = (
+        noise.integers(0, 4096, (40, 48), dtype=np.uint16)
+        if bands == 1
+        else noise.integers(0, 256, (40, 48, bands), dtype=np.uint8)
+    )
+    Image.fromarray(array).save(tmp_path / "photo.png")
+    page = Page(tvc.report(net, {"file": tmp_path / "photo.png", "array": array}, tmp_path / "out", budget=0))
+    expected = {c: f"{p:.4g}" for c, p in enumerate(tvc.predict(net, tmp_path / "photo.png")[0].tolist())}
+    for photo in page.data["photos"]:
+        assert {c: f"{p:.4g}" for c, p in photo["predictions"]} == expected
+
+
 def test_mistakes_are_told_before_the_work(tmp_path: Path) -> None:
     net, shown = one_class(), photos(1)
     (tmp_path / "file").write_text("")
@@ -461,7 +483,7 @@ def test_mistakes_are_told_before_the_work(tmp_path: Path) -> None:
         (tvc.ImageError, "no image", lambda: tvc.report(net, tmp_path / "none.png", tmp_path)),
         (tvc.ImageError, "photos are paths", lambda: tvc.report(net, torch.zeros(1, 3, 8, 8), tmp_path)),  # type: ignore[arg-type]
         (tvc.OutputError, "is a folder", lambda: tvc.report(net, shown, tmp_path / "folder.html")),
-        (tvc.OutputError, "no folder", lambda: tvc.report(net, shown, tmp_path / "file" / "page.html")),
+        (tvc.OutputError, "is a file, not a folder", lambda: tvc.report(net, shown, tmp_path / "file" / "page.html")),
     ]
     for kind, said, call in wrong:
         with pytest.raises(kind, match=re.escape(said)):
@@ -474,7 +496,7 @@ def test_how_it_was_made_is_told(tmp_path: Path) -> None:
 
     net = one_class()
     words = Page(tvc.report(net, photos(1), tmp_path, budget=0, seed=5, command="my command --here")).words
-    for what in ("my command --here", model_checksum(net.model), torch.__version__, "random", "channels of each layer"):
+    for what in ("my command --here", model_checksum(net.model), torch.__version__, "random", "filter patterns"):
         assert what in words
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from pathlib import Path
 from typing import BinaryIO
 
@@ -146,3 +147,27 @@ def test_tensors_come_back(tmp_path: Path) -> None:
 def test_png_bytes_are_the_picture() -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8))
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(files.png(picture)))), np.asarray(picture))
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("x")
+    Path("folder").mkdir()
+    for path in ("folder", "new", "new/deeper", ".", "..", str(tmp_path / "folder")):
+        files.require_place(Path(path), folder=True)
+    for path in ("file", "new/deeper", "file.html", "folder/a"):
+        files.require_place(Path(path))
+    for path, folder, words in [
+        ("file", True, "cannot write file: file is a file, not a folder"),
+        ("file/a/b", True, "cannot write file/a/b: file is a file, not a folder"),
+        ("file/a", False, "cannot write file/a: file is a file, not a folder"),
+        ("n" * 300, False, "cannot write 'nnn"),
+        ("a\0b", True, "cannot write 'a"),
+    ]:
+        with pytest.raises(OutputError, match=re.escape(words)):
+            files.require_place(Path(path), folder=folder)
+    monkeypatch.setattr(os, "access", lambda place, mode: str(place) != "folder")
+    with pytest.raises(OutputError, match="folder is read-only"):
+        files.require_place(Path("folder/new"), folder=True)

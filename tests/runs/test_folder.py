@@ -109,6 +109,14 @@ def test_a_manifest_of_a_later_format_is_refused(tmp_path: Path) -> None:
         ResultFolder.read(folder.path, "top")
 
 
+@pytest.mark.parametrize("path", [5, None, b"r"])
+def test_a_folder_is_named_by_a_path(path: Any) -> None:
+    with pytest.raises(OutputError, match="is named by its path, not by"):
+        ResultFolder.open(path, "top", MINE)
+    with pytest.raises(OutputError, match="is named by its path, not by"):
+        ResultFolder.read(path, "top")
+
+
 def test_broken_tensors_are_named(tmp_path: Path) -> None:
     folder = ResultFolder.open(tmp_path / "r", "top", MINE)
     whole = folder.save("state", {"x": torch.ones(100)}).read_bytes()
@@ -158,4 +166,7 @@ def test_a_folder_that_another_run_took_is_not_relabelled(tmp_path: Path) -> Non
     ResultFolder.open(tmp_path / "r", "top", {**MINE, "k": 5})
     with pytest.raises(OutputError, match="its k is 5, this one's is 9"):
         folder.update(images=3)
+    with pytest.raises(OutputError, match="its k is 5, this one's is 9"):
+        folder.save("state", {"x": torch.ones(1)})
+    assert not folder.has("state")
     assert ResultFolder.read(tmp_path / "r", "top").manifest["identity"]["k"] == 5

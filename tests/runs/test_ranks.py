@@ -48,7 +48,7 @@ def test_without_torchrun_there_is_one_rank(monkeypatch: pytest.MonkeyPatch) -> 
         assert ranks.first
         assert not distributed.is_initialized()
         assert ranks.gather({"a": 1}) == [{"a": 1}]
-        ranks.barrier()
+        ranks.gather(None)
         assert ranks.once(lambda: 5) == 5
         with pytest.raises(ZeroDivisionError):
             ranks.once(lambda: 1 // 0)
@@ -91,7 +91,7 @@ def fail():
 with joined() as ranks:
     assert ranks.gather(ranks.rank * 10) == [0, 10, 20] and ranks.count == 3 and ranks.device == "cpu"
     assert ranks.once(lambda: "written") == ("written" if ranks.first else None)
-    ranks.barrier()
+    ranks.gather(None)
     for attempt in (lambda: ranks.once(fail), lambda: ranks.agree(LayerError("mine") if ranks.rank == 1 else None)):
         try:
             attempt()
@@ -117,7 +117,7 @@ from torchviz_cnn.runs.ranks import joined
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun would end the others before they notice
 with joined() as ranks:
-    ranks.barrier()
+    ranks.gather(None)
     if ranks.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     try:

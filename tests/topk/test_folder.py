@@ -215,6 +215,21 @@ def test_what_was_saved_comes_back_and_finds_its_photos(tmp_path: Path) -> None:
         tvc.TopActivations.load(tmp_path / "out", dataset=networks.images(3))
 
 
+def test_photos_that_are_not_those_of_the_result_are_not_drawn(tmp_path: Path) -> None:
+    """As many, but in another order; or none any more."""
+    folder = photos(tmp_path / "photos")
+    model, how = networks.vgg_like(), tvc.Preprocess((32, 32), resize=36)
+    tvc.top_activations(model, folder, LAYERS, 2, preprocess=how, out=tmp_path / "out")
+    assert tvc.TopActivations.load(tmp_path / "out").source is not None
+    (folder / "cat" / "001.jpg").rename(folder / "dog" / "001.jpg")
+    other = tvc.TopActivations.load(tmp_path / "out")
+    with pytest.raises(InputError, match="as they were for this result: pass dataset="):
+        other.patches("features.3", 0)
+    shutil.rmtree(folder)
+    folder.mkdir()
+    assert tvc.TopActivations.load(tmp_path / "out").source is None
+
+
 def command(folder: Path, out: Path, *more: str) -> list[str]:
     return ["top", str(folder), "--layers", "conv1", "relu3", "--k", "4", "--workers", "0", "--out", str(out), *more]
 

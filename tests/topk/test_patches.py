@@ -177,8 +177,35 @@ def test_grids_and_pages() -> None:
         top.grid("features.8", 0, projection="other")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="context"):
         top.patches("features.8", 0, context=0.5)
-    with pytest.raises(InputError, match="at least one channel"):
-        top.page("features.8", [])
+    with pytest.raises(InputError, match="selects channels by number"):
+        top.project("features.8", 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"channels": []}, "channels selects channels by number"),
+        ({"channels": 3}, "channels selects channels by number"),
+        ({"channels": "34"}, "channels selects channels by number"),
+        ({"channels": [-1]}, "a channel is a whole number"),
+        ({"channels": [1.5]}, "a channel is a whole number"),
+        ({"columns": 0}, "columns is a whole number of at least 1"),
+        ({"columns": 2.5}, "columns is a whole number of at least 1"),
+        ({"side": 0}, "side is a whole number of at least 1"),
+        ({"side": "a"}, "side is a whole number of at least 1"),
+    ],
+)
+def test_wrong_options_of_a_page_are_one_clear_line(options: dict[str, Any], words: str) -> None:
+    top = tvc.top_activations(networks.vgg_like(), networks.images(2), ["features.8"], 1)
+    with pytest.raises(InputError, match=words):
+        top.page("features.8", **options)
+
+
+def test_channels_that_are_named_twice_are_drawn_once() -> None:
+    top = tvc.top_activations(networks.vgg_like(), networks.images(12), ["features.8"], 3)
+    assert len(top.project("features.8", [1, 1])[1]) == 3
+    assert top.page("features.8", [1, 1]).tobytes() == top.page("features.8", [1]).tobytes()
+    assert top.page("features.8", [1, 2], columns=9).tobytes() == top.page("features.8", [1, 2], columns=2).tobytes()
 
 
 def test_a_network_of_other_activations_has_patches_and_says_why_no_projections() -> None:

@@ -188,7 +188,15 @@ def _make(ascent: Ascent, folder: ResultFolder, plan: list[_Batch], ranks: Ranks
         if ranks.count == 1:
             _tidy(folder)
     ranks.agree(problem)
-    ranks.once(lambda: _tidy(folder))
+    ranks.once(lambda: _finish(folder, plan))
+
+
+def _finish(folder: ResultFolder, plan: list[_Batch]) -> None:
+    """Leave one file for each layer. Raises OutputError where the folder was deleted or changed meanwhile."""
+    _tidy(folder)
+    gone = [f"{len(batch.channels)} of layer {batch.layer!r}" for batch in _missing(folder, plan)]
+    if gone:
+        raise OutputError(f"{folder.path} lost patterns while others were made: {gone[0]}; the same call makes them")
 
 
 def _missing(folder: ResultFolder, plan: list[_Batch]) -> list[_Batch]:
@@ -222,7 +230,7 @@ def _tidy(folder: ResultFolder) -> None:
         if list(paths) != [whole]:
             folder.save(layer, _joined(folder, list(paths)), layer=layer)
             for path in set(paths) - {whole}:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
 
 def _joined(folder: ResultFolder, paths: Sequence[Path]) -> dict[str, Tensor]:

@@ -79,14 +79,14 @@ def _draw_class_maps(args: argparse.Namespace, kind: Kind, **options: Any) -> No
     classes = [net.class_index(target) for target in args.target or ()]
     names = [net.category(index) for index in classes]
     asked = [args.method, *filter(None, [getattr(args, "layer", None)])]
-    for paths, images in shared.batches(photos, args):
+    for paths, images in shared.batches(photos, args, net.preprocess):
         maps: Any = method.explain(net, images, target=[classes] * len(paths) if classes else None, **chosen, **options)
         shared.require_labels(args, net, maps.logits.shape[1])
         maps.save(outputs.path([together(photos, paths), *asked, *names], ".npz", paths))
         at = f" at {maps.layer}" if isinstance(maps, tvc.Heatmap) else ""
         for index, path in enumerate(paths):
             for nth, category in enumerate(names or [""]):
-                print(f"{path}: {maps.headline(index, nth, args.truth)}; {maps.method}{at}")
+                shared.say(f"{path}: {maps.headline(index, nth, args.truth)}; {maps.method}{at}")
                 parts = [photos[path], *asked, *filter(None, [category])]
                 _draw(args, maps, outputs.paths(parts, [f"_{kind}.png" for kind in PICTURES], [path]), index, nth)
 
@@ -102,7 +102,7 @@ def _draw(args: argparse.Namespace, maps: Any, paths: list[Path], index: int, nt
     x, y = maps.peak(**which)
     where = f"strongest at x {x}, y {y}" if maps.map(**which).any() else "all zero"
     stem = str(paths[0]).removesuffix(f"_{PICTURES[0]}.png")
-    print(f"  {stem}_{{{','.join(PICTURES)}}}.png, {where}")
+    shared.say(f"  {stem}_{{{','.join(PICTURES)}}}.png, {where}")
 
 
 def _chosen(args: argparse.Namespace, kind: Kind) -> tuple[Method, dict[str, Any]]:

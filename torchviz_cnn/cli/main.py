@@ -25,6 +25,10 @@ _WORDS = (
     (r"torchviz_cnn\.model_names\(\) lists", "torchviz-cnn layers --models lists"),
     (r"\buse (\w+_cam)\b", lambda match: f"use --method {match[1].replace('_', '-')}"),
     (rf"\b({'|'.join(_OPTIONS)})=(?:'([\w-]+)'|(\w+))", lambda match: f"{option(match[1])} {match[2] or match[3]}"),
+    (r"\bwindow=\(low, high\)", "--window LOW HIGH"),
+    (r"\bbands=\(red, green, blue\)", "--bands RED GREEN BLUE"),
+    (r"pass geometry='crop', .* give the method a Network", "give its Network a Preprocess"),
+    (r"^(window|bands) (is|are)\b", r"--\1 \2"),
     (r"; name a layer\b", "; name one with --layer"),
     (r" \((max_pixels|skipped lists them)\)", ""),
 )

@@ -34,7 +34,7 @@ class Outputs:
     """
 
     def __init__(self, args: argparse.Namespace, photos: Iterable[Path]) -> None:
-        files.require_folder(args.out)
+        files.require_place(args.out, folder=True)
         self._out, self._notes = args.out, args.out / _NOTES
         self._used = {path.resolve() for path in photos}
         ignored = {"images", "out", "batch_size", "command_line", "skipped", "traceback", "device"}

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, TextIO, get_args
 
 import torch
-from PIL import Image
+from torch import nn
 
 import torchviz_cnn as tvc
 from torchviz_cnn.cli.outputs import notes
@@ -20,8 +20,12 @@ from torchviz_cnn.core.errors import GeometryWarning, ImageError, InputError
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.relu_rules import OtherActivations
-from torchviz_cnn.media.images import Geometry, Preprocess
+from torchviz_cnn.layers.defaults import CONVOLUTIONS
+from torchviz_cnn.media.bands import Pixels
+from torchviz_cnn.media.images import Geometry, Preprocess, read_stored
+from torchviz_cnn.media.origin import picture_of
 from torchviz_cnn.media.photo_folder import PhotoFolder
+from torchviz_cnn.page.provenance import preparation
 from torchviz_cnn.runs import files
 
 _PREPARING = ("geometry", "input_size", "resize", "mean", "std")
@@ -54,6 +58,9 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     add("--crop", type=positive, nargs="+", metavar="PIXELS", help="short for --geometry crop --input-size PIXELS")
     add("--mean", type=float, nargs="+", metavar="NUMBER", help="of each channel, where values are 0 to 1")
     add("--std", type=float, nargs="+", metavar="NUMBER", help="of each channel, by which values are divided")
+    add("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="what is black and white, if not of 8 bits")
+    words = "which bands of a photo are red, green and blue, or grey, from 0"
+    add("--bands", type=whole, nargs="+", metavar="NUMBER", help=words)
     add("--device", type=_device, default="auto", help="cpu, cuda, mps, or auto: what there is (%(default)s)")
 
 
@@ -94,13 +101,25 @@ def network(args: argparse.Namespace, told: bool = True) -> tvc.Network:
         args.input_size, args.geometry = two_sides("--crop", args.crop), "crop"
     known = options(args, "labels", "geometry", "input_size", "mean", "std", "device")
     net = tvc.load_model(args.model, args.weights, **known)
-    if args.resize:
-        if net.preprocess.geometry != "crop":
-            raise InputError(f"--resize is for --geometry crop, not for {net.preprocess.geometry}")
-        net = replace(net, preprocess=replace(net.preprocess, resize=args.resize))
+    _require_photos(net)
+    how: Any = net.preprocess
+    changes = {name: value for name in ("resize", "window", "bands") if (value := getattr(args, name)) is not None}
+    if changes and not isinstance(how, Preprocess):
+        own = type(how).__name__
+        raise InputError(f"{', '.join(changes)}: the network prepares photos by its own {own}, which cannot be changed")
+    if args.resize and how.geometry != "crop":
+        raise InputError(f"--resize is for --geometry crop, not for {how.geometry}")
+    net = replace(net, preprocess=replace(how, **changes)) if changes else net
     if told and (getattr(args, "images", None) or hasattr(args, "folder")):
         _tell(args, net)
     return net
+
+
+def _require_photos(net: tvc.Network) -> None:
+    first = next((m for m in net.model.modules() if isinstance(m, CONVOLUTIONS)), None)
+    if isinstance(first, (nn.Conv1d, nn.Conv3d)):
+        kind = type(first).__name__
+        raise InputError(f"{net.name} begins with a {kind}, which takes no photos; in Python, capture takes its inputs")
 
 
 def _tell(args: argparse.Namespace, net: tvc.Network) -> None:
@@ -108,14 +127,14 @@ def _tell(args: argparse.Namespace, net: tvc.Network) -> None:
     device = next((parameter.device for parameter in net.model.parameters()), args.device)
     how: Any = net.preprocess
     if not isinstance(how, Preprocess):
-        print(f"{net.name} on {device}; photos are prepared by its own {type(how).__name__}")
+        say(f"{net.name} on {device}; photos are prepared by its own {type(how).__name__}")
         return
     given = [option(name) for name in _PREPARING if getattr(args, name) is not None]
     missing = [option(name) for name in _PREPARING if name != "resize" and getattr(args, name) is None]
     source = [f"{', '.join(given)} as given"] if given else []
     if missing:
         source.append("the rest " * bool(given) + ("guessed" if net.guessed else f"as {net.name} has it"))
-    print(f"{net.name} on {device}; photos: {_described(how)}; {', '.join(source)}")
+    say(f"{net.name} on {device}; photos: {preparation(how)}; {', '.join(source)}")
     if net.guessed and missing:
         warn(
             f"nothing says how photos are prepared for {net.name}, so it is guessed: say it with {', '.join(missing)}",
@@ -123,10 +142,9 @@ def _tell(args: argparse.Namespace, net: tvc.Network) -> None:
         )
 
 
-def _described(how: Preprocess) -> str:
-    ways = {"crop": f"the middle, with the shorter side at {how.resize}", "stretch": "stretched", "pad": "padded"}
-    mean, std = (" ".join(f"{number:g}" for number in numbers) for numbers in (how.mean, how.std))
-    return f"{how.size[0]} x {how.size[1]} ({ways[how.geometry]}), mean {mean}, std {std}"
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print one line; what would break it, as a newline in a file's name, is written as its code."""
+    print("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text), file=file)
 
 
 def option(name: str) -> str:
@@ -165,21 +183,23 @@ def named_photos(args: argparse.Namespace) -> dict[Path, str]:
     return files.file_names(paths)
 
 
-def batches(photos: Iterable[Path], args: argparse.Namespace) -> Iterator[tuple[list[Path], list[Image.Image]]]:
-    """The photos, so many at a time. One that cannot be read is told, and kept in `args.skipped`.
+def batches(
+    photos: Iterable[Path], args: argparse.Namespace, preprocess: object
+) -> Iterator[tuple[list[Path], list[Pixels]]]:
+    """The photos as stored, so many at a time. One that cannot be read or prepared is told, and kept in `args.skipped`.
 
     Raises ImageError where none can be read.
     """
-    paths, readable, size = list(photos), dict[Path, Image.Image](), getattr(args, "batch_size", 1)
+    paths, readable, size = list(photos), dict[Path, Pixels](), getattr(args, "batch_size", 1)
     with progress_bar(len(paths) > size, total=len(paths), desc="photos", unit=" photos") as bar:
         for count, path in enumerate(paths, start=1):
             try:
-                readable[path] = tvc.read_image(path)
+                readable[path] = _read(path, preprocess)
             except ImageError as error:
                 if len(paths) == 1:
                     raise
                 args.skipped.append(str(error))
-                print(f"torchviz-cnn: skipped: {error}", file=sys.stderr)
+                say(f"torchviz-cnn: skipped: {error}", sys.stderr)
             if len(readable) == size or (count == len(paths) and readable):
                 yield list(readable), list(readable.values())
                 readable.clear()
@@ -188,9 +208,18 @@ def batches(photos: Iterable[Path], args: argparse.Namespace) -> Iterator[tuple[
         raise ImageError(f"none of the {len(paths)} photos can be read")
 
 
-def readable_photos(args: argparse.Namespace) -> list[Path]:
+def _read(path: Path, preprocess: object) -> Pixels:
+    pixels = read_stored(path)
+    try:
+        picture_of(pixels, preprocess)
+    except (ImageError, InputError) as error:  # as for another number of bands
+        raise ImageError(f"{path}: {error}") from error
+    return pixels
+
+
+def readable_photos(args: argparse.Namespace, preprocess: object) -> list[Path]:
     """The photos that can be read, for a command that takes all of them at once."""
-    return [path for paths, _ in batches(named_photos(args), args) for path in paths]
+    return [path for paths, _ in batches(named_photos(args), args, preprocess) for path in paths]
 
 
 def require_labels(args: argparse.Namespace, net: tvc.Network, outputs: int) -> None:

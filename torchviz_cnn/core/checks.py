@@ -43,6 +43,14 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> Any:
     return value
 
 
+def channel_numbers(channels: Any) -> list[int]:
+    """Channels by their numbers, each once; raises InputError for what is no list of them, or an empty one."""
+    numbers = [] if isinstance(channels, str) or not isinstance(channels, Iterable) else list(channels)
+    if not numbers:
+        raise InputError(f"channels selects channels by number, as [3, 5], not {channels!r}; k says how many are shown")
+    return list(dict.fromkeys(whole_number("a channel", number, least=0) for number in numbers))
+
+
 def sides(name: str, value: Any, unit: str = "pixel") -> tuple[int, int]:
     """Height and width from one side or both; raises InputError for sides that are not whole and at least 1."""
     given = value if isinstance(value, (tuple, list)) else (value, value)

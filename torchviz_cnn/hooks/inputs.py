@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torchviz_cnn.core.errors import InputError, TorchvizWarning
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.calls import SEVERAL_INPUTS
-from torchviz_cnn.hooks.network import Model, Network, preprocess_of
+from torchviz_cnn.hooks.network import Model, Network
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.media.origin import Origin, Photo, inputs_and_pictures, is_photo
+from torchviz_cnn.media.photo_folder import preprocess_of_transform
 
 Input = Tensor | Photo | Sequence[Photo]
 """What every function takes as its `x`: a batch (B, C, H, W) on the model's scale or, with a Network, photos."""
@@ -62,7 +63,7 @@ def prepared(model: Model, x: Input, *, images: bool = True) -> Iterator[Given]:
 def batch_of(model: Model, x: Input) -> tuple[Tensor, Origin]:
     """The batch that was given, or that is made from the photos given, and where it comes from."""
     categories = model.categories if isinstance(model, Network) else None
-    known = Origin(None, preprocess_of(model), categories)
+    known = Origin(None, preprocess_of_transform(model.preprocess) if isinstance(model, Network) else None, categories)
     if isinstance(x, Tensor) and not (isinstance(model, Network) and is_photo(x)):
         return x, known
     several = isinstance(x, (list, tuple)) and len(x) > 0 and all(map(is_photo, x))

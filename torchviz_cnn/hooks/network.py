@@ -9,6 +9,7 @@ from torch import nn
 
 from torchviz_cnn.core.errors import ModelError, TargetError, did_you_mean
 from torchviz_cnn.media.images import Preprocess
+from torchviz_cnn.media.photo_folder import preprocess_of_transform
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +33,12 @@ class Network:
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """(H, W) of the input in pixels."""
-        return self.preprocess.size
+        """(H, W) of the input in pixels. Raises ModelError where what prepares photos does not say."""
+        how = preprocess_of_transform(self.preprocess)
+        if how is None:
+            own = type(self.preprocess).__name__
+            raise ModelError(f"the input size of {self.name} is not known: its preprocess is a {own}, not a Preprocess")
+        return how.size
 
     def category(self, index: int) -> str:
         """Give the name of a class, or `class 7` where names are not known."""

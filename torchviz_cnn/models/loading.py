@@ -239,6 +239,9 @@ def _from_object(target: Any, name: str, weights: str | None) -> _Loaded:
 def _imported(name: str) -> Any:
     """What `package.module:attribute` names."""
     module_name, _, attribute = name.partition(":")
+    if module_name.endswith(".py"):
+        dotted = ".".join(part for part in Path(module_name).with_suffix("").parts if part not in (".", "..", "/"))
+        raise ModelError(f"{name!r} names a file: a module is named with dots, as '{dotted}:{attribute}'")
     try:
         target: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -340,16 +343,15 @@ def _adapted(
     geometry: Geometry | None,
 ) -> Preprocess:
     """Preprocessing with what the caller wants otherwise; the resize keeps its proportion to the input."""
-    changes: dict[str, Any] = {}
-    if input_size is not None:
-        changes["size"] = size = checks.sides("input_size", input_size)
+    given = {"input_size": input_size, "mean": mean, "std": std, "geometry": geometry}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if changes and not isinstance(preprocess, Preprocess):
+        own = type(preprocess).__name__
+        raise InputError(f"{', '.join(changes)}: the network prepares photos by its own {own}, which cannot be changed")
+    if "input_size" in changes:
+        changes["size"] = size = checks.sides("input_size", changes.pop("input_size"))
         changes["resize"] = round(min(size) * preprocess.resize / min(preprocess.size))
-    if mean is not None:
-        changes["mean"] = tuple(mean)
-    if std is not None:
-        changes["std"] = tuple(std)
-    if geometry is not None:
-        changes["geometry"] = geometry
+    changes |= {name: tuple(changes[name]) for name in ("mean", "std") if name in changes}
     return replace(preprocess, **changes) if changes else preprocess
 
 

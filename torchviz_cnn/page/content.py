@@ -14,10 +14,12 @@ from torch import Tensor
 from torchviz_cnn.attribution.methods import METHODS, methods_of
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.layers.describe import Description
-from torchviz_cnn.layers.receptive_field import ReceptiveField
 from torchviz_cnn.media import render
+from torchviz_cnn.media.bands import Pixels
+from torchviz_cnn.media.origin import picture_of
 from torchviz_cnn.page.collect import Collected, LayerMaps
 from torchviz_cnn.page.encode import Blocks, figure, figures, fitted, levels, within
+from torchviz_cnn.page.top import SPARSITY
 from torchviz_cnn.scores.outputs import probabilities
 from torchviz_cnn.topk.patches import projection_image
 
@@ -33,7 +35,8 @@ class NamedPhoto:
     """A photo of the report and what it is called."""
 
     name: str
-    image: Image.Image
+    pixels: Pixels
+    """As it is stored."""
     file: str | None
     """Where it was read from."""
 
@@ -69,10 +72,11 @@ def photo_contents(
     chances = probabilities(collected.logits, collected.activation)
     contents = []
     for index, photo in enumerate(photos):
-        width, height = photo.image.size
+        whole = picture_of(photo.pixels, net.preprocess)
+        width, height = whole.size
         left, top, right, bottom = net.preprocess.seen_box(width, height)
         values, order = chances[index].topk(min(PREDICTIONS, chances.shape[1]))
-        picture = within(photo.image, PHOTO_SIDE)
+        picture = within(whole, PHOTO_SIDE)
         contents.append(
             {
                 "name": photo.name,
@@ -144,36 +148,34 @@ def pattern_contents(pictures: Mapping[int, Image.Image | None], blocks: Blocks)
     return {c: blocks.picture(picture, quality=80) for c, picture in small.items()}
 
 
-def field_content(field: ReceptiveField | None) -> dict[str, str] | None:
-    """Size and stride of a receptive field as text."""
-    if field is None:
-        return None
-    return {"size": "all" if field.whole else _joined_sides(field.size), "stride": _joined_sides(field.stride)}
-
-
-def _joined_sides(sides: Sequence[float]) -> str:
-    return str(sides[0]) if len(set(sides)) == 1 else " × ".join(map(str, sides))
+def data(
+    net: Network, photos: Sequence[Mapping[str, Any]], units: Sequence[Mapping[str, Any]], collected: Collected
+) -> dict[str, Any]:
+    """All that the page's script is given: the photos, the layers, and what their numbers mean."""
+    mentioned = {int(c) for photo in photos for c in (*photo["classes"], *(c for c, _ in photo["predictions"]))}
+    ramp = np.arange(256, dtype=np.uint8)
+    return {
+        "photos": photos,
+        "layers": units,
+        "explained": collected.explained,
+        "sparsity": SPARSITY,
+        "classes": {str(c): net.category(c) for c in sorted(mentioned)},
+        "palettes": {name: render.colormap(ramp, name).tobytes().hex() for name in COLORMAPS},
+        "methods": method_contents(collected),
+    }
 
 
 def table(description: Description | None) -> list[dict[str, str]]:
-    """The rows of `describe` as text."""
+    """The rows of `describe` as text; without size and stride where a receptive field is not known."""
     rows = []
     for info in () if description is None else description.layers:
-        field = field_content(info.receptive_field) or {"size": "", "stride": ""}
-        shape = " × ".join(map(str, info.output_shape))
-        rows.append(
-            {"name": info.name, "type": info.type, "shape": shape, "parameters": f"{info.parameters:,}", **field}
-        )
+        row = {"name": info.name, "type": info.type, "shape": " × ".join(map(str, info.output_shape))}
+        row |= {"parameters": f"{info.parameters:,}", "size": "", "stride": ""}
+        if (field := info.receptive_field) is not None:
+            row |= {"size": "all" if field.whole else _sides(field.size), "stride": _sides(field.stride)}
+        rows.append(row)
     return rows
 
 
-def class_names(net: Network, photos: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The names of the classes that the photos mention, by index."""
-    mentioned = {int(c) for photo in photos for c in (*photo["classes"], *(c for c, _ in photo["predictions"]))}
-    return {str(c): net.category(c) for c in sorted(mentioned)}
-
-
-def palettes() -> dict[str, str]:
-    """256 colours of each colormap, as hexadecimal text."""
-    ramp = np.arange(256, dtype=np.uint8)
-    return {name: render.colormap(ramp, name).tobytes().hex() for name in COLORMAPS}
+def _sides(sides: Sequence[float]) -> str:
+    return str(sides[0]) if len(set(sides)) == 1 else " × ".join(map(str, sides))

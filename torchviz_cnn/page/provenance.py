@@ -11,6 +11,7 @@ from typing import Any
 
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.media.images import Preprocess
+from torchviz_cnn.media.origin import picture_of
 from torchviz_cnn.page.content import NamedPhoto
 from torchviz_cnn.runs.folder import versions
 
@@ -22,7 +23,7 @@ def provenance(
 ) -> dict[str, list[tuple[str, str]]]:
     """Headings, and under each what it is called and what it is."""
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    files = [(photo.name, _file_checksum(photo)) for photo in photos]
+    files = [(photo.name, _file_checksum(photo, net)) for photo in photos]
     device = next((str(p.device) for p in net.model.parameters()), "cpu")
     return {
         "Command": [("command", command), ("made", f"{when}, in {took:.0f} s on {device}")],
@@ -30,7 +31,7 @@ def provenance(
             ("model", net.name),
             ("weights", net.weights),
             ("SHA-256 of the parameters and buffers", checksum),
-            ("preprocessing", _preparation(net.preprocess)),
+            ("preprocessing", preparation(net.preprocess)),
         ],
         "Photos (SHA-256 of the files, or of the pixels)": files,
         "Settings": [(name, _text(value)) for name, value in settings.items()],
@@ -38,21 +39,19 @@ def provenance(
     }
 
 
-def _preparation(how: Preprocess) -> str:
-    height, width = how.size
-    what = {
-        "crop": f"shorter side resized to {how.resize}, centre crop",
-        "stretch": "stretched to the input",
-        "pad": "padded to the input",
-    }
-    mean, std = (", ".join(f"{v:g}" for v in values) for values in (how.mean, how.std))
-    return f"{what[how.geometry]}, {height} × {width}, minus mean ({mean}), divided by ({std})"
+def preparation(how: Preprocess) -> str:
+    """How photos are prepared for a network, in words."""
+    ways = {"crop": f"the middle, with the shorter side at {how.resize}", "stretch": "stretched", "pad": "padded"}
+    mean, std = (" ".join(f"{number:g}" for number in numbers) for numbers in (how.mean, how.std))
+    window = "" if how.window is None else ", {:g} black and {:g} white".format(*how.window)
+    bands = "" if how.bands is None else f", bands {' '.join(map(str, how.bands))}"
+    return f"{how.size[0]} x {how.size[1]} ({ways[how.geometry]}), mean {mean}, std {std}{window}{bands}"
 
 
-def _file_checksum(photo: NamedPhoto) -> str:
+def _file_checksum(photo: NamedPhoto, net: Network) -> str:
     if photo.file is not None and Path(photo.file).is_file():
         return hashlib.sha256(Path(photo.file).read_bytes()).hexdigest()
-    return hashlib.sha256(photo.image.convert("RGB").tobytes()).hexdigest()
+    return hashlib.sha256(picture_of(photo.pixels, net.preprocess).tobytes()).hexdigest()
 
 
 def _text(value: object) -> str:
@@ -60,4 +59,4 @@ def _text(value: object) -> str:
         return ", ".join(map(_text, value))
     if isinstance(value, type):
         return value.__name__
-    return "not set" if value is None else str(value)
+    return "not set" if value is None else str(value).splitlines()[0]

@@ -7,8 +7,9 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,15 @@ from torchviz_cnn.hooks.inputs import Input
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.layers.defaults import POOLINGS
 from torchviz_cnn.layers.describe import Description, describe
-from torchviz_cnn.media.origin import Photo, as_photo, is_photo
+from torchviz_cnn.media.images import Preprocess
+from torchviz_cnn.media.origin import Photo, is_photo, picture_of, stored
 from torchviz_cnn.page import content
 from torchviz_cnn.page.collect import LayerMaps, collect
 from torchviz_cnn.page.encode import Blocks
 from torchviz_cnn.page.patterns import from_atlas, make_patterns
 from torchviz_cnn.page.provenance import provenance
 from torchviz_cnn.page.render import render_page
-from torchviz_cnn.page.top import SPARSITY, top_contents, top_of
+from torchviz_cnn.page.top import top_contents, top_of
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.folder import model_checksum
 from torchviz_cnn.topk.result import TopActivations
@@ -127,83 +129,59 @@ def report(
     """
     begun = time.monotonic()
     _check(net, budget, k=k, classes=classes, batch_size=batch_size)
-    selected, path, photos = _selected(channels), _writable(out), _photos(images)
+    selected = None if channels is None else checks.channel_numbers(channels)
+    path, photos = _writable(out), _photos(images, net)
     until = math.inf if budget is None else begun + budget
+    stage = partial(_stage, progress)
 
-    def stage(name: str, total: int) -> Any:
-        return progress_bar(progress, total=total, desc=name)
-
-    with stage("network", 1) as bar:
-        description, trouble = _described(net)
-        checksum = model_checksum(net.model)
-        bar.update(1)
+    description, trouble, checksum = _described(net, stage)
     with stage("photos", len(photos)) as bar:
         batches = _batches(net, photos, batch_size)
         collected = collect(net, batches, layers, classes, bar.update, explain=bool(photos))
 
-    blocks = Blocks()
-    chosen = _chosen(collected.layers, k, selected, bool(photos))
+    chosen, blocks = _chosen(collected.layers, k, selected, bool(photos)), Blocks()
     tops = {} if top is None else top_contents(top_of(top, net, checksum), net, chosen, until, blocks, stage)
     kinds = _kinds(net, chosen)
-    # Of poolings, and of a layer shown for its heatmap alone, no patterns are made.
-    unmade = {collected.added, *(name for name, kind in kinds.items() if issubclass(kind, POOLINGS))}
-    drawable = {name: numbers for name, numbers in chosen.items() if name not in unmade}
-    with stage("filter patterns", sum(map(len, drawable.values()))) as bar:
+    drawable = _drawable(kinds, chosen, collected.added)
+    shown = sum(map(len, drawable.values()))
+    with stage("filter patterns", shown) as bar:
         if atlas is not None:
             patterns = from_atlas(atlas, drawable, checksum)
         else:
             patterns = make_patterns(net, drawable, until=until, seed=seed, done=bar.update)
-
-    pictures = content.photo_contents(net, photos, collected, blocks)
-    fields = {} if description is None else {info.name: info.receptive_field for info in description.layers}
-    units = []
+    pictures, units = content.photo_contents(net, photos, collected, blocks), []
+    rows = content.table(description)
     with stage("layers", len(chosen)) as bar:
         for name, numbers in chosen.items():
             made = patterns.get(name, {})
-            expected = drawable.get(name, []) if atlas is None and budget != 0 else []
-            units.append(
-                {
-                    **content.layer_content(name, kinds[name], collected.layers[name], numbers, len(photos), blocks),
-                    "field": content.field_content(fields.get(name)),
-                    "patterns": content.pattern_contents(made, blocks),
-                    "late": [c for c in expected if c not in made],
-                    "top": tops.get(name, {}),
-                }
-            )
+            unit = content.layer_content(name, kinds[name], collected.layers[name], numbers, len(photos), blocks)
+            unit["field"] = next((row for row in rows if row["name"] == name and row["size"]), None)
+            unit["patterns"] = content.pattern_contents(made, blocks)
+            unit["late"] = [c for c in drawable.get(name, []) if c not in made and atlas is None and budget != 0]
+            unit["top"] = tops.get(name, {})
+            units.append(unit)
             bar.update(1)
-    count, shown = sum(len(unit["patterns"]) for unit in units), sum(map(len, drawable.values()))
+    count = sum(len(unit["patterns"]) for unit in units)
 
-    settings = {
-        "layers": "all convolution and pooling layers" if layers is None else layers,
-        "channels of each layer": k if selected is None else selected,
-        "classes explained at most": classes,
-        "seed": seed,
-        "budget in seconds": budget,
-        "filter patterns": f"{count}, from an atlas" if atlas else f"{count} of {shown} channels, by the clean recipe",
-        "atlas": atlas,
-        "top activations": repr(top).splitlines()[0] if isinstance(top, TopActivations) else top,
-    }
+    settings: dict[str, Any] = {"layers": layers, "k": k, "channels": selected, "classes": classes, "top": top}
+    settings |= {"atlas": atlas, "budget": budget, "seed": seed, "filter patterns": f"{count} of {shown} channels"}
     call = command or f"torchviz_cnn.report(net, images, {str(out)!r}, ...)"
     page = render_page(
-        {
-            "photos": pictures,
-            "layers": units,
-            "explained": collected.explained,
-            "sparsity": SPARSITY,
-            "classes": content.class_names(net, pictures),
-            "palettes": content.palettes(),
-            "methods": content.method_contents(collected),
-        },
+        content.data(net, pictures, units, collected),
         blocks.texts,
         name=net.name,
         facts=_facts(net, description, len(photos)),
-        rows=content.table(description),
+        rows=rows,
         trouble=trouble,
         provenance=provenance(net, photos, settings, call, checksum, time.monotonic() - begun),
         patterns=count,
     )
     files.write(path, lambda file: file.write(page.encode("utf-8", "backslashreplace")))
     return Report(path, len(photos), tuple(chosen), count)
+
+
+def _stage(progress: bool, name: str, total: int) -> Any:
+    return progress_bar(progress, total=total, desc=name)
 
 
 def _check(net: Network, budget: float | None, **counts: int) -> None:
@@ -213,20 +191,12 @@ def _check(net: Network, budget: float | None, **counts: int) -> None:
             f"report takes a Network, not {what}: load_model(...) gives one, "
             "or Network(model, preprocess, categories, name, weights)"
         )
+    if not isinstance(net.preprocess, Preprocess):  # which alone says what part of a photo the network sees
+        raise InputError(f"report takes a Network with a Preprocess, not with a {type(net.preprocess).__name__}")
     for name, count in counts.items():
         checks.whole_number(name, count)
     if budget is not None:
         checks.number("budget", budget, 0)
-
-
-def _selected(channels: Iterable[int] | None) -> list[int] | None:
-    """The channels that were asked for by number, each once."""
-    if channels is None:
-        return None
-    numbers = [] if isinstance(channels, str) or not isinstance(channels, Iterable) else list(channels)
-    if not numbers:
-        raise InputError(f"channels selects channels by number, as [3, 5], not {channels!r}; k says how many are shown")
-    return list(dict.fromkeys(checks.whole_number("a channel", number, least=0) for number in numbers))
 
 
 def _chosen(layers: Mapping[str, LayerMaps], k: int, selected: list[int] | None, photos: bool) -> dict[str, list[int]]:
@@ -251,25 +221,15 @@ def _writable(out: str | os.PathLike[str]) -> Path:
         raise OutputError(f"out is the path of the page or of a folder for it, not {out!r}")
     path = Path(out)
     page = path if path.suffix.lower() in (".html", ".htm") else path / "index.html"
-    try:
-        folder = next(parent for parent in page.absolute().parents if parent.exists())
-        if page != path and path.suffix and not path.is_dir():
-            problem = f"{path}: a page's name ends in .html, and {path.suffix} is something else"
-        elif page.is_dir():
-            problem = f"{page}: it is a folder"
-        elif not folder.is_dir():
-            problem = f"{page}: {folder} is no folder"
-        elif not os.access(folder, os.W_OK):
-            problem = f"{page}: {folder} is read-only"
-        else:
-            return page
-    except (OSError, ValueError) as error:  # a name that the system does not take
-        short = f"{str(path)[:60]}{'...' * (len(str(path)) > 60)}"
-        problem = f"{short!r}: {getattr(error, 'strerror', None) or error}"
-    raise OutputError(f"cannot write {problem}")
+    files.require_place(page)
+    if page != path and path.suffix and not path.is_dir():
+        raise OutputError(f"cannot write {path}: a page's name ends in .html, and {path.suffix} is something else")
+    if page.is_dir():
+        raise OutputError(f"cannot write {page}: it is a folder")
+    return page
 
 
-def _photos(images: Photo | Sequence[Photo] | Mapping[str, Photo]) -> list[content.NamedPhoto]:
+def _photos(images: Photo | Sequence[Photo] | Mapping[str, Photo], net: Network) -> list[content.NamedPhoto]:
     several: Any = [images] if is_photo(images) else images
     if not isinstance(several, (Mapping, Sequence)):
         raise ImageError(f"photos are paths, PIL images or arrays (H, W, 3), not a {type(several).__name__}")
@@ -277,7 +237,9 @@ def _photos(images: Photo | Sequence[Photo] | Mapping[str, Photo]) -> list[conte
     for name, image in several.items() if isinstance(several, Mapping) else [("", image) for image in several]:
         file = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
         usual = f"photo {len(photos) + 1}" if file is None else Path(file).name
-        photos.append(content.NamedPhoto(str(name) or usual, as_photo(image), file))
+        pixels = stored(image)
+        picture_of(pixels, net.preprocess)  # what is no photo is told before the work begins
+        photos.append(content.NamedPhoto(str(name) or usual, pixels, file))
     return _distinct(photos)
 
 
@@ -295,7 +257,7 @@ def _distinct(photos: list[content.NamedPhoto]) -> list[content.NamedPhoto]:
 def _batches(net: Network, photos: Sequence[content.NamedPhoto], size: int) -> Iterator[Input]:
     """Photos in batches; without photos, one empty input, which shows what the layers are."""
     for start in range(0, len(photos), size):
-        yield [photo.image for photo in photos[start : start + size]]
+        yield [photo.pixels for photo in photos[start : start + size]]
     if not photos:
         yield _blank(net)
 
@@ -309,11 +271,24 @@ def _kinds(net: Network, layers: Iterable[str]) -> dict[str, type[nn.Module]]:
     return {name: type(modules[resolve(net.model, modules, name).name]) for name in layers}
 
 
-def _described(net: Network) -> tuple[Description | None, str]:
-    try:
-        return describe(net.model, _blank(net)), ""
-    except ModelError as error:  # a network whose receptive fields cannot be measured can be looked at all the same
-        return None, str(error)
+def _drawable(
+    kinds: Mapping[str, type[nn.Module]], chosen: Mapping[str, list[int]], added: str | None
+) -> dict[str, list[int]]:
+    """The channels that may have filter patterns: none of poolings, nor of the layer that is shown for its heatmap."""
+    return {name: c for name, c in chosen.items() if name != added and not issubclass(kinds[name], POOLINGS)}
+
+
+def _described(net: Network, stage: Callable[[str, int], Any]) -> tuple[Description | None, str, str]:
+    """The layers of a network, or why they cannot be described, and its checksum."""
+    with stage("network", 1) as bar:
+        description, trouble = None, ""
+        try:
+            description = describe(net.model, _blank(net))
+        except ModelError as error:  # whose receptive fields cannot be measured can be looked at all the same
+            trouble = str(error)
+        checksum = model_checksum(net.model)
+        bar.update(1)
+    return description, trouble, checksum
 
 
 def _facts(net: Network, description: Description | None, photos: int) -> list[str]:

@@ -106,13 +106,19 @@ def file_names(paths: Iterable[Path]) -> dict[Path, str]:
     return {path: name for name, path in names.items()}
 
 
-def require_folder(path: Path) -> None:
-    """Raise OutputError, before there is anything to lose, for a folder that is a file or lies below one."""
-    for part in (path, *path.parents):
-        if part.is_dir():
-            return
-        if part.exists():
-            raise OutputError(f"cannot write to {path}: {part} is a file, not a folder")
+def require_place(path: Path, *, folder: bool = False) -> None:
+    """Raise OutputError, before there is anything to lose, where a file, or a folder, cannot be written."""
+    places = [path, *path.parents] if folder else path.parents
+    above = next((place for place in places if os.path.exists(place)), Path())
+    try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()
+    except (OSError, ValueError) as error:  # a name that the system does not take
+        raise OutputError(f"cannot write {str(path)[:60]!r}: {getattr(error, 'strerror', None) or error}") from error
+    if not above.is_dir():
+        raise OutputError(f"cannot write {path}: {above} is a file, not a folder")
+    if not os.access(above, os.W_OK):
+        raise OutputError(f"cannot write {path}: {above} is read-only")
 
 
 def png(image: Image.Image) -> bytes:

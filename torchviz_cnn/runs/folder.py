@@ -54,7 +54,7 @@ class ResultFolder:
         a folder of something else (with the first field that differs and both its values), for one that is not empty
         and no result folder, and with `resume=False` for any that has results. Nothing is ever overwritten.
         """
-        path = Path(path)
+        path = _path(path)
         plain: dict[str, Any] = json.loads(json.dumps(dict(identity)))  # as it will be read back
         if os.path.lexists(path / MANIFEST):
             folder = cls.read(path, kind)
@@ -79,7 +79,7 @@ class ResultFolder:
     @classmethod
     def read(cls, path: str | Path, kind: str) -> ResultFolder:
         """The folder that is there. Raises OutputError where there is none, or it is broken or of another kind."""
-        path = Path(path)
+        path = _path(path)
         file = path / MANIFEST
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
@@ -102,18 +102,17 @@ class ResultFolder:
         return cls(path, manifest)
 
     def update(self, **progress: Any) -> None:
-        """Note how far the run is: these fields of the manifest's `progress`, the others stay.
-
-        Raises OutputError where another run has taken the folder meanwhile.
-        """
+        """Note how far the run is: these fields of the manifest's `progress`, the others stay. Raises as `save`."""
         self.manifest["progress"].update(progress)
-        if os.path.lexists(self.path / MANIFEST):
-            ResultFolder.read(self.path, self.manifest["kind"])._require(self.manifest["identity"])
+        self._still_mine()
         self._write()
 
     def save(self, name: str, tensors: Mapping[str, Tensor], **metadata: str) -> Path:
-        """Write named tensors to `NAME.safetensors`, over what was there: a reader finds the old file or the new."""
-        if not os.path.lexists(self.path / MANIFEST):  # the folder was deleted meanwhile: it is made anew, whole
+        """Write named tensors to `NAME.safetensors`, over what was there: a reader finds the old file or the new.
+
+        A folder that was deleted meanwhile is made anew. Raises OutputError where another run has taken it.
+        """
+        if not self._still_mine():
             self._write()
         whole = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
         return files.save_tensors(self.file(name), whole, metadata)
@@ -134,7 +133,7 @@ class ResultFolder:
                 names = list(opened.keys())
                 return {key: opened.get_tensor(key) for key in names}, dict(opened.metadata() or {})
         except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-            raise OutputError(f"{file} is broken: {error}") from error
+            raise OutputError(f"{file} is broken: {error}; delete it, and the same run makes it anew") from error
 
     def has(self, name: str) -> bool:
         """Whether `NAME.safetensors` is there."""
@@ -146,6 +145,13 @@ class ResultFolder:
         if safe != name:
             safe = f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         return self.path / f"{safe}.safetensors"
+
+    def _still_mine(self) -> bool:
+        """Whether the folder is there. Raises OutputError where another run has taken it."""
+        there = os.path.lexists(self.path / MANIFEST)
+        if there:
+            ResultFolder.read(self.path, self.manifest["kind"])._require(self.manifest["identity"])
+        return there
 
     def _require(self, identity: dict[str, Any]) -> None:
         difference = _difference(self.manifest["identity"], identity)
@@ -162,6 +168,12 @@ class ResultFolder:
 
     def __repr__(self) -> str:
         return f"ResultFolder({str(self.path)!r}, {self.manifest['kind']}, {self.manifest['progress']})"
+
+
+def _path(path: object) -> Path:
+    if not isinstance(path, (str, os.PathLike)):
+        raise OutputError(f"a folder of results is named by its path, not by {path!r}")
+    return Path(path)
 
 
 def model_checksum(model: nn.Module) -> str:

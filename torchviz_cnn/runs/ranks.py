@@ -45,10 +45,6 @@ class Ranks:
             distributed.all_gather_object(values, value)
         return values
 
-    def barrier(self) -> None:
-        """Wait until every rank is here. Raises RankError where another rank died or does not answer."""
-        self.gather(None)
-
     def once(self, action: Callable[[], T]) -> T | None:
         """Let the first rank alone do something: what it gives there, None on the others.
 

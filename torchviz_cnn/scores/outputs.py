@@ -79,8 +79,9 @@ def read_classes(
     scores = _scores_in(output, batch, categories)
     logits = _as_rows(scores, batch)
     if logits is None:
+        shape, how = tuple(scores.shape), ", as maps.mean((2, 3)) of a segmentation" * (scores.ndim == 4)
         raise ModelError(
-            f"the model gives a tensor {tuple(scores.shape)} for {batch} images, not class scores ({batch}, n)"
+            f"the model gives a tensor {shape} for {batch} images, not class scores ({batch}, n); {_WRAP}{how}"
         )
     nan = logits.isnan().any(1)
     if bool(nan.any()):

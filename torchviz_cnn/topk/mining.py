@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import SkippedWarning
 from torchviz_cnn.core.warn import warn
-from torchviz_cnn.hooks.network import Model, preprocess_of
+from torchviz_cnn.hooks.network import Model, Network
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.defaults import Layers
 from torchviz_cnn.media.dataset import ImageSource
@@ -98,7 +98,7 @@ def top_activations(
     k, batch_size = checks.whole_number("k", k), checks.whole_number("batch_size", batch_size)
     save_every = checks.whole_number("save_every", save_every)
     with untouched(model) as module:
-        source = ImageSource(dataset, preprocess or preprocess_of(model))
+        source = ImageSource(dataset, preprocess or (model.preprocess if isinstance(model, Network) else None))
         workers = checked_workers(workers, usual_workers() if isinstance(source.dataset, PhotoFolder) else 0)
         with joined(str(next((p.device for p in module.parameters()), "cpu"))) as ranks:
             about = probe(module, source, layers)

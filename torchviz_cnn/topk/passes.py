@@ -22,7 +22,7 @@ from torchviz_cnn.layers.receptive_field import ReceptiveField, receptive_fields
 from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.runs.folder import ResultFolder
 from torchviz_cnn.runs.ranks import Ranks
-from torchviz_cnn.topk.reading import Cut, read_batches, skip_reason
+from torchviz_cnn.topk.reading import read_batches, skip_reason
 from torchviz_cnn.topk.tally import Candidates, Collector, Part, Sums, Tally, as_maps
 
 STATE = "state"
@@ -159,9 +159,9 @@ def run_pass(
     in the same company whoever computes it: rank r of n takes every n-th batch.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     start, end = state.done, len(source)
-    places = Cut(start, end, batch_size)
+    places = [range(at, min(at + batch_size, end)) for at in range(start, end, batch_size)]
     total = len(places)
     reader = read_batches(source, range(ranks.rank, total, ranks.count), places, workers, device)
     bar = progress_bar(progress and ranks.first, total=end, initial=start, unit=" images", smoothing=0.1)
@@ -171,21 +171,19 @@ def run_pass(
         for first in range(0, total, save_every):
             began, last = time.monotonic(), min(first + save_every, total)
             current[:] = [_collector(model, state, device)]
-            skipped: dict[int, str] = {}
             problem: Exception | None = None
             try:
                 for number in range(first + (ranks.rank - first) % ranks.count, last, ranks.count):
-                    batch = next(reader)
-                    skipped.update(batch.skipped)
-                    current[0].batch = batch
+                    current[0].batch = batch = next(reader)
+                    current[0].skipped |= batch.skipped
                     if batch.x is not None:
-                        hooks.run(batch.x.to(device, None if like is None else like.dtype, non_blocking=True))
+                        hooks.run(batch.x.to(device, dtype, non_blocking=True))
                         hooks.require_reached()
                     bar.update(min(len(places[number]) * ranks.count, end - bar.n))
             except Exception as error:  # raised below, on all ranks alike
                 problem = error
             ranks.agree(problem)
-            _join(state, ranks.gather((current[0].part(), skipped)))
+            _join(state, ranks.gather(current[0].part()))
             state.done = min(start + last * batch_size, end)
             state.seconds += time.monotonic() - began
             bar.update(state.done - bar.n)
@@ -201,13 +199,12 @@ def _collector(model: nn.Module, state: State, device: torch.device) -> Collecto
     return Collector(model, limit, {layer: of.emptied(of.values.dtype, device) for layer, of in candidates.items()})
 
 
-def _join(state: State, parts: list[tuple[Part, dict[int, str]]]) -> None:
+def _join(state: State, parts: list[Part]) -> None:
     """Add what all ranks kept; the order of ranks does not matter."""
     for layer, tally in state.tallies.items():
-        tally.candidates = tally.candidates.best([part.candidates[layer] for part, _ in parts])
-        sums = sorted((item for part, _ in parts for item in part.sums.get(layer, [])), key=lambda item: item[0])
+        tally.candidates = tally.candidates.best([part.candidates[layer] for part in parts])
+        sums = sorted((item for part in parts for item in part.sums.get(layer, [])), key=lambda item: item[0])
         tally.sums = tally.sums.plus(batch for _, batch in sums)
-        tally.not_numbers += sum(part.not_numbers.get(layer, 0) for part, _ in parts)
-    for _, skipped in parts:
-        state.skipped.update(skipped)
-    state.skipped = dict(sorted(state.skipped.items()))
+        tally.not_numbers += sum(part.not_numbers.get(layer, 0) for part in parts)
+    skipped = [item for part in parts for item in part.skipped.items()]
+    state.skipped = dict(sorted([*state.skipped.items(), *skipped]))

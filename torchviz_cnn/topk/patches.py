@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from PIL import Image, ImageDraw
@@ -115,23 +116,18 @@ def project_units(
     """
     projections: list[Tensor] = []
     inputs = [source.item(image)[0] for image in images]
-    start = 0
-    while start < len(inputs):
-        stop = start + 1
-        while stop < min(len(inputs), start + _ROWS) and inputs[stop].shape == inputs[start].shape:
-            stop += 1
-        part = slice(start, stop)
+    for _, same in groupby(range(len(inputs)), key=lambda i: (inputs[i].shape, i // _ROWS)):
+        part = list(same)
         with (
-            prepared(model, torch.stack(inputs[part])) as given,
+            prepared(model, torch.stack([inputs[i] for i in part])) as given,
             projected_units(given, [layer], projection, other_activations) as units,
         ):
             maps = units.maps[layer]
-            rows, (row, column) = torch.arange(stop - start), torch.tensor(positions[part]).T
-            places = torch.zeros(len(rows), 1, *maps.shape[2:])
-            places[rows, 0, row, column] = 1
-            places, channel = places.to(maps.device), torch.tensor(channels[part], device=maps.device)[:, None]
-            projections += list(units.project(layer, channel, places)[:, 0])
-        start = stop
+            row, column = torch.tensor([positions[i] for i in part]).T
+            places = torch.zeros(len(part), 1, *maps.shape[2:])
+            places[torch.arange(len(part)), 0, row, column] = 1
+            channel = torch.tensor([channels[i] for i in part], device=maps.device)[:, None]
+            projections += list(units.project(layer, channel, places.to(maps.device))[:, 0])
     return projections
 
 

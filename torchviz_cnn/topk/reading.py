@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,21 +45,6 @@ class Batch:
         return self
 
 
-@dataclass(frozen=True)
-class Cut(Sequence[range]):
-    """Which images are in each batch: the dataset from `start` to `end`, cut every `size` images."""
-
-    start: int
-    end: int
-    size: int
-
-    def __getitem__(self, number: Any) -> Any:
-        return range(self.start + number * self.size, min(self.start + (number + 1) * self.size, self.end))
-
-    def __len__(self) -> int:
-        return -(-(self.end - self.start) // self.size)
-
-
 class _Items:
     """A dataset of whole batches, as one index of the DataLoader stands for one batch."""
 
@@ -69,8 +53,7 @@ class _Items:
         self.places = places
 
     def __getitem__(self, number: int) -> Batch:
-        read: list[tuple[int, Tensor, int | None]] = []
-        skipped: dict[int, str] = {}
+        read, skipped = list[tuple[int, Tensor, int | None]](), dict[int, str]()
         for place in self.places[number]:
             try:
                 x, label = self.source.item(place)
@@ -121,10 +104,7 @@ def read_batches(
 
 
 def _from_started(loader: DataLoader[Batch]) -> Iterator[Batch]:
-    """The batches from processes that are started anew: they import the user's script again and unpickle the dataset.
-
-    Raises InputError where they cannot.
-    """
+    """The batches from processes that are started anew, or InputError where they cannot import and unpickle all."""
     try:
         batches = iter(loader)
     except (pickle.PicklingError, AttributeError, TypeError) as error:

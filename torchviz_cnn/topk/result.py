@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, LayerError, OutputError, did_you_mean
-from torchviz_cnn.hooks.network import Model, module_of, preprocess_of
+from torchviz_cnn.core.errors import ImageError, InputError, LayerError, OutputError, did_you_mean
+from torchviz_cnn.hooks.network import Model, Network, module_of
 from torchviz_cnn.hooks.relu_rules import OtherActivations
 from torchviz_cnn.layers.receptive_field import ReceptiveField
 from torchviz_cnn.media.dataset import ImageSource, View
@@ -154,10 +154,10 @@ class TopActivations:
         model = model if model is not None else self.model
         if model is None:
             raise InputError("projections are computed by the model: pass model=, to this or to TopActivations.load")
-        units = [(channel, image, position) for channel in channels for image, position in self._units(layer, channel)]
+        values: dict[int, list[Tensor]] = {channel: [] for channel in checks.channel_numbers(channels)}
+        units = [(channel, image, position) for channel in values for image, position in self._units(layer, channel)]
         of, images, positions = zip(*units, strict=True) if units else ((), (), ())
         projected = project_units(model, self._source(), layer, images, of, positions, projection, other_activations)
-        values: dict[int, list[Tensor]] = {channel: [] for channel in channels}
         for channel, one in zip(of, projected, strict=True):
             values[channel].append(one)
         return values
@@ -184,8 +184,7 @@ class TopActivations:
             model: as for `project`.
             other_activations: as for `project`.
         """
-        values = self._values(layer, [channel], projection, model, other_activations)
-        return self._blocks(layer, [channel], values, context, side)[0]
+        return self._blocks(layer, [channel], projection, context, side, model, other_activations)[0]
 
     def page(
         self,
@@ -211,13 +210,12 @@ class TopActivations:
             model: as for `project`.
             other_activations: as for `project`.
         """
-        channels = self.some_channels(layer) if channels is None else [int(channel) for channel in channels]
-        if not channels:
-            raise InputError("a page shows at least one channel")
-        values = self._values(layer, channels, projection, model, other_activations)
-        blocks = self._blocks(layer, channels, values, context, side)
+        channels = self.some_channels(layer) if channels is None else checks.channel_numbers(channels)
+        if columns is None:
+            columns = min((4, 3, 2), key=lambda n: -len(channels) % n) if len(channels) > 1 else 1
+        columns = min(checks.whole_number("columns", columns), len(channels))
+        blocks = self._blocks(layer, channels, projection, context, side, model, other_activations)
         texts = [f"channel {channel}: {float(self.values[layer][channel, 0]):.4g}" for channel in channels]
-        columns = columns or min((4, 3, 2), key=lambda n: -len(blocks) % n) if len(blocks) > 1 else 1
         return ImageOps.expand(arranged(blocks, columns, 12, texts), 6, "white")
 
     def plot(self) -> Image.Image:
@@ -281,11 +279,10 @@ class TopActivations:
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
             raise OutputError(f"{folder.file(RESULTS)} is broken: {error}") from error
         if dataset is None and where is not None and os.path.isdir(where):
-            photos = PhotoFolder(where)
-            dataset = photos if len(photos) == saved.count else None
+            dataset = _same_photos(where, folder.manifest["identity"].get("dataset"))
         if dataset is None:
             return saved
-        source = ImageSource(dataset, preprocess or (None if model is None else preprocess_of(model)))
+        source = ImageSource(dataset, preprocess or (model.preprocess if isinstance(model, Network) else None))
         if len(source) != saved.count:
             raise InputError(f"the dataset has {len(source)} images; {path} was made from {saved.count}")
         return dataclasses.replace(saved, source=source)
@@ -320,21 +317,27 @@ class TopActivations:
 
     def _source(self) -> ImageSource:
         if self.source is None:
-            raise InputError("the photos are needed: pass dataset= to TopActivations.load")
+            raise InputError(
+                "the photos are needed, as they were for this result: pass dataset= to TopActivations.load"
+            )
         return self.source
 
-    def _values(
-        self, layer: str, channels: Sequence[int], projection: Projection | None, model: Model | None, others: Any
-    ) -> dict[int, list[Tensor]]:
-        """What `project` gives; nothing without a projection or a model."""
-        if projection is None or (model is None and self.model is None):
-            return {}
-        return self.project(layer, channels, projection=projection, model=model, other_activations=others)
-
     def _blocks(
-        self, layer: str, channels: Sequence[int], values: dict[int, list[Tensor]], context: float, side: int
+        self,
+        layer: str,
+        channels: Sequence[int],
+        projection: Projection | None,
+        context: float,
+        side: int,
+        model: Model | None,
+        other_activations: OtherActivations,
     ) -> list[Image.Image]:
-        """A picture of each channel: its patches in a square, and beside it their projections, if there are any."""
+        """A picture of each channel: its patches in a square and, with a projection and a model, their projections."""
+        side, model = checks.whole_number("side", side), model if model is not None else self.model
+        values: dict[int, list[Tensor]] = {}
+        if projection is not None and model is not None:
+            how: Any = {"projection": projection, "model": model, "other_activations": other_activations}
+            values = self.project(layer, channels, **how)
         blocks = []
         for channel in channels:
             patches, projected = [], []
@@ -368,6 +371,15 @@ def _origin(source: ImageSource | None) -> dict[str, Any]:
         how = owner.preprocess
     where = {"folder": str(owner.path.resolve())} if isinstance(owner, PhotoFolder) else {}
     return {**where, "preprocess": dataclasses.asdict(how) if isinstance(how, Preprocess) else None}
+
+
+def _same_photos(where: str, checksum: object) -> PhotoFolder | None:
+    """The photos of a folder, if they are those of a checksum: the places of a result are in their order."""
+    try:
+        photos = PhotoFolder(where)
+    except ImageError:  # there are none left
+        return None
+    return photos if ImageSource(photos).listing()["checksum"] == checksum else None
 
 
 def _tuples(saved: dict[str, Any]) -> dict[str, Any]:

@@ -162,6 +162,7 @@ class Part:
     candidates: dict[str, Candidates]
     sums: dict[str, list[tuple[int, Sums]]]
     not_numbers: dict[str, int]
+    skipped: dict[int, str]
 
 
 @dataclass(eq=False)
@@ -176,6 +177,7 @@ class Collector:
     sums: dict[str, list[tuple[int, Sums]]] = field(default_factory=dict)
     """By layer, the number of each batch and its sums."""
     not_numbers: dict[str, Tensor] = field(default_factory=dict)
+    skipped: dict[int, str] = field(default_factory=dict)
     batch: Batch = field(default_factory=lambda: Batch(0, torch.empty(0), [], None))
     """What the forward pass is of."""
 
@@ -203,7 +205,8 @@ class Collector:
     def part(self) -> Part:
         """All that was kept."""
         candidates = {layer: kept.to("cpu") for layer, kept in self.kept.items()}
-        return Part(candidates, self.sums, {layer: int(count) for layer, count in self.not_numbers.items()})
+        not_numbers = {layer: int(count) for layer, count in self.not_numbers.items()}
+        return Part(candidates, self.sums, not_numbers, self.skipped)
 
 
 def _inactive(flat: Tensor) -> Tensor:

@@ -23,19 +23,19 @@ def run(args: argparse.Namespace) -> None:
     photos = shared.named_photos(args)
     outputs = Outputs(args, photos)
     net = shared.network(args)
-    for paths, images in shared.batches(photos, args):
+    for paths, images in shared.batches(photos, args, net.preprocess):
         acts = tvc.capture(net, images, args.layers)
         drawn = [name for name, maps in acts.items() if maps.ndim == 4 and maps.shape[2] * maps.shape[3] > 1]
         if not drawn:
             raise InputError(f"none of the layers {', '.join(acts)} has maps larger than one pixel to draw")
         for index, path in enumerate(paths):
             folder = outputs.path([photos[path]], "", [path])
-            print(f"{path} -> {folder}")
+            shared.say(f"{path} -> {folder}")
             with progress_bar(True, total=len(drawn), desc=photos[path], unit=" layers") as bar:
                 for place, name in enumerate(drawn):
                     files.save_image(folder / f"{place:02d}_{files.safe_name(name)}.png", acts.plot(name, index))
-                    shape = " x ".join(map(str, acts[name].shape[1:]))
-                    print(f"  {name}: {shape}, {float(acts.sparsity(name)[index]):.0%} of the channels all zero")
+                    shape, dead = " x ".join(map(str, acts[name].shape[1:])), int(acts.dead(name)[index].sum())
+                    shared.say(f"  {name}: {shape}, {dead} dead, sparsity {float(acts.sparsity(name)[index]):.0%}")
                     bar.update()
             if args.save:
                 one = tvc.Activations({name: tensor[index : index + 1] for name, tensor in acts.items()})

@@ -7,6 +7,7 @@ from torchviz_cnn.cli import shared
 from torchviz_cnn.cli.outputs import Outputs, together
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.layers.defaults import convolutions
+from torchviz_cnn.media.origin import input_of
 from torchviz_cnn.runs import files
 
 
@@ -29,18 +30,18 @@ def run(args: argparse.Namespace) -> None:
     outputs = Outputs(args, photos)
     net = shared.network(args)
     k = None if args.channels else args.k or 4
-    for paths, images in shared.batches(photos, args):
-        layers = args.layers or convolutions(net, net.preprocess(images[0])[None], first=True)
+    for paths, images in shared.batches(photos, args, net.preprocess):
+        layers = args.layers or convolutions(net, input_of(images[0], net.preprocess)[None], first=True)
         layers = list(dict.fromkeys(layers))
         units = tvc.deconvnet(net, images, layers, args.channels, k=k, other_activations=args.other_activations)
         units.save(outputs.path([together(photos, paths), "deconvnet"], ".npz", paths))
         for index, path in enumerate(paths):
             file = outputs.path([photos[path], "deconvnet"], ".png", [path])
             files.save_image(file, units.plot(index=index))
-            print(f"{path} -> {file}")
+            shared.say(f"{path} -> {file}")
             of_image = (units.layers, units.channels[index].tolist(), units.activations[index].tolist())
             for layer, channel, activation in zip(*of_image, strict=True):
-                print(f"  {layer} channel {channel}: {activation:.3g}")
+                shared.say(f"  {layer} channel {channel}: {activation:.3g}")
 
 
 COMMAND = shared.Command("deconvnet", run, add_arguments)

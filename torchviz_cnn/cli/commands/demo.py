@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Show what the bundled network sees: the report of a cat."""
-    photos = shared.readable_photos(args)
+    photos = shared.readable_photos(args, None)
     page = write_page(args.out, photos, budget=args.budget, command=args.command_line, progress=True)
     print(f"open {page}")
 

@@ -12,7 +12,7 @@ from torchviz_cnn.ascent.recipes import RECIPES, Normalize, Optimizer, Parameter
 from torchviz_cnn.cli import shared
 from torchviz_cnn.cli.shared import positive
 from torchviz_cnn.core.errors import InputError
-from torchviz_cnn.layers.defaults import convolutions
+from torchviz_cnn.layers.defaults import convolutions, input_channels
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.ranks import joined
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         args.device = ranks.device
         net = shared.network(args)
         if every:
-            args.layers = convolutions(net, torch.zeros(1, len(net.preprocess.mean), *(size or net.input_size)))
+            args.layers = convolutions(net, torch.zeros(1, input_channels(net.model), *(size or net.input_size)))
         with shared.going_on(args.out):
             atlas = tvc.filter_atlas(
                 net,
@@ -72,7 +72,7 @@ def _draw(args: argparse.Namespace, atlas: tvc.Atlas) -> None:
         columns = args.columns or (8 if len(patterns.values) <= 64 else 16)
         file = files.save_image(args.out / f"{files.safe_name(layer)}.png", patterns.grid(columns))
         dead = f", no gradient in {', '.join(map(str, patterns.dead))}" * bool(patterns.dead)
-        print(f"{file}: {len(patterns.values)} filters, {int(patterns.raised.sum())} raised{dead}")
+        shared.say(f"{file}: {len(patterns.values)} filters, {int(patterns.raised.sum())} raised{dead}")
 
 
 def _count(text: str | None, every: bool) -> int | None:

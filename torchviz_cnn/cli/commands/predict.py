@@ -16,14 +16,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the likeliest classes of photos."""
     net = shared.network(args)
-    for paths, images in shared.batches(shared.named_photos(args), args):
+    for paths, images in shared.batches(shared.named_photos(args), args, net.preprocess):
         chances = tvc.predict(net, images)
         shared.require_labels(args, net, chances.shape[1])
         values, indices = chances.topk(min(args.k, chances.shape[1]))
         for path, row, classes in zip(paths, values.tolist(), indices.tolist(), strict=True):
-            print(path)
+            shared.say(str(path))
             for value, index in zip(row, classes, strict=True):
-                print(f"  {value:.3f}  {net.category(index)} ({index})")
+                shared.say(f"  {value:.3f}  {net.category(index)} ({index})")
 
 
 COMMAND = shared.Command("predict", run, add_arguments)

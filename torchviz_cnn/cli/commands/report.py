@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
     net = shared.network(args)
     page = tvc.report(
         net,
-        shared.readable_photos(args),
+        shared.readable_photos(args, net.preprocess),
         args.out,
         **shared.options(args, "layers", "k", "channels", "classes", "top", "atlas", "budget", "seed", "batch_size"),
         command=args.command_line,

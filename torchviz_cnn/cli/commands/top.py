@@ -51,11 +51,11 @@ def run(args: argparse.Namespace) -> None:
 
 def _tell(args: argparse.Namespace, top: tvc.TopActivations) -> None:
     left_out = f", {len(top.skipped)} of them not readable" if top.skipped else ""
-    print(f"{top.count} photos{left_out} -> {args.out}")
+    shared.say(f"{top.count} photos{left_out} -> {args.out}")
     for reason in list(top.skipped.values())[:10]:
-        print(f"  not readable: {reason}")
+        shared.say(f"  not readable: {reason}")
     for layer in top.layers:
-        print(f"  {layer}: {top.statistics[layer].summary()}")
+        shared.say(f"  {layer}: {top.statistics[layer].summary()}")
     files.save_image(args.out / "statistics.png", top.plot())
 
 
@@ -68,10 +68,10 @@ def _draw_pages(args: argparse.Namespace, top: tvc.TopActivations) -> None:
         try:
             page = top.page(layer, channels, **drawn)
         except tvc.LayerError as error:  # this network has no deconvnet
-            print(f"  {layer}: patches alone, as {error}", file=sys.stderr)
+            shared.say(f"  {layer}: patches alone, as {error}", sys.stderr)
             page = top.page(layer, channels, **{**drawn, "projection": None})
         file = files.save_image(args.out / "pages" / f"{place:02d}_{files.safe_name(layer)}.png", page)
-        print(f"  {file}")
+        shared.say(f"  {file}")
 
 
 COMMAND = shared.Command("top", run, add_arguments)
