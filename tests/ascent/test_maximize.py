@@ -533,8 +533,12 @@ def test_pictures_show_what_the_recipe_says() -> None:
     grid = np.asarray(old.grid(columns=2))
     assert np.array_equal(grid[45:, :40], np.asarray(old.image(1)))  # column by column
     assert np.array_equal(np.asarray(new.grid(columns=2))[:30, 35:], np.asarray(new.image(1)))  # row by row
-    with pytest.raises(InputError, match="image 3 is out of range: there are 3"):
-        new.image(3)
+    for place in (3, -4, 0.5):
+        with pytest.raises(InputError, match=f"image {place} is out of range: there are 3"):
+            new.image(place)  # type: ignore[arg-type]
+    for options, message in (({"columns": "2"}, "columns is a whole"), ({"order": "x"}, "there are rows, columns")):
+        with pytest.raises(InputError, match=message):
+            new.grid(**options)  # type: ignore[arg-type]
 
 
 def test_results_are_saved(tmp_path: Path) -> None:
@@ -566,8 +570,8 @@ def test_results_are_saved(tmp_path: Path) -> None:
         ({"channels": [1.7]}, "a channel is an index"),
         ({"channels": [True, False]}, "a channel is an index"),
         ({"size": 10**6}, "at most 100,000,000"),
-        ({"start": torch.zeros(3, 8, 8, dtype=torch.uint8), "size": None}, "finite floating point"),
-        ({"start": torch.full((3, 8, 8), torch.nan), "size": None}, "finite floating point"),
+        ({"start": torch.zeros(3, 8, 8, dtype=torch.uint8), "size": None}, "floating point values, as preprocess"),
+        ({"start": torch.full((3, 8, 8), torch.nan), "size": None}, "start has values that are NaN or infinite"),
         ({"batch_size": 0}, "batch_size is a whole number of at least 1"),
         ({"start": torch.zeros(2, 4, 4)}, r"start is an image \(3, H, W\).*not \(2, 4, 4\)"),
         ({"start": torch.zeros(3, 8, 8), "quality": "clean"}, "an image of pixels"),

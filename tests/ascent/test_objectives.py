@@ -142,7 +142,7 @@ def test_features_of_a_linear_layer_are_channels_too() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: objectives.channel("a", 1.5), "an index, or one for each image, not 1.5"),  # type: ignore[arg-type]
+        (lambda: objectives.channel("a", 1.5), "a channel is an index, or several, not 1.5"),  # type: ignore[arg-type]
         (lambda: objectives.channel("a", []), "an index"),
         (lambda: objectives.channel("a", 0, border=-1), "border is a whole number of at least 0"),
         (lambda: objectives.channel("a", [1, 2]) + objectives.channel("a", [1, 2, 3]), "for 2 and for 3 images"),

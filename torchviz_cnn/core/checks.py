@@ -43,6 +43,40 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> Any:
     return value
 
 
+def indices(name: str, value: Any) -> int | list[int]:
+    """An index, or several as a list, from whole numbers of any kind, also in a tensor or an array; raises InputError.
+
+    >>> indices("channel", 3), indices("channel", range(2))
+    (3, [0, 1])
+    """
+    try:
+        values = value.tolist() if hasattr(value, "tolist") else value
+        several = isinstance(values, Iterable) and not isinstance(values, (str, bytes))
+        each = list(values) if several else [values]
+        if not each or any(isinstance(one, bool) for one in each):
+            raise TypeError
+        numbers = [operator.index(one) for one in each]
+    except (TypeError, RuntimeError):  # as a tensor on the meta device has no values
+        raise InputError(f"a {name} is an index, or several, not {value!r}") from None
+    return numbers if several else numbers[0]
+
+
+def require_channels(channels: int | Iterable[int], layer: object, count: int) -> None:
+    """Raise InputError for the first of these channels that a layer of so many channels does not have."""
+    for channel in [channels] if isinstance(channels, int) else channels:
+        if not 0 <= channel < count:
+            raise InputError(
+                f"channel {channel} is out of range: layer {layer!r} has {count} channels, 0 to {count - 1}"
+            )
+
+
+def place(name: str, value: Any, count: int) -> int:
+    """The place of one of so many, counted from the end where it is negative; raises InputError for any other."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or not -count <= operator.index(value) < count:
+        raise InputError(f"{name} {value} is out of range: there are {count}")
+    return operator.index(value) % count
+
+
 def sides(name: str, value: Any, unit: str = "pixel") -> tuple[int, int]:
     """Height and width from one side or both; raises InputError for sides that are not whole and at least 1."""
     given = value if isinstance(value, (tuple, list)) else (value, value)

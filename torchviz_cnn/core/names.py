@@ -93,6 +93,14 @@ def resolve(model: nn.Module, layers: dict[str, nn.Module], name: LayerName) -> 
     raise LayerError(_unknown(model, layers, call["name"] if call else name))
 
 
+def one_call(model: nn.Module, layer: LayerName) -> str:
+    """The name of one call of a layer; raises LayerError for a layer that is not there, and for every call of one."""
+    call = resolve(model, named_layers(model), layer)
+    if call.index is None:
+        raise LayerError(f"{layer!r} is every call of {call.name!r}: name one, as {call.name!r} or '{call.name}#1'")
+    return str(call)
+
+
 def expand(model: nn.Module, layers: dict[str, nn.Module], patterns: Sequence[LayerPattern]) -> list[Call]:
     """The calls that names, globs and module types ask for; a glob or a type asks for every call.
 
