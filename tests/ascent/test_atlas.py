@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -129,11 +130,16 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
 def test_a_manifest_of_something_else_is_named(tmp_path: Path) -> None:
     tvc.filter_atlas(networks.vgg_like(), tmp_path, ["features.0"], k=1, **SMALL)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    for field in ("settings", "scale", "seed"):
-        changed = {**manifest, "identity": {k: v for k, v in manifest["identity"].items() if k != field}}
+    scale = {"mean": ["a"], "std": [1]}
+    for field, wrong in (("settings", {}), ("scale", {}), ("scale", scale), ("seed", None), ("seed", math.inf)):
+        changed = {**manifest, "identity": {**manifest["identity"], field: wrong}}
         (tmp_path / "manifest.json").write_text(json.dumps(changed))
         with pytest.raises(OutputError, match="not that of an atlas"):
             tvc.Atlas.read(tmp_path).patterns("features.0")
+    for layers in (None, 3, [["features.0"]]):
+        (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "progress": {"layers": layers}}))
+        assert tvc.Atlas.read(tmp_path).layers == ("features.0",)
+        assert tvc.filter_atlas(networks.vgg_like(), tmp_path, ["features.0"], k=1, **SMALL).layers == ("features.0",)
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:

@@ -82,6 +82,19 @@ def test_images_are_of_the_precision_of_the_first_weight() -> None:
     assert tvc.filter_patterns(model, "convolution", 1, **SMALL).raised.all()
 
 
+class ViewOfATransposed(nn.Sequential):
+    """A network that runs on no image, however that lies in memory; PyTorch's reason is the same for both."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self[0](x).transpose(1, 2).view(len(x), -1)
+        return result
+
+
+def test_a_network_that_runs_in_no_layout_is_named() -> None:
+    with pytest.raises(ModelError, match="does not run on an image of 3 x 16 x 16: view size is not compatible"):
+        tvc.maximize(ViewOfATransposed(nn.Conv2d(3, 4, 3)), objectives.class_score(1), **SMALL)
+
+
 class OneImage(nn.Module):
     """A network that flattens one image, whatever it is given."""
 

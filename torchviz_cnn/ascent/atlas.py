@@ -46,9 +46,8 @@ class Atlas:
     def read(cls, path: str | Path) -> Atlas:
         """The atlas in a folder, finished or not. Raises OutputError where there is none, or it is broken."""
         folder = ResultFolder.read(path, KIND)
-        files, asked = _files(folder), folder.manifest["progress"].get("layers")
-        order = [name for name in asked if name in files] if isinstance(asked, list) else []
-        return cls(folder, tuple(dict.fromkeys([*order, *files])))
+        files = _files(folder)
+        return cls(folder, tuple(dict.fromkeys([*(name for name in _asked(folder) if name in files), *files])))
 
     def patterns(self, layer: str) -> Patterns:
         """The patterns of a layer, by channel, as far as they are made; values are rounded to 16 bits.
@@ -61,9 +60,9 @@ class Atlas:
         identity, channels, dead = self.folder.manifest["identity"], joined["channels"], joined["dead"].bool()
         try:
             recipe = from_settings({**identity["settings"], "rectify": bool(joined["rectify"].any())})
-            scale = InputScale(*(tuple(identity["scale"][part]) for part in ("mean", "std")))
+            scale = InputScale(*(tuple(map(float, identity["scale"][part])) for part in ("mean", "std")))
             seed = int(identity["seed"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise OutputError(f"the manifest of {self.folder.path} is not that of an atlas: {error}") from error
         values, scores, text = joined["values"].float(), joined["scores"], f"channels of {layer}"
         return Patterns(values, scores, text, recipe, scale, layer, channels, tuple(channels[dead].tolist()), seed)
@@ -169,8 +168,7 @@ def _begun(folder: Path, name: str, ascent: Ascent, plan: list[_Batch], rectify:
 
     def prepare() -> None:
         opened = ResultFolder.open(folder, KIND, identity)
-        known = opened.manifest["progress"].get("layers", [])
-        opened.update(layers=list(dict.fromkeys([*known, *(batch.layer for batch in plan)])))
+        opened.update(layers=list(dict.fromkeys([*_asked(opened), *(batch.layer for batch in plan)])))
 
     ranks.once(prepare)
     return ResultFolder.read(folder, KIND)
@@ -179,12 +177,8 @@ def _begun(folder: Path, name: str, ascent: Ascent, plan: list[_Batch], rectify:
 def _make(ascent: Ascent, folder: ResultFolder, plan: list[_Batch], ranks: Ranks, progress: bool) -> None:
     """Make what is missing, together with the other ranks: its batches are dealt out one by one across all layers."""
     missing = ranks.gather(ranks.once(lambda: _missing(folder, plan)))[0] or []
-    problem: Exception | None = None
-    try:
+    with ranks.agreeing():
         _fill(ascent, folder, missing[ranks.rank :: ranks.count], progress and ranks.first)
-    except Exception as error:  # told to the other ranks, then raised
-        problem = error
-    ranks.agree(problem)
 
 
 def _missing(folder: ResultFolder, plan: list[_Batch]) -> list[_Batch]:
@@ -212,6 +206,12 @@ def _fill(ascent: Ascent, folder: ResultFolder, share: list[_Batch], progress: b
                 "rectify": torch.tensor([rectify], device="cpu"),
             }
             folder.save(f"{layer}@{channels}", tensors, layer=layer)
+
+
+def _asked(folder: ResultFolder) -> list[str]:
+    """The layers that were asked for so far, in this order."""
+    layers = folder.manifest["progress"].get("layers")
+    return [name for name in layers if isinstance(name, str)] if isinstance(layers, list) else []
 
 
 def _joined(folder: ResultFolder, paths: Sequence[Path]) -> dict[str, Tensor]:

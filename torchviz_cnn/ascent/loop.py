@@ -75,11 +75,11 @@ class Ascent:
         compile: bool = False,
     ) -> None:
         channels = input_channels(module)
-        device = next((p.device for p in module.parameters()), torch.get_default_device())
         self.module, self.recipe, self.compile = module, recipe, compile
         self.seed = checks.whole_number("seed", seed, 0)
         self.batch_size = None if batch_size is None else checks.whole_number("batch_size", batch_size)
-        self.device, self.dtype = device, working_dtype(module)
+        self.device = next((p.device for p in module.parameters()), torch.get_default_device())
+        self.dtype = working_dtype(module)
         self.low_precision = _low_precision(precision, self.device, self.dtype)
         self.start: Tensor | None = None
         if start is None:
@@ -116,18 +116,19 @@ class Ascent:
             return tensor.detach()  # an operation that saved its own output would be a circle that is never freed
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), self._looking(objective) as look:
-            try:
-                activations, *_ = look(self._first_image().requires_grad_())
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                name, reason = type(self.module).__name__, str(error).partition("\n")[0]
-                if self.layout is torch.contiguous_format or "view" not in reason:
-                    sides = " x ".join(map(str, self.shape))
-                    raise ModelError(f"{name} does not run on an image of {sides}: {error}") from error
-                _log.info("%s does not run on images with channels last in memory: %s", name, reason)
-                self.layout = torch.contiguous_format
-                activations, *_ = look(self._first_image().requires_grad_())
+            while True:
+                try:
+                    activations, *_ = look(self._first_image().requires_grad_())
+                    break
+                except torch.OutOfMemoryError:
+                    raise
+                except RuntimeError as error:
+                    name, reason = type(self.module).__name__, str(error).partition("\n")[0]
+                    if self.layout is torch.contiguous_format or "view" not in reason:
+                        sides = " x ".join(map(str, self.shape))
+                        raise ModelError(f"{name} does not run on an image of {sides}: {error}") from error
+                    _log.info("%s does not run on images with channels last in memory: %s", name, reason)
+                    self.layout = torch.contiguous_format
         shapes = {layer: tuple(maps.shape[1:]) for layer, maps in activations.items()}
         return Footprint(max(saved.values(), default=1), max(sum(saved.values()), 1), shapes)
 
@@ -162,14 +163,16 @@ class Ascent:
 
     def is_linear(self, layer: str) -> bool:
         """Tell whether what a layer gives depends linearly on the image, as a first convolution's output does."""
-        gradients = []
-        with self._looking(objectives.channel(layer, 0)) as look:
-            for seed in range(2):
-                image = self._first_image(seed).requires_grad_()
+        objective = objectives.channel(layer, 0)
+        with self._looking(objective) as look:
+
+            def weighted(image: Tensor, step: int) -> Tensor:
                 maps = look(image)[0][layer]
-                weights = torch.rand(maps.shape, generator=torch.Generator().manual_seed(2), device="cpu").to(maps)
-                gradients.append(torch.autograd.grad((maps * weights).sum(), image)[0])
-        return bool(torch.allclose(gradients[0], gradients[1], rtol=1e-3, atol=1e-5 * float(gradients[0].abs().max())))
+                weights = torch.rand(maps.shape, generator=torch.Generator().manual_seed(2), device="cpu")
+                return (maps * weights.to(maps)).sum()
+
+            one, other = (_gradient(weighted, self._first_image(seed), 0, objective)[0] for seed in range(2))
+        return bool(torch.allclose(one, other, rtol=1e-3, atol=1e-5 * float(one.abs().max())))
 
     def _ascend(
         self, objective: Objective, names: Sequence[str], rows: Sequence[int], places: Sequence[int], tick: Tick
