@@ -159,7 +159,7 @@ def test_the_model_is_given_back_as_it_was(name: str, quality: Quality) -> None:
         tvc.maximize(model, objectives.class_score(0) - objectives.l2(), size=32, steps=2, quality=quality)
 
 
-@pytest.mark.parametrize("wrap", [networks.data_parallel, networks.compiled])
+@pytest.mark.parametrize("wrap", [networks.data_parallel, networks.averaged, networks.compiled])
 def test_wrapped_models_are_looked_through(wrap: Callable[[], nn.Module]) -> None:
     model = wrap()
     name = next(n for n in tvc.layer_names(model) if not n.startswith("module."))
@@ -605,6 +605,22 @@ def test_mistakes_are_named(arguments: dict[str, object], message: str) -> None:
 def test_mistakes_in_a_recipe_are_named(constants: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Recipe.named(**constants)
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "message"),
+    [
+        ("display", ["picture"], "there are standardised, deviation-0.1, photo"),
+        ("order", ["diagonal"], "there are rows, columns"),
+        ("crop", [0.5, -0.1], "crop is a share of at least 0 and below 0.5"),
+        ("noise", [(0.6, 0.4), 0.5, (0, 1, 2)], "noise goes from a low to a high value"),
+        ("noise", ["ab", (None, 1)], "noise is a finite number"),
+    ],
+)
+def test_every_constant_of_a_recipe_is_checked(field: str, values: list[Any], message: str) -> None:
+    for value in values:
+        with pytest.raises(InputError, match=message):
+            replace(Recipe.named(), **{field: value})
 
 
 def test_a_preset_with_changes_is_a_recipe() -> None:

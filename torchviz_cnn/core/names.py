@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from torchviz_cnn.core.errors import LayerError, did_you_mean
 
@@ -44,9 +45,9 @@ def call_name(name: str, index: int | None) -> str:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The network inside `DataParallel`, `DistributedDataParallel` and `torch.compile` wrappers."""
+    """The network inside `DataParallel`, `DistributedDataParallel`, `AveragedModel` and `torch.compile` wrappers."""
     while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
             model = model.module
         elif is_compiled(model):
             model = model.get_submodule(_COMPILED)
