@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,8 +182,8 @@ def _make(ascent: Ascent, folder: ResultFolder, plan: list[_Batch], ranks: Ranks
 
 def _missing(folder: ResultFolder, plan: list[_Batch]) -> list[_Batch]:
     """What of the plan is still to be made."""
-    made = {layer: ChainMap(*files.values()) for layer, files in _files(folder).items()}
-    left = [b._replace(channels=[c for c in b.channels if c not in made.get(b.layer, {})]) for b in plan]
+    made = {(layer, c) for layer, files in _files(folder).items() for channels in files.values() for c in channels}
+    left = [b._replace(channels=[c for c in b.channels if (b.layer, c) not in made]) for b in plan]
     return [batch for batch in left if batch.channels]
 
 
