@@ -126,7 +126,10 @@ def filter_atlas(
         calls = dict.fromkeys(one_call(module, layer) for layer in asked)
         plan = [b for call in calls for b in _planned(ascent, call, chosen, first, rectify, ranks.count)]
         opened = _begun(Path(folder), name or type(module).__name__, ascent, plan, rectify, ranks)
-        _make(ascent, opened, plan, ranks, progress)
+        # The batches that are missing are dealt out to the ranks one by one, across all layers.
+        missing = ranks.gather(ranks.once(lambda: _missing(opened, plan)))[0] or []
+        with ranks.agreeing():
+            _fill(ascent, opened, missing[ranks.rank :: ranks.count], progress and ranks.first)
     if ranks.first:
         for layer, files in _files(opened).items():
             made = {channel for batch in plan if batch.layer == layer for channel in batch.channels}
@@ -171,13 +174,6 @@ def _begun(folder: Path, name: str, ascent: Ascent, plan: list[_Batch], rectify:
 
     ranks.once(prepare)
     return ResultFolder.read(folder, KIND)
-
-
-def _make(ascent: Ascent, folder: ResultFolder, plan: list[_Batch], ranks: Ranks, progress: bool) -> None:
-    """Make what is missing, together with the other ranks: its batches are dealt out one by one across all layers."""
-    missing = ranks.gather(ranks.once(lambda: _missing(folder, plan)))[0] or []
-    with ranks.agreeing():
-        _fill(ascent, folder, missing[ranks.rank :: ranks.count], progress and ranks.first)
 
 
 def _missing(folder: ResultFolder, plan: list[_Batch]) -> list[_Batch]:

@@ -116,7 +116,7 @@ def unit(layer: LayerName, channel: int | Sequence[int] | Tensor, position: tupl
             raise InputError(f"position {(row, column)} is out of range: {there}")
         return maps[:, row, column]
 
-    return _of_channel("unit", layer, channel, "" if position is None else f", {tuple(position)}", reduce)
+    return _of_channel("unit", layer, channel, "" if place is None else f", {tuple(place)}", reduce)
 
 
 def layer(layer: LayerName) -> Objective:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 from torchviz_cnn.core.errors import InputError, did_you_mean
@@ -27,7 +28,7 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
 
 def number(name: str, value: Any, least: float = -math.inf) -> float:
     """The value, if it is a finite number of at least `least`; raises InputError otherwise."""
-    wrong = isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
+    wrong = isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value)
     if wrong or value < least:
         at_least = f" of at least {least:g}" if math.isfinite(least) else ""
         raise InputError(f"{name} is a finite number{at_least}, not {value!r}")
