@@ -93,6 +93,8 @@ def channel(
     channel('features.10', 12, border=2) - 0.1 * total_variation()
     """
     border = checks.whole_number("border", border, 0)
+    if not isinstance(rectify, bool):
+        raise InputError(f"rectify is True or False, not {rectify!r}")
 
     def reduce(maps: Tensor) -> Tensor:
         kept = inner(maps, border)
@@ -129,6 +131,7 @@ def direction(layer: LayerName, vector: Sequence[float] | Tensor, *, cosine_powe
 
     With `cosine_power` p, each position counts times max(0.1, cosine) ** p: the direction more, the length less.
     """
+    cosine_power = checks.number("cosine_power", cosine_power)
     with torch.inference_mode(False):
         try:
             towards = torch.as_tensor(vector, dtype=torch.float32, device="cpu").detach().clone().flatten()
