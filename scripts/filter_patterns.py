@@ -7,9 +7,11 @@ import sys
 
 import torchviz_cnn as tvc
 
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 name, weights, *layers = sys.argv[1:]
 net = tvc.load_model(name, weights)
-atlas = tvc.filter_atlas(net, f"{name}_filters", layers or None, k=64, name=name, progress=True)
+atlas = tvc.filter_atlas(net, f"{name}_filters", layers or None, name=name, progress=sys.stderr.isatty())
 
 for layer in atlas.layers:
     patterns = atlas.patterns(layer)

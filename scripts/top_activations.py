@@ -7,9 +7,11 @@ import sys
 
 import torchviz_cnn as tvc
 
+if len(sys.argv) < 5:
+    sys.exit(__doc__)
 photos, name, weights, *layers = sys.argv[1:]
 net = tvc.load_model(name, weights)
-top = tvc.top_activations(net, photos, layers, out="top", progress=True)
+top = tvc.top_activations(net, photos, layers, out="top", progress=sys.stderr.isatty())
 
 print(top)
 top.plot().save("statistics.png")

@@ -6,8 +6,11 @@ import importlib
 import io
 import os
 import random
+import resource
 import signal
+import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,20 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import settings
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-settings.register_profile("ci", max_examples=200, deadline=5000)
-settings.register_profile("endurance", max_examples=2000, deadline=5000)
-settings.load_profile("ci")
 # Most networks here are tiny, and two processes share the tests: more threads would only take turns.
 torch.set_num_threads(1)
+# Without a deadline of hypothesis, which counts the time that other processes take: see `within_limits`.
 settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True, database=None)
 settings.register_profile("endurance", max_examples=2000, deadline=None)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+settings.load_profile("ci")
 importlib.import_module("sympy")  # as PyTorch does with its first dispatch mode; it adds a warning filter
 
 
@@ -41,6 +43,28 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared data at {folder}; set TORCHVIZ_CNN_DATA")
     return folder
+
+
+SECONDS = 5
+"""How much of the processor's time one example of a fuzz test may take,"""
+BYTES = 1_500_000_000
+"""and how much memory."""
+
+
+@contextmanager
+def within_limits() -> Iterator[None]:
+    """Assert that a block takes no more time and memory than one example may."""
+    start, before, peak = time.process_time(), psutil.Process().memory_info().rss, _peak_memory()
+    yield
+    seconds, after = time.process_time() - start, _peak_memory()
+    assert seconds < SECONDS, f"it took {seconds:.1f} s"
+    assert after == peak or after - before < BYTES, f"it took {(after - before) / 1e6:.0f} MB"
+
+
+def _peak_memory() -> int:
+    """The most memory that this process has had, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 class Terminal(io.StringIO):

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 
 CLASSES = 5
@@ -445,6 +446,11 @@ def unreached() -> Unreached:
 def data_parallel() -> nn.Module:
     """`vgg_like` inside `DataParallel`."""
     return nn.DataParallel(vgg_like())
+
+
+def averaged() -> nn.Module:
+    """`vgg_like` inside `AveragedModel`."""
+    return AveragedModel(vgg_like())
 
 
 def compiled() -> nn.Module:

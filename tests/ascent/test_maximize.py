@@ -159,7 +159,7 @@ def test_the_model_is_given_back_as_it_was(name: str, quality: Quality) -> None:
         tvc.maximize(model, objectives.class_score(0) - objectives.l2(), size=32, steps=2, quality=quality)
 
 
-@pytest.mark.parametrize("wrap", [networks.data_parallel, networks.compiled])
+@pytest.mark.parametrize("wrap", [networks.data_parallel, networks.averaged, networks.compiled])
 def test_wrapped_models_are_looked_through(wrap: Callable[[], nn.Module]) -> None:
     model = wrap()
     name = next(n for n in tvc.layer_names(model) if not n.startswith("module."))
@@ -533,8 +533,12 @@ def test_pictures_show_what_the_recipe_says() -> None:
     grid = np.asarray(old.grid(columns=2))
     assert np.array_equal(grid[45:, :40], np.asarray(old.image(1)))  # column by column
     assert np.array_equal(np.asarray(new.grid(columns=2))[:30, 35:], np.asarray(new.image(1)))  # row by row
-    with pytest.raises(InputError, match="image 3 is out of range: there are 3"):
-        new.image(3)
+    for place in (3, -4, 0.5):
+        with pytest.raises(InputError, match=f"image {place} is out of range: there are 3"):
+            new.image(place)  # type: ignore[arg-type]
+    for options, message in (({"columns": "2"}, "columns is a whole"), ({"order": "x"}, "there are rows, columns")):
+        with pytest.raises(InputError, match=message):
+            new.grid(**options)  # type: ignore[arg-type]
 
 
 def test_results_are_saved(tmp_path: Path) -> None:
@@ -566,8 +570,8 @@ def test_results_are_saved(tmp_path: Path) -> None:
         ({"channels": [1.7]}, "a channel is an index"),
         ({"channels": [True, False]}, "a channel is an index"),
         ({"size": 10**6}, "at most 100,000,000"),
-        ({"start": torch.zeros(3, 8, 8, dtype=torch.uint8), "size": None}, "finite floating point"),
-        ({"start": torch.full((3, 8, 8), torch.nan), "size": None}, "finite floating point"),
+        ({"start": torch.zeros(3, 8, 8, dtype=torch.uint8), "size": None}, "floating point values, as preprocess"),
+        ({"start": torch.full((3, 8, 8), torch.nan), "size": None}, "start has values that are NaN or infinite"),
         ({"batch_size": 0}, "batch_size is a whole number of at least 1"),
         ({"start": torch.zeros(2, 4, 4)}, r"start is an image \(3, H, W\).*not \(2, 4, 4\)"),
         ({"start": torch.zeros(3, 8, 8), "quality": "clean"}, "an image of pixels"),
@@ -601,6 +605,22 @@ def test_mistakes_are_named(arguments: dict[str, object], message: str) -> None:
 def test_mistakes_in_a_recipe_are_named(constants: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Recipe.named(**constants)
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "message"),
+    [
+        ("display", ["picture"], "there are standardised, deviation-0.1, photo"),
+        ("order", ["diagonal"], "there are rows, columns"),
+        ("crop", [0.5, -0.1], "crop is a share of at least 0 and below 0.5"),
+        ("noise", [(0.6, 0.4), 0.5, (0, 1, 2)], "noise goes from a low to a high value"),
+        ("noise", ["ab", (None, 1)], "noise is a finite number"),
+    ],
+)
+def test_every_constant_of_a_recipe_is_checked(field: str, values: list[Any], message: str) -> None:
+    for value in values:
+        with pytest.raises(InputError, match=message):
+            replace(Recipe.named(), **{field: value})
 
 
 def test_a_preset_with_changes_is_a_recipe() -> None:

@@ -41,6 +41,7 @@ def test_several_channels_are_one_for_each_image() -> None:
 
 
 def test_unit_is_one_position_by_default_the_middle() -> None:
+    assert repr(objectives.unit("a", 1, torch.tensor([5, 0]))) == "unit('a', 1, (5, 0))"  # type: ignore[arg-type]
     assert torch.equal(evaluate(objectives.unit("a", 1, (5, 0))), MAPS[:, 1, 5, 0])
     assert torch.equal(evaluate(objectives.unit("a", 1)), MAPS[:, 1, 3, 2])
     with pytest.raises(InputError, match=r"position \(6, 0\) is out of range: the maps of layer 'a' are 6 x 5"):
@@ -142,9 +143,11 @@ def test_features_of_a_linear_layer_are_channels_too() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: objectives.channel("a", 1.5), "an index, or one for each image, not 1.5"),  # type: ignore[arg-type]
+        (lambda: objectives.channel("a", 1.5), "a channel is an index, or several, not 1.5"),  # type: ignore[arg-type]
         (lambda: objectives.channel("a", []), "an index"),
         (lambda: objectives.channel("a", 0, border=-1), "border is a whole number of at least 0"),
+        (lambda: objectives.channel("a", 0, rectify="no"), "rectify is True or False"),  # type: ignore[arg-type]
+        (lambda: objectives.direction("a", [1], cosine_power="x"), "cosine_power is a finite"),  # type: ignore[arg-type]
         (lambda: objectives.channel("a", [1, 2]) + objectives.channel("a", [1, 2, 3]), "for 2 and for 3 images"),
         (lambda: objectives.l2() + "x", "not with a str"),  # type: ignore[operator]
         (lambda: objectives.l2() / 0, "other than 0"),

@@ -159,5 +159,5 @@ def test_mistakes_are_named() -> None:
         drawn([exactly(0, math.nan)], generator(), 2, (8, 8))
     with pytest.raises(InputError, match="scale goes from"):
         scale(1.1, 0.9)
-    with pytest.raises(InputError, match="from a low to a high value"):
-        pixels((3, 4, 4), InputScale(), 0.6, 0.4)
+    with pytest.raises(InputError, match="at most 1,000,000"):
+        jitter(10**20)

@@ -24,4 +24,4 @@ def test_channels_by_number(here: Path, channels: str, capsys: pytest.CaptureFix
     printed = capsys.readouterr().out
     assert printed.index("3 channel 5:") < printed.index("3 channel 0:")
     assert main(["deconvnet", "photo.png", *NET, "--layer", "3", channels, "6", "--out", "o"]) == 2
-    assert "channels [6] are out of range" in capsys.readouterr().err
+    assert "channel 6 is out of range" in capsys.readouterr().err

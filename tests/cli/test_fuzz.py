@@ -16,6 +16,7 @@ from PIL import Image
 
 import torchviz_cnn as tvc
 from tests.cli.conftest import FACTORY, PREPARED
+from tests.conftest import within_limits
 from torchviz_cnn.cli import class_maps
 from torchviz_cnn.cli.main import main
 from torchviz_cnn.runs.folder import ResultFolder
@@ -55,7 +56,7 @@ def require_orderly(arguments: list[str]) -> None:
     """Exit code 0 and nothing wrong, or 2 and one line."""
     out = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace")
     error = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace")
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+    with within_limits(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
         try:
             code = main(arguments)
         except SystemExit as stop:  # as argparse ends
@@ -95,6 +96,6 @@ def test_any_manifest(workplace: Path, content: bytes) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "manifest.json").write_bytes(content)
     for read in (tvc.Atlas.read, tvc.TopActivations.load, lambda path: ResultFolder.open(path, "kind", {"x": 1})):
-        with contextlib.suppress(tvc.OutputError):
+        with within_limits(), contextlib.suppress(tvc.OutputError):
             read(folder)
     assert (folder / "manifest.json").read_bytes() == content

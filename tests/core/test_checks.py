@@ -28,7 +28,7 @@ def test_what_is_no_whole_number(value: Any) -> None:
     assert str(raised.value) == f"k is a whole number of at least 1, not {value!r}"
 
 
-@pytest.mark.parametrize("value", [0, 0.25, -3, np.float64(0.5)])
+@pytest.mark.parametrize("value", [0, 0.25, -3, np.float64(0.5), np.float32(0.5), np.int8(2)])
 def test_numbers(value: Any) -> None:
     number = checks.number("noise", value)
     assert number == value
@@ -67,3 +67,48 @@ def test_what_are_no_sides(value: Any) -> None:
     with pytest.raises(InputError) as raised:
         checks.sides("size", value, "pixel")
     assert str(raised.value) == f"size is a side of at least 1 pixel, or (height, width), not {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (3, 3),
+        (np.int64(3), 3),
+        (torch.tensor(3), 3),
+        ([3, 0], [3, 0]),
+        ((np.int8(3), torch.tensor(0)), [3, 0]),
+        (np.array([3, 0]), [3, 0]),
+        (torch.tensor([3]), [3]),
+        (range(2), [0, 1]),
+        (iter([1, 1]), [1, 1]),
+        (-1, -1),
+        (10**30, 10**30),
+    ],
+)
+def test_indices_of_any_kind(value: Any, expected: int | list[int]) -> None:
+    assert checks.indices("channel", value) == expected
+
+
+@pytest.mark.parametrize(
+    "value", ["3", b"3", 1.0, True, None, [], [1.5], [True], [[1]], torch.zeros(0), torch.tensor([1.0]), {"a": 1}]
+)
+def test_what_is_no_index(value: Any) -> None:
+    with pytest.raises(InputError, match="a channel is an index, or several, not "):
+        checks.indices("channel", value)
+    with pytest.raises(InputError, match="a channel is an index, or several, not "):
+        checks.indices("channel", torch.zeros(2, device="meta"))
+
+
+def test_channels_of_a_layer() -> None:
+    checks.require_channels(3, "conv", 4)
+    checks.require_channels([0, 3], "conv", 4)
+    for wrong, first in ((4, 4), (-1, -1), ([0, 9, 7], 9), (10**30, 10**30)):
+        with pytest.raises(InputError, match=f"channel {first} is out of range: layer 'conv' has 4 channels, 0 to 3"):
+            checks.require_channels(wrong, "conv", 4)
+
+
+def test_places_are_counted_from_either_end() -> None:
+    assert [checks.place("image", value, 3) for value in (0, 2, -1, -3, np.int64(1))] == [0, 2, 2, 0, 1]
+    for wrong in (3, -4, 0.5, "1", None, True):
+        with pytest.raises(InputError, match=f"image {wrong} is out of range: there are 3"):
+            checks.place("image", wrong, 3)

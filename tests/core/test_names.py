@@ -75,7 +75,12 @@ def test_a_pattern_without_a_match_raises(pattern: Any, message: str) -> None:
 
 def test_wrappers_are_left_out_of_names() -> None:
     plain = list(named_layers(networks.vgg_like()))
-    for wrapped in (networks.data_parallel(), networks.compiled(), nn.DataParallel(networks.compiled())):
+    for wrapped in (
+        networks.data_parallel(),
+        networks.averaged(),
+        networks.compiled(),
+        nn.DataParallel(networks.compiled()),
+    ):
         assert list(named_layers(wrapped)) == plain
         assert type(unwrap(wrapped)).__name__ == "VGGLike"
     inside: Any = networks.vgg_like()

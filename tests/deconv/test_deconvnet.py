@@ -231,6 +231,15 @@ def test_several_layers_in_one_forward() -> None:
             assert close(found.values[:, unit], tvc.deconvnet(model, x, layer, channel).values)
 
 
+def test_channels_by_layer_are_named_as_layers_are() -> None:
+    model, x = networks.vgg_like(), images(1)
+    expected = tvc.deconvnet(model, x, ["features.2", "features.8"], {"features.8": [3, 1]})
+    found = tvc.deconvnet(model, x, [model.features[2], "features.8"], {model.features[8]: [3, 1]})
+    assert torch.equal(found.values, expected.values)
+    assert found.channels[0, 1:].tolist() == [3, 1]
+    assert torch.equal(tvc.deconvnet(model, x, "features.8", {"features.8#0": 3}).values, expected.values[:, 1])
+
+
 def test_top_units_over_channels() -> None:
     model, x = networks.vgg_like(), images(2)
     maps = tvc.capture(model, x, "features.8")["features.8"]
@@ -271,16 +280,20 @@ def test_a_dead_channel_projects_to_zeros() -> None:
 @pytest.mark.parametrize(
     ("layer", "options", "error", "message"),
     [
-        ("features.9", {"channel": 12}, tvc.InputError, r"channels \[12\] are out of range: layer 'features.9' has 12"),
-        ("features.9", {"channel": []}, tvc.InputError, "out of range"),
-        ("features.9", {"channel": 1.5}, tvc.InputError, "a channel is a whole number, or several, not 1.5"),
+        ("features.9", {"channel": 12}, tvc.InputError, "channel 12 is out of range: layer 'features.9' has 12"),
+        ("features.9", {"channel": []}, tvc.InputError, r"a channel is an index, or several, not \[\]"),
+        ("features.9", {"channel": 1.5}, tvc.InputError, "a channel is an index, or several, not 1.5"),
+        ("features.9", {"channel": True}, tvc.InputError, "a channel is an index, or several, not True"),
+        ("features.9", {"unit": (True, 0)}, tvc.InputError, r"a unit is an index, or several, not \(True, 0\)"),
+        ("features.9#*", {}, tvc.LayerError, "every call of 'features.9': name one"),
         (
             ["features.9"],
             {"channel": {"features.7": 1}},
             tvc.InputError,
             r"given for \['features.7'\]; the layers asked",
         ),
-        ("features.9", {"unit": ("a", 0)}, tvc.InputError, "'strongest', 'all' or"),
+        ("features.9", {"unit": ("a", 0)}, tvc.InputError, "a unit is an index, or several"),
+        ("features.9", {"unit": (1, 2, 3)}, tvc.InputError, "'strongest', 'all' or"),
         ("features.9", {"unit": (8, 0)}, tvc.InputError, "the maps of layer 'features.9' are 8 x 8"),
         ("features.9", {"unit": "top"}, tvc.InputError, "'strongest', 'all' or"),
         ("features.9", {"k": 0}, tvc.InputError, "k is a whole number of at least 1, not 0"),
@@ -306,8 +319,12 @@ def test_pictures_and_files(tmp_path: Path) -> None:
     assert (right - left, bottom - top) <= (3, 3)
     assert found._repr_png_().startswith(b"\x89PNG")
     assert "features.0, features.7: 2 x 6 x 3 x 32 x 32" in repr(found)
-    with pytest.raises(tvc.InputError, match="image 0, unit 6 is out of range"):
-        found.image(0, 6)
+    for place, message in (((0, 6), "unit 6 is out of range: there are 6"), ((0.5, 0), "image 0.5 is out of range")):
+        with pytest.raises(tvc.InputError, match=message):
+            found.image(*place)  # type: ignore[arg-type]
+    assert np.array_equal(np.asarray(found.image(-1, -1)), np.asarray(found.image(1, 5)))
+    with pytest.raises(tvc.InputError, match="side is a whole number of at least 1"):
+        found.plot(side=0)
     with np.load(found.save(tmp_path / "deconvnet.npz")) as saved:
         assert np.array_equal(saved["values"], found.values.numpy())
         assert saved["layers"].tolist() == list(found.layers)
@@ -345,8 +362,22 @@ def test_dead_and_repeated_filters_are_counted() -> None:
     assert found.duplicate_share == pytest.approx(1 / 6)
     tiles = np.asarray(found.grid(10))
     assert abs(tiles[:10, 12:22].astype(int) - 127).max() <= 1  # a dead one is not stretched
-    with pytest.raises(tvc.ModelError, match="no 2-D convolution"):
-        tvc.first_filters(nn.Linear(2, 2))
+    with pytest.raises(tvc.InputError, match="side is a whole number of at least 1, not 0"):
+        found.grid(0)
+
+
+def test_networks_without_filters_to_count_are_named() -> None:
+    broken = nn.Conv2d(3, 2, 3)
+    nn.init.constant_(broken.weight, torch.nan)
+    for layer, message in (
+        (nn.Linear(2, 2), "no 2-D convolution"),
+        (nn.LazyConv2d(2, 2), "run the model once first"),
+        (broken, "layer '0' of Sequential has weights that are NaN"),
+    ):
+        with pytest.raises(tvc.ModelError, match=message):
+            tvc.first_filters(nn.Sequential(layer))
+    with pytest.raises(tvc.InputError, match="threshold is a finite number, not 'high'"):
+        tvc.first_filters(plain_pools(), "high")  # type: ignore[arg-type]
 
 
 def test_patches_are_cut_out_square() -> None:
@@ -364,3 +395,21 @@ def test_a_network_that_gives_nan_is_refused() -> None:
         model.features[0].bias[1] = torch.nan  # type: ignore[index,union-attr,operator]
     with pytest.raises(tvc.ModelError, match=r"'features\.0' of VGGLike gives NaN"):
         tvc.deconvnet(model, images(1), ["features.0", "features.5"])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: tvc.unpool(x, torch.zeros(1, 1, 4, 4), (8, 8)), "one place, a whole number"),
+        (lambda x: tvc.unpool(x, torch.zeros(1, 1, 2, 2).long(), (8, 8)), "one place, a whole number"),
+        (lambda x: tvc.unpool(x, torch.full((1, 1, 4, 4), 64), (8, 8)), "do not fit an output of 8 x 8"),
+        (lambda x: tvc.unpool(x, torch.zeros(1, 1, 4, 4).long(), (8,)), r"output_size is a side .* not \(8,\)"),
+        (lambda x: tvc.unpool([x], [x], (8, 8)), "are tensors"),  # type: ignore[arg-type]
+        (lambda x: tvc.max_pool_with_switches(x, 9), r"\(1, 1, 4, 4\) cannot be pooled in windows of 9"),
+        (lambda x: tvc.max_pool_with_switches(x[0, 0], 2), r"\(4, 4\) cannot be pooled"),
+        (lambda x: tvc.max_pool_with_switches(x, "2"), "cannot be pooled in windows of '2'"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_cannot_be_pooled_or_put_back(call: Callable[[Tensor], object], message: str) -> None:
+    with pytest.raises(tvc.InputError, match=message):
+        call(torch.rand(1, 1, 4, 4))

@@ -1,13 +1,12 @@
-"""Whatever bytes, numbers and labels are given: an answer within 5 seconds, or one of the library's own errors.
+"""Whatever bytes, numbers and labels are given: an answer within its limits, or one of the library's own errors.
 
-200 examples of each kind, or 2,000 with HYPOTHESIS_PROFILE=endurance.
+200 examples of each kind, or 2,000 with `--hypothesis-profile=endurance`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import time
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -22,12 +21,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from tests.conftest import within_limits
 from torchviz_cnn.core.errors import TorchvizError
 from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.media.images import Preprocess, read_image, to_rgb
 from torchviz_cnn.media.origin import as_photo
 
-SECONDS = 5
 EVERY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 MODES = {
     "PNG": ("L", "RGB", "RGBA", "P", "I;16", "1"),
@@ -54,13 +53,10 @@ LABELS = st.recursive(
 
 
 def answered(call: Callable[[], object]) -> None:
-    """Assert that a call ends in time, in an answer or an error of the library's own."""
-    start = time.process_time()
-    with warnings.catch_warnings():
+    """Assert that a call ends within its limits, in an answer or an error of the library's own."""
+    with within_limits(), warnings.catch_warnings(), contextlib.suppress(TorchvizError):
         warnings.simplefilter("ignore")
-        with contextlib.suppress(TorchvizError):
-            call()
-    assert time.process_time() - start < SECONDS
+        call()
 
 
 @cache

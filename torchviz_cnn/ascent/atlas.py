@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,13 @@ from torch import Tensor
 
 from torchviz_cnn.ascent import objectives
 from torchviz_cnn.ascent.loop import Ascent, Precision
-from torchviz_cnn.ascent.maximize import chosen_channels, one_call, steps_bar, warn_dead
+from torchviz_cnn.ascent.maximize import chosen_channels, steps_bar, warn_dead
 from torchviz_cnn.ascent.parameters import InputScale, Size
 from torchviz_cnn.ascent.recipes import Preset, Quality, Recipe, as_settings, chosen_recipe, from_settings
 from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, LayerError, OutputError
+from torchviz_cnn.core.names import LayerName, one_call, one_or_several
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.defaults import convolutions
@@ -35,7 +35,7 @@ _DIMENSIONS = {"values": 4, "scores": 2, "dead": 1, "channels": 1, "rectify": 1}
 
 @dataclass(frozen=True, eq=False)
 class Atlas:
-    """A folder of filter patterns, one file for each layer: what `filter_atlas` and the command `filters` write."""
+    """A folder of filter patterns, as `filter_atlas` and `filters` write it: a file for channels made together."""
 
     folder: ResultFolder
     layers: tuple[str, ...]
@@ -45,9 +45,8 @@ class Atlas:
     def read(cls, path: str | Path) -> Atlas:
         """The atlas in a folder, finished or not. Raises OutputError where there is none, or it is broken."""
         folder = ResultFolder.read(path, KIND)
-        files, asked = _files(folder), folder.manifest["progress"].get("layers")
-        order = [name for name in asked if name in files] if isinstance(asked, list) else []
-        return cls(folder, tuple(dict.fromkeys([*order, *files])))
+        files = _files(folder)
+        return cls(folder, tuple(dict.fromkeys([*(name for name in _asked(folder) if name in files), *files])))
 
     def patterns(self, layer: str) -> Patterns:
         """The patterns of a layer, by channel, as far as they are made; values are rounded to 16 bits.
@@ -60,9 +59,9 @@ class Atlas:
         identity, channels, dead = self.folder.manifest["identity"], joined["channels"], joined["dead"].bool()
         try:
             recipe = from_settings({**identity["settings"], "rectify": bool(joined["rectify"].any())})
-            scale = InputScale(*(tuple(identity["scale"][part]) for part in ("mean", "std")))
+            scale = InputScale(*(tuple(map(float, identity["scale"][part])) for part in ("mean", "std")))
             seed = int(identity["seed"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise OutputError(f"the manifest of {self.folder.path} is not that of an atlas: {error}") from error
         values, scores, text = joined["values"].float(), joined["scores"], f"channels of {layer}"
         return Patterns(values, scores, text, recipe, scale, layer, channels, tuple(channels[dead].tolist()), seed)
@@ -74,7 +73,7 @@ class Atlas:
 def filter_atlas(
     model: Model,
     folder: str | Path,
-    layers: str | Sequence[str] | None = None,
+    layers: LayerName | Sequence[LayerName] | None = None,
     k: int | None = 64,
     *,
     channels: int | Iterable[int] | None = None,
@@ -116,21 +115,26 @@ def filter_atlas(
     checks.one_of("rectify", rectify, get_args(Rectify))
     if channels is not None and k not in (None, 64):
         raise InputError(f"k counts the first channels, channels selects them: give one of the two, not k={k} as well")
-    wanted = None if channels is None else objectives.indices(channels, "channel").flatten().tolist()
     first = None if k is None or channels is not None else checks.whole_number("k", k)
-    layers = [layers] if isinstance(layers, str) else layers
-    if layers is not None and not layers:
+    chosen = None if channels is None else checks.indices("channel", channels)
+    asked = None if layers is None else one_or_several(layers)
+    if asked == []:
         raise InputError("an atlas is of at least one layer")
     with untouched(model) as module:
         ascent = Ascent(module, model, recipe, size, None, seed, precision)
-        asked = layers or convolutions(module, torch.zeros(1, *ascent.shape, device="cpu"), first=True)
-        plan = [b for name in dict.fromkeys(asked) for b in _planned(ascent, name, wanted, first, rectify, ranks.count)]
+        asked = asked or convolutions(module, torch.zeros(1, *ascent.shape, device="cpu"), first=True)
+        calls = dict.fromkeys(one_call(module, layer) for layer in asked)
+        plan = [b for call in calls for b in _planned(ascent, call, chosen, first, rectify, ranks.count)]
         opened = _begun(Path(folder), name or type(module).__name__, ascent, plan, rectify, ranks)
-        _make(ascent, opened, plan, ranks, progress)
+        # The batches that are missing are dealt out to the ranks one by one, across all layers.
+        missing = ranks.gather(ranks.once(lambda: _missing(opened, plan)))[0] or []
+        with ranks.agreeing():
+            _fill(ascent, opened, missing[ranks.rank :: ranks.count], progress and ranks.first)
+        ranks.once(lambda: _require_whole(opened, plan))
     if ranks.first:
         for layer, files in _files(opened).items():
-            chosen = {channel for batch in plan if batch.layer == layer for channel in batch.channels}
-            warn_dead(layer, sorted(channel for part in files.values() for channel in chosen if part.get(channel)))
+            made = {channel for batch in plan if batch.layer == layer for channel in batch.channels}
+            warn_dead(layer, sorted({channel for part in files.values() for channel in made if part.get(channel)}))
     return Atlas.read(folder)
 
 
@@ -143,14 +147,13 @@ class _Batch(NamedTuple):
 
 
 def _planned(
-    ascent: Ascent, layer: str, channels: list[int] | None, k: int | None, rectify: Rectify, ranks: int
+    ascent: Ascent, layer: str, channels: int | list[int] | None, k: int | None, rectify: Rectify, ranks: int
 ) -> list[_Batch]:
-    name = one_call(ascent.module, layer)
-    footprint = ascent.measure(objectives.channel(name, 0))
-    chosen = list(dict.fromkeys(chosen_channels(channels, name, footprint.shapes[name])[:k]))
-    rectified = rectify == "always" or (rectify == "first" and ascent.is_linear(name))
-    batches = ascent.batches(len(chosen), footprint, layer=name, least=ranks)
-    return [_Batch(name, rectified, [chosen[i] for i in batch]) for batch in batches]
+    footprint = ascent.measure(objectives.channel(layer, 0))
+    chosen = list(dict.fromkeys(chosen_channels(channels, layer, footprint.shapes[layer])[:k]))
+    rectified = rectify == "always" or (rectify == "first" and ascent.is_linear(layer))
+    batches = ascent.batches(len(chosen), footprint, layer=layer, least=ranks)
+    return [_Batch(layer, rectified, [chosen[i] for i in batch]) for batch in batches]
 
 
 def _begun(folder: Path, name: str, ascent: Ascent, plan: list[_Batch], rectify: Rectify, ranks: Ranks) -> ResultFolder:
@@ -168,46 +171,31 @@ def _begun(folder: Path, name: str, ascent: Ascent, plan: list[_Batch], rectify:
 
     def prepare() -> None:
         opened = ResultFolder.open(folder, KIND, identity)
-        _tidy(opened)
-        known = opened.manifest["progress"].get("layers", [])
-        opened.update(layers=list(dict.fromkeys([*known, *(batch.layer for batch in plan)])))
+        opened.update(layers=list(dict.fromkeys([*_asked(opened), *(batch.layer for batch in plan)])))
 
     ranks.once(prepare)
     return ResultFolder.read(folder, KIND)
 
 
-def _make(ascent: Ascent, folder: ResultFolder, plan: list[_Batch], ranks: Ranks, progress: bool) -> None:
-    """Make what is missing, together with the other ranks: its batches are dealt out one by one across all layers."""
-    missing = ranks.gather(ranks.once(lambda: _missing(folder, plan)))[0] or []
-    problem: Exception | None = None
-    try:
-        _fill(ascent, folder, missing[ranks.rank :: ranks.count], progress and ranks.first)
-    except Exception as error:  # told to the other ranks, then raised
-        problem = error
-    finally:
-        if ranks.count == 1:
-            _tidy(folder)
-    ranks.agree(problem)
-    ranks.once(lambda: _finish(folder, plan))
-
-
-def _finish(folder: ResultFolder, plan: list[_Batch]) -> None:
-    """Leave one file for each layer. Raises OutputError where the folder was deleted or changed meanwhile."""
-    _tidy(folder)
-    gone = [f"{len(batch.channels)} of layer {batch.layer!r}" for batch in _missing(folder, plan)]
-    if gone:
-        raise OutputError(f"{folder.path} lost patterns while others were made: {gone[0]}; the same call makes them")
+def _require_whole(folder: ResultFolder, plan: list[_Batch]) -> None:
+    """Raise OutputError where the folder was deleted or changed meanwhile."""
+    lost = [f"{len(batch.channels)} of layer {batch.layer!r}" for batch in _missing(folder, plan)]
+    if lost:
+        raise OutputError(f"{folder.path} lost patterns while others were made: {lost[0]}; the same call makes them")
 
 
 def _missing(folder: ResultFolder, plan: list[_Batch]) -> list[_Batch]:
     """What of the plan is still to be made."""
-    made = {layer: ChainMap(*files.values()) for layer, files in _files(folder).items()}
-    left = [b._replace(channels=[c for c in b.channels if c not in made.get(b.layer, {})]) for b in plan]
+    made = {(layer, c) for layer, files in _files(folder).items() for channels in files.values() for c in channels}
+    left = [b._replace(channels=[c for c in b.channels if (b.layer, c) not in made]) for b in plan]
     return [batch for batch in left if batch.channels]
 
 
 def _fill(ascent: Ascent, folder: ResultFolder, share: list[_Batch], progress: bool) -> None:
-    """Make these batches and write each to a file of its own: a process that is killed loses the one it is at."""
+    """Make these batches and write each to a file of its own: a process that is killed loses the one it is at.
+
+    No file is ever written over with other channels, so that several runs may fill one folder.
+    """
     total = sum(len(batch.channels) for batch in share)
     with steps_bar(total, "filters", "filters", ascent.recipe.steps, progress and total > 0) as bar:
         for layer, rectify, channels in share:
@@ -220,17 +208,13 @@ def _fill(ascent: Ascent, folder: ResultFolder, share: list[_Batch], progress: b
                 "channels": torch.tensor(channels, device="cpu"),
                 "rectify": torch.tensor([rectify], device="cpu"),
             }
-            folder.save(f"{layer}@{channels[0]}", tensors, layer=layer)
+            folder.save(f"{layer}@{channels}", tensors, layer=layer)
 
 
-def _tidy(folder: ResultFolder) -> None:
-    """Put the parts of each layer into the layer's one file, and take them away."""
-    for layer, paths in _files(folder).items():
-        whole = folder.file(layer)
-        if list(paths) != [whole]:
-            folder.save(layer, _joined(folder, list(paths)), layer=layer)
-            for path in set(paths) - {whole}:
-                path.unlink(missing_ok=True)
+def _asked(folder: ResultFolder) -> list[str]:
+    """The layers that were asked for so far, in this order."""
+    layers = folder.manifest["progress"].get("layers")
+    return [name for name in layers if isinstance(name, str)] if isinstance(layers, list) else []
 
 
 def _joined(folder: ResultFolder, paths: Sequence[Path]) -> dict[str, Tensor]:

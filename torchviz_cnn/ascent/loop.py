@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard, get_args
 
@@ -20,16 +20,17 @@ from torchviz_cnn.ascent.recipes import Recipe, normalized
 from torchviz_cnn.ascent.transformations import drawn, moved
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, ModelError
-from torchviz_cnn.core.names import named_layers
-from torchviz_cnn.hooks.inputs import Input, batch_of
+from torchviz_cnn.core.names import LayerName, named_layers, one_call
+from torchviz_cnn.hooks.inputs import Input, batch_of, warn_of_batch_statistics, working_dtype
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model, Network, preprocess_of
 from torchviz_cnn.layers.defaults import input_channels
+from torchviz_cnn.scores.outputs import Ending
 
 Precision = Literal["float32", "bfloat16", "auto"]
 Tick = Callable[[int], object]  # is told how many images have taken a step
-# Runs the model as far as an objective needs: the activations, and the output where it is needed.
-Look = Callable[[Tensor], tuple[dict[str, Tensor], Any]]
+# Runs the model as far as an objective needs: the activations, the output where it is needed, and how it ends.
+Look = Callable[[Tensor], tuple[dict[LayerName, Tensor], Any, Ending]]
 Evaluate = Callable[[Tensor, int], Tensor]  # the objective (B,) of images from their parameters, at a step
 
 ATTEMPTS = 3  # how many starts an image gets before it is said to be dead
@@ -45,7 +46,7 @@ class Footprint:
 
     largest: int  # bytes of the largest tensor that is kept for the gradient
     total: int  # bytes of all of them
-    shapes: dict[str, tuple[int, ...]]  # what each layer asked for gives, without the batch
+    shapes: dict[LayerName, tuple[int, ...]]  # what each layer asked for gives, without the batch
 
 
 Ascended = tuple[Tensor, Tensor, Tensor]
@@ -73,12 +74,12 @@ class Ascent:
         batch_size: int | None = None,
         compile: bool = False,
     ) -> None:
-        like = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(()))
         channels = input_channels(module)
         self.module, self.recipe, self.compile = module, recipe, compile
         self.seed = checks.whole_number("seed", seed, 0)
         self.batch_size = None if batch_size is None else checks.whole_number("batch_size", batch_size)
-        self.device, self.dtype = like.device, like.dtype
+        self.device = next((p.device for p in module.parameters()), torch.get_default_device())
+        self.dtype = working_dtype(module)
         self.low_precision = _low_precision(precision, self.device, self.dtype)
         self.start: Tensor | None = None
         if start is None:
@@ -115,18 +116,19 @@ class Ascent:
             return tensor.detach()  # an operation that saved its own output would be a circle that is never freed
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), self._looking(objective) as look:
-            try:
-                activations, _ = look(self._first_image().requires_grad_())
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                name, reason = type(self.module).__name__, str(error).partition("\n")[0]
-                if self.layout is torch.contiguous_format or "view" not in reason:
-                    sides = " x ".join(map(str, self.shape))
-                    raise ModelError(f"{name} does not run on an image of {sides}: {error}") from error
-                _log.info("%s does not run on images with channels last in memory: %s", name, reason)
-                self.layout = torch.contiguous_format
-                activations, _ = look(self._first_image().requires_grad_())
+            while True:
+                try:
+                    activations, *_ = look(self._first_image().requires_grad_())
+                    break
+                except torch.OutOfMemoryError:
+                    raise
+                except RuntimeError as error:
+                    name, reason = type(self.module).__name__, str(error).partition("\n")[0]
+                    if self.layout is torch.contiguous_format or "view" not in reason:
+                        sides = " x ".join(map(str, self.shape))
+                        raise ModelError(f"{name} does not run on an image of {sides}: {error}") from error
+                    _log.info("%s does not run on images with channels last in memory: %s", name, reason)
+                    self.layout = torch.contiguous_format
         shapes = {layer: tuple(maps.shape[1:]) for layer, maps in activations.items()}
         return Footprint(max(saved.values(), default=1), max(sum(saved.values()), 1), shapes)
 
@@ -140,6 +142,8 @@ class Ascent:
         if self.start is not None and len(self.start) not in (1, count):
             raise InputError(f"there are {len(self.start)} images to start from, for {count} patterns")
         size = count if together else min(self.batch_size or self._fast_batch(footprint, layer), -(-count // least))
+        if min(size, count) > 1:
+            warn_of_batch_statistics(self.module)
         return [range(i, min(i + size, count)) for i in range(0, count, size)]
 
     def raise_channels(
@@ -159,14 +163,16 @@ class Ascent:
 
     def is_linear(self, layer: str) -> bool:
         """Tell whether what a layer gives depends linearly on the image, as a first convolution's output does."""
-        gradients = []
-        with self._looking(objectives.channel(layer, 0)) as look:
-            for seed in range(2):
-                image = self._first_image(seed).requires_grad_()
+        objective = objectives.channel(layer, 0)
+        with self._looking(objective) as look:
+
+            def weighted(image: Tensor, step: int) -> Tensor:
                 maps = look(image)[0][layer]
-                weights = torch.rand(maps.shape, generator=torch.Generator().manual_seed(2), device="cpu").to(maps)
-                gradients.append(torch.autograd.grad((maps * weights).sum(), image)[0])
-        return bool(torch.allclose(gradients[0], gradients[1], rtol=1e-3, atol=1e-5 * float(gradients[0].abs().max())))
+                weights = torch.rand(maps.shape, generator=torch.Generator().manual_seed(2), device="cpu")
+                return (maps * weights.to(maps)).sum()
+
+            one, other = (_gradient(weighted, self._first_image(seed), 0, objective)[0] for seed in range(2))
+        return bool(torch.allclose(one, other, rtol=1e-3, atol=1e-5 * float(one.abs().max())))
 
     def _ascend(
         self, objective: Objective, names: Sequence[str], rows: Sequence[int], places: Sequence[int], tick: Tick
@@ -208,9 +214,13 @@ class Ascent:
         def evaluate(state: Tensor, step: int) -> Tensor:
             images = self.parameters.images(state)
             shown = images if movements is None else moved(images, movements[:, step])
-            activations, output = look(shown.to(self.dtype))
+            activations, output, ending = look(shown.to(self.dtype))
             with torch.autocast(self.device.type, enabled=False):
-                return objective.value(Evaluation(images, activations, output, index, self.categories))
+                value = objective.value(Evaluation(images, activations, output, index, self.categories, ending, step))
+            if not isinstance(value, Tensor) or value.shape != index.shape or not value.is_floating_point():
+                what = (*value.shape, value.dtype) if isinstance(value, Tensor) else type(value).__name__
+                raise InputError(f"{objective.text} gives {what}, not a number for each image: ({len(index)},)")
+            return value
 
         return evaluate
 
@@ -282,20 +292,41 @@ class Ascent:
         if compile and self._compiled is None:
             self._compiled = _compiled(self.module, objective)
         part = self._compiled if compile else None
-        layers, to_the_end = objective.layers, objective.needs_output
-        with HookManager(self.module) as hooks, hooks.record(() if compile else layers) as activations:
+        names = {layer: one_call(self.module, layer) for layer in objective.layers}
+        to_the_end = objective.needs_output
+        with HookManager(self.module) as hooks, hooks.record([] if compile else names.values()) as activations:
 
-            def look(images: Tensor) -> tuple[dict[str, Tensor], Any]:
+            def look(images: Tensor) -> tuple[dict[LayerName, Tensor], Any, Ending]:
                 images = images.contiguous(memory_format=self.layout)
                 images = images.clone() if images.is_leaf else images  # the model's own to write into
+                kept: Mapping[str, Tensor] = activations
+                output, ending = None, Ending()
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision):
                     if part is not None:
-                        return part(images), None
-                    output = hooks.run(images, stop_early=not to_the_end) if layers or to_the_end else None
+                        kept = part(images)
+                    elif to_the_end:
+                        with ending:
+                            output = self._run(hooks, images, stop_early=False)
+                    elif names:
+                        self._run(hooks, images, stop_early=True)
                 hooks.require_reached()
-                return dict(activations), output
+                return {layer: kept[name] for layer, name in names.items()}, output, ending
 
             yield look
+
+    def _run(self, hooks: HookManager, images: Tensor, stop_early: bool) -> Any:
+        """Run the model, which takes one image (see `measure`); raises ModelError where it does not take several."""
+        try:
+            return hooks.run(images, stop_early=stop_early)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if len(images) == 1:
+                raise
+            name, reason = type(self.module).__name__, str(error).partition("\n")[0]
+            raise ModelError(
+                f"{name} runs on one image, but not on {len(images)} at once, which batch_size=1 mends: {reason}"
+            ) from error
 
 
 def _gradient(evaluate: Evaluate, state: Tensor, step: int, objective: Objective) -> tuple[Tensor, Tensor]:
@@ -306,7 +337,7 @@ def _gradient(evaluate: Evaluate, state: Tensor, step: int, objective: Objective
     if gradient is None:
         raise ModelError(
             f"no gradient comes back to the image from {objective.text}: it does not depend on the image, or "
-            "the model detaches it or runs a part of itself under torch.no_grad()"
+            "the model detaches it or runs a part of itself under torch.no_grad(), as reentrant checkpointing does"
         )
     return gradient, score.detach()
 
@@ -345,10 +376,11 @@ def _low_precision(precision: Precision, device: torch.device, dtype: torch.dtyp
 def _compiled(model: nn.Module, objective: Objective) -> Callable[[Tensor], dict[str, Tensor]]:
     from torchvision.models.feature_extraction import create_feature_extractor
 
-    if objective.needs_output or any("#" in name for name in objective.layers):
+    names = [one_call(model, layer) for layer in objective.layers]
+    if objective.needs_output or any("#" in name for name in names):
         raise InputError(f"only layers by name can be compiled, not {objective.text}")
     try:
-        part = create_feature_extractor(model, {name: name for name in objective.layers})
+        part = create_feature_extractor(model, {name: name for name in names})
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{type(model).__name__} cannot be traced for compile=True: {error}") from error
     return torch.compile(part)  # type: ignore[no-any-return, no-untyped-call]

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from torchviz_cnn.ascent import objectives
 from torchviz_cnn.ascent.loop import Ascent, Precision
@@ -16,7 +15,7 @@ from torchviz_cnn.ascent.recipes import Preset, Quality, Recipe, chosen_recipe
 from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError
-from torchviz_cnn.core.names import LayerName, named_layers, resolve
+from torchviz_cnn.core.names import LayerName, one_call
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.inputs import Input
@@ -76,6 +75,7 @@ def filter_patterns(
 
     Erhan et al. 2009; Simonyan et al., arXiv 1312.6034.
 
+    >>> from torch import nn
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     >>> patterns = filter_patterns(model, "2", [0, 3], size=24, steps=5)
     >>> patterns.values.shape, patterns.scores.shape, patterns.channels.tolist()
@@ -128,6 +128,7 @@ def maximize(
 
     Raises and warns as `filter_patterns` does.
 
+    >>> from torch import nn
     >>> from torchviz_cnn import objectives
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     >>> goal = objectives.channel("2", 1) - 0.1 * objectives.total_variation()
@@ -142,8 +143,6 @@ def maximize(
         raise InputError(f"{images} images were asked for, for {objective.text}: that does not fit")
     recipe = chosen_recipe(preset, quality, steps)
     with untouched(model) as module:
-        for name in objective.layers:
-            one_call(module, name)
         ascent = Ascent(module, model, recipe, size, start, seed, precision, batch_size, compile)
         count = asked or (1 if ascent.start is None else len(ascent.start))
         batches = ascent.batches(count, ascent.measure(objective), together=objective.couples)
@@ -157,23 +156,15 @@ def maximize(
     return Patterns(values, scores, objective.text, recipe, ascent.scale, dead=dead, seed=ascent.seed)
 
 
-def one_call(model: nn.Module, layer: LayerName) -> str:
-    """The name of a layer's call; raises LayerError for one that is not there, or stands for several."""
-    call = resolve(model, named_layers(model), layer)
-    if call.index is None:
-        raise LayerError(f"{layer!r} is every call of {call.name!r}: name one, as {call.name!r} or '{call.name}#1'")
-    return str(call)
-
-
 def chosen_channels(channels: int | Iterable[int] | None, layer: str, shape: tuple[int, ...]) -> list[int]:
     """The channels asked for, checked against what the layer gives; all of them for None."""
     if len(shape) not in (1, 3):
         raise LayerError(f"layer {layer!r} gives {('B', *shape)}, neither maps (B, C, h, w) nor features (B, C)")
     if channels is None:
         return list(range(shape[0]))
-    chosen: list[int] = objectives.indices(channels, "channel").flatten().tolist()
-    objectives.require_channels(chosen, layer, shape[0])
-    return chosen
+    chosen = checks.indices("channel", channels)
+    checks.require_channels(chosen, layer, shape[0])
+    return [chosen] if isinstance(chosen, int) else chosen
 
 
 def warn_dead(layer: str, dead: Sequence[int]) -> None:

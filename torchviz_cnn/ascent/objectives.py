@@ -7,19 +7,20 @@ image and knows the layers it reads, so that the forward pass stops at the deepe
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, LayerError
-from torchviz_cnn.scores.targets import Score, Targets, check_score
+from torchviz_cnn.core.names import LayerName
+from torchviz_cnn.scores.outputs import Ending, read_classes
+from torchviz_cnn.scores.targets import Score, check_score, resolve_target, score_of, warn_of_probabilities
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +28,12 @@ class Evaluation:
     """What an objective measures: some images, and what the network computes from them."""
 
     images: Tensor  # on the scale of the model's input: (B, C, H, W)
-    activations: Mapping[str, Tensor]  # by name, the layers that the objective asked for
+    activations: Mapping[LayerName, Tensor]  # by the names that it gave, the layers that the objective asked for
     output: Any  # what the network gave, where the objective needs it
     rows: Tensor  # which of all images these are: (B,)
     categories: tuple[str, ...] | None = None  # the names of the classes, where they are known
+    ending: Ending | None = None  # whether the network ends in a softmax or sigmoid of its own
+    step: int = 0  # how many steps the images have taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +42,7 @@ class Objective:
 
     text: str
     value: Callable[[Evaluation], Tensor]  # gives (B,)
-    layers: tuple[str, ...] = ()
+    layers: tuple[LayerName, ...] = ()
     needs_output: bool = False
     couples: bool = False  # whether an image's number depends on the others of the batch
     count: int | None = None  # how many images there are, where each has an objective of its own
@@ -77,7 +80,9 @@ class Objective:
         return self.text
 
 
-def channel(layer: str, channel: int | Sequence[int] | Tensor, *, border: int = 0, rectify: bool = False) -> Objective:
+def channel(
+    layer: LayerName, channel: int | Sequence[int] | Tensor, *, border: int = 0, rectify: bool = False
+) -> Objective:
     """Take the mean activation of a channel of a layer, (B, C, h, w) or (B, C); of several, one for each image.
 
     `border` positions on each side of the map do not count, as the image's padding reaches them; on small maps fewer,
@@ -88,6 +93,8 @@ def channel(layer: str, channel: int | Sequence[int] | Tensor, *, border: int = 
     channel('features.10', 12, border=2) - 0.1 * total_variation()
     """
     border = checks.whole_number("border", border, 0)
+    if not isinstance(rectify, bool):
+        raise InputError(f"rectify is True or False, not {rectify!r}")
 
     def reduce(maps: Tensor) -> Tensor:
         kept = inner(maps, border)
@@ -97,32 +104,34 @@ def channel(layer: str, channel: int | Sequence[int] | Tensor, *, border: int = 
     return _of_channel("channel", layer, channel, options, reduce)
 
 
-def unit(layer: str, channel: int | Sequence[int] | Tensor, position: tuple[int, int] | None = None) -> Objective:
+def unit(layer: LayerName, channel: int | Sequence[int] | Tensor, position: tuple[int, int] | None = None) -> Objective:
     """Take the activation of one unit: a channel of a layer at (row, column), by default in the middle of the map."""
-    if position is not None and indices(position, "position").shape != (2,):
+    place = None if position is None else checks.indices("position", position)
+    if place is not None and (isinstance(place, int) or len(place) != 2):
         raise InputError(f"a position is a row and a column, not {position!r}")
 
     def reduce(maps: Tensor) -> Tensor:
         height, width = maps.shape[1:]
-        row, column = position if position is not None else (height // 2, width // 2)
+        row, column = place or (height // 2, width // 2)
         if not (-height <= row < height and -width <= column < width):
             there = f"the maps of layer {layer!r} are {height} x {width}"
             raise InputError(f"position {(row, column)} is out of range: {there}")
         return maps[:, row, column]
 
-    return _of_channel("unit", layer, channel, "" if position is None else f", {tuple(position)}", reduce)
+    return _of_channel("unit", layer, channel, "" if place is None else f", {tuple(place)}", reduce)
 
 
-def layer(layer: str) -> Objective:
+def layer(layer: LayerName) -> Objective:
     """Take the mean square of all activations of a layer: DeepDream's objective (Mordvintsev et al. 2015)."""
-    return Objective(f"layer({layer!r})", lambda given: _maps(given, layer).square().mean((1, 2, 3)), (layer,))
+    return Objective(f"layer({_shown(layer)})", lambda given: _maps(given, layer).square().mean((1, 2, 3)), (layer,))
 
 
-def direction(layer: str, vector: Sequence[float] | Tensor, *, cosine_power: float = 0.0) -> Objective:
+def direction(layer: LayerName, vector: Sequence[float] | Tensor, *, cosine_power: float = 0.0) -> Objective:
     """Measure how far the activations (B, C, h, w) of a layer point in a direction (C,): the mean of their dot product.
 
     With `cosine_power` p, each position counts times max(0.1, cosine) ** p: the direction more, the length less.
     """
+    cosine_power = checks.number("cosine_power", cosine_power)
     with torch.inference_mode(False):
         try:
             towards = torch.as_tensor(vector, dtype=torch.float32, device="cpu").detach().clone().flatten()
@@ -141,7 +150,7 @@ def direction(layer: str, vector: Sequence[float] | Tensor, *, cosine_power: flo
         return dot.mean((1, 2))
 
     power = f", cosine_power={cosine_power:g}" * bool(cosine_power)
-    return Objective(f"direction({layer!r}, {len(towards)} numbers{power})", value, (layer,))
+    return Objective(f"direction({_shown(layer)}, {len(towards)} numbers{power})", value, (layer,))
 
 
 def class_score(target: int | str | Sequence[int | str] | Tensor, *, score: Score = "logit") -> Objective:
@@ -154,18 +163,22 @@ def class_score(target: int | str | Sequence[int | str] | Tensor, *, score: Scor
     check_score(score)
     names = [target] if isinstance(target, str) else target if isinstance(target, (list, tuple)) else []
     by_name = any(isinstance(name, str) for name in names)
-    asked: Any = target if by_name else indices(target, "target").tolist()
+    asked: Any = target if by_name else checks.indices("target", target)
     several = not isinstance(asked, (int, str))
 
     def value(given: Evaluation) -> Tensor:
         wanted = [asked[row] for row in given.rows.tolist()] if several else asked
-        return Targets.of(given.output, len(given.images), wanted, score, given.categories).scores[:, 0]
+        logits, activation = read_classes(given.output, len(given.images), given.categories, given.ending)
+        if given.step == 0:
+            warn_of_probabilities(activation, score)
+        classes, _ = resolve_target(wanted, logits, given.categories)
+        return score_of(logits, classes, score, activation)[:, 0]
 
     text = f"class_score({_shown(asked)}" + f", score={score!r}" * (score != "logit") + ")"
     return Objective(text, value, needs_output=True, count=len(asked) if several else None)
 
 
-def diversity(layer: str) -> Objective:
+def diversity(layer: LayerName) -> Objective:
     """Measure how different the images of a batch are to a layer: 1 - the mean cosine of their Gram matrices, 0 to 1.
 
     It is added with a positive weight: `channel("features.10", 12) + 5 * diversity("features.10")`, for several images.
@@ -179,7 +192,7 @@ def diversity(layer: str) -> Objective:
         alike = grams @ grams.T
         return 1 - (alike.sum(1) - alike.diagonal()) / (len(maps) - 1)
 
-    return Objective(f"diversity({layer!r})", value, (layer,), couples=True)
+    return Objective(f"diversity({_shown(layer)})", value, (layer,), couples=True)
 
 
 def total_variation() -> Objective:
@@ -204,7 +217,7 @@ def inner(maps: Tensor, border: int) -> Tensor:
     return maps[..., rows : maps.shape[-2] - rows, columns : maps.shape[-1] - columns]
 
 
-def _maps(given: Evaluation, layer: str) -> Tensor:
+def _maps(given: Evaluation, layer: LayerName) -> Tensor:
     """The activations of a layer as (B, C, h, w) in float32."""
     maps = given.activations[layer]
     if maps.ndim not in (2, 4):
@@ -214,47 +227,27 @@ def _maps(given: Evaluation, layer: str) -> Tensor:
     return (maps if maps.ndim == 4 else maps[:, :, None, None]).float()
 
 
-def _of_channel(name: str, layer: str, channel: Any, options: str, reduce: Callable[[Tensor], Tensor]) -> Objective:
+def _of_channel(
+    name: str, layer: LayerName, channel: Any, options: str, reduce: Callable[[Tensor], Tensor]
+) -> Objective:
     """What `reduce` gives of the map (B, h, w) of one channel of a layer, or of one for each image."""
-    index = indices(channel, "channel")
+    asked = checks.indices("channel", channel)
 
     def value(given: Evaluation) -> Tensor:
         maps = _maps(given, layer)
-        require_channels(index.flatten().tolist(), layer, maps.shape[1])
-        if index.ndim == 0:
-            return reduce(maps[:, int(index)])
-        return reduce(
-            maps[torch.arange(len(maps), device=maps.device), index.to(maps.device, non_blocking=True)[given.rows]]
-        )
+        checks.require_channels(asked, layer, maps.shape[1])
+        if isinstance(asked, int):
+            return reduce(maps[:, asked])
+        chosen = torch.tensor(asked, device=maps.device)[given.rows]
+        return reduce(maps[torch.arange(len(maps), device=maps.device), chosen])
 
-    count = len(index) if index.ndim else None
-    return Objective(f"{name}({layer!r}, {_shown(index.tolist())}{options})", value, (layer,), count=count)
-
-
-def require_channels(channels: Sequence[int], layer: str, count: int) -> None:
-    """Raise InputError for the first of these channels that a layer of so many channels does not have."""
-    for channel in channels:
-        if not 0 <= channel < count:
-            there = f"layer {layer!r} has {count} channels, 0 to {count - 1}"
-            raise InputError(f"channel {channel} is out of range: {there}")
-
-
-def indices(given: Any, what: str) -> Tensor:
-    """An index, or one for each image, as a tensor: whole numbers of any kind. Raises InputError for anything else."""
-    try:
-        values = given.tolist() if isinstance(given, (Tensor, np.ndarray)) else given
-        several = isinstance(values, Iterable)
-        each: list[Any] = list(values) if several else [values]
-        if not each or isinstance(values, (str, bytes)) or any(isinstance(value, bool) for value in each):
-            raise TypeError
-        numbers = [operator.index(value) for value in each]
-        with torch.inference_mode(False):  # it is to take part in a graph, wherever it was made
-            return torch.tensor(numbers if several else numbers[0], dtype=torch.long, device="cpu")
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise InputError(f"a {what} is an index, or one for each image, not {given!r}") from None
+    count = None if isinstance(asked, int) else len(asked)
+    return Objective(f"{name}({_shown(layer)}, {_shown(asked)}{options})", value, (layer,), count=count)
 
 
 def _shown(asked: Any) -> str:
+    if isinstance(asked, nn.Module):
+        return type(asked).__name__
     return f"[{asked[0]!r}, ..., {asked[-1]!r}]" if isinstance(asked, (list, tuple)) and len(asked) > 8 else repr(asked)
 
 

@@ -68,8 +68,6 @@ def pixels(
 
     `low` and `high` are on a photo's scale, 0..1; a second attempt draws from all of it, a third in 16-pixel patches.
     """
-    if not low <= high:
-        raise InputError(f"noise goes from a low to a high value, not from {low} to {high}")
 
     def start(generator: torch.Generator, attempt: int = 0) -> Tensor:
         if attempt > 1:
@@ -124,8 +122,10 @@ def start_images(start: Tensor, channels: int, size: Size | None) -> Tensor:
     if start.ndim not in (3, 4) or start.shape[-3] != channels:
         wanted = f"({channels}, H, W), or one for each pattern (n, {channels}, H, W)"
         raise InputError(f"start is an image {wanted}, not {tuple(start.shape)}")
-    if not start.numel() or not start.is_floating_point() or not bool(start.isfinite().all()):
-        raise InputError(f"start is an image of finite floating point values, as preprocess gives, not {start.dtype}")
+    if not start.numel() or not start.is_floating_point():
+        raise InputError(f"start is an image of floating point values, as preprocess gives, not {start.dtype}")
+    if not bool(start.isfinite().all()):
+        raise InputError("start has values that are NaN or infinite")
     if size is not None and tuple(start.shape[-2:]) != image_size(size):
         raise InputError(f"start is {tuple(start.shape[-2:])}, which is not the size asked for, {size}")
     return (start if start.ndim == 4 else start[None]).detach()

@@ -60,8 +60,14 @@ class Recipe:
         object.__setattr__(self, "step", checks.number("step", self.step))
         if not isinstance(self.rectify, bool):
             raise InputError(f"rectify is True or False, not {self.rectify!r}")
-        for name, kind in (("normalize", Normalize), ("optimizer", Optimizer), ("parameters", Parameters)):
+        kinds = (Normalize, Optimizer, Parameters, Display, Order)
+        for name, kind in zip(("normalize", "optimizer", "parameters", "display", "order"), kinds, strict=True):
             checks.one_of(name, getattr(self, name), get_args(kind))
+        if not 0 <= checks.number("crop", self.crop) < 0.5:
+            raise InputError(f"crop is a share of at least 0 and below 0.5, not {self.crop!r}")
+        bounds = [checks.number("noise", bound) for bound in self.noise] if isinstance(self.noise, Sequence) else []
+        if len(bounds) != 2 or bounds[0] > bounds[1]:
+            raise InputError(f"noise goes from a low to a high value, (low, high), not {self.noise!r}")
         given = self.transformations
         if not isinstance(given, Sequence) or not all(isinstance(part, Transformation) for part in given):
             raise InputError(f"transformations are a list of jitter(...), scale(...) and rotate(...), not {given!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from PIL import Image
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from torchviz_cnn.ascent.parameters import InputScale
 from torchviz_cnn.ascent.recipes import Recipe, as_settings
-from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.core import checks
 from torchviz_cnn.media import figures, render
 from torchviz_cnn.media.bands import Bands, colour
 from torchviz_cnn.runs import files
@@ -49,16 +50,16 @@ class Patterns:
 
         `bands`: the input's channels for red, green and blue, or one; of other than 1 or 3 channels, else their mean.
         """
-        if not -len(self.values) <= i < len(self.values):
-            raise InputError(f"image {i} is out of range: there are {len(self.values)}")
-        return Image.fromarray(self._tile(i % len(self.values), bands))
+        return Image.fromarray(self._tile(checks.place("image", i, len(self.values)), bands))
 
     def grid(
         self, columns: int = 8, margin: int = 5, order: render.Order | None = None, bands: Bands | None = None
     ) -> Image.Image:
         """Draw all images as a grid, black between them, in the recipe's order: by rows, or in 2017's by columns."""
         tiles = np.stack([self._tile(i, bands) for i in range(len(self.values))])
-        return Image.fromarray(render.tile_grid(tiles, min(columns, len(tiles)), margin, order or self.recipe.order))
+        columns, margin = checks.whole_number("columns", columns), checks.whole_number("margin", margin, 0)
+        order = self.recipe.order if order is None else checks.one_of("order", order, get_args(render.Order))
+        return Image.fromarray(render.tile_grid(tiles, min(columns, len(tiles)), margin, order))
 
     def plot(self, columns: int = 8) -> Image.Image:
         """Draw the grid as a figure, with the objective and the dead channels as its title."""
@@ -79,7 +80,7 @@ class Patterns:
     def _tile(self, i: int, bands: Bands | None) -> render.Array:
         name = int(self.channels[i]) if self.channels is not None else i
         height, width = self.values.shape[2:]
-        rows, columns = (round(side * self.recipe.crop) for side in (height, width))
+        rows, columns = (min(round(side * self.recipe.crop), (side - 1) // 2) for side in (height, width))
         if name in self.dead:
             return np.full((height - 2 * rows, width - 2 * columns, 3), _DEAD, np.uint8)
         shown = _shown(self.values[i], self.scale, self.recipe, bands)

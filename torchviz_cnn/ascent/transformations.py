@@ -44,8 +44,10 @@ class Transformation:
 
 
 def jitter(pixels: int) -> Transformation:
-    """Shift by whole pixels, up to so many each way."""
-    return Transformation("jitter", (checks.whole_number("jitter", pixels, 0),))
+    """Shift by whole pixels, up to so many each way, at most a million."""
+    if checks.whole_number("jitter", pixels, 0) > 1_000_000:
+        raise InputError(f"jitter is at most 1,000,000 pixels, not {pixels}")
+    return Transformation("jitter", (pixels,))
 
 
 def scale(low: float, high: float) -> Transformation:

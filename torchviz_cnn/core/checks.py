@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 from torchviz_cnn.core.errors import InputError, did_you_mean
@@ -27,7 +28,7 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
 
 def number(name: str, value: Any, least: float = -math.inf) -> float:
     """The value, if it is a finite number of at least `least`; raises InputError otherwise."""
-    wrong = isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
+    wrong = isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value)
     if wrong or value < least:
         at_least = f" of at least {least:g}" if math.isfinite(least) else ""
         raise InputError(f"{name} is a finite number{at_least}, not {value!r}")
@@ -49,6 +50,40 @@ def channel_numbers(channels: Any) -> list[int]:
     if not numbers:
         raise InputError(f"channels selects channels by number, as [3, 5], not {channels!r}; k says how many are shown")
     return list(dict.fromkeys(whole_number("a channel", number, least=0) for number in numbers))
+
+
+def indices(name: str, value: Any) -> int | list[int]:
+    """An index, or several as a list, from whole numbers of any kind, also in a tensor or an array; raises InputError.
+
+    >>> indices("channel", 3), indices("channel", range(2))
+    (3, [0, 1])
+    """
+    try:
+        values = value.tolist() if hasattr(value, "tolist") else value
+        several = isinstance(values, Iterable) and not isinstance(values, (str, bytes))
+        each = list(values) if several else [values]
+        if not each or any(isinstance(one, bool) for one in each):
+            raise TypeError
+        numbers = [operator.index(one) for one in each]
+    except (TypeError, RuntimeError):  # as a tensor on the meta device has no values
+        raise InputError(f"a {name} is an index, or several, not {value!r}") from None
+    return numbers if several else numbers[0]
+
+
+def require_channels(channels: int | Iterable[int], layer: object, count: int) -> None:
+    """Raise InputError for the first of these channels that a layer of so many channels does not have."""
+    for channel in [channels] if isinstance(channels, int) else channels:
+        if not 0 <= channel < count:
+            raise InputError(
+                f"channel {channel} is out of range: layer {layer!r} has {count} channels, 0 to {count - 1}"
+            )
+
+
+def place(name: str, value: Any, count: int) -> int:
+    """The place of one of so many, counted from the end where it is negative; raises InputError for any other."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or not -count <= operator.index(value) < count:
+        raise InputError(f"{name} {value} is out of range: there are {count}")
+    return operator.index(value) % count
 
 
 def sides(name: str, value: Any, unit: str = "pixel") -> tuple[int, int]:

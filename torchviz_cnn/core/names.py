@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from torchviz_cnn.core.errors import LayerError, did_you_mean
 
@@ -44,9 +45,9 @@ def call_name(name: str, index: int | None) -> str:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The network inside `DataParallel`, `DistributedDataParallel` and `torch.compile` wrappers."""
+    """The network inside `DataParallel`, `DistributedDataParallel`, `AveragedModel` and `torch.compile` wrappers."""
     while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
             model = model.module
         elif is_compiled(model):
             model = model.get_submodule(_COMPILED)
@@ -91,6 +92,14 @@ def resolve(model: nn.Module, layers: dict[str, nn.Module], name: LayerName) -> 
     if call and call["name"] in layers:
         return Call(call["name"], None if call["call"] == EVERY_CALL else int(call["call"]))
     raise LayerError(_unknown(model, layers, call["name"] if call else name))
+
+
+def one_call(model: nn.Module, layer: LayerName) -> str:
+    """The name of one call of a layer; raises LayerError for a layer that is not there, and for every call of one."""
+    call = resolve(model, named_layers(model), layer)
+    if call.index is None:
+        raise LayerError(f"{layer!r} is every call of {call.name!r}: name one, as {call.name!r} or '{call.name}#1'")
+    return str(call)
 
 
 def expand(model: nn.Module, layers: dict[str, nn.Module], patterns: Sequence[LayerPattern]) -> list[Call]:

@@ -12,12 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, ModelError
 from torchviz_cnn.core.names import named_layers
 from torchviz_cnn.deconv.deconvnet import Deconvolution, deconvnet
 from torchviz_cnn.hooks.inputs import Input
-from torchviz_cnn.hooks.network import Model, Network, module_of
+from torchviz_cnn.hooks.network import Model, Network
 from torchviz_cnn.hooks.relu_rules import OtherActivations
+from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.defaults import layer_names
 from torchviz_cnn.media import figures, render
 from torchviz_cnn.media.bands import colour
@@ -50,6 +52,7 @@ class FirstFilters:
 
     def grid(self, side: int = 24) -> Image.Image:
         """All filters as colour tiles of `side` pixels, mid-grey for 0, about as many rows as columns."""
+        side = checks.whole_number("side", side)
         rgb = [colour(f.numpy()) for f in self.filters]
         peak = float(np.abs(rgb).max()) or 1.0  # of all: a dead filter is not stretched to full contrast
         tiles = [Image.fromarray(render.signed_colours(f, peak=peak)) for f in rgb]
@@ -64,7 +67,7 @@ class FirstFilters:
 def first_filters(model: Model, threshold: float = 0.9) -> FirstFilters:
     """Give the filters of the first convolution, which of them are dead, and which nearly repeat an earlier one.
 
-    Near: a cosine above `threshold`. Raises ModelError for a network without a 2-D convolution.
+    Near: a cosine above `threshold`. Raises ModelError for a network without a 2-D convolution, or one of NaN.
 
     >>> convolution = nn.Conv2d(3, 4, 3)
     >>> _ = nn.init.normal_(convolution.weight, generator=torch.Generator().manual_seed(0))
@@ -72,17 +75,20 @@ def first_filters(model: Model, threshold: float = 0.9) -> FirstFilters:
     >>> print(first_filters(nn.Sequential(convolution)))
     4 filters at 0: 0% dead, 25% near-duplicates
     """
-    names = layer_names(model, types=nn.Conv2d)
-    if not names:
-        raise ModelError(f"{type(module_of(model)).__name__} has no 2-D convolution whose filters could be compared")
-    convolution = named_layers(module_of(model))[names[0]]
-    assert isinstance(convolution, nn.Conv2d)
-    filters = convolution.weight.detach().float().cpu()
+    threshold = checks.number("threshold", threshold)
+    with untouched(model) as module:
+        convolutions = [(name, m) for name, m in named_layers(module).items() if isinstance(m, nn.Conv2d)]
+        if not convolutions:
+            raise ModelError(f"{type(module).__name__} has no 2-D convolution whose filters could be compared")
+        name, convolution = convolutions[0]
+        filters = convolution.weight.detach().float().cpu()
+    if not bool(filters.isfinite().all()):
+        raise ModelError(f"layer {name!r} of {type(module).__name__} has weights that are NaN or infinite")
     norm = filters.flatten(1).norm(dim=1)
     dead = norm < 0.05 * norm.median()
     unit = filters.flatten(1) / norm.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
     near = (unit @ unit.T > threshold) & ~dead & ~dead[:, None]
-    return FirstFilters(names[0], filters, dead, near.tril(-1).any(1))
+    return FirstFilters(name, filters, dead, near.tril(-1).any(1))
 
 
 @dataclass(frozen=True, eq=False)

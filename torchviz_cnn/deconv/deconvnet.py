@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, LayerError
-from torchviz_cnn.core.names import LayerName, named_layers, one_or_several, resolve
+from torchviz_cnn.core.names import LayerName, one_call, one_or_several
 from torchviz_cnn.hooks.inputs import Input, prepared
 from torchviz_cnn.hooks.network import Model, module_of
 from torchviz_cnn.hooks.relu_rules import OtherActivations
@@ -85,6 +84,7 @@ class Deconvolution:
         """
         if photo is None and self.origin.photos is not None:
             photo = self.origin.photo(index)
+        side = checks.whole_number("side", side)
         seen = None if photo is None else self.origin.seen(as_photo(photo), self.input_size, geometry)
         channels, activations = (t.view(len(t), -1) for t in (self.channels, self.activations))
         columns: dict[str, list[tuple[str, Image.Image]]] = {}
@@ -105,10 +105,8 @@ class Deconvolution:
 
     def _projection(self, index: int, unit: int) -> render.Array:
         values = self.values if self.values.ndim == 5 else self.values[:, None]
-        images, units = values.shape[:2]
-        if not (-images <= index < images and -units <= unit < units):
-            raise InputError(f"image {index}, unit {unit} is out of range: there are {images} and {units}")
-        projection: render.Array = values[index, unit].cpu().numpy()
+        image, unit = checks.place("image", index, len(values)), checks.place("unit", unit, values.shape[1])
+        projection: render.Array = values[image, unit].cpu().numpy()
         return projection
 
     def _repr_png_(self) -> bytes:
@@ -123,7 +121,7 @@ def deconvnet(
     model: Model,
     x: Input,
     layer: LayerName | Sequence[LayerName],
-    channel: Channels | Mapping[str, Channels] = None,
+    channel: Channels | Mapping[LayerName, Channels] = None,
     *,
     unit: Unit = "strongest",
     k: int | None = None,
@@ -166,23 +164,27 @@ def deconvnet(
     ('1', '1', '4', '4')
     """
     module = module_of(model)
-    modules = named_layers(module)
-    layers = [str(resolve(module, modules, one)) for one in one_or_several(layer)]
+    layers = [one_call(module, one) for one in one_or_several(layer)]
     if not layers:
         raise LayerError("the deconvnet was asked for no layer at all; layer_names(model) lists them")
     if k is not None:
         checks.whole_number("k", k)
-    by_layer = channel if isinstance(channel, Mapping) else dict.fromkeys(layers, channel)
+    if isinstance(channel, Mapping):
+        by_layer = {one_call(module, one): channels for one, channels in channel.items()}
+    else:
+        by_layer = dict.fromkeys(layers, channel)
     if unknown := sorted(set(by_layer) - set(layers)):
         raise InputError(f"channels are given for {unknown}; the layers asked for are {', '.join(layers)}")
-    asked = {name: _asked(by_layer.get(name)) for name in layers}
+    asked = {name: None if one is None else checks.indices("channel", one) for name, one in by_layer.items()}
     alone = isinstance(layer, (str, nn.Module))
-    single = alone and k is None and (channel is None or isinstance(asked[layers[0]], int))
+    single = alone and k is None and (channel is None or isinstance(asked.get(layers[0]), int))
     with prepared(model, x) as given:
         parts: list[tuple[Tensor, ...]] = []
         with projected_units(given, layers, other_activations=other_activations) as units:
             for name in layers:
-                channels, positions, activations, places = _choose(units.maps[name], name, asked[name], unit, k or 1)
+                channels, positions, activations, places = _choose(
+                    units.maps[name], name, asked.get(name), unit, k or 1
+                )
                 values = units.project(name, channels, places, again=len(parts) + 1 < len(layers))
                 parts.append((values, channels, positions, activations))
         together = [torch.cat(tensors, 1) for tensors in zip(*parts, strict=True)]
@@ -215,11 +217,8 @@ def _choose(
         strength = maps.amax((2, 3)) if row is None else maps[:, :, row, column]
         channels = strength.topk(min(k, count), 1).indices
     else:
-        asked = [channel] if isinstance(channel, int) else channel
-        wrong = [c for c in asked if not 0 <= c < count]
-        if wrong or not asked:
-            raise InputError(f"channels {wrong} are out of range: layer {layer!r} has {count} channels")
-        channels = torch.tensor(asked, device=maps.device).expand(batch, -1)
+        checks.require_channels(channel, layer, count)
+        channels = torch.tensor(channel, device=maps.device).view(1, -1).expand(batch, -1)
     flat = maps[torch.arange(batch, device=maps.device)[:, None], channels].flatten(2)
     place = flat.argmax(2) if row is None else torch.full(channels.shape, row * width + column, device=maps.device)
     activations = flat.gather(2, place[..., None])[..., 0]
@@ -231,24 +230,13 @@ def _choose(
     return channels, positions, activations, places.view(batch, -1, height, width)
 
 
-def _asked(channel: Any) -> int | list[int] | None:
-    """A channel, or several, as whole numbers. Raises InputError for what is none."""
-    if isinstance(channel, (Tensor, np.ndarray)):
-        channel = channel.tolist()
-    try:
-        if channel is None or not isinstance(channel, Iterable):
-            return None if channel is None else operator.index(channel)
-        return [operator.index(one) for one in channel]
-    except TypeError:
-        raise InputError(f"a channel is a whole number, or several, not {channel!r}") from None
-
-
 def _position(unit: Unit, layer: str, height: int, width: int) -> tuple[int, int] | tuple[None, int]:
-    if unit in ("strongest", "all"):
+    if isinstance(unit, str) and unit in ("strongest", "all"):
         return None, 0
-    if isinstance(unit, (tuple, list)) and len(unit) == 2 and all(hasattr(place, "__index__") for place in unit):
-        row, column = int(unit[0]), int(unit[1])
-        if 0 <= row < height and 0 <= column < width:
-            return row, column
+    place = [] if isinstance(unit, str) else checks.indices("unit", unit)
+    if isinstance(place, int) or len(place) != 2:
+        raise InputError(f"unit is 'strongest', 'all' or (row, column), not {unit!r}")
+    row, column = place
+    if not (0 <= row < height and 0 <= column < width):
         raise InputError(f"unit {unit} is out of range: the maps of layer {layer!r} are {height} x {width}")
-    raise InputError(f"unit is 'strongest', 'all' or (row, column), not {unit!r}")
+    return row, column

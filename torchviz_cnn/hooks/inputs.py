@@ -56,7 +56,7 @@ def prepared(model: Model, x: Input, *, images: bool = True) -> Iterator[Given]:
         _require_images(batch)
     with untouched(model) as module:
         if isinstance(batch, Tensor) and batch.ndim and len(batch) > 1:
-            _warn_of_batch_statistics(module)
+            warn_of_batch_statistics(module)
         yield Given(module, input_for(module, batch), origin)
 
 
@@ -108,7 +108,7 @@ def working_dtype(model: nn.Module) -> torch.dtype:
     return torch.get_default_dtype() if first is None else first.dtype
 
 
-def _warn_of_batch_statistics(model: nn.Module) -> None:
+def warn_of_batch_statistics(model: nn.Module) -> None:
     """Say once where a normalisation has no statistics of its own, so that images of a batch depend on each other."""
     for name, layer in model.named_modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None:

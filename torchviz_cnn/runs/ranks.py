@@ -50,14 +50,21 @@ class Ranks:
 
         An error of the first rank is raised on all of them, so that none goes on or waits.
         """
-        value, problem = None, None
-        if self.first:
-            try:
+        value = None
+        with self.agreeing():
+            if self.first:
                 value = action()
-            except Exception as error:  # raised below, on all ranks alike
-                problem = error
-        self.agree(problem)
         return value
+
+    @contextmanager
+    def agreeing(self) -> Iterator[None]:
+        """Run a block in which each rank does its share: at its end, an error of any is raised on all (see `agree`)."""
+        problem: Exception | None = None
+        try:
+            yield
+        except Exception as error:  # raised below, on all ranks alike
+            problem = error
+        self.agree(problem)
 
     def agree(self, error: Exception | None) -> None:
         """Raise the error of any rank on all of them: its own where there is one, else the first other's."""

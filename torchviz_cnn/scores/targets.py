@@ -75,12 +75,7 @@ class Targets:
         """The same, of class outputs that are read already."""
         check_score(score)
         classes, single = resolve_target(target, logits, categories)
-        if activation == "none" and score == "logit":
-            warn(
-                "the model ends in a softmax or sigmoid: what is explained are its probabilities, not logits, which "
-                "hardly change where they are near 0 or 1; score='log_probability' explains their logarithm",
-                TorchvizWarning,
-            )
+        warn_of_probabilities(activation, score)
         return cls(logits, classes, single, score, activation)
 
     @property
@@ -170,6 +165,16 @@ def run_classes(given: Given, x: Tensor) -> tuple[Tensor, Activation]:
     with torch.no_grad(), HookManager(given.model) as hooks, Ending() as ending:
         output = hooks.run(x, stop_early=False)
     return read_classes(output, len(x), given.origin.categories, ending)
+
+
+def warn_of_probabilities(activation: Activation, score: Score) -> None:
+    """Say that what is explained are no logits, where the model ends in a softmax or sigmoid."""
+    if activation == "none" and score == "logit":
+        warn(
+            "the model ends in a softmax or sigmoid: what is explained are its probabilities, not logits, which "
+            "hardly change where they are near 0 or 1; score='log_probability' explains their logarithm",
+            TorchvizWarning,
+        )
 
 
 def check_score(score: str) -> None:

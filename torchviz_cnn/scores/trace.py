@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import LayerError, ModelError
-from torchviz_cnn.core.names import LayerName, named_layers, one_or_several, resolve
+from torchviz_cnn.core.names import LayerName, one_call, one_or_several
 from torchviz_cnn.hooks.inputs import Given
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.recorder import Check
@@ -146,7 +146,7 @@ def layer_of(given: Given, layer: LayerName | Sequence[LayerName] | None, *, poo
         layers = one_or_several(layer)
         if len(layers) != 1:
             raise LayerError(f"one layer is explained at a time, and {len(layers)} were asked for")
-        return str(resolve(given.model, named_layers(given.model), layers[0]))
+        return one_call(given.model, layers[0])
 
     def on(x: Tensor) -> str:
         def scores(output: Any) -> Tensor:
