@@ -237,13 +237,14 @@ def test_decisions_beside_the_scores_are_left_out() -> None:
 
 
 def segmenter() -> nn.Module:
-    return torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)
+    model: nn.Module = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)
+    return model
 
 
 def detector() -> nn.Module:
-    return torchvision.models.detection.ssdlite320_mobilenet_v3_large(
-        weights=None, weights_backbone=None, score_thresh=0.0
-    )
+    options = {"weights": None, "weights_backbone": None, "score_thresh": 0.0}
+    model: nn.Module = torchvision.models.detection.ssdlite320_mobilenet_v3_large(**options)
+    return model
 
 
 class Wrapped(nn.Module):

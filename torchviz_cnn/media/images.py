@@ -165,6 +165,17 @@ def _names_in(folder: Path) -> list[str]:
         return []
 
 
+def _by_channel(name: str, values: Any) -> tuple[float, ...]:
+    """Numbers of any type as floats. Raises InputError for what are none, or not finite."""
+    try:
+        numbers = tuple(map(float, values))
+    except (TypeError, ValueError):
+        numbers = ()
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise InputError(f"{name} is a finite number for each channel, as (0.5, 0.5, 0.5), not {values!r}")
+    return numbers
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """From a photo to what a network expects, and back from the network's input to the photo.
@@ -195,8 +206,12 @@ class Preprocess:
             raise InputError(f"interpolation is one of {', '.join(_RESAMPLING)}, not {self.interpolation!r}")
         if min(*self.size, self.resize) < 1:
             raise InputError(f"size {self.size} and resize {self.resize} are at least 1 pixel")
-        if len(self.mean) != len(self.std) or not all(self.std):
-            raise InputError(f"mean {self.mean} and std {self.std} have one number per channel, std none of 0")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            object.__setattr__(self, name, _by_channel(name, values))
+        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise InputError(f"mean {self.mean} and std {self.std} have one number per channel, std above 0")
+        if max(self.mean) > 1:
+            raise InputError(f"mean and std are for values of 0..1: of those of 0..255 give a 255th, not {self.mean}")
         if self.bands is not None:
             object.__setattr__(self, "bands", check_bands(self.bands))
         if self.window is not None and not -math.inf < self.window[0] < self.window[-1] < math.inf:

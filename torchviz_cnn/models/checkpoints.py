@@ -42,7 +42,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     if not path.exists():
         near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
         raise CheckpointError(f"no checkpoint {path}{near}")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_torch(path)
     state = find_state_dict(content, path)
     empty = next((name for name, tensor in state.items() if tensor.is_meta), None)
     if empty is not None:
@@ -54,7 +54,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     """What `scripts/train.py` noted in a `.safetensors` file beside the weights; nothing for other files."""
     from safetensors import safe_open
 
-    if Path(path).suffix != ".safetensors":
+    if Path(path).suffix.lower() != ".safetensors":
         return {}
     with safe_open(path, "pt") as file:
         about = file.metadata() or {}

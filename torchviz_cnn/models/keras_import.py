@@ -265,6 +265,12 @@ def _flattened(name: str, dense: nn.Linear, channels: int, pooled: tuple[int, in
     if known is not None:
         return known.get(dense.in_features)
     if not channels:  # no convolution before it
+        if dense.in_features % 3 == 0:
+            warn(
+                f"{name} is taken for a layer of values without colour, as the file does not say its input's size; "
+                "if it takes photos of three channels flattened, say input_size=(height, width)",
+                CheckpointWarning,
+            )
         return None
     side = math.isqrt(dense.in_features // channels)
     if side * side * channels != dense.in_features:

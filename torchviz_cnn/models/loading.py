@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -33,7 +34,7 @@ KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
 
 def load_model(
     model: str | nn.Module | Network,
-    weights: str | Path | None = None,
+    weights: str | os.PathLike[str] | None = None,
     *,
     labels: str | Path | Sequence[str] | Mapping[str, int] | None = None,
     geometry: Geometry | None = None,
@@ -77,7 +78,12 @@ def load_model(
     >>> load_model(nn.Sequential(nn.Conv2d(3, 2, 3)), input_size=64, labels=["cat", "dog"])
     Network(Sequential, weights its own, input 64 x 64, 2 named classes)
     """
-    source = None if weights is None else str(weights)
+    if weights is not None and not isinstance(weights, (str, os.PathLike)):
+        raise InputError(
+            f"weights are a file's path or a version's name, not a {type(weights).__name__}; a state_dict is put into "
+            "a module by model.load_state_dict(state), and load_model(model) makes a Network of that"
+        )
+    source = None if weights is None else os.fspath(weights)
     if isinstance(model, str):
         name = model
         load = _from_factory if ":" in name else _from_catalogue if name in CATALOGUE else _from_torchvision
@@ -169,7 +175,14 @@ def _from_torchvision(name: str, weights: str | None) -> _Loaded:
 
     known = model_names()
     if name not in known:
+        if name in torchvision.models.list_models():
+            raise ModelError(
+                f"torchvision's {name} is no classifier of images in floating point: make it yourself, and "
+                "wrap it in a module whose forward returns scores of classes (B, n)"
+            )
         near = did_you_mean(name, known) or "; torchviz_cnn.model_names() lists them"
+        if Path(name).suffix in (".pth", ".pt", ".ckpt", ".safetensors", *KERAS_SUFFIXES):
+            near = "; this is a file of weights: name the network that it is for, and give the file as its weights"
         raise ModelError(f"no model {name!r}{near} (your own: 'package.module:factory')")
     entries = list(torchvision.models.get_model_weights(name))
     first = entries[0] if entries else None
@@ -345,9 +358,9 @@ def _adapted(
         changes["size"] = size = checks.sides("input_size", input_size)
         changes["resize"] = round(min(size) * preprocess.resize / min(preprocess.size))
     if mean is not None:
-        changes["mean"] = tuple(mean)
+        changes["mean"] = mean
     if std is not None:
-        changes["std"] = tuple(std)
+        changes["std"] = std
     if geometry is not None:
         changes["geometry"] = geometry
     return replace(preprocess, **changes) if changes else preprocess
@@ -355,14 +368,15 @@ def _adapted(
 
 def _labels(labels: str | Path | Iterable[str] | Mapping[str, int]) -> tuple[str, ...]:
     """Class names from a list or dict, a file with a name per line, or JSON."""
-    if not isinstance(labels, (str, Path)):
-        return _class_names(labels if isinstance(labels, Mapping) else list(labels))
+    if not isinstance(labels, (str, os.PathLike)):
+        ordered = isinstance(labels, Iterable) and not isinstance(labels, (Mapping, Set))
+        return _class_names(list(labels) if ordered else labels)
     try:
         text = Path(labels).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise InputError(f"the labels file {labels} cannot be read: {error}") from error
     if Path(labels).suffix.lower() != ".json":
-        return tuple(line.strip() for line in text.splitlines() if line.strip())
+        return tuple(line.strip() for line in text.split("\n") if line.strip())
     try:
         return _class_names(json.loads(text))
     except (ValueError, RecursionError) as error:
@@ -373,7 +387,7 @@ def _class_names(names: Any) -> tuple[str, ...]:
     """The names in a list, in a dict from index to name, or, as torchvision's `class_to_idx`, from name to index."""
     if isinstance(names, Mapping):
         numbers = range(len(names))
-        if all(type(value) is int for value in names.values()) and sorted(names.values()) == list(numbers):
+        if all(isinstance(v, (int, np.integer)) for v in names.values()) and sorted(names.values()) == list(numbers):
             names = sorted(names, key=names.__getitem__)
         else:
             by_text = {str(key): name for key, name in names.items()}

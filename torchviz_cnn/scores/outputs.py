@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -22,7 +23,7 @@ _COPIED = {
     *("amax", "bfloat16", "cat", "clamp", "clip", "clone", "concat", "contiguous", "double", "flatten", "float"),
     *("getitem", "half", "mean", "reshape", "stack", "to", "type", "type_as"),
 }
-_ARITHMETIC = {
+_ARITHMETIC: dict[str, Callable[[float, float], float]] = {
     "add": lambda a, b: a + b,
     "mul": lambda a, b: a * b,
     "div": lambda a, b: a / b,
