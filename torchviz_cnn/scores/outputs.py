@@ -75,27 +75,27 @@ class Ending(FunctionMode):
         """The greatest value of what a function gives, where it is computed from softmax and sigmoid alone."""
         if name in _SQUASHED:
             return 1.0
-        if not self._squashed or not args or (name not in _COPIED and name not in _ARITHMETIC):
+        if name in _COPIED and args and self._squashed:
+            several = args[0] if isinstance(args[0], (tuple, list)) else args[:1]
+        elif name in _ARITHMETIC and len(args) > 1 and self._squashed:
+            several = args[:2]
+        else:
             return None
-        several = args[0] if isinstance(args[0], (tuple, list)) else args[: 2 if name in _ARITHMETIC else 1]
-        parts = [self._greatest(part) for part in several]
-        known = [part for part in parts if part is not None]
-        if not known or len(known) < len(parts) or (name == "div" and isinstance(args[1], Tensor)):
+        known = [greatest for part in several if (greatest := self._greatest(part)) is not None]
+        if not known or len(known) < len(several) or (name == "div" and isinstance(args[1], Tensor)):
             return None
         return max(known) if name in _COPIED else _ARITHMETIC[name](*known)
 
     def _greatest(self, value: Any) -> float | None:
         if isinstance(value, (int, float)):
             return value if value > 0 else None
-        place = value.untyped_storage().data_ptr() if isinstance(value, Tensor) and value.layout == torch.strided else 0
-        return next(
-            (
-                greatest
-                for tensor, version, greatest in reversed(self._squashed)
-                if place and tensor._version == version and tensor.untyped_storage().data_ptr() == place
-            ),
-            None,
-        )
+        if not isinstance(value, Tensor) or value.layout != torch.strided:
+            return None
+        place = value.untyped_storage().data_ptr()
+        for tensor, version, greatest in reversed(self._squashed):
+            if tensor._version == version and tensor.untyped_storage().data_ptr() == place:
+                return greatest
+        return None
 
 
 def class_outputs(output: Any, batch: int, categories: Categories = None) -> Tensor:
@@ -125,8 +125,7 @@ def read_classes(
             f"the model gives NaN for image {int(nan.nonzero()[0, 0])}: some of its weights, its input or what it "
             "computes on the way are no finite numbers"
         )
-    activation = ending.activation(logits) if ending is not None else None
-    activation = activation or usual_activation(logits)
+    activation = (ending and ending.activation(logits)) or usual_activation(logits)
     binary = logits.shape[1] == 1 and categories is not None and len(categories) == 2
     return (both_classes(logits.float(), activation) if binary else logits.float()), activation
 
