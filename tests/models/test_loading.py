@@ -150,6 +150,13 @@ def test_files_that_cannot_be_read_are_named(
         (tmp_path / name).write_bytes(content)
         with pytest.raises(tvc.CheckpointError, match=name.replace(".", r"\.")):
             tvc.load_model(NAME, tmp_path / name)
+    (tmp_path / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n")
+    save_file(trained.state_dict(), tmp_path / "other.pth")
+    for name, words in (("pointer.pth", "git lfs pull fetches it"), ("other.pth", r"suffix \.safetensors")):
+        with pytest.raises(tvc.CheckpointError, match=words):
+            tvc.load_model(NAME, tmp_path / name)
+    save_file(trained.state_dict(), tmp_path / "UPPER.SAFETENSORS")
+    assert tvc.load_model(NAME, tmp_path / "UPPER.SAFETENSORS").weights.endswith("UPPER.SAFETENSORS")
     torch.save({"state_dict": trained.state_dict(), "evil": Evil()}, tmp_path / "evil.pth")
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Evil()))
     torch.save(trained, tmp_path / "whole.pth")

@@ -77,8 +77,9 @@ class ImageSource:
             image = image[None]
         dense = isinstance(image, Tensor) and image.layout == torch.strided and not image.is_complex()
         if not dense or image.ndim != 3 or not image.numel():
-            what = f"{tuple(image.shape)} {image.dtype}" if isinstance(image, Tensor) else type(image).__name__
-            raise InputError(f"item {index} of the dataset is no image: {what}, where numbers (C, H, W) are needed")
+            what = f"{tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+            kind = "" if dense or not isinstance(image, Tensor) else f" of {image.dtype} and {image.layout}"
+            raise InputError(f"item {index} of the dataset is no image: {what}{kind}, where (C, H, W) is needed")
         return image.detach(), self._class(label)
 
     def label(self, index: int) -> int | None:
