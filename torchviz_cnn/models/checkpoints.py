@@ -125,11 +125,7 @@ def _refuse_other_formats(path: Path) -> None:
     if start[:1] == b"\x80":  # a pickle, as torch wrote them before 1.6
         return
     if start[:2] != b"PK":
-        known = {
-            b"": "empty",
-            b"\x89HDF": "a Keras file",
-            b"vers": "a pointer of Git LFS: git lfs pull fetches the file",
-        }
+        known = {b"": "empty", b"\x89HDF": "a Keras file", b"vers": "a pointer of Git LFS: git lfs pull fetches it"}
         what = known.get(start[:4], "not a PyTorch checkpoint")
         what = "a safetensors file: give it the suffix .safetensors" if start[8:] == b"{" else what
         raise CheckpointError(f"{path} is {what}")
