@@ -78,7 +78,7 @@ def test_every_command_has_a_help(command: str, capsys: pytest.CaptureFixture[st
         (["layers", "--model", "clinet:volumes"], "begins with a Conv3d, which takes no photos"),
         (
             ["cam", "photo.png", "--model", "clinet:maps", *PREPARED],
-            "wrap it in a module whose forward returns the scores alone, as maps.mean((2, 3)) of a segmentation",
+            "as the mean of each class over its map: return self.model(x).flatten(2).mean(2)",
         ),
         (["cam", "photo.png", *NET, "--out", "photo.png"], "photo.png is a file, not a folder"),
     ],

@@ -67,12 +67,12 @@ def test_a_window_is_taken_instead(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "top"), [(0.0, 1.0), (0.0, 1.2), (0.0, 255.0), (0.0, 3000.0), (-5.0, 5.0), (0.0, 1e300)]
+    ("low", "top"), [(0.0, 1.0), (0.0, 1.2), (0.0, 255.0), (0.0, 2.5), (0.0, 3000.0), (-5.0, 5.0), (0.0, 1e300)]
 )
 def test_floats_are_scaled_by_their_range(low: float, top: float) -> None:
     values = np.linspace(low, top, 180).reshape(12, 15)
     values[3, 3], values[4, 4] = np.nan, np.inf
-    high = {1.2: 1.0, 3000.0: 4095.0}.get(top, top)
+    high = {1.2: 1.0, 2.5: 255.0, 3000.0: 4095.0}.get(top, top)
     if top in (1.0, 1.2, 255.0):
         image = np.asarray(to_rgb(values))[..., 0]
     else:

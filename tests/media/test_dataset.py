@@ -73,3 +73,12 @@ def test_a_folder_of_photos_with_four_bands(tmp_path: Path) -> None:
     source = ImageSource(tmp_path, Preprocess((6, 8), "stretch", mean=(0.0,) * 4, std=(1.0,) * 4, bands=(2, 1, 0)))
     np.testing.assert_allclose(source.item(0)[0].permute(1, 2, 0).numpy() * 255, values, atol=1e-3)
     assert np.array_equal(np.asarray(source.view(0).photo), values[..., [2, 1, 0]])
+
+
+@pytest.mark.parametrize(
+    "item",
+    [torch.zeros(3, 6, 8, dtype=torch.complex64), torch.zeros(3, 6, 8).to_sparse(), torch.zeros(1, 3, 6, 8), None],
+)
+def test_what_is_no_image_is_refused(item: Any) -> None:
+    with pytest.raises(InputError, match=r"item 0 of the dataset is no image: .*, where \(C, H, W\) is needed"):
+        ImageSource([item]).item(0)

@@ -433,12 +433,23 @@ def test_any_kind_of_photo_is_prepared() -> None:
         Preprocess()(torch.zeros(30, 80, 80))
 
 
+def test_numbers_of_any_type_are_kept_as_floats() -> None:
+    given = Preprocess(mean=np.full(3, 0.5, np.float32), std=torch.full((3,), 0.25))  # type: ignore[arg-type]
+    assert given == Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3)
+    assert all(type(value) is float for value in (*given.mean, *given.std))
+
+
 def test_other_settings_are_refused() -> None:
     for options, message in (
         ({"geometry": "zoom"}, "zoom"),
         ({"interpolation": "spline"}, "spline"),
         ({"mean": (0.0,)}, "one number per channel"),
-        ({"std": (1.0, 0.0, 1.0)}, "none of 0"),
+        ({"std": (1.0, 0.0, 1.0)}, "std above 0"),
+        ({"std": (1.0, -1.0, 1.0)}, "std above 0"),
+        ({"mean": 0.5}, "a finite number for each channel"),
+        ({"mean": "imagenet"}, "a finite number for each channel"),
+        ({"mean": (0.5, float("nan"), 0.5)}, "a finite number for each channel"),
+        ({"mean": (123.7, 116.3, 103.5), "std": (58.4, 57.1, 57.4)}, r"for values of 0\.\.1.*a 255th"),
         ({"size": (0, 224)}, "at least 1"),
         ({"resize": 0}, "at least 1"),
     ):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from torchviz_cnn.core.errors import GeometryWarning, ImageError, InputError
 from torchviz_cnn.media.images import Preprocess
-from torchviz_cnn.media.origin import Origin, as_photo, as_photos
+from torchviz_cnn.media.origin import Origin, as_photo
 from torchviz_cnn.media.render import Box
 
 SIZE = (224, 224)
@@ -54,8 +54,6 @@ def test_photos_of_every_kind(tmp_path: Path) -> None:
     for photo in (tmp_path / "a.png", str(tmp_path / "a.png"), picture, pixels):
         assert np.array_equal(np.asarray(as_photo(photo)), pixels)
     assert as_photo(pixels[..., 0]).mode == as_photo(pixels[..., :1]).mode == "RGB"
-    assert len(as_photos([picture, pixels])) == 2
-    assert len(as_photos(picture)) == 1
 
 
 @pytest.mark.parametrize(
@@ -71,5 +69,3 @@ def test_a_photo_that_is_not_known_is_asked_for() -> None:
         Origin().photo(0)
     with pytest.raises(InputError, match="image 1 is out of range: there are 1"):
         Origin((Image.new("RGB", (1, 1)),)).photo(1)
-    with pytest.raises(ImageError, match="no photo was given"):
-        as_photos([])

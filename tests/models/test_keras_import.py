@@ -140,6 +140,18 @@ def test_a_map_that_is_not_square_is_reordered_as_the_network_has_it(tmp_path: P
     assert torch.equal(load_keras_weights(Viewed(), path).dense.weight.detach()[0], expected)
 
 
+def test_a_flattened_photo_is_reordered_for_its_dense_layer(tmp_path: Path) -> None:
+    kernel = torch.arange(12.0)[:, None]
+    legacy = write_legacy(tmp_path / "w.h5", {"dense": {"kernel": kernel.numpy(), "bias": [0.0]}})
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 1))
+    with pytest.warns(CheckpointWarning, match=r"1 is taken for a layer of values.*input_size=\(height, width\)"):
+        load_keras_weights(model, legacy)
+    assert torch.equal(model.get_parameter("1.weight").detach()[0], kernel[:, 0])
+    load_keras_weights(model, legacy, input_size=2)
+    expected = kernel.view(2, 2, 3).permute(2, 0, 1).flatten()
+    assert torch.equal(model.get_parameter("1.weight").detach()[0], expected)
+
+
 def test_adaptive_pooling_says_the_map_that_is_flattened(tmp_path: Path) -> None:
     kernel = torch.arange(6.0)[:, None]
     layers = {"c": conv_weights(1, 1, 1, 2), "d": {"kernel": kernel.numpy(), "bias": [0.0]}}

@@ -150,6 +150,13 @@ def test_files_that_cannot_be_read_are_named(
         (tmp_path / name).write_bytes(content)
         with pytest.raises(tvc.CheckpointError, match=name.replace(".", r"\.")):
             tvc.load_model(NAME, tmp_path / name)
+    (tmp_path / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n")
+    save_file(trained.state_dict(), tmp_path / "other.pth")
+    for name, words in (("pointer.pth", "git lfs pull fetches it"), ("other.pth", r"suffix \.safetensors")):
+        with pytest.raises(tvc.CheckpointError, match=words):
+            tvc.load_model(NAME, tmp_path / name)
+    save_file(trained.state_dict(), tmp_path / "UPPER.SAFETENSORS")
+    assert tvc.load_model(NAME, tmp_path / "UPPER.SAFETENSORS").weights.endswith("UPPER.SAFETENSORS")
     torch.save({"state_dict": trained.state_dict(), "evil": Evil()}, tmp_path / "evil.pth")
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Evil()))
     torch.save(trained, tmp_path / "whole.pth")
@@ -194,6 +201,10 @@ def test_names_that_do_not_exist(user_module: Path) -> None:
         ("usernet:broken", None, "'usernet:broken' failed: ZeroDivisionError"),
         ("usernet:number", None, "is a int"),
         ("usernet:text", None, r"gave a str, not a torch\.nn\.Module"),
+        ("deeplabv3_resnet50", "random", "no classifier of images .*whose forward returns scores of classes"),
+        ("quantized_resnet18", "random", "no classifier of images in floating point"),
+        ("weights/mine.pth", None, "this is a file of weights: name the network that it is for"),
+        ("my.keras", None, "this is a file of weights: name the network that it is for"),
     ]:
         with pytest.raises(tvc.ModelError, match=words):
             tvc.load_model(name, weights)
@@ -225,9 +236,17 @@ def test_a_module_becomes_a_network_and_stays_as_it_is(tmp_path: Path) -> None:
         tvc.load_model(3)  # type: ignore[arg-type]
 
 
+def test_weights_are_a_file_or_a_name() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    for weights in (model.state_dict(), True):
+        with pytest.raises(tvc.InputError, match=r"a file's path or a version's name, not a .*load_state_dict"):
+            tvc.load_model(model, weights)  # type: ignore[arg-type]
+
+
 def test_labels_from_files(user_module: Path, tmp_path: Path) -> None:
     files = {
         "names.txt": "a\nb\n\nc\nd\ne\n",
+        "windows.txt": "\ufeffa\r\nb\r\nc\r\nd\r\ne\r\n",
         "list.json": json.dumps(list("abcde")),
         "dict.json": json.dumps({str(i): name for i, name in enumerate("abcde")}),
         "class_to_idx.json": json.dumps({name: i for i, name in reversed(list(enumerate("abcde")))}),
@@ -242,6 +261,14 @@ def test_labels_from_files(user_module: Path, tmp_path: Path) -> None:
     assert tvc.load_model("usernet:tiny", labels=tmp_path / "years.json").categories == years
     assert tvc.load_model("usernet:tiny", labels=tmp_path / "year_to_idx.json").categories == years[::-1]
     assert tvc.load_model("usernet:tiny", labels={"b": 1, "a": 0, "d": 3, "c": 2, "e": 4}).categories == tuple("abcde")
+    (tmp_path / "separator.txt").write_text("a\u2028a\nb\x0cb\nc\nd\ne", encoding="utf-8")
+    separated = tvc.load_model("usernet:tiny", labels=tmp_path / "separator.txt").categories
+    assert separated == ("a\u2028a", "b\x0cb", "c", "d", "e")
+    numbered = {name: np.int64(i) for i, name in enumerate("abcde")}
+    assert tvc.load_model("usernet:tiny", labels=numbered).categories == tuple("abcde")  # type: ignore[arg-type]
+    for unordered in (set("abcde"), 5):
+        with pytest.raises(tvc.InputError, match="class names are a list of names"):
+            tvc.load_model("usernet:tiny", labels=unordered)  # type: ignore[arg-type]
     (tmp_path / "bad.json").write_text('{"1": 2}')
     (tmp_path / "string.json").write_text('"abcde"')
     (tmp_path / "deep.json").write_text("[" * 100_000)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 import torchviz_cnn as tvc
@@ -65,6 +66,13 @@ SIGMOID: dict[str, Callable[[Tensor], Any]] = {
     "of another type": lambda z: z.double().sigmoid().float(),
     "in parts": lambda z: torch.cat([z[:, :1].sigmoid(), z[:, 1:].sigmoid()], 1),
     "a view": lambda z: z[:, :, None].sigmoid().squeeze(2),
+    "clamped": lambda z: z.sigmoid().clamp(1e-6, 1 - 1e-6),
+    "mean of two": lambda z: (z.sigmoid() + (2 * z).sigmoid()) / 2,
+    "mean of a stack": lambda z: torch.stack([z.sigmoid(), (2 * z).sigmoid()]).mean(0),
+    "weighted": lambda z: 0.25 * z.sigmoid() + 0.75 * (2 * z).sigmoid(),
+    "of the other class": lambda z: 1 - z.sigmoid(),
+    "piecewise": nn.Hardsigmoid(),
+    "rounded softmax": lambda z: z.softmax(1).half().float(),
 }
 
 
@@ -82,8 +90,17 @@ def test_probabilities_of_the_network_are_not_squashed_again(end: Callable[[Tens
 
 @pytest.mark.parametrize(
     "end",
-    [lambda z: z, lambda z: z.log_softmax(1), lambda z: z.sigmoid() * 8, lambda z: z.softmax(1) * 3, nn.Tanh()],
-    ids=["logits", "log-softmax", "sigmoid, scaled", "softmax, scaled", "tanh"],
+    [
+        lambda z: z,
+        lambda z: z.log_softmax(1),
+        lambda z: z.sigmoid() * 8,
+        lambda z: z.softmax(1) * 3,
+        lambda z: (z - 40).sigmoid() * 8,
+        lambda z: 1 / (1 - (z / 40).sigmoid() / 4),
+        lambda z: (z / 40).sigmoid() * (z / 40),
+        nn.Tanh(),
+    ],
+    ids=["logits", "log-softmax", "scaled", "softmax, scaled", "scaled, of small values", "divided", "swish", "tanh"],
 )
 def test_other_ends_are_logits(end: Callable[[Tensor], Tensor]) -> None:
     model = Ends(end).eval()
@@ -194,6 +211,91 @@ def test_scores_that_cannot_be_told_are_refused(output: Any) -> None:
         class_outputs(output, 2)
     with pytest.raises(ModelError, match="wrap it in a module"):
         class_outputs({"boxes": A, "scores": B}, 2)
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (lambda z: z.argmax(1), r"a tensor \(3,\) of int64 for 3 images, not class scores \(3, n\)"),
+        (lambda z: z > 0, r"a tensor \(3, 4\) of bool"),
+        (lambda z: torch.complex(z, z), r"a tensor \(3, 4\) of complex64"),
+        (lambda z: z[:, :0], r"a tensor \(3, 0\) for 3 images"),
+        (torch.Tensor.to_sparse, r"a tensor \(3, 4\) for 3 images"),
+    ],
+    ids=["argmax", "comparison", "complex", "no class", "sparse"],
+)
+def test_outputs_that_are_no_scores_are_refused(end: Callable[[Tensor], Tensor], words: str) -> None:
+    model = Ends(end).eval()
+    for explain in (tvc.predict, tvc.grad_cam, tvc.saliency):
+        with pytest.raises(ModelError, match=words):
+            explain(model, X)
+
+
+def test_decisions_beside_the_scores_are_left_out() -> None:
+    assert torch.equal(class_outputs((B.argmax(1), B), 2), B)
+    assert torch.equal(class_outputs((B.argmax(1, keepdim=True), B > 0, B), 2), B)
+
+
+def segmenter() -> nn.Module:
+    model: nn.Module = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)
+    return model
+
+
+def detector() -> nn.Module:
+    options = {"weights": None, "weights_backbone": None, "score_thresh": 0.0}
+    model: nn.Module = torchvision.models.detection.ssdlite320_mobilenet_v3_large(**options)
+    return model
+
+
+class Wrapped(nn.Module):
+    """A network in a module whose forward computes scores by the line that an error message gives."""
+
+    def __init__(self, model: nn.Module, line: str) -> None:
+        super().__init__()
+        self.model, self.line = model, line
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = eval(self.line, {"torch": torch}, {"self": self, "x": x})
+        return scores
+
+
+@pytest.mark.parametrize(
+    ("build", "side", "shape"),
+    [
+        (segmenter, 64, (1, 21)),
+        (lambda: nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 1)), 12, (1, 2)),
+        (lambda: Ends(lambda z: (z[:, :, None, None].expand(-1, -1, 3, 3), None)), 12, (1, 4)),
+        (detector, 96, (1, 1)),
+    ],
+    ids=["segmentation", "maps", "maps in a tuple", "detection"],
+)
+def test_the_line_that_a_refusal_gives_makes_scores(build: Callable[[], nn.Module], side: int, shape: Any) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x = build().eval(), torch.rand(1, 3, side, side)
+    for explain in (tvc.predict, tvc.grad_cam, tvc.saliency):
+        with pytest.raises(ModelError, match=r"whose forward returns the scores alone, as .*: return ") as refused:
+            explain(model, x)
+    wrapped = Wrapped(model, str(refused.value).rpartition("return ")[2]).eval()
+    assert tvc.predict(wrapped, x).shape == shape
+    assert tvc.saliency(wrapped, x, 0).values.count_nonzero() > 0
+
+
+def test_networks_of_videos_say_how_they_are_explained() -> None:
+    video = nn.Sequential(nn.Conv3d(3, 4, 3), nn.BatchNorm3d(4), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 2))
+    video.eval()
+    frames = nn.Sequential(nn.Unflatten(1, (3, -1)), *video).eval()
+    for x in (X, X[:1]):
+        for explain in (tvc.predict, tvc.grad_cam, tvc.saliency):
+            with pytest.raises(tvc.InputError, match=r"takes videos or volumes.*model\(x\.unflatten\(1, \(3, -1\)\)\)"):
+                explain(video, x)
+    clip = torch.rand(2, 3, 4, 12, 12, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(tvc.InputError, match=r"saliency and occlusion explain a network of videos"):
+        tvc.saliency(video, clip)
+    leaf = clip.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(video(leaf)[:, 1].sum(), leaf)
+    ours = tvc.saliency(frames, clip.flatten(1, 2), 1).gradients
+    assert torch.allclose(ours, gradient.flatten(1, 2), atol=1e-6)
 
 
 @pytest.mark.parametrize("classes", [1, 4])

@@ -51,16 +51,25 @@ def _code_of(hook: Any) -> CodeType | None:
     return code if isinstance(code, CodeType) else None
 
 
-def explain_channels(error: RuntimeError, model: nn.Module, args: tuple[Any, ...]) -> None:
-    """Raise InputError where it was the input itself that had another number of channels than its convolution takes."""
+def explain_shape(error: RuntimeError | ValueError, model: nn.Module, args: tuple[Any, ...]) -> None:
+    """Raise InputError where the input itself had another number of channels or dimensions than the model takes."""
+    shape = tuple(args[0].shape) if args and isinstance(args[0], Tensor) else ()
+    convolution = next((layer for layer in model.modules() if isinstance(layer, nn.modules.conv._ConvNd)), None)
+    if isinstance(convolution, nn.Conv3d) and len(shape) == 4:
+        raise InputError(
+            f"{type(model).__name__} takes videos or volumes (B, C, T, H, W), and the input is {shape}; {OF_FRAMES}"
+        ) from error
     told = re.search(r"expected input\[([\d, ]+)\] to have (\d+) channels", str(error))
-    shape = list(args[0].shape) if args and isinstance(args[0], Tensor) else []
-    if told and [int(side) for side in told[1].split(",")] == shape:
+    if told and tuple(int(side) for side in told[1].split(",")) == shape:
         raise InputError(
             f"{type(model).__name__} takes images of {told[2]} channels, and the input has {shape[1]}"
         ) from error
 
 
+OF_FRAMES = (
+    "saliency and occlusion explain a network of videos or volumes that is wrapped in a module whose forward takes "
+    "the frames as channels (B, C * T, H, W), as model(x.unflatten(1, (3, -1))) does"
+)
 SEVERAL_INPUTS = (
     "a network of several inputs is wrapped in a module whose forward takes one tensor and splits it, "
     "as model(*x.split(3, 1)) does"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import InputError, TorchvizWarning
 from torchviz_cnn.core.warn import warn
-from torchviz_cnn.hooks.calls import SEVERAL_INPUTS
+from torchviz_cnn.hooks.calls import OF_FRAMES, SEVERAL_INPUTS
 from torchviz_cnn.hooks.network import Model, Network
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.media.origin import Origin, Photo, inputs_and_pictures, is_photo
@@ -122,7 +122,7 @@ def warn_of_batch_statistics(model: nn.Module) -> None:
 def _require_images(x: Tensor) -> None:
     """Raise InputError unless this is a batch of images (B, C, H, W) of finite numbers."""
     if x.ndim != 4:
-        hint = "; x[None] makes one image a batch" if x.ndim == 3 else ""
+        hint = {3: "; x[None] makes one image a batch", 5: f"; {OF_FRAMES}"}.get(x.ndim, "")
         raise InputError(f"the input is a batch (B, C, H, W), not {tuple(x.shape)}{hint}")
     if x.dtype == torch.uint8:
         return  # told by `input_for`

@@ -26,7 +26,7 @@ from torchviz_cnn.core.names import (
     resolve,
     unwrap,
 )
-from torchviz_cnn.hooks.calls import explain_arguments, explain_channels, running_calls
+from torchviz_cnn.hooks.calls import explain_arguments, explain_shape, running_calls
 from torchviz_cnn.hooks.interrupts import FunctionMode, uninterrupted
 from torchviz_cnn.hooks.network import Model, module_of
 from torchviz_cnn.hooks.recorder import Check, Recorder, in_backward
@@ -174,8 +174,8 @@ class HookManager:
             if stop.manager is not self:
                 raise
             return None
-        except RuntimeError as error:
-            explain_channels(error, self.model, args)
+        except (RuntimeError, ValueError) as error:
+            explain_shape(error, self.model, args)
             raise
         except TypeError as error:
             explain_arguments(error, self.model, args, kwargs)

@@ -57,7 +57,8 @@ def _stored_range(values: Array, whole: bool) -> Window:
     if top == 0 or (top < 2 and not whole):
         return 0.0, 1.0
     high = next((float(most) for most in _RANGES if top <= most), top)
-    if high != (65535 if whole else 255):
+    # Values that make a nearly black picture may be of another range.
+    if high != (65535 if whole else 255) or (not whole and top < 64):
         say_once(words.format(f"from 0 to {int(high)}, the range of its values" if high <= 65535 else "to its maximum"))
     return 0.0, high
 

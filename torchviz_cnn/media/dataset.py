@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -74,9 +75,11 @@ class ImageSource:
             image = torch.from_numpy(np.ascontiguousarray(image, image.dtype.newbyteorder("=")))
         if isinstance(image, Tensor) and image.ndim == 2:
             image = image[None]
-        if not isinstance(image, Tensor) or image.ndim != 3 or not image.numel():
-            what = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-            raise InputError(f"item {index} of the dataset is no image: {what}, where (C, H, W) is needed")
+        dense = isinstance(image, Tensor) and image.layout == torch.strided and not image.is_complex()
+        if not dense or image.ndim != 3 or not image.numel():
+            what = f"{tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+            kind = "" if dense or not isinstance(image, Tensor) else f" of {image.dtype} and {image.layout}"
+            raise InputError(f"item {index} of the dataset is no image: {what}{kind}, where (C, H, W) is needed")
         return image.detach(), self._class(label)
 
     def label(self, index: int) -> int | None:
@@ -155,7 +158,9 @@ class ImageSource:
         digest = hashlib.sha256()
         if isinstance(owner, PhotoFolder) and owner is self.dataset:
             for name in owner.names:
-                digest.update(f"{name} {_bytes(owner.path / name)}\n".encode(errors="surrogateescape"))
+                file = owner.path / name
+                size = os.path.getsize(file) if os.path.exists(file) else -1
+                digest.update(f"{name} {size}\n".encode(errors="surrogateescape"))
             return {"images": len(self), "checksum": digest.hexdigest(), "of": "names and sizes"}
         if _file(owner, 0) is not None and owner is self.dataset:
             root = str(getattr(owner, "root", ""))
@@ -181,14 +186,6 @@ class ImageSource:
         low, high = values.min(), values.max()
         scaled = np.rint((values - low) / max(high - low, 1e-12) * 255).astype(np.uint8)
         return as_photo(scaled.transpose(1, 2, 0))
-
-
-def _bytes(file: Path) -> int:
-    """How large a file is; -1 where that cannot be told."""
-    try:
-        return file.stat().st_size
-    except OSError:
-        return -1
 
 
 def _parts(item: Any) -> tuple[Any, Any]:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import ImageError, InputError, TorchvizError, did_you_mean
 from torchviz_cnn.media.bands import Array, Bands, Pixels, Window, as_bands, check_bands, drawn, on_white
 from torchviz_cnn.media.render import Box
@@ -23,12 +24,7 @@ Geometry = Literal["crop", "stretch", "pad"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_PIXELS = 100_000_000
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+_RESAMPLING = {name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos")}
 
 
 def read_image(
@@ -158,6 +154,17 @@ _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
+def _by_channel(name: str, values: Any) -> tuple[float, ...]:
+    """Numbers of any type as floats. Raises InputError for what are none, or not finite."""
+    try:
+        numbers = tuple(map(float, values))
+    except (TypeError, ValueError):
+        numbers = ()
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise InputError(f"{name} is a finite number for each channel, as (0.5, 0.5, 0.5), not {values!r}")
+    return numbers
+
+
 def _names_in(folder: Path) -> list[str]:
     try:
         return os.listdir(folder)
@@ -189,14 +196,16 @@ class Preprocess:
     """Of photos of several bands, those for red, green and blue, counted from 0; by default the first three."""
 
     def __post_init__(self) -> None:
-        if self.geometry not in get_args(Geometry):
-            raise InputError(f"geometry is 'crop', 'stretch' or 'pad', not {self.geometry!r}")
-        if self.interpolation not in _RESAMPLING:
-            raise InputError(f"interpolation is one of {', '.join(_RESAMPLING)}, not {self.interpolation!r}")
+        checks.one_of("geometry", self.geometry, get_args(Geometry))
+        checks.one_of("interpolation", self.interpolation, _RESAMPLING)
         if min(*self.size, self.resize) < 1:
             raise InputError(f"size {self.size} and resize {self.resize} are at least 1 pixel")
-        if len(self.mean) != len(self.std) or not all(self.std):
-            raise InputError(f"mean {self.mean} and std {self.std} have one number per channel, std none of 0")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            object.__setattr__(self, name, _by_channel(name, values))
+        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise InputError(f"mean {self.mean} and std {self.std} have one number per channel, std above 0")
+        if max(self.mean) > 1:
+            raise InputError(f"mean and std are for values of 0..1: of those of 0..255 give a 255th, not {self.mean}")
         if self.bands is not None:
             object.__setattr__(self, "bands", check_bands(self.bands))
         if self.window is not None and not -math.inf < self.window[0] < self.window[-1] < math.inf:

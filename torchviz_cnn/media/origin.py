@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.core.errors import GeometryWarning, ImageError, InputError
+from torchviz_cnn.core.errors import GeometryWarning, InputError
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.media.bands import Pixels
 from torchviz_cnn.media.images import Geometry, Preprocess, read_image, read_stored, to_rgb
@@ -93,11 +93,6 @@ def as_photo(value: Photo) -> Image.Image:
     return read_image(value) if isinstance(value, (str, os.PathLike)) else to_rgb(value)
 
 
-def as_photos(value: Photo | Sequence[Photo]) -> tuple[Image.Image, ...]:
-    """One photo or several as PIL images. Raises ImageError for what is none, or for no photo at all."""
-    return tuple(as_photo(photo) for photo in _several(value))
-
-
 def input_of(photo: Pixels, preprocess: Callable[[Any], Tensor]) -> Tensor:
     """A photo prepared for a network: as it is stored by a Preprocess, in RGB by any other function."""
     return preprocess(photo if isinstance(preprocess, Preprocess) else to_rgb(photo))
@@ -112,13 +107,7 @@ def inputs_and_pictures(
     value: Photo | Sequence[Photo], preprocess: Callable[[Any], Tensor]
 ) -> tuple[Tensor, tuple[Image.Image, ...]]:
     """A batch made of one photo or several, and these photos in RGB; each is read once. Raises ImageError."""
-    photos = [stored(photo) for photo in _several(value)]
+    several: list[Any] = [value] if is_photo(value) else list(value)  # type: ignore[arg-type]
+    photos = [stored(photo) for photo in several]
     pictures = tuple(picture_of(photo, preprocess) for photo in photos)
     return torch.stack([input_of(photo, preprocess) for photo in photos]), pictures
-
-
-def _several(value: Photo | Sequence[Photo]) -> list[Any]:
-    photos: list[Any] = [value] if is_photo(value) else list(value)  # type: ignore[arg-type]
-    if not photos:
-        raise ImageError("no photo was given")
-    return photos

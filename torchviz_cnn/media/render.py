@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, did_you_mean
 from torchviz_cnn.media.bands import Bands, colour
 
@@ -123,8 +124,7 @@ def _weights(count: int, places: Array, interpolation: Interpolation) -> Array:
     at = np.clip(places * count - 0.5, 0, count - 1)
     if interpolation == "bilinear":
         return np.asarray(np.maximum(0, 1 - np.abs(at[:, None] - np.arange(count))))
-    if interpolation != "quadratic":
-        raise InputError(f"interpolation is 'nearest', 'bilinear' or 'quadratic', not {interpolation!r}")
+    checks.one_of("interpolation", interpolation, get_args(Interpolation))
     samples: Array = _spline(np.arange(count), count)
     return np.asarray(np.linalg.solve(samples.T, _spline(at, count).T).T)
 
@@ -132,18 +132,11 @@ def _weights(count: int, places: Array, interpolation: Interpolation) -> Array:
 def _spline(at: Array, count: int) -> Array:
     """Quadratic B-splines centred on each sample, those beyond the ends mirrored back: (places, count)."""
     basis = np.zeros((len(at), count))
-    for shift in range(-2, count + 2):
+    for shift, mirrored in enumerate(np.pad(np.arange(count), 2, mode="reflect"), start=-2):
         distance = np.abs(at - shift)
         value = np.where(distance < 0.5, 0.75 - distance**2, np.maximum(0, 1.5 - distance) ** 2 / 2)
-        basis[:, _mirrored(shift, count)] += value
+        basis[:, mirrored] += value
     return basis
-
-
-def _mirrored(index: int, count: int) -> int:
-    if count == 1:
-        return 0
-    index = abs(index) % (2 * count - 2)
-    return min(index, 2 * count - 2 - index)
 
 
 def overlay(
@@ -162,8 +155,7 @@ def overlay(
     """
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha is a share between 0 and 1, not {alpha}")
-    if blend not in ("add", "mix"):
-        raise InputError(f"blend is 'add' or 'mix', not {blend!r}")
+    checks.one_of("blend", blend, get_args(Blend))
     picture = np.array(photo.convert("RGB"))
     palette = alpha * _palette(colormap_name).astype(np.float32)
     keep = 1 if blend == "add" else 1 - alpha

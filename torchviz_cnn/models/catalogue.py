@@ -28,7 +28,10 @@ class Entry:
     """Whether its classes are ImageNet's, where it has a thousand of them."""
 
 
-_FASHION = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
+_FASHION = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 _EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 _PETS = ("cat", "dog")
 _UNIT = ((0.0,) * 3, (1.0,) * 3)
@@ -51,9 +54,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType(
         "convnet_2025": Entry(convnet_2025, _stretched(180, *_UNIT)),
         "mini_xception": Entry(mini_xception, _stretched(180, *_UNIT)),
         "mini_xception_fer2013": Entry(mini_xception_fer2013, _stretched(64, (0.5,), (0.5,)), _EMOTIONS),
-        "fashion_mnist_convnet": Entry(
-            fashion_mnist_convnet, _stretched(28, (0.0,), (1.0,)), tuple(_FASHION.split(", "))
-        ),
+        "fashion_mnist_convnet": Entry(fashion_mnist_convnet, _stretched(28, (0.0,), (1.0,)), _FASHION),
         "xception": Entry(xception, _stretched(299, (0.5,) * 3, (0.5,) * 3), imagenet=True),
         "zfnet": Entry(zfnet, _cropped(224, 256), imagenet=True),
         "cats_and_dogs": Entry(partial(convnet_2025, num_classes=2, batch_norm=True), _cropped(160, 160), _PETS),
@@ -66,25 +67,19 @@ FOLDERS = (_PACKAGE / "weights", _PACKAGE.parent / "weights")
 """Inside the installed package, or in a checkout or an editable install."""
 
 
-@dataclass(frozen=True)
-class Bundled:
-    """A checkpoint of the package: safetensors in half precision."""
-
-    file: str
-    sha256: str
-
-
-BUNDLED: Mapping[str, Bundled] = MappingProxyType(
+BUNDLED: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
-        "cats_and_dogs": Bundled(
-            "cats_and_dogs_convnet.safetensors", "4a9a97b8d485862cad24e37045f6c99f31f860694bb0ec6ae2475d66a9381106"
+        "cats_and_dogs": (
+            "cats_and_dogs_convnet.safetensors",
+            "4a9a97b8d485862cad24e37045f6c99f31f860694bb0ec6ae2475d66a9381106",
         ),
-        "cats_and_dogs_mini_xception": Bundled(
+        "cats_and_dogs_mini_xception": (
             "cats_and_dogs_mini_xception.safetensors",
             "720531a64c78e0ff6b621fbcee96d5b2a5ae6bb78bd8da17435cc165668a862a",
         ),
     }
 )
+"""Checkpoints of the package, safetensors in half precision: the file and its SHA-256."""
 
 
 def bundled_path(name: str, folders: Sequence[Path] = FOLDERS) -> Path:
@@ -92,17 +87,15 @@ def bundled_path(name: str, folders: Sequence[Path] = FOLDERS) -> Path:
 
     Raises CheckpointError, which names the file, where none has it, or its SHA-256 is another than when it was bundled.
     """
-    entry = BUNDLED[name]
-    places = [folder / entry.file for folder in folders]
+    file, sha256 = BUNDLED[name]
+    places = [folder / file for folder in folders]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
-        raise CheckpointError(
-            f"bundled checkpoint {entry.file} is missing: looked for {' and '.join(map(str, places))}"
-        )
+        raise CheckpointError(f"bundled checkpoint {file} is missing: looked for {' and '.join(map(str, places))}")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != entry.sha256:
+    if digest != sha256:
         raise CheckpointError(
-            f"{path} is not the bundled {entry.file}: its SHA-256 begins {digest[:12]}, not {entry.sha256[:12]}; "
+            f"{path} is not the bundled {file}: its SHA-256 begins {digest[:12]}, not {sha256[:12]}; "
             "it was damaged or replaced, so install the package again"
         )
     return path

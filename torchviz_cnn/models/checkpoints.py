@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     if not path.exists():
         near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
         raise CheckpointError(f"no checkpoint {path}{near}")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_torch(path)
     state = find_state_dict(content, path)
     empty = next((name for name, tensor in state.items() if tensor.is_meta), None)
     if empty is not None:
@@ -54,7 +54,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     """What `scripts/train.py` noted in a `.safetensors` file beside the weights; nothing for other files."""
     from safetensors import safe_open
 
-    if Path(path).suffix != ".safetensors":
+    if Path(path).suffix.lower() != ".safetensors":
         return {}
     with safe_open(path, "pt") as file:
         about = file.metadata() or {}
@@ -103,7 +103,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> Any:
     try:
         _refuse_other_formats(path)
-        with _plain_data():
+        with torch.serialization.safe_globals(_plain_data()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice to load in another way, which may run code
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         name = re.search(r"GLOBAL (\S+)", str(error))
@@ -120,11 +121,13 @@ def _read_torch(path: Path) -> Any:
 
 def _refuse_other_formats(path: Path) -> None:
     with path.open("rb") as file:
-        start = file.read(4)
+        start = file.read(9)
     if start[:1] == b"\x80":  # a pickle, as torch wrote them before 1.6
         return
     if start[:2] != b"PK":
-        what = "empty" if not start else "a Keras file" if start[1:] == b"HDF" else "not a PyTorch checkpoint"
+        known = {b"": "empty", b"\x89HDF": "a Keras file", b"vers": "a pointer of Git LFS: git lfs pull fetches it"}
+        what = known.get(start[:4], "not a PyTorch checkpoint")
+        what = "a safetensors file: give it the suffix .safetensors" if start[8:] == b"{" else what
         raise CheckpointError(f"{path} is {what}")
     with zipfile.ZipFile(path) as archive:
         parts = {name.partition("/")[2] or name for name in archive.namelist()}
@@ -138,10 +141,8 @@ def _refuse_other_formats(path: Path) -> None:
         raise CheckpointError(f"{path} is {what}")
 
 
-def _plain_data() -> contextlib.AbstractContextManager[Any]:
-    """Allow what training scripts leave in checkpoints, numpy's scalars and options: data, and nothing that runs."""
-    if not hasattr(torch.serialization, "safe_globals"):  # before torch 2.5
-        return contextlib.nullcontext()
+def _plain_data() -> list[Any]:
+    """What training scripts leave in checkpoints, numpy's scalars and options: data, and nothing that runs."""
     scalar: Any = np.float64(0).__reduce__()[0]
     kinds = {type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)}
-    return torch.serialization.safe_globals([scalar, np.dtype, argparse.Namespace, *kinds])
+    return [scalar, np.dtype, argparse.Namespace, *kinds]

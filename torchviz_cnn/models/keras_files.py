@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib
 import io
+import itertools
 import json
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,7 @@ def _open_archive(path: Path, max_bytes: int) -> tuple[io.BytesIO, bytes | None]
 
 
 def _read(file: Any, config_text: Any, path: Path) -> KerasFile:
-    if config_text is None:
-        config_text = file.attrs.get("model_config")
-    nodes = _nodes(config_text)
+    nodes = _nodes(file.attrs.get("model_config") if config_text is None else config_text)
     configs = _configs(nodes)
     root = file["model_weights"] if _link(file, "model_weights", path) else file
     groups = _attribute(root, "layer_names")
@@ -220,7 +219,7 @@ def _in_model_order(layers: list[KerasLayer], configs: dict[str, LayerConfig]) -
     position = {name: index for index, name in enumerate(configs)}
     names = [layer.name for layer in layers]
     if len(set(names)) < len(names) or not all(name in position for name in names):
-        return [replace(layer) for layer in layers]
+        return layers
     return sorted(layers, key=lambda layer: position[layer.name])
 
 
@@ -268,16 +267,9 @@ def _input_shape(nodes: list[tuple[str, dict[str, Any]]]) -> tuple[int, int, int
 
 def _attribute(group: Any, name: str) -> list[str] | None:
     """A list of strings; Keras cuts one that is too long for HDF5 into `name0`, `name1`, ..."""
-    if name in group.attrs:
-        return [_text(value) for value in group.attrs[name]]
-    if f"{name}0" not in group.attrs:
-        return None
-    values: list[str] = []
-    part = 0
-    while f"{name}{part}" in group.attrs:
-        values += [_text(value) for value in group.attrs[f"{name}{part}"]]
-        part += 1
-    return values
+    parts = itertools.takewhile(group.attrs.__contains__, (f"{name}{part}" for part in itertools.count()))
+    names = [name] if name in group.attrs else list(parts)
+    return [_text(value) for part in names for value in group.attrs[part]] if names else None
 
 
 def _text(value: Any) -> str:

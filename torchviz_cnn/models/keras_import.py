@@ -209,50 +209,46 @@ def _depthwise_kernel(kernel: Tensor) -> Tensor:
     return kernel.permute(2, 3, 0, 1).flatten(0, 1)[:, None]
 
 
+def _kernel(kernel: Tensor) -> Tensor:
+    """Keras' `(h, w, in, out)` to `(out, in, h, w)`."""
+    return kernel.permute(3, 2, 0, 1)
+
+
+def _slot(
+    name: str, kind: str, shape: tuple[int, ...], layer: nn.Conv2d | nn.Linear, turned: Callable[[Tensor], Tensor]
+) -> Slot:
+    """Of a layer of one kernel, of which `turned` makes the weight."""
+    shapes, tensors = _with_bias(shape, layer.bias), _tensors(layer.weight, layer.bias)
+    return Slot(name, kind, shapes, tensors, lambda arrays: [turned(arrays[0]), *arrays[1:]])
+
+
 def _convolution(name: str, conv: nn.Conv2d) -> Slot:
-    rows, columns = conv.kernel_size
     inside = conv.in_channels // conv.groups
     if conv.groups > 1 and inside == 1:
-        shape = (rows, columns, conv.in_channels, conv.out_channels // conv.in_channels)
-        return Slot(
-            name,
-            "depthwise",
-            _with_bias(shape, conv.bias),
-            _tensors(conv.weight, conv.bias),
-            lambda arrays: [_depthwise_kernel(arrays[0]), *arrays[1:]],
-        )
-    return Slot(
-        name,
-        "conv",
-        _with_bias((rows, columns, inside, conv.out_channels), conv.bias),
-        _tensors(conv.weight, conv.bias),
-        lambda arrays: [arrays[0].permute(3, 2, 0, 1), *arrays[1:]],
-    )
+        multiplier = conv.out_channels // conv.in_channels
+        return _slot(name, "depthwise", (*conv.kernel_size, conv.in_channels, multiplier), conv, _depthwise_kernel)
+    return _slot(name, "conv", (*conv.kernel_size, inside, conv.out_channels), conv, _kernel)
 
 
 def _separable(name: str, depthwise: nn.Conv2d, pointwise: nn.Conv2d) -> Slot:
-    rows, columns = depthwise.kernel_size
-    multiplier = depthwise.out_channels // depthwise.in_channels
-    across = _with_bias((1, 1, pointwise.in_channels, pointwise.out_channels), pointwise.bias)
+    first, second = _convolution(name, depthwise), _convolution(name, pointwise)
     return Slot(
         name,
         "separable",
-        ((rows, columns, depthwise.in_channels, multiplier), *across),
-        _tensors(depthwise.weight, pointwise.weight, pointwise.bias),
-        lambda arrays: [_depthwise_kernel(arrays[0]), arrays[1].permute(3, 2, 0, 1), *arrays[2:]],
+        first.shapes + second.shapes,
+        first.tensors + second.tensors,
+        lambda arrays: [*first.fill(arrays[:1]), *second.fill(arrays[1:])],
     )
 
 
 def _dense(name: str, dense: nn.Linear, flattened: Callable[[], Map | None]) -> Slot:
-    def fill(arrays: list[Tensor]) -> list[Tensor]:
-        kernel = arrays[0].T
-        if (shape := flattened()) is not None:
-            channels, height, width = shape
-            kernel = kernel.reshape(-1, height, width, channels).permute(0, 3, 1, 2).flatten(1)
-        return [kernel, *arrays[1:]]
+    def turned(kernel: Tensor) -> Tensor:
+        if (shape := flattened()) is None:
+            return kernel.T
+        channels, height, width = shape
+        return kernel.T.reshape(-1, height, width, channels).permute(0, 3, 1, 2).flatten(1)
 
-    shapes = _with_bias((dense.in_features, dense.out_features), dense.bias)
-    return Slot(name, "dense", shapes, _tensors(dense.weight, dense.bias), fill)
+    return _slot(name, "dense", (dense.in_features, dense.out_features), dense, turned)
 
 
 def _flattened(name: str, dense: nn.Linear, channels: int, pooled: tuple[int, int] | None, maps: Maps) -> Map | None:
@@ -265,6 +261,12 @@ def _flattened(name: str, dense: nn.Linear, channels: int, pooled: tuple[int, in
     if known is not None:
         return known.get(dense.in_features)
     if not channels:  # no convolution before it
+        if dense.in_features % 3 == 0:
+            warn(
+                f"{name} is taken for a layer of values without colour, as the file does not say its input's size; "
+                "if it takes photos of three channels flattened, say input_size=(height, width)",
+                CheckpointWarning,
+            )
         return None
     side = math.isqrt(dense.in_features // channels)
     if side * side * channels != dense.in_features:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -33,7 +34,7 @@ KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
 
 def load_model(
     model: str | nn.Module | Network,
-    weights: str | Path | None = None,
+    weights: str | os.PathLike[str] | None = None,
     *,
     labels: str | Path | Sequence[str] | Mapping[str, int] | None = None,
     geometry: Geometry | None = None,
@@ -77,11 +78,18 @@ def load_model(
     >>> load_model(nn.Sequential(nn.Conv2d(3, 2, 3)), input_size=64, labels=["cat", "dog"])
     Network(Sequential, weights its own, input 64 x 64, 2 named classes)
     """
-    source = None if weights is None else str(weights)
+    if weights is not None and not isinstance(weights, (str, os.PathLike)):
+        raise InputError(
+            f"weights are a file's path or a version's name, not a {type(weights).__name__}; a state_dict is put into "
+            "a module by model.load_state_dict(state), and load_model(model) makes a Network of that"
+        )
+    source = None if weights is None else os.fspath(weights)
     if isinstance(model, str):
         name = model
         load = _from_factory if ":" in name else _from_catalogue if name in CATALOGUE else _from_torchvision
-        module, preprocess, categories, source = load(name, source)
+        with torch.random.fork_rng(devices=[]):  # random weights are the same each time
+            torch.default_generator.manual_seed(0)  # `torch.manual_seed` would seed GPUs, too
+            module, preprocess, categories, source = load(name, source)
         module = module.eval()
     else:
         name = model.name if isinstance(model, Network) else type(module_of(model)).__name__
@@ -117,16 +125,14 @@ def _from_catalogue(name: str, weights: str | None) -> _Loaded:
         trained = ", ".join(BUNDLED)
         raise ModelError(f"{name} needs weights: a checkpoint file or 'random' (bundled with weights: {trained})")
     if weights == "random":
-        with _seeded():
-            model = entry.factory()
+        model = entry.factory()
     elif weights is not None and Path(weights).suffix.lower() in KERAS_SUFFIXES:
-        with _seeded():
-            model = load_keras_weights(entry.factory(), weights, input_size=entry.preprocess.size)
+        model = load_keras_weights(entry.factory(), weights, input_size=entry.preprocess.size)
     else:
         source = bundled_path(name) if weights is None else weights
         state = read_checkpoint(source)
         about = {} if weights is None else read_metadata(source)
-        with _seeded(), _metadata_of(str(source)):
+        with _metadata_of(str(source)):
             factory = partial(entry.factory, **_variant(entry.factory, state, about))
             model = factory(**class_options(factory, state))
         load_state(model, state, str(source))
@@ -169,29 +175,43 @@ def _from_torchvision(name: str, weights: str | None) -> _Loaded:
 
     known = model_names()
     if name not in known:
+        if name in torchvision.models.list_models():
+            raise ModelError(
+                f"torchvision's {name} is no classifier of images in floating point: make it yourself, and "
+                "wrap it in a module whose forward returns scores of classes (B, n)"
+            )
         near = did_you_mean(name, known) or "; torchviz_cnn.model_names() lists them"
+        if Path(name).suffix in (".pth", ".pt", ".ckpt", ".safetensors", *KERAS_SUFFIXES):
+            near = "; this is a file of weights: name the network that it is for, and give the file as its weights"
         raise ModelError(f"no model {name!r}{near} (your own: 'package.module:factory')")
-    entries = list(torchvision.models.get_model_weights(name))
-    first = entries[0] if entries else None
     if weights is None:
-        raise ModelError(
-            f"{name} needs weights: a checkpoint file, 'random', or 'DEFAULT' to download torchvision's own"
-        )
-    if weights == "random":
-        with _seeded():
-            model = _build(name)
-        return model, _preset(first), _matching(_categories(first), model), "random"
+        raise ModelError(f"{name} needs weights: a checkpoint file, 'random', or 'DEFAULT', which downloads them")
+    entries = list(torchvision.models.get_model_weights(name))
+    entry = entries[0] if entries else None
     versions = {"DEFAULT": torchvision.models.get_model_weights(name).DEFAULT} if entries else {}
-    versions |= {entry.name: entry for entry in entries}
-    if weights in versions and not Path(weights).exists():
+    versions |= {version.name: version for version in entries}
+    if weights == "random":
+        model = _build(name)
+    elif weights in versions and not Path(weights).exists():
         entry = versions[weights]
         try:
             model = torchvision.models.get_model(name, weights=entry)
         except (OSError, RuntimeError) as error:
             raise CheckpointError(f"the weights {entry} could not be downloaded from {entry.url}: {error}") from error
-        return model, _preset(entry), _matching(_categories(entry), model), str(entry)
+        weights = str(entry)
+    else:
+        _require_weights_file(name, weights, ["random", *versions])
+        state = read_checkpoint(weights)
+        official = next((version for version in entries if version.url.endswith(f"/{Path(weights).name}")), None)
+        entry = official or entry
+        model = _build_for(name, state, official is not None)
+        load_state(model, state, weights)
+    return model, _preset(entry), _matching(_categories(entry), model), weights
+
+
+def _require_weights_file(name: str, weights: str, offered: list[str]) -> None:
+    """Raise ModelError for what is neither a file of PyTorch's nor one of the names that are offered."""
     if not Path(weights).exists() and not Path(weights).suffix:
-        offered = ["random", *versions]
         raise ModelError(
             f"{name} has no weights {weights!r}{did_you_mean(weights, offered)} (a file, or {', '.join(offered)})"
         )
@@ -200,11 +220,6 @@ def _from_torchvision(name: str, weights: str | None) -> _Loaded:
             f"{weights} is a Keras file, whose networks want other inputs than torchvision's {name}: build the "
             "network, call load_keras_weights(model, path), and prepare the photos as Keras does"
         )
-    state = read_checkpoint(weights)
-    official = next((entry for entry in entries if entry.url.endswith(f"/{Path(weights).name}")), None)
-    model = _build_for(name, state, official is not None)
-    load_state(model, state, weights)
-    return model, _preset(official or first), _matching(_categories(official or first), model), weights
 
 
 def _from_factory(name: str, weights: str | None) -> _Loaded:
@@ -212,13 +227,12 @@ def _from_factory(name: str, weights: str | None) -> _Loaded:
     if not isinstance(target, nn.Module | Network):
         if not callable(target):
             raise ModelError(f"{name!r} is a {type(target).__name__}, not a function or class that makes a network")
-        with _seeded():
-            state = {} if weights in (None, "random") else read_checkpoint(str(weights))
-            classes = class_options(target, state)
-            try:
-                target = target(**classes)
-            except (Exception, SystemExit) as error:  # a user's factory may raise anything
-                raise ModelError(f"{name!r} failed: {type(error).__name__}: {error}") from error
+        state = {} if weights in (None, "random") else read_checkpoint(str(weights))
+        classes = class_options(target, state)
+        try:
+            target = target(**classes)
+        except (Exception, SystemExit) as error:  # a user's factory may raise anything
+            raise ModelError(f"{name!r} failed: {type(error).__name__}: {error}") from error
     return _from_object(target, name, weights)
 
 
@@ -268,28 +282,19 @@ def _build(name: str, **options: Any) -> nn.Module:
 def _build_for(name: str, state: dict[str, Tensor], official: bool) -> nn.Module:
     """The network a checkpoint was saved from: its number of classes, its auxiliary heads."""
     build = partial(_build, name)
-    with _seeded():
-        options: dict[str, Any] = class_options(build, state)
-        outline = sketch(build, **options)
-        accepted = inspect.signature(type(outline).__init__).parameters
-        if "init_weights" in accepted:
-            options["init_weights"] = False  # slow, and overwritten
-        if "aux_logits" in accepted:
-            own = outline.state_dict()
-            tensors, _ = renamed(state, own)
-            auxiliary = [key for key in own if key.lower().startswith("aux")]
-            options["aux_logits"] = all(k in tensors and tensors[k].shape == own[k].shape for k in auxiliary)
-        if "transform_input" in accepted:
-            options["transform_input"] = official  # those weights were trained on inputs of another scale
-        return _build(name, **options)
-
-
-@contextmanager
-def _seeded() -> Iterator[None]:
-    """Random weights that are the same each time, without touching the global random state."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
+    options: dict[str, Any] = class_options(build, state)
+    outline = sketch(build, **options)
+    accepted = inspect.signature(type(outline).__init__).parameters
+    if "init_weights" in accepted:
+        options["init_weights"] = False  # slow, and overwritten
+    if "aux_logits" in accepted:
+        own = outline.state_dict()
+        tensors, _ = renamed(state, own)
+        auxiliary = [key for key in own if key.lower().startswith("aux")]
+        options["aux_logits"] = all(k in tensors and tensors[k].shape == own[k].shape for k in auxiliary)
+    if "transform_input" in accepted:
+        options["transform_input"] = official  # those weights were trained on inputs of another scale
+    return _build(name, **options)
 
 
 def _usual(model: nn.Module) -> Preprocess:
@@ -351,20 +356,20 @@ def _adapted(
     if "input_size" in changes:
         changes["size"] = size = checks.sides("input_size", changes.pop("input_size"))
         changes["resize"] = round(min(size) * preprocess.resize / min(preprocess.size))
-    changes |= {name: tuple(changes[name]) for name in ("mean", "std") if name in changes}
     return replace(preprocess, **changes) if changes else preprocess
 
 
 def _labels(labels: str | Path | Iterable[str] | Mapping[str, int]) -> tuple[str, ...]:
     """Class names from a list or dict, a file with a name per line, or JSON."""
-    if not isinstance(labels, (str, Path)):
-        return _class_names(labels if isinstance(labels, Mapping) else list(labels))
+    if not isinstance(labels, (str, os.PathLike)):
+        ordered = isinstance(labels, Iterable) and not isinstance(labels, (Mapping, Set))
+        return _class_names(list(labels) if ordered else labels)
     try:
         text = Path(labels).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise InputError(f"the labels file {labels} cannot be read: {error}") from error
     if Path(labels).suffix.lower() != ".json":
-        return tuple(line.strip() for line in text.splitlines() if line.strip())
+        return tuple(line.strip() for line in text.split("\n") if line.strip())
     try:
         return _class_names(json.loads(text))
     except (ValueError, RecursionError) as error:
@@ -375,7 +380,7 @@ def _class_names(names: Any) -> tuple[str, ...]:
     """The names in a list, in a dict from index to name, or, as torchvision's `class_to_idx`, from name to index."""
     if isinstance(names, Mapping):
         numbers = range(len(names))
-        if all(type(value) is int for value in names.values()) and sorted(names.values()) == list(numbers):
+        if all(isinstance(v, (int, np.integer)) for v in names.values()) and sorted(names.values()) == list(numbers):
             names = sorted(names, key=names.__getitem__)
         else:
             by_text = {str(key): name for key, name in names.items()}

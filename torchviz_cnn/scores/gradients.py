@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,11 +54,8 @@ def _pass_back(scores: Tensor, inputs: Sequence[Tensor], gradients: Tensor, keep
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="There is a performance drop")
-                return list(
-                    torch.autograd.grad(
-                        scores, inputs, gradients, retain_graph=True, is_grads_batched=True, allow_unused=True
-                    )
-                )
+                batched: dict[str, Any] = {"retain_graph": True, "is_grads_batched": True, "allow_unused": True}
+                return list(torch.autograd.grad(scores, inputs, gradients, **batched))
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # an operation of this model cannot be batched

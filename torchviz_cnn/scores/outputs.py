@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -16,9 +18,18 @@ Activation = Literal["softmax", "sigmoid", "none"]
 """What makes probabilities of outputs: `none` where the network ends in a softmax or sigmoid itself."""
 Categories = tuple[str, ...] | None
 
-_SIGMOIDS = {"sigmoid", "sigmoid_", "expit", "special_expit"}
-_EXPONENTIALS = {"softmax", "softmin", "exp", "exp_", *_SIGMOIDS}
-_COPIES = {"cat", "clone", "concat", "contiguous", "double", "flatten", "float", "reshape", "stack", "to", "type"}
+_SQUASHED = {"sigmoid", "expit", "special_expit", "hardsigmoid", "softmax", "softmin"}
+_COPIED = {
+    *("amax", "bfloat16", "cat", "clamp", "clip", "clone", "concat", "contiguous", "double", "flatten", "float"),
+    *("getitem", "half", "mean", "reshape", "stack", "to", "type", "type_as"),
+}
+_ARITHMETIC: dict[str, Callable[[float, float], float]] = {
+    "add": lambda a, b: a + b,
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b,
+    "rsub": lambda a, b: b if a <= b else math.inf,
+}
+"""The greatest value of an operation on values of at least 0, from the greatest of both; a divisor is a number."""
 
 _log = logging.getLogger("torchviz_cnn")
 
@@ -26,40 +37,65 @@ _log = logging.getLogger("torchviz_cnn")
 class Ending(FunctionMode):
     """Notices, in a block in which a network runs, whether it ends in a softmax or sigmoid of its own.
 
-    An output is a sigmoid's where it has the memory of what a sigmoid gave, or of a copy; it is a softmax's where every
-    row is a distribution, and the network has computed exponentials.
+    It does where its output is what a softmax or sigmoid gave, a copy or a mean of these; and where every row is a
+    distribution, and the network has computed exponentials.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._sigmoids: list[tuple[Tensor, int]] = []  # with the version, which grows where something is written in
+        self._squashed: list[tuple[Tensor, int, float]] = []
+        """What was computed from softmax and sigmoid alone, with its version, which grows where something is written in
+        it, and the greatest value that it can have."""
         self._exponentials = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        output, name = func(*args, **(kwargs or {})), getattr(func, "__name__", "")
-        self._exponentials |= name in _EXPONENTIALS
-        copied = self._sigmoids and name in _COPIES and args and self._are_sigmoids(args[0])
+        name = getattr(func, "__name__", "").strip("_")
+        self._exponentials |= name == "exp" or name in _SQUASHED
+        greatest = self._greatest_of(name, args)
+        output = func(*args, **(kwargs or {}))
         # Gates of whole maps are left out, so that none is kept in memory.
-        small = isinstance(output, Tensor) and all(side == 1 for side in output.shape[2:])
-        if small and (name in _SIGMOIDS or copied):
-            self._sigmoids.append((output, output._version))
+        small = isinstance(output, Tensor) and (name == "stack" or all(side == 1 for side in output.shape[2:]))
+        if small and greatest is not None:
+            self._squashed.append((output, output._version, greatest))
         return output
 
     def activation(self, outputs: Tensor) -> Activation | None:
         """`none` for outputs (B, n) of a network that ends in a softmax or sigmoid; None where nothing tells."""
-        if self._are_sigmoids(outputs):
-            return "none"
+        greatest = self._greatest(outputs)
+        if greatest is not None:
+            return "none" if greatest < 1 + 1e-6 else None
         rounding = 1e-5 if outputs.dtype in (torch.float32, torch.float64) else 1e-2
         values = outputs.detach().float()
         certain = self._exponentials and values.shape[1] > 1 and bool((values >= 0).all())
         return "none" if certain and bool(((values.sum(1) - 1).abs() < rounding).all()) else None
 
-    def _are_sigmoids(self, tensors: Any) -> bool:
-        parts = tensors if isinstance(tensors, (tuple, list)) else [tensors]
-        known = {t.untyped_storage().data_ptr() for t, version in self._sigmoids if t._version == version}
-        return bool(parts) and all(isinstance(p, Tensor) and p.untyped_storage().data_ptr() in known for p in parts)
+    def _greatest_of(self, name: str, args: tuple[Any, ...]) -> float | None:
+        """The greatest value of what a function gives, where it is computed from softmax and sigmoid alone."""
+        if name in _SQUASHED:
+            return 1.0
+        if name in _COPIED and args and self._squashed:
+            several = args[0] if isinstance(args[0], (tuple, list)) else args[:1]
+        elif name in _ARITHMETIC and len(args) > 1 and self._squashed:
+            several = args[:2]
+        else:
+            return None
+        known = [greatest for part in several if (greatest := self._greatest(part)) is not None]
+        if not known or len(known) < len(several) or (name == "div" and isinstance(args[1], Tensor)):
+            return None
+        return max(known) if name in _COPIED else _ARITHMETIC[name](*known)
+
+    def _greatest(self, value: Any) -> float | None:
+        if isinstance(value, (int, float)):
+            return value if value > 0 else None
+        if not isinstance(value, Tensor) or value.layout != torch.strided:
+            return None
+        place = value.untyped_storage().data_ptr()
+        for tensor, version, greatest in reversed(self._squashed):
+            if tensor._version == version and tensor.untyped_storage().data_ptr() == place:
+                return greatest
+        return None
 
 
 def class_outputs(output: Any, batch: int, categories: Categories = None) -> Tensor:
@@ -79,18 +115,17 @@ def read_classes(
     scores = _scores_in(output, batch, categories)
     logits = _as_rows(scores, batch)
     if logits is None:
-        shape, how = tuple(scores.shape), ", as maps.mean((2, 3)) of a segmentation" * (scores.ndim == 4)
-        raise ModelError(
-            f"the model gives a tensor {shape} for {batch} images, not class scores ({batch}, n); {_WRAP}{how}"
-        )
+        kind = "" if scores.is_floating_point() else f" of {str(scores.dtype).removeprefix('torch.')}"
+        what = f"a tensor {tuple(scores.shape)}{kind} for {batch} images, not class scores ({batch}, n)"
+        how = _OF_MAPS.format(_place(scores, output)) if scores.ndim > 3 and len(scores) == batch else ""
+        raise ModelError(f"the model gives {what}; {_WRAP}{how}")
     nan = logits.isnan().any(1)
     if bool(nan.any()):
         raise ModelError(
             f"the model gives NaN for image {int(nan.nonzero()[0, 0])}: some of its weights, its input or what it "
             "computes on the way are no finite numbers"
         )
-    activation = ending.activation(logits) if ending is not None else None
-    activation = activation or usual_activation(logits)
+    activation = (ending and ending.activation(logits)) or usual_activation(logits)
     binary = logits.shape[1] == 1 and categories is not None and len(categories) == 2
     return (both_classes(logits.float(), activation) if binary else logits.float()), activation
 
@@ -150,11 +185,23 @@ def _scores_in(output: Any, batch: int, categories: Categories) -> Tensor:
     return scores
 
 
+def _place(scores: Tensor, output: Any) -> str:
+    """Where in what a model gives its scores are, as Python says it."""
+    if isinstance(output, Tensor):
+        return ""
+    parts = (
+        output.items() if isinstance(output, dict) else enumerate(output) if isinstance(output, (tuple, list)) else ()
+    )
+    return next((f"[{key!r}]" for key, part in parts if part is scores), ".logits")
+
+
 _WRAP = "wrap it in a module whose forward returns the scores alone"
+_OF_MAPS = ", as the mean of each class over its map: return self.model(x){}.flatten(2).mean(2)"
+_OF_BOXES = ", as those of each image's surest box: return torch.stack([one['scores'][:1] for one in self.model(x)])"
 
 
 def _scores_among(parts: tuple[Any, ...] | list[Any], batch: int, categories: Categories) -> Tensor:
-    tensors = {place: part for place, part in enumerate(parts) if isinstance(part, Tensor)}
+    tensors = {place: part for place, part in enumerate(parts) if isinstance(part, Tensor) and part.is_floating_point()}
     rows = {place: _as_rows(part, batch) for place, part in tensors.items() if part.ndim}
     counts = {place: row.shape[1] for place, row in rows.items() if row is not None}
     fitting = [place for place, count in counts.items() if categories is not None and count == len(categories)]
@@ -167,12 +214,15 @@ def _scores_among(parts: tuple[Any, ...] | list[Any], batch: int, categories: Ca
         shapes = ", ".join(f"{place}: {tuple(tensors[place].shape)}" for place in counts)
         raise ModelError(f"several tensors that the model gives may be class scores ({shapes}); {_WRAP}")
     if not isinstance(parts[0], Tensor):
-        raise ModelError(f"the model gives a {type(parts).__name__}, not class scores (B, n); {_WRAP}")
+        how = _WRAP + _OF_BOXES * (isinstance(parts[0], dict) and "scores" in parts[0])
+        raise ModelError(f"the model gives a {type(parts).__name__}, not class scores (B, n); {how}")
     return parts[0]
 
 
 def _as_rows(scores: Tensor, batch: int) -> Tensor | None:
-    """Class scores as rows (B, n), also of a model that squeezes its output; None for another shape."""
+    """Class scores as rows (B, n), also of a model that squeezes its output; None for another shape or kind."""
+    if not scores.is_floating_point() or scores.layout != torch.strided or not scores.numel():
+        return None
     if scores.ndim < 2 and (batch == 1 or scores.shape == (batch,)):
         return scores.reshape(batch, -1)
     if scores.ndim < 2 or len(scores) != batch or any(side != 1 for side in scores.shape[2:]):
