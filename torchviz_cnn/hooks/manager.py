@@ -128,8 +128,8 @@ class HookManager:
         Raises:
             LayerError: for a name that does not exist; nothing is added then.
         """
-        for call in self._resolve(layers):
-            self._tap(call).forward.append((call.index, hook))
+        for tap, index in self._tapped(layers):
+            tap.forward.append((index, hook))
 
     def on_backward(self, layers: LayerName | Iterable[LayerName], hook: BackwardHook) -> None:
         """Call `hook(name, gradient)` with the gradient of each layer's output, of the output's shape.
@@ -141,8 +141,8 @@ class HookManager:
             LayerError: for a name that does not exist (nothing is added then), and during the forward pass for a
                 layer that gives no tensor.
         """
-        for call in self._resolve(layers):
-            self._tap(call).backward.append((call.index, hook))
+        for tap, index in self._tapped(layers):
+            tap.backward.append((index, hook))
 
     def record(self, layers: LayerName | Iterable[LayerName], check: Check | None = None) -> Recorder:
         """Keep what layers give in a block, by name, safe from later modules that write in place: see `Recorder`.
@@ -258,21 +258,22 @@ class HookManager:
         state = "closed" if self._closed else f"{len(self._taps)} hooked layers"
         return f"HookManager({type(self.model).__name__}, {state})"
 
-    def _resolve(self, layers: LayerName | Iterable[LayerName]) -> list[Call]:
+    def _tapped(self, layers: LayerName | Iterable[LayerName]) -> list[tuple[_Tap, int | None]]:
+        """The taps of these layers, each with the index of the call that was asked for."""
         if self._closed:
             raise HookError("this HookManager is closed; make a new one")
-        return [resolve(self.model, self._layers, name) for name in one_or_several(layers)]
-
-    def _tap(self, call: Call) -> _Tap:
-        module = self._layers[call.name]
+        calls = [resolve(self.model, self._layers, name) for name in one_or_several(layers)]
         with uninterrupted():
-            if not self._taps:
+            if calls and not self._taps:
                 self._handles.append(self.model.register_forward_pre_hook(_weakly(self._begin)))
-            if module not in self._taps:
-                self._taps[module] = _Tap(call.name)
-                self._handles.append(module.register_forward_hook(_weakly(self._fire)))
-            if call.index is not None:
-                self._awaited.add(call)
+            self._awaited.update(call for call in calls if call.index is not None)
+            return [(self._tap(call.name), call.index) for call in calls]
+
+    def _tap(self, name: str) -> _Tap:
+        module = self._layers[name]
+        if module not in self._taps:
+            self._taps[module] = _Tap(name)
+            self._handles.append(module.register_forward_hook(_weakly(self._fire)))
         return self._taps[module]
 
     def _begin(self, model: nn.Module, args: Any) -> None:

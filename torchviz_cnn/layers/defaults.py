@@ -70,7 +70,8 @@ def layer_names(
     if images is None:
         return names
     ran: list[str] = []
-    run_with(module, images, names, lambda name, output: ran.append(name))
+    with untouched(module) as frozen:
+        run_with(frozen, images, names, lambda name, output: ran.append(name))
     return ran
 
 
@@ -107,7 +108,8 @@ def convolutions(model: Model, x: Tensor, *, first: bool = False) -> list[str]:
         sizes.setdefault(name.partition("#")[0], tuple(output.shape[2:]))
 
     try:
-        run_with(module, x, names, note)
+        with untouched(module) as frozen:
+            run_with(frozen, x, names, note)
     except RuntimeError as error:
         shape = " x ".join(map(str, x.shape[1:]))
         raise ModelError(f"{type(unwrap(module)).__name__} does not run on an image of {shape}: {error}") from error
@@ -127,8 +129,8 @@ def explained_layer(
     the sums or concatenations and the activation that follow it, and before any pooling: `features.29` in VGG16,
     `layer4` in a ResNet, `features` in a DenseNet. Layers that the model's scores do not depend on are left out, and
     maps with their channels last, and, where there are others, maps as large as the image. With `pooled`, the last
-    layer with a map larger than one pixel, whatever gives it. Runs the model on `x` once; `read` gives the scores in
-    its output. Raises LayerError where there is no such layer.
+    layer with a map larger than one pixel, whatever gives it. Runs the model, which is frozen (see `untouched`), on `x`
+    once; `read` gives the scores in its output. Raises LayerError where there is no such layer.
     """
     calls = _spatial_calls(model, x, read)
     if not pooled:
@@ -167,9 +169,9 @@ def _spatial_calls(model: nn.Module, x: Tensor, read: Callable[[Any], Tensor] | 
         if spatial and not channels_last(layer, output, tuple(x.shape[2:])):
             calls.append(_SpatialCall(name, layer, tuple(output.shape[2:]), output.grad_fn))
 
-    with untouched(model) as module, HookManager(module) as hooks:
+    with HookManager(model) as hooks:
         hooks.on_forward([f"{name}#*" for name in layers], note)
-        output = hooks.run(input_for(module, x).requires_grad_().clone(), stop_early=False)
+        output = hooks.run(x.detach().requires_grad_().clone(), stop_early=False)
         scores = [output] if read is None else [read(output)]
         nodes = _nodes_above(part.grad_fn for part in tree_leaves(scores) if isinstance(part, Tensor))
     return [call for call in calls if call.node in nodes] or calls
@@ -195,7 +197,7 @@ def input_channels(model: nn.Module) -> int:
 
 
 def run_with(model: nn.Module, x: Tensor, names: Iterable[str], hook: Callable[[str, Any], None]) -> None:
-    """Run a model to its end without gradients, with a hook on every call of these layers."""
-    with untouched(model) as module, torch.no_grad(), HookManager(module) as hooks:
+    """Run a frozen model to its end without gradients, with a hook on every call of these layers."""
+    with torch.no_grad(), HookManager(model) as hooks:
         hooks.on_forward([f"{name}#*" for name in names], hook)
-        hooks.run(input_for(module, x), stop_early=False)
+        hooks.run(input_for(model, x), stop_early=False)
