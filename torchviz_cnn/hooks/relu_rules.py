@@ -73,12 +73,14 @@ class ReluRule(FunctionMode):
         """Raise LayerError where a ReLU, or another activation, made this output and is none that the rule reaches.
 
         Those are scripted code, a ReLU written as a maximum, a mask or `torch.where`, and an `autograd.Function`. They
-        are looked for in the graph of the output, which the forward pass has made.
+        are looked for in the graph of the output, which the forward pass has made. A mask that is a parameter or buffer
+        of the model is none: it is the same for every input.
         """
         if self.rule == "standard" or self._other_activations != "error":
             return
+        constants = {_memory(t) for t in (*model.parameters(), *model.buffers())}
         for node in _nodes([t for t in tree_leaves(output) if isinstance(t, Tensor)]):
-            if _masks(node, self._packed):
+            if _masks(node, self._packed, constants):
                 name = node.name().rpartition("::")[2].rstrip("01").removesuffix("Backward")
                 raise LayerError(
                     f"the {self.rule} rule does not reach everything in {type(model).__name__} that may be an "
@@ -169,7 +171,7 @@ def _nodes(tensors: list[Tensor]) -> Iterator[Any]:
             waiting.extend(parent for parent, _ in node.next_functions)
 
 
-def _masks(node: Any, packed: bool) -> bool:
+def _masks(node: Any, packed: bool, constants: set[int]) -> bool:
     """Whether a node of a graph, not made by a rule, lets a gradient through for some values only, or bends it."""
     name = node.name().rpartition("::")[2].removesuffix("0").removesuffix("1").removesuffix("Backward")
     if isinstance(node, torch.autograd.function.BackwardCFunction):
@@ -182,7 +184,10 @@ def _masks(node: Any, packed: bool) -> bool:
         gate = top is not None and _is_zero(top - 1)  # clamp(0, 1), as in a hard sigmoid, squashes
         return not gate and any(_is_zero(getattr(node, f"_saved_{limit}", None)) for limit in _LIMITS[name])
     if name == "Mul" and not packed:
-        return any(_is_mask(saved) for saved in (node._saved_self, node._saved_other))
+        factors = [factor for factor in (node._saved_self, node._saved_other) if factor is not None]
+        return any(_is_mask(factor) and _memory(factor) not in constants for factor in factors)
+    if name in _SELECTING and not packed:
+        return _memory(getattr(node, f"_saved_{_SELECTING[name]}")) not in constants
     return name in _BENDING
 
 
@@ -194,12 +199,16 @@ def _is_zero(limit: Any) -> bool:
     return limit is not None and not bool(torch.as_tensor(limit).any())
 
 
-def _is_mask(factor: Tensor | None) -> bool:
-    """Whether a factor is of zeros and ones, both, and no gradient goes to it."""
-    if factor is None or factor.requires_grad or factor.numel() < 2:
+def _is_mask(factor: Tensor) -> bool:
+    """Whether a factor is zero in some places and one other number in all the rest, and no gradient goes to it."""
+    if factor.requires_grad or factor.numel() < 2:
         return False
-    ones = factor == 1
-    return bool(ones.any()) and not bool(ones.all()) and bool((ones | (factor == 0)).all())
+    open_ = factor != 0
+    return bool(open_.any()) and not bool(open_.all()) and bool((factor[open_] == factor[open_][0]).all())
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)
 
 
 _LIMITS = {
@@ -207,9 +216,11 @@ _LIMITS = {
     "ClampMin": ("min",),
     "ClampMax": ("max",),
     "Hardtanh": ("min_val",),
-    "Threshold": ("threshold",),
 }
 """Nodes that are a ReLU where one of their limits is zero."""
+
+_SELECTING = {"Where": "condition", "MaskedFill": "mask"}
+"""Nodes that let a gradient through where the mask that they have saved says so."""
 
 _COMPARISONS = {
     *(Tensor.__gt__, Tensor.__ge__, Tensor.__lt__, Tensor.__le__, Tensor.gt, Tensor.ge, Tensor.lt, Tensor.le),
@@ -218,8 +229,9 @@ _COMPARISONS = {
 """What makes a mask of an activation; a graph that is packed does not show it."""
 
 _BENDING = {
-    *("Relu", "Where", "MaskedFill", "MaskedScatter", "IndexPut", "Abs", "DifferentiableGraph"),
+    *("Relu", *_SELECTING, "MaskedScatter", "IndexPut", "Abs", "Sign", "DifferentiableGraph"),
     *("Gelu", "Silu", "Mish", "Hardswish", "Softplus", "LeakyRelu", "PreluKernel", "RreluWithNoise", "Elu", "Tanh"),
+    *("Threshold", "LogSigmoid", "Hardshrink", "Softshrink"),
 }
 """Nodes that stand for an activation, or for code that may have one."""
 
@@ -284,6 +296,10 @@ _OTHERS: dict[Any, str] = {
     F.hardswish: "Hardswish",
     F.softplus: "Softplus",
     F.softsign: "Softsign",
+    F.logsigmoid: "LogSigmoid",
+    F.softshrink: "Softshrink",
+    **dict.fromkeys((F.hardshrink, torch.hardshrink, Tensor.hardshrink), "Hardshrink"),
+    **dict.fromkeys((F.threshold, F.threshold_, torch.threshold), "Threshold"),  # type: ignore[attr-defined]
     **dict.fromkeys((F.hardtanh, F.hardtanh_), "Hardtanh"),
     **dict.fromkeys((F.leaky_relu, F.leaky_relu_), "LeakyReLU"),
     **dict.fromkeys((F.prelu, torch.prelu, Tensor.prelu), "PReLU"),

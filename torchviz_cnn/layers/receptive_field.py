@@ -9,6 +9,7 @@ The channels of a layer are taken together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.layers import positive_ops as ops
 
 Size = tuple[int, ...]
+_NEAR = 6  # units on either side of the middle one, where it takes several to tell the stride
 
 
 @dataclass(frozen=True)
@@ -112,19 +114,20 @@ class PositiveNetwork(FunctionMode):
         if here.whole:
             return self._everything(places), True
         before = self._reach(output, [max(place - 1, 0) for place in middle]) or here
-        after = self._reach(output, [min(p + 1, n - 1) for p, n in zip(middle, places, strict=True)]) or here
+        far = [min(place + _NEAR, count - 1) for place, count in zip(middle, places, strict=True)]
+        after = self._reach(output, far) or here
         stride: list[float] = []
         start, regular = [], True
         for d, count in enumerate(places):
-            step, last = _moved(here, after, d), _moved(before, here, d)
+            units, moved = far[d] - middle[d], _moved(here, after, d)
             if count == 1:
                 stride.append(here.stride[d])
-            elif step > 0 and (middle[d] == 0 or step == last):
-                stride.append(step)
+            elif moved and moved > 0 and (middle[d] == 0 or moved == units * (_moved(before, here, d) or 0)):
+                stride.append(moved / units)
             else:
                 regular = False
                 stride.append(self._mean_step(output, middle, d))
-            start.append(here.low[d] - int(middle[d] * stride[d]))
+            start.append(here.low[d] - math.floor(middle[d] * stride[d] + 1e-6))
         size = tuple(high - low for low, high in zip(here.low, here.high, strict=True))
         return ReceptiveField(size, _plain(stride), tuple(start), False), regular
 
@@ -135,13 +138,17 @@ class PositiveNetwork(FunctionMode):
         return ReceptiveField(full, _plain(stride), (0,) * len(full), True)
 
     def _mean_step(self, output: Tensor, middle: list[int], d: int) -> float:
-        """How far the field moves per unit along a dimension, on average over up to eight units."""
-        last = min(middle[d] + 8, output.shape[2 + d] - 1)
-        there = self._reach(output, [last if i == d else place for i, place in enumerate(middle)])
-        here = self._reach(output, middle)
-        if last == middle[d] or there is None or here is None:
-            return max(self._input_size[d] / output.shape[2 + d], 1.0)
-        return _moved(here, there, d) / (last - middle[d])
+        """How far the field moves per unit along a dimension: over a period, as of an upsampling, or over 13 units."""
+        last = output.shape[2 + d] - 1
+        units = range(max(middle[d] - _NEAR, 0), min(middle[d] + _NEAR, last) + 1)
+        reaches = [self._reach(output, [unit if i == d else place for i, place in enumerate(middle)]) for unit in units]
+        known = [reach for reach in reaches if reach is not None]
+        for period in range(1, len(known) - 1):
+            steps = {_moved(one, other, d) for one, other in zip(known, known[period:], strict=False)}
+            if len(steps) == 1 and (step := steps.pop()) is not None:
+                return step / period
+        ends = max(known[-1].low[d] - known[0].low[d], known[-1].high[d] - known[0].high[d])
+        return ends / (len(known) - 1) if len(known) > 1 else max(self._input_size[d] / output.shape[2 + d], 1.0)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -225,6 +232,7 @@ class PositiveNetwork(FunctionMode):
         if not leaves:
             return None
         lows, highs, strides, whole = [], [], [], False
+        free_low, free_high = [True] * len(position), [True] * len(position)
         for leaf, gradient in zip(leaves, torch.autograd.grad(unit, leaves, retain_graph=True), strict=True):
             reached = gradient[0].ne(0).any(0).nonzero()
             if not len(reached):
@@ -235,6 +243,8 @@ class PositiveNetwork(FunctionMode):
             highs.append(
                 [int(o + i * s + n) for o, i, s, n in zip(field.start, last, field.stride, field.size, strict=True)]
             )
+            free_low = [free and i > 0 for free, i in zip(free_low, first, strict=True)]
+            free_high = [free and i < side - 1 for free, i, side in zip(free_high, last, sides, strict=True)]
             alone = zip(sides, field.stride, self._input_size, strict=True)
             strides.append([stride if side == 1 else float(full) for side, stride, full in alone])
             everything = max(sides) > 1 and first == [0] * len(sides) and last == [side - 1 for side in sides]
@@ -243,7 +253,8 @@ class PositiveNetwork(FunctionMode):
         if not lows:
             return None
         low, high, stride = ([*zip(*edges, strict=True)] for edges in (lows, highs, strides))
-        return _Reach([min(edge) for edge in low], [max(edge) for edge in high], [max(step) for step in stride], whole)
+        free = list(zip(free_low, free_high, strict=True))
+        return _Reach([min(e) for e in low], [max(e) for e in high], free, [max(step) for step in stride], whole)
 
 
 @dataclass(frozen=True)
@@ -253,6 +264,8 @@ class _Reach:
     low: list[int]
     high: list[int]
     """One past the last."""
+    free: list[tuple[bool, bool]]
+    """Whether the first and the last are where they are by themselves, and not at the border of the map below."""
     stride: list[float]
     """Of what it is made from, where that has a single place; else the input's side."""
     whole: bool
@@ -269,14 +282,23 @@ def _slid_over(field: ReceptiveField, window: ops.Window) -> ReceptiveField:
     )
 
 
-def _moved(one: _Reach, other: _Reach, d: int) -> int:
-    """How far one unit's field lies beyond another's along a dimension; at the input's border, the free edge counts."""
-    return max(other.low[d] - one.low[d], other.high[d] - one.high[d])
+def _moved(one: _Reach, other: _Reach, d: int) -> int | None:
+    """How far one unit's field lies beyond another's along a dimension; None where its edges do not move alike.
+
+    An edge at a border does not tell, unless both are there: then the one that moves more does.
+    """
+    steps = (other.low[d] - one.low[d], other.high[d] - one.high[d])
+    telling = {
+        step for step, free in zip(steps, zip(one.free[d], other.free[d], strict=True), strict=True) if all(free)
+    }
+    if len(telling) > 1:
+        return None
+    return telling.pop() if telling else max(steps)
 
 
 def _plain(stride: Sequence[float]) -> tuple[float, ...]:
     """Whole numbers as int, others rounded."""
-    return tuple(int(step) if step == int(step) else round(step, 2) for step in stride)
+    return tuple(int(step) if step == int(step) else round(step, 4) for step in stride)
 
 
 def _leaves(tensor: Tensor) -> list[Tensor]:
