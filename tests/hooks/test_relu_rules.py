@@ -384,9 +384,9 @@ class Windowed(nn.Module):
     def __init__(self, way: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.conv, self.fc, self.way = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, CLASSES), way
-        window = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
-        window[..., 4:-4, 4:-4] = True
-        self.register_buffer("window", window)
+        self.window: Tensor
+        self.register_buffer("window", torch.zeros(1, 1, 32, 32, dtype=torch.bool))
+        self.window[..., 4:-4, 4:-4] = True
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc(self.way(self.conv(x).relu(), self.window).mean((2, 3)))
@@ -409,3 +409,16 @@ def test_a_mask_of_the_models_own_is_no_activation(way: Callable[[Tensor, Tensor
         leaf = x.clone().requires_grad_()
         (expected,) = torch.autograd.grad(model(leaf)[:, 1].sum(), leaf)
     assert torch.allclose(gradients, expected)
+
+
+def test_a_backward_hook_of_the_users_is_no_activation() -> None:
+    model, x = networks.vgg_like(inplace=False), images()
+    expected = tvc.saliency(model, x, target=1, relu="guided").gradients
+    norms: list[float] = []
+
+    def note(module: nn.Module, given: Any, gradients: Any) -> None:
+        norms.append(float(gradients[0].norm()))
+
+    model.features[2].register_full_backward_hook(note)
+    assert torch.equal(tvc.saliency(model, x, target=1, relu="guided").gradients, expected)
+    assert len(norms) == 1

@@ -18,6 +18,7 @@ from torchviz_cnn.deconv.deconvnet import Deconvolution, deconvnet
 from torchviz_cnn.hooks.inputs import Input
 from torchviz_cnn.hooks.network import Model, Network, module_of
 from torchviz_cnn.hooks.relu_rules import OtherActivations
+from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.defaults import layer_names
 from torchviz_cnn.media import figures, render
 from torchviz_cnn.media.bands import colour
@@ -75,9 +76,10 @@ def first_filters(model: Model, threshold: float = 0.9) -> FirstFilters:
     names = layer_names(model, types=nn.Conv2d)
     if not names:
         raise ModelError(f"{type(module_of(model)).__name__} has no 2-D convolution whose filters could be compared")
-    convolution = named_layers(module_of(model))[names[0]]
-    assert isinstance(convolution, nn.Conv2d)
-    filters = convolution.weight.detach().float().cpu()
+    with untouched(model) as module:  # some parametrisations of a weight change when it is read
+        convolution = named_layers(module)[names[0]]
+        assert isinstance(convolution, nn.Conv2d)
+        filters = convolution.weight.detach().float().cpu().clone()
     norm = filters.flatten(1).norm(dim=1)
     dead = norm < 0.05 * norm.median()
     unit = filters.flatten(1) / norm.clamp(min=torch.finfo(torch.float32).tiny)[:, None]

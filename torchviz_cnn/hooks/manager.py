@@ -6,7 +6,7 @@ import contextlib
 import logging
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -168,7 +168,7 @@ class HookManager:
         """
         self._stopping = stop_early
         try:
-            with _eagerly(self.model), self._optional:
+            with _eagerly(self.model), self._optional, _own_hooks_taken_off(self.model):
                 return self.model(*args, **kwargs)
         except _StopForward as stop:
             if stop.manager is not self:
@@ -347,6 +347,20 @@ def _remove(handles: list[Any]) -> None:
     with uninterrupted():
         while handles:
             handles.pop().remove()
+
+
+@contextlib.contextmanager
+def _own_hooks_taken_off(model: nn.Module) -> Iterator[None]:
+    """Take off the hooks that a forward pass has put on itself and, ended in its middle, could not take off."""
+    first = RemovableHandle.next_id  # grows with every hook
+    try:
+        yield
+    except BaseException:
+        for module in model.modules():
+            for hooks in (module._forward_pre_hooks, module._forward_hooks, module._backward_hooks):
+                for key in [key for key in hooks if key >= first]:
+                    del hooks[key]
+        raise
 
 
 def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:

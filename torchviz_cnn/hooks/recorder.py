@@ -94,10 +94,14 @@ class _KeptValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.values[name] = tensor.detach()
         if tensor.layout is not torch.strided:
             return
-        if _storage(tensor) in self._owned:
+        try:
+            storage = _storage(tensor)
+        except NotImplementedError as error:
+            raise LayerError(f"layer {name!r} runs inside torch.vmap, which what it gives cannot leave") from error
+        if storage in self._owned:
             self.values[name] = tensor.detach().clone()
-            return
-        self._names.setdefault(_storage(tensor), []).append(name)
+        else:
+            self._names.setdefault(storage, []).append(name)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules._functions import BackwardHookFunction
 from torch.utils._pytree import tree_leaves
 
 from torchviz_cnn.core import checks
@@ -175,7 +176,7 @@ def _masks(node: Any, packed: bool, constants: set[int]) -> bool:
     """Whether a node of a graph, not made by a rule, lets a gradient through for some values only, or bends it."""
     name = node.name().rpartition("::")[2].removesuffix("0").removesuffix("1").removesuffix("Backward")
     if isinstance(node, torch.autograd.function.BackwardCFunction):
-        return getattr(node, "_forward_cls", None) is not _Rectify
+        return getattr(node, "_forward_cls", None) not in (_Rectify, BackwardHookFunction)
     if name in ("Maximum", "Minimum", "Fmax", "Fmin"):  # with a constant, or with a multiple of the same
         (one, _), (other, _) = node.next_functions
         return one is None or other is None or _made_by(one, other) or _made_by(other, one)
