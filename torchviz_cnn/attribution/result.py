@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,8 +20,9 @@ from torchviz_cnn.runs import files
 from torchviz_cnn.scores.outputs import Activation, both_classes, probabilities
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ClassMap:
-    """The drawing that results with one map per image and class have in common.
+    """What results with one map per image and class have in common, and how they are drawn.
 
     `index` chooses an image of the batch, and `nth` one of its classes where several were asked for, wherever one
     picture is drawn. A map is laid on the part of the photo that the network saw. Where the method was given a Network
@@ -32,13 +34,20 @@ class ClassMap:
     """The colormap of a map alone where none is named."""
     photo_palette: ClassVar[str] = "jet"
     """And over the photo."""
+
     values: Tensor
+    """The maps: (B, h, w), or (B, K, h, w) where K classes were asked for, float32."""
     target: Tensor
+    """The classes: (B,) or (B, K)."""
     method: str
     logits: Tensor
+    """What the network gave for all classes: (B, n)."""
     input_size: tuple[int, int]
-    origin: Origin
-    activation: Activation | None
+    """(H, W) of the network's input."""
+    origin: Origin = field(default=Origin(), repr=False)
+    """The photos, how they were prepared, and the names of the classes, as far as they are known."""
+    activation: Activation | None = None
+    """What makes probabilities of the logits: see `predict`; None for what is usual."""
 
     def __post_init__(self) -> None:
         if not bool(self.values.isfinite().all()):

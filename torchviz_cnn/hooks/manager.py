@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from torchviz_cnn.core.errors import HookError, LayerError, ModelError
@@ -225,7 +226,9 @@ class HookManager:
 
     def unreached(self) -> list[str]:
         """List the calls asked for by name that did not happen in the last forward pass."""
-        return [str(call) for call in self._order(self._awaited) if not self._fired(call)]
+        place = {name: place for place, name in enumerate(self._layers)}
+        awaited = sorted(self._awaited, key=lambda call: (place[call.name], call.index))
+        return [str(call) for call in awaited if not self._fired(call)]
 
     def require_reached(self, layers: Iterable[str] | None = None) -> None:
         """Raise LayerError where one of these layers (all asked for by name) did not run in the last forward pass."""
@@ -335,10 +338,6 @@ class HookManager:
     def _fired(self, call: Call) -> bool:
         return call.index is not None and self._calls[self._layers[call.name]] > call.index
 
-    def _order(self, calls: set[Call]) -> list[Call]:
-        place = {name: place for place, name in enumerate(self._layers)}
-        return sorted(calls, key=lambda call: (place[call.name], call.index or 0))
-
 
 _NOT_RUN = "it did not run on this input, its forward is called directly, or its weights are used elsewhere"
 
@@ -376,11 +375,8 @@ def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
 
 def _batch_of(output: Any) -> int:
     """How many images an output is for; -1 where that cannot be told."""
-    if isinstance(output, dict):
-        output = next(iter(output.values()), None)
-    if isinstance(output, (tuple, list)):
-        output = output[0] if output else None
-    return len(output) if isinstance(output, Tensor) and output.ndim else -1
+    first = next(iter(tree_leaves(output)), None)
+    return len(first) if isinstance(first, Tensor) and first.ndim else -1
 
 
 def _eagerly(model: nn.Module) -> contextlib.AbstractContextManager[Any]:

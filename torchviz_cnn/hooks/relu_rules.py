@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules._functions import BackwardHookFunction
-from torch.utils._pytree import tree_leaves
 
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import LayerError
+from torchviz_cnn.core.graph import graph_nodes
 from torchviz_cnn.hooks.interrupts import FunctionMode
 from torchviz_cnn.hooks.untouched import saved_tensors_hooks
 
@@ -80,7 +81,7 @@ class ReluRule(FunctionMode):
         if self.rule == "standard" or self._other_activations != "error":
             return
         constants = {_memory(t) for t in (*model.parameters(), *model.buffers())}
-        for node in _nodes([t for t in tree_leaves(output) if isinstance(t, Tensor)]):
+        for node in graph_nodes(output):
             if _masks(node, self._packed, constants):
                 name = node.name().rpartition("::")[2].rstrip("01").removesuffix("Backward")
                 raise LayerError(
@@ -160,18 +161,6 @@ class _Rectify(torch.autograd.Function):
         return gradient, None, None, None
 
 
-def _nodes(tensors: list[Tensor]) -> Iterator[Any]:
-    """The nodes of the graph that tensors were computed by."""
-    visited: set[Any] = set()
-    waiting: list[Any] = [tensor.grad_fn for tensor in tensors]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in visited:
-            visited.add(node)
-            yield node
-            waiting.extend(parent for parent, _ in node.next_functions)
-
-
 def _masks(node: Any, packed: bool, constants: set[int]) -> bool:
     """Whether a node of a graph, not made by a rule, lets a gradient through for some values only, or bends it."""
     name = node.name().rpartition("::")[2].removesuffix("0").removesuffix("1").removesuffix("Backward")
@@ -212,12 +201,7 @@ def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)
 
 
-_LIMITS = {
-    "Clamp": ("min", "max"),
-    "ClampMin": ("min",),
-    "ClampMax": ("max",),
-    "Hardtanh": ("min_val",),
-}
+_LIMITS = {"Clamp": ("min", "max"), "ClampMin": ("min",), "ClampMax": ("max",), "Hardtanh": ("min_val",)}
 """Nodes that are a ReLU where one of their limits is zero."""
 
 _SELECTING = {"Where": "condition", "MaskedFill": "mask"}
@@ -237,32 +221,16 @@ _BENDING = {
 """Nodes that stand for an activation, or for code that may have one."""
 
 
-def _relu(input: Tensor, inplace: bool = False) -> _Call:
-    return _Call(input, math.inf, inplace)
-
-
-def _relu_(input: Tensor) -> _Call:
-    return _Call(input, math.inf, True)
-
-
-def _relu6(input: Tensor, inplace: bool = False) -> _Call:
-    return _Call(input, 6.0, inplace)
+def _relu(input: Tensor, inplace: bool = False, *, top: float = math.inf) -> _Call:
+    return _Call(input, top, inplace)
 
 
 def _hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> _Call | None:
     return _Call(input, float(max_val), inplace) if min_val == 0 and max_val > 0 else None
 
 
-def _hardtanh_(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> _Call | None:
-    return _hardtanh(input, min_val, max_val, True)
-
-
 def _threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> _Call | None:
     return _Call(input, math.inf, inplace) if threshold == 0 and value == 0 else None
-
-
-def _threshold_(input: Tensor, threshold: float, value: float) -> _Call | None:
-    return _threshold(input, threshold, value, True)
 
 
 def _clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None, inplace: bool = False) -> _Call | None:
@@ -271,22 +239,19 @@ def _clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None, 
     return _Call(input, math.inf if max is None else 6.0, inplace) if known and out is None else None
 
 
-def _clamp_(input: Tensor, min: Any = None, max: Any = None) -> _Call | None:
-    return _clamp(input, min, max, inplace=True)
-
-
+_THRESHOLD_ = F.threshold_  # type: ignore[attr-defined]
 _RECTIFIERS: dict[Any, Callable[..., _Call | None]] = {
     **dict.fromkeys((F.relu, torch.relu, Tensor.relu), _relu),
-    **dict.fromkeys((F.relu_, torch.relu_, Tensor.relu_), _relu_),
-    F.relu6: _relu6,
+    **dict.fromkeys((F.relu_, torch.relu_, Tensor.relu_), partial(_relu, inplace=True)),
+    F.relu6: partial(_relu, top=6.0),
     F.hardtanh: _hardtanh,
-    F.hardtanh_: _hardtanh_,
+    F.hardtanh_: partial(_hardtanh, inplace=True),
     **dict.fromkeys((F.threshold, torch.threshold), _threshold),
-    F.threshold_: _threshold_,  # type: ignore[attr-defined]
-    **dict.fromkeys((torch.clamp, torch.clip, torch.clamp_min, Tensor.clamp, Tensor.clip, Tensor.clamp_min), _clamp),
-    **dict.fromkeys(
-        (torch.clamp_, torch.clip_, torch.clamp_min_, Tensor.clamp_, Tensor.clip_, Tensor.clamp_min_), _clamp_
-    ),
+    _THRESHOLD_: partial(_threshold, inplace=True),
+    **dict.fromkeys((torch.clamp, torch.clip, torch.clamp_min), _clamp),
+    **dict.fromkeys((Tensor.clamp, Tensor.clip, Tensor.clamp_min), _clamp),
+    **dict.fromkeys((torch.clamp_, torch.clip_, torch.clamp_min_), partial(_clamp, inplace=True)),
+    **dict.fromkeys((Tensor.clamp_, Tensor.clip_, Tensor.clamp_min_), partial(_clamp, inplace=True)),
 }
 """Every function that may be a ReLU, with what reads its arguments; None where they make it something else."""
 
@@ -300,7 +265,7 @@ _OTHERS: dict[Any, str] = {
     F.logsigmoid: "LogSigmoid",
     F.softshrink: "Softshrink",
     **dict.fromkeys((F.hardshrink, torch.hardshrink, Tensor.hardshrink), "Hardshrink"),
-    **dict.fromkeys((F.threshold, F.threshold_, torch.threshold), "Threshold"),  # type: ignore[attr-defined]
+    **dict.fromkeys((F.threshold, _THRESHOLD_, torch.threshold), "Threshold"),
     **dict.fromkeys((F.hardtanh, F.hardtanh_), "Hardtanh"),
     **dict.fromkeys((F.leaky_relu, F.leaky_relu_), "LeakyReLU"),
     **dict.fromkeys((F.prelu, torch.prelu, Tensor.prelu), "PReLU"),

@@ -202,7 +202,7 @@ class _Module:
     """One module as it was, not counting its children. Large models have thousands: what is not needed is left out."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.module = module
+        self.module, self.training = module, module.training
         # With tensors among them that a hook of `weight_norm`, `spectral_norm` or `prune`, or a forward, sets anew.
         self.attributes = dict(vars(module))
         contents: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, module._modules)
@@ -227,9 +227,8 @@ class _Module:
                 self.module._buffers[name] = buffer.clone()
 
     def restore(self) -> None:
-        training = self.attributes["training"]
-        if self.module.training is not training:
-            self.module.training = training
+        if self.module.training is not self.training:
+            self.module.training = self.training
         for now, before in self.contents:
             if not _same(now, before):
                 now.clear()

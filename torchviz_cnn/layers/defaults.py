@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from torchviz_cnn.core.errors import LayerError, ModelError
+from torchviz_cnn.core.graph import graph_nodes
 from torchviz_cnn.core.names import LayerPattern, named_layers, one_or_several, resolve, unwrap
 from torchviz_cnn.hooks.inputs import input_for
 from torchviz_cnn.hooks.manager import HookManager
@@ -17,31 +17,11 @@ from torchviz_cnn.hooks.network import Model, module_of
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.layout import channels_last, is_permutation
 
-CONVOLUTIONS: tuple[type[nn.Module], ...] = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
+CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.modules.conv._ConvNd,)
 POOLINGS: tuple[type[nn.Module], ...] = (
-    nn.MaxPool1d,
-    nn.MaxPool2d,
-    nn.MaxPool3d,
-    nn.AvgPool1d,
-    nn.AvgPool2d,
-    nn.AvgPool3d,
-    nn.AdaptiveMaxPool1d,
-    nn.AdaptiveMaxPool2d,
-    nn.AdaptiveMaxPool3d,
-    nn.AdaptiveAvgPool1d,
-    nn.AdaptiveAvgPool2d,
-    nn.AdaptiveAvgPool3d,
-    nn.LPPool1d,
-    nn.LPPool2d,
-    nn.FractionalMaxPool2d,
-    nn.FractionalMaxPool3d,
+    *(nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd),
+    *(nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd),
+    *(nn.modules.pooling._LPPoolNd, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d),
 )
 LayerTypes = type[nn.Module] | tuple[type[nn.Module], ...]
 Layers = LayerPattern | Sequence[LayerPattern] | None
@@ -172,21 +152,9 @@ def _spatial_calls(model: nn.Module, x: Tensor, read: Callable[[Any], Tensor] | 
     with HookManager(model) as hooks:
         hooks.on_forward([f"{name}#*" for name in layers], note)
         output = hooks.run(x.detach().requires_grad_().clone(), stop_early=False)
-        scores = [output] if read is None else [read(output)]
-        nodes = _nodes_above(part.grad_fn for part in tree_leaves(scores) if isinstance(part, Tensor))
+        scores = output if read is None else read(output)
+        nodes = set(graph_nodes(scores))
     return [call for call in calls if call.node in nodes] or calls
-
-
-def _nodes_above(roots: Iterable[Any]) -> set[Any]:
-    """Everything in the graph that these nodes were computed from, and they themselves."""
-    nodes: set[Any] = set()
-    waiting = [root for root in roots if root is not None]
-    while waiting:
-        node = waiting.pop()
-        if node not in nodes:
-            nodes.add(node)
-            waiting.extend(parent for parent, _ in node.next_functions if parent is not None)
-    return nodes
 
 
 def input_channels(model: nn.Module) -> int:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from torchviz_cnn.core.errors import ModelError
+from torchviz_cnn.core.graph import graph_nodes
 from torchviz_cnn.core.names import named_layers, resolve
 from torchviz_cnn.hooks.interrupts import FunctionMode
 from torchviz_cnn.hooks.manager import HookManager
@@ -161,7 +162,7 @@ class PositiveNetwork(FunctionMode):
             return self._positive(func, args, kwargs or {})
 
     def _positive(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if func in ops.POINTWISE:
+        if getattr(func, "__name__", "").rstrip("_") in ops.POINTWISE:
             return args[0] if args else kwargs["input"]
         if func in ops.CONVOLUTIONS:
             return self._slid(
@@ -228,7 +229,8 @@ class PositiveNetwork(FunctionMode):
         """What one unit sees of the input; None for nothing."""
         place: Any = (0, slice(None), *position)
         unit = (output[place] * self._varied(output[place].detach())).sum()
-        leaves = [leaf for leaf in _leaves(unit) if id(leaf) in self._fields]
+        variables = [node.variable for node in graph_nodes(unit) if hasattr(node, "variable")]
+        leaves = [leaf for leaf in variables if id(leaf) in self._fields]
         if not leaves:
             return None
         lows, highs, strides, whole = [], [], [], False
@@ -299,21 +301,6 @@ def _moved(one: _Reach, other: _Reach, d: int) -> int | None:
 def _plain(stride: Sequence[float]) -> tuple[float, ...]:
     """Whole numbers as int, others rounded."""
     return tuple(int(step) if step == int(step) else round(step, 4) for step in stride)
-
-
-def _leaves(tensor: Tensor) -> list[Tensor]:
-    """The leaves of the graph that a tensor was computed by."""
-    leaves: list[Tensor] = []
-    visited, waiting = set(), [tensor.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in visited:
-            continue
-        visited.add(node)
-        if hasattr(node, "variable"):
-            leaves.append(node.variable)
-        waiting.extend(parent for parent, _ in node.next_functions)
-    return leaves
 
 
 def _itself(tensor: Tensor) -> Tensor:
