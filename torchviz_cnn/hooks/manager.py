@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
@@ -169,7 +170,7 @@ class HookManager:
         """
         self._stopping = stop_early
         try:
-            with _eagerly(self.model), self._optional, _own_hooks_taken_off(self.model):
+            with _eagerly(self.model), self._asking(), _own_hooks_taken_off(self.model):
                 return self.model(*args, **kwargs)
         except _StopForward as stop:
             if stop.manager is not self:
@@ -183,6 +184,12 @@ class HookManager:
             raise
         finally:
             self._stopping = False
+
+    def _asking(self) -> contextlib.AbstractContextManager[Any]:
+        """Let the model ask for gradients that are not there, unless a mode that is on does: each takes time."""
+        modes: list[Any] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+        on = any(isinstance(mode, OptionalGradients) for mode in modes)
+        return contextlib.nullcontext() if on else self._optional
 
     def run_from(self, layer: str, maps: Tensor, x: Tensor) -> Any:
         """Run what follows a layer on other maps (n, C, ...) than its own; what comes before runs for one image alone.

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchviz_cnn.core.errors import ModelError
-from torchviz_cnn.hooks.interrupts import FunctionMode
+from torchviz_cnn.hooks.manager import OptionalGradients
 
 Activation = Literal["softmax", "sigmoid", "none"]
 """What makes probabilities of outputs: `none` where the network ends in a softmax or sigmoid itself."""
@@ -23,7 +23,7 @@ _COPIES = {"cat", "clone", "concat", "contiguous", "double", "flatten", "float",
 _log = logging.getLogger("torchviz_cnn")
 
 
-class Ending(FunctionMode):
+class Ending(OptionalGradients):
     """Notices, in a block in which a network runs, whether it ends in a softmax or sigmoid of its own.
 
     An output is a sigmoid's where it has the memory of what a sigmoid gave, or of a copy; it is a softmax's where every
@@ -38,12 +38,11 @@ class Ending(FunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        output, name = func(*args, **(kwargs or {})), getattr(func, "__name__", "")
+        output, name = super().__torch_function__(func, types, args, kwargs), getattr(func, "__name__", "")
         self._exponentials |= name in _EXPONENTIALS
         copied = self._sigmoids and name in _COPIES and args and self._are_sigmoids(args[0])
         # Gates of whole maps are left out, so that none is kept in memory.
-        small = isinstance(output, Tensor) and all(side == 1 for side in output.shape[2:])
-        if small and (name in _SIGMOIDS or copied):
+        if (name in _SIGMOIDS or copied) and isinstance(output, Tensor) and all(side == 1 for side in output.shape[2:]):
             self._sigmoids.append((output, output._version))
         return output
 
