@@ -735,6 +735,22 @@ def test_a_pass_that_is_ended_early_leaves_no_hook_of_the_models_own() -> None:
     assert list(model.first._forward_hooks) == [own.id]
 
 
+def test_a_hook_that_is_added_in_a_pass_that_ends_early_stays_on() -> None:
+    model, x = networks.vgg_like(), images()
+    names: list[str] = []
+    with HookManager(model) as hooks:
+
+        def add_another(name: str, output: Tensor) -> None:
+            if not names:
+                hooks.on_forward("features.2", lambda name, output: names.append(name))
+            names.append(name)
+
+        hooks.on_forward("features.0", add_another)
+        hooks.run(x)
+        hooks.run(x)
+    assert names == ["features.0", "features.2"] * 2
+
+
 def test_a_layer_inside_vmap_cannot_be_kept_and_says_so() -> None:
     class Mapped(nn.Module):
         def __init__(self) -> None:

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from torchviz_cnn.attribution.result import ClassMap, warn_of_empty
+from torchviz_cnn.attribution.result import ClassMap, of_targets, warn_of_empty
 from torchviz_cnn.core.errors import LayerError, ModelError
 from torchviz_cnn.core.names import LayerName
 from torchviz_cnn.hooks.inputs import Given, Input, prepared
@@ -304,12 +304,8 @@ def _require_places(model: nn.Module, layer: str, maps: Tensor) -> None:
 def _heatmap(method: str, given: Given, layer: str, values: Tensor, run: Trace) -> Heatmap:
     return Heatmap(
         values=run.targets.squeezed(values),
-        target=run.targets.squeezed(run.targets.classes),
         layer=layer,
         method=method,
-        logits=run.targets.logits.detach(),
         activations=run.activations[layer].detach(),
-        input_size=given.input_size,
-        origin=given.origin,
-        activation=run.targets.activation,
+        **of_targets(given, run.targets),
     )

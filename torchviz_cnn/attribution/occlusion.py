@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.attribution.result import ClassMap, warn_of_empty
+from torchviz_cnn.attribution.result import ClassMap, of_targets, warn_of_empty
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.core.progress import progress_bar
@@ -145,13 +145,9 @@ def occlusion(
             scores=targets.squeezed(scores),
             clean=targets.squeezed(targets.scores),
             values=targets.squeezed(values),
-            target=targets.squeezed(targets.classes),
-            logits=logits,
             patch=sides,
             stride=steps,
-            input_size=(height, width),
-            origin=given.origin,
-            activation=targets.activation,
+            **of_targets(given, targets),
         )
 
 

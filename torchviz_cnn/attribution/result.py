@@ -12,12 +12,14 @@ from torch import Tensor
 
 from torchviz_cnn.core.errors import EmptyMapWarning, InputError, ModelError
 from torchviz_cnn.core.warn import warn
+from torchviz_cnn.hooks.inputs import Given
 from torchviz_cnn.hooks.network import category_name
 from torchviz_cnn.media import figures, render
 from torchviz_cnn.media.images import Geometry, Preprocess
 from torchviz_cnn.media.origin import Origin, Photo, as_photo
 from torchviz_cnn.runs import files
 from torchviz_cnn.scores.outputs import Activation, both_classes, probabilities
+from torchviz_cnn.scores.targets import Targets
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -216,6 +218,17 @@ class ClassMap:
         tiles = [render.heat_image(self.map(*one), box, width, height, colormap_name=self.palette) for one in shown]
         stacked = np.stack([np.asarray(tile) for tile in tiles])
         return files.png(Image.fromarray(render.tile_grid(stacked, columns=min(4, len(tiles)), margin=4)))
+
+
+def of_targets(given: Given, targets: Targets) -> dict[str, Any]:
+    """The fields that every result has from what was given and what is explained."""
+    return {
+        "target": targets.squeezed(targets.classes),
+        "logits": targets.logits.detach(),
+        "input_size": given.input_size,
+        "origin": given.origin,
+        "activation": targets.activation,
+    }
 
 
 def warn_of_empty(empty: Tensor, classes: Tensor, why: str, kind: str = "") -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn.attribution.cam import CAM_METHODS, Layer, cam_maps
-from torchviz_cnn.attribution.result import ClassMap, warn_of_empty
+from torchviz_cnn.attribution.result import ClassMap, of_targets, warn_of_empty
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.hooks.inputs import Given, Input, prepared
@@ -264,12 +264,8 @@ def saliency_of(
     return Saliency(
         gradients=targets.squeezed(gradients),
         values=targets.squeezed(values),
-        target=targets.squeezed(targets.classes),
         method=method,
-        logits=targets.logits.detach(),
-        input_size=given.input_size,
-        origin=given.origin,
         completeness_error=None if completeness_error is None else targets.squeezed(completeness_error),
         score=targets.score,
-        activation=targets.activation,
+        **of_targets(given, targets),
     )

@@ -364,7 +364,8 @@ def _own_hooks_taken_off(model: nn.Module) -> Iterator[None]:
     except BaseException:
         for module in model.modules():
             for hooks in (module._forward_pre_hooks, module._forward_hooks, module._backward_hooks):
-                for key in [key for key in hooks if key >= first]:
+                own = [key for key, hook in hooks.items() if key >= first and hook.__module__ != __name__]
+                for key in own:
                     del hooks[key]
         raise
 
