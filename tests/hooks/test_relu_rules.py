@@ -317,7 +317,7 @@ UNREACHED: dict[str, Callable[[Tensor], Tensor]] = {
     "clamp by a tensor": lambda x: x.clamp(min=torch.zeros(())),
     "mask": lambda x: x * (x > 0),
     "float mask": lambda x: (x > 0).float() * x,
-    "mask of another height": lambda x: x * (torch.sign(x) + 1) / 2,
+    "by its sign": lambda x: x * (torch.sign(x) + 1) / 2,
     "scripted threshold": scripted("torch.threshold(x, 0.1, 0.0)"),
     "where": lambda x: torch.where(x > 0, x, 0.0),
     "filled": lambda x: x.masked_fill(x < 0, 0),

@@ -194,3 +194,27 @@ def test_units_of_a_mirrored_map_run_backwards() -> None:
     field = describe(nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), Mirrored()), (9, 12)).layers[-1].receptive_field
     assert field is not None
     assert (field.size, field.stride, field.start) == ((3, 3), (1, -1), (-1, 10))
+
+
+def test_a_decoder_with_shortcuts_comes_back_to_one_unit_a_pixel() -> None:
+    class Decoder(nn.Module):
+        """Three times down and up again, with a shortcut at each size."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.down = nn.ModuleList(nn.Conv2d(1, 1, 3, padding=1) for _ in range(4))
+            self.up = nn.ModuleList(nn.ConvTranspose2d(1, 1, 2, 2) for _ in range(3))
+            self.join = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps = [self.down[0](x)]
+            for layer in self.down[1:]:
+                maps.append(layer(nn.functional.max_pool2d(maps[-1], 2)))
+            out = maps.pop()
+            for layer in self.up:
+                out = self.join(layer(out) + maps.pop())
+            return out
+
+    field = next(row for row in describe(Decoder(), (128, 128)).layers if row.name == "join#2").receptive_field
+    assert field is not None
+    assert field.stride == (1, 1)

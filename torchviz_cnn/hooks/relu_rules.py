@@ -190,11 +190,11 @@ def _is_zero(limit: Any) -> bool:
 
 
 def _is_mask(factor: Tensor) -> bool:
-    """Whether a factor is zero in some places and one other number in all the rest, and no gradient goes to it."""
+    """Whether a factor is of zeros and ones, both, and no gradient goes to it."""
     if factor.requires_grad or factor.numel() < 2:
         return False
-    open_ = factor != 0
-    return bool(open_.any()) and not bool(open_.all()) and bool((factor[open_] == factor[open_][0]).all())
+    ones = factor == 1
+    return bool(ones.any()) and not bool(ones.all()) and bool((ones | (factor == 0)).all())
 
 
 def _memory(tensor: Tensor) -> int:

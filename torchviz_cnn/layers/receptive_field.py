@@ -27,7 +27,7 @@ from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.layers import positive_ops as ops
 
 Size = tuple[int, ...]
-_NEAR = 6  # units on either side of the middle one, where it takes several to tell the stride
+_NEAR = 4  # units on either side of the middle one, where it takes several to tell the stride
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class PositiveNetwork(FunctionMode):
         far = [min(place + _NEAR, count - 1) for place, count in zip(middle, places, strict=True)]
         after = self._reach(output, far) or here
         stride: list[float] = []
-        start, regular = [], True
+        start, means = [], list[float]()
         for d, count in enumerate(places):
             units, moved = far[d] - middle[d], _moved(here, after, d)
             if count == 1:
@@ -126,11 +126,11 @@ class PositiveNetwork(FunctionMode):
             elif moved and moved > 0 and (middle[d] == 0 or moved == units * (_moved(before, here, d) or 0)):
                 stride.append(moved / units)
             else:
-                regular = False
-                stride.append(self._mean_step(output, middle, d))
+                means = means or self._mean_steps(output, middle)
+                stride.append(means[d])
             start.append(here.low[d] - math.floor(middle[d] * stride[d] + 1e-6))
         size = tuple(high - low for low, high in zip(here.low, here.high, strict=True))
-        return ReceptiveField(size, _plain(stride), tuple(start), False), regular
+        return ReceptiveField(size, _plain(stride), tuple(start), False), not means
 
     def _everything(self, places: Sequence[int]) -> ReceptiveField:
         """The field of units that see the whole input."""
@@ -138,18 +138,26 @@ class PositiveNetwork(FunctionMode):
         stride = [max(side / count, 1.0) for side, count in zip(full, places, strict=True)]
         return ReceptiveField(full, _plain(stride), (0,) * len(full), True)
 
-    def _mean_step(self, output: Tensor, middle: list[int], d: int) -> float:
-        """How far the field moves per unit along a dimension: over a period, as of an upsampling, or over 13 units."""
-        last = output.shape[2 + d] - 1
-        units = range(max(middle[d] - _NEAR, 0), min(middle[d] + _NEAR, last) + 1)
-        reaches = [self._reach(output, [unit if i == d else place for i, place in enumerate(middle)]) for unit in units]
-        known = [reach for reach in reaches if reach is not None]
-        for period in range(1, len(known) - 1):
-            steps = {_moved(one, other, d) for one, other in zip(known, known[period:], strict=False)}
-            if len(steps) == 1 and (step := steps.pop()) is not None:
-                return step / period
-        ends = max(known[-1].low[d] - known[0].low[d], known[-1].high[d] - known[0].high[d])
-        return ends / (len(known) - 1) if len(known) > 1 else max(self._input_size[d] / output.shape[2 + d], 1.0)
+    def _mean_steps(self, output: Tensor, middle: list[int]) -> list[float]:
+        """How far the field moves per unit along each dimension: over a period, as of an upsampling, or a long way."""
+        places = output.shape[2:]
+
+        def reach(offsets: Sequence[int]) -> tuple[list[int], _Reach | None]:
+            unit = [min(max(p + i, 0), n - 1) for p, i, n in zip(middle, offsets, places, strict=True)]
+            return unit, self._reach(output, unit)
+
+        # Along the diagonal, for all dimensions at once: a shorter one stays at its border for a while.
+        near = [reach([offset] * len(places)) for offset in range(-_NEAR, _NEAR + 1)]
+        ways = [1 << max(count // 2, 1).bit_length() - 1 for count in places]  # whole periods of repeated doublings
+        (first, one), (last, other) = reach([-(way // 2) for way in ways]), reach([way - way // 2 for way in ways])
+        steps = []
+        for d, count in enumerate(places):
+            step = _period_step(list({unit[d]: r for unit, r in near if r is not None}.values()), d)
+            if step is None and one is not None and other is not None and last[d] > first[d]:
+                moved = other.low[d] - one.low[d] + other.high[d] - one.high[d]
+                step = moved / 2 / (last[d] - first[d])
+            steps.append(max(self._input_size[d] / count, 1.0) if step is None else step)
+        return steps
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -296,6 +304,15 @@ def _moved(one: _Reach, other: _Reach, d: int) -> int | None:
     if len(telling) > 1:
         return None
     return telling.pop() if telling else max(steps)
+
+
+def _period_step(reaches: list[_Reach], d: int) -> float | None:
+    """How far the field moves per unit, of units in a row, over their shortest period; None where none shows."""
+    for period in range(1, len(reaches) // 2 + 1):
+        steps = {_moved(one, other, d) for one, other in zip(reaches, reaches[period:], strict=False)}
+        if len(steps) == 1 and (step := steps.pop()) is not None:
+            return step / period
+    return None
 
 
 def _plain(stride: Sequence[float]) -> tuple[float, ...]:
