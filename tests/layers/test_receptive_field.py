@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -206,7 +207,7 @@ def test_a_decoder_with_shortcuts_comes_back_to_one_unit_a_pixel() -> None:
             self.up = nn.ModuleList(nn.ConvTranspose2d(1, 1, 2, 2) for _ in range(3))
             self.join = nn.Identity()
 
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x: Tensor) -> Any:
             maps = [self.down[0](x)]
             for layer in self.down[1:]:
                 maps.append(layer(nn.functional.max_pool2d(maps[-1], 2)))
