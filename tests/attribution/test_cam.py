@@ -331,13 +331,13 @@ def test_cam_and_grad_cam_agree_up_to_the_area() -> None:
 
 def heatmap(values: Tensor, size: tuple[int, int] = (32, 32)) -> tvc.Heatmap:
     return tvc.Heatmap(
-        values,
-        torch.zeros(len(values), dtype=torch.long),
-        "layer",
-        "Grad-CAM",
-        torch.zeros(len(values), 3),
-        values[:, None],
-        size,
+        values=values,
+        target=torch.zeros(len(values), dtype=torch.long),
+        layer="layer",
+        method="Grad-CAM",
+        logits=torch.zeros(len(values), 3),
+        activations=values[:, None],
+        input_size=size,
     )
 
 

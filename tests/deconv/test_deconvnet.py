@@ -380,6 +380,15 @@ def test_networks_without_filters_to_count_are_named() -> None:
         tvc.first_filters(plain_pools(), "high")  # type: ignore[arg-type]
 
 
+def test_first_filters_are_a_copy() -> None:
+    plain = nn.Conv2d(3, 4, 3)
+    spectral = nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3))  # in training, it changes as it is read
+    for convolution in (plain, spectral):
+        model = nn.Sequential(convolution).train()
+        with unchanged(model, images()):
+            tvc.first_filters(model).filters.zero_()
+
+
 def test_patches_are_cut_out_square() -> None:
     for box, size, expected in (
         ((10, 10, 20, 30), (64, 64), (5, 10, 25, 30)),

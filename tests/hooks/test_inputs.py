@@ -156,3 +156,11 @@ def test_a_normalisation_by_the_batch_is_said_once() -> None:
         tvc.capture(model, torch.rand(2, 3, 4, 4), "2")
     assert len(told) == 1
     tvc.capture(model, torch.rand(1, 3, 4, 4), "2")  # one image alone: nothing to say
+
+
+def test_a_model_without_values_is_refused() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    for call in (tvc.grad_cam, tvc.saliency, tvc.predict, tvc.capture, tvc.describe):
+        with pytest.raises(ModelError, match="Sequential is on the meta device"):
+            call(model, images())

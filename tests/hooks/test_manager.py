@@ -707,3 +707,58 @@ class _Direct(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.inner.forward(x)
+
+
+class HooksItself(nn.Module):
+    """Reads what its first layer gives by a hook that it puts on and takes off again, as many training codes do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept: list[Tensor] = []
+        handle = self.first.register_forward_hook(lambda module, args, output: kept.append(output))
+        out: Tensor = self.second(self.first(x)) + kept[0].mean()
+        handle.remove()
+        return out.mean((2, 3))
+
+
+def test_a_pass_that_is_ended_early_leaves_no_hook_of_the_models_own() -> None:
+    model, x = HooksItself(), images()
+    own = model.first.register_forward_hook(lambda module, args, output: None)
+    tvc.capture(model, x, "first")
+    with HookManager(model) as hooks:
+        hooks.on_forward("second", lambda name, output: output + torch.zeros(7))
+        with pytest.raises(RuntimeError, match="size of tensor"):
+            hooks.run(x)
+    assert list(model.first._forward_hooks) == [own.id]
+
+
+def test_a_hook_that_is_added_in_a_pass_that_ends_early_stays_on() -> None:
+    model, x = networks.vgg_like(), images()
+    names: list[str] = []
+    with HookManager(model) as hooks:
+
+        def add_another(name: str, output: Tensor) -> None:
+            if not names:
+                hooks.on_forward("features.2", lambda name, output: names.append(name))
+            names.append(name)
+
+        hooks.on_forward("features.0", add_another)
+        hooks.run(x)
+        hooks.run(x)
+    assert names == ["features.0", "features.2"] * 2
+
+
+def test_a_layer_inside_vmap_cannot_be_kept_and_says_so() -> None:
+    class Mapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            return torch.vmap(lambda image: self.conv(image[None])[0])(x)
+
+    with pytest.raises(LayerError, match=r"layer 'conv' runs inside torch\.vmap"):
+        tvc.capture(Mapped(), images())

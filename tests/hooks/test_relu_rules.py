@@ -113,6 +113,10 @@ def test_what_is_no_relu_is_left_alone() -> None:
         (nn.Tanh(), "tanh"),
         (nn.Hardtanh(), "Hardtanh"),
         (nn.Softplus(), "Softplus"),
+        (nn.LogSigmoid(), "LogSigmoid"),
+        (nn.Softshrink(), "Softshrink"),
+        (nn.Hardshrink(), "Hardshrink"),
+        (nn.Threshold(0.1, 0.0), "Threshold"),
     ],
 )
 def test_other_activations_are_named_and_may_keep_their_gradient(activation: nn.Module, name: str) -> None:
@@ -332,6 +336,8 @@ UNREACHED: dict[str, Callable[[Tensor], Tensor]] = {
     "clamp by a tensor": lambda x: x.clamp(min=torch.zeros(())),
     "mask": lambda x: x * (x > 0),
     "float mask": lambda x: (x > 0).float() * x,
+    "by its sign": lambda x: x * (torch.sign(x) + 1) / 2,
+    "scripted threshold": scripted("torch.threshold(x, 0.1, 0.0)"),
     "where": lambda x: torch.where(x > 0, x, 0.0),
     "filled": lambda x: x.masked_fill(x < 0, 0),
     "emptied": emptied,
@@ -389,3 +395,49 @@ PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
 def test_arithmetic_that_is_no_activation_is_let_through(name: str) -> None:
     model, x = Activated(PLAIN[name]).eval(), images()
     assert tvc.saliency(model, x, target=1, relu="guided").gradients.isfinite().all()
+
+
+class Windowed(nn.Module):
+    """A ReLU, and a mask of its own that hides the border of every map."""
+
+    def __init__(self, way: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.fc, self.way = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, CLASSES), way
+        self.window: Tensor
+        self.register_buffer("window", torch.zeros(1, 1, 32, 32, dtype=torch.bool))
+        self.window[..., 4:-4, 4:-4] = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(self.way(self.conv(x).relu(), self.window).mean((2, 3)))
+        return out
+
+
+@pytest.mark.parametrize(
+    "way",
+    [lambda x, m: x * m, lambda x, m: torch.where(m, x, 0.0), lambda x, m: x.masked_fill(~m, 0.0) * m],
+    ids=["factor", "where", "computed"],
+)
+def test_a_mask_of_the_models_own_is_no_activation(way: Callable[[Tensor, Tensor], Tensor], request: Any) -> None:
+    model, x = seeded(lambda: Windowed(way))().eval(), images()
+    if request.node.callspec.id == "computed":  # what is computed in the forward pass may depend on the input
+        with pytest.raises(LayerError, match="has 'MaskedFill'"):
+            tvc.saliency(model, x, target=1, relu="guided")
+        return
+    gradients = tvc.saliency(model, x, target=1, relu="guided").gradients
+    with relu_rule("guided"):
+        leaf = x.clone().requires_grad_()
+        (expected,) = torch.autograd.grad(model(leaf)[:, 1].sum(), leaf)
+    assert torch.allclose(gradients, expected)
+
+
+def test_a_backward_hook_of_the_users_is_no_activation() -> None:
+    model, x = networks.vgg_like(inplace=False), images()
+    expected = tvc.saliency(model, x, target=1, relu="guided").gradients
+    norms: list[float] = []
+
+    def note(module: nn.Module, given: Any, gradients: Any) -> None:
+        norms.append(float(gradients[0].norm()))
+
+    model.features[2].register_full_backward_hook(note)
+    assert torch.equal(tvc.saliency(model, x, target=1, relu="guided").gradients, expected)
+    assert len(norms) == 1

@@ -515,3 +515,24 @@ def test_a_process_forked_during_a_call_can_use_the_model() -> None:
     done.set()
     thread.join()
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_modules_that_a_forward_makes_or_exchanges_are_taken_out_again() -> None:
+    class Builds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not hasattr(self, "head"):
+                self.head, self.scale = nn.Linear(4, 5), nn.Parameter(torch.ones(()))
+            self.conv = nn.Conv2d(3, 4, 1)
+            out: Tensor = self.head(self.conv(x).mean((2, 3))) * self.scale
+            return out
+
+    model = Builds()
+    conv = model.conv
+    assert tvc.predict(model, images()).shape == (2, 5)
+    assert list(model._modules) == ["conv"]
+    assert model.conv is conv
+    assert list(model._parameters) == []

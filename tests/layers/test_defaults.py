@@ -287,3 +287,23 @@ def test_a_mistake_inside_a_network_stays_its_own() -> None:
 
     with pytest.raises(TypeError, match="has no len"):
         tvc.predict(Wrong(), X)
+
+
+class OnlyPairs(nn.Module):
+    """Asserts that it gets two images, as what `torch.export` gives asserts the batch that it was made with."""
+
+    def __init__(self, layers: nn.Sequential) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: Tensor) -> Any:
+        assert len(x) == 2, "a batch of two"
+        return self.layers(x)
+
+
+def test_a_network_that_asserts_its_batch_is_explained() -> None:
+    layers = nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)
+    plain = seeded(lambda: nn.Sequential(*layers))()
+    heat = tvc.grad_cam(OnlyPairs(plain), X, target=1, relu=False)
+    assert heat.layer == "layers.1"
+    assert torch.equal(heat.values, tvc.grad_cam(plain, X, target=1, relu=False).values)

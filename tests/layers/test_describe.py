@@ -16,6 +16,7 @@ from tests.networks import NETWORKS, images
 from torchviz_cnn.attribution.saliency import guided_grad_cam
 from torchviz_cnn.core.errors import InputError, LayerError, ModelError
 from torchviz_cnn.core.names import call_name, expand, named_layers, resolve
+from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.defaults import explained_layer, input_channels, layer_names
 from torchviz_cnn.layers.describe import describe
 
@@ -302,8 +303,9 @@ def test_layer_names_of_what_is_no_model() -> None:
     ],
 )
 def test_the_last_layer_with_a_map(name: str, layer: str, pooled: str) -> None:
-    assert explained_layer(NETWORKS[name](), images()) == layer
-    assert explained_layer(NETWORKS[name](), images(), pooled=True) == pooled
+    with untouched(NETWORKS[name]()) as model:
+        assert explained_layer(model, images()) == layer
+        assert explained_layer(model, images(), pooled=True) == pooled
 
 
 def test_a_network_without_maps() -> None:
@@ -441,7 +443,8 @@ def test_a_part_in_inference_mode_does_not_hide_the_last_layer() -> None:
             return scores
 
     x = torch.randn(2, 3, 8, 8)
-    assert explained_layer(Peeks(), x) == "body#1"
+    with untouched(Peeks()) as model:
+        assert explained_layer(model, x) == "body#1"
     assert guided_grad_cam(Peeks(), x).gradients.shape == x.shape
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -146,3 +148,74 @@ def test_what_pools_a_whole_small_map_sees_everything() -> None:
         assert field is not None
         assert field.whole
         assert field.size == (32, 32)
+
+
+UPSAMPLINGS: dict[str, tuple[nn.Module, float]] = {
+    "transposed, kernel 2": (nn.ConvTranspose2d(1, 1, 2, 2), 1 / 2),
+    "transposed, kernel 3": (nn.ConvTranspose2d(1, 1, 3, 2), 1 / 2),
+    "transposed, kernel 3, padded": (nn.ConvTranspose2d(1, 1, 3, 2, 1, 1), 1 / 2),
+    "transposed, kernel 5": (nn.ConvTranspose2d(1, 1, 5, 2, 2), 1 / 2),
+    "transposed, stride 3": (nn.ConvTranspose2d(1, 1, 4, 3), 1 / 3),
+    "nearest, 3": (nn.Upsample(scale_factor=3), 1 / 3),
+    "nearest, 1.5": (nn.Upsample(scale_factor=1.5), 2 / 3),
+    "bilinear, 4 / 3": (nn.Upsample(scale_factor=4 / 3, mode="bilinear"), 3 / 4),
+}
+
+
+@pytest.mark.parametrize("side", [16, 17])
+@pytest.mark.parametrize("name", UPSAMPLINGS)
+def test_units_behind_an_upsampling_are_a_fraction_of_a_pixel_apart(name: str, side: int) -> None:
+    """Against gradients with positive weights: the middle unit's field exactly, its neighbours' but for a pixel."""
+    layer, stride = UPSAMPLINGS[name]
+    model = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), layer, nn.Conv2d(1, 1, 3, padding=1))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.1)
+    x = torch.ones(1, 1, side, side, requires_grad=True)
+    for depth in (2, 3):
+        maps = model[:depth](x)
+        field = describe(model[:depth], (side, side)).layers[-1].receptive_field
+        assert field is not None
+        assert field.stride == pytest.approx((stride, stride), abs=1e-4)
+        middle = (maps.shape[2] - 1) // 2
+        for unit in range(middle - 8, middle + 9):
+            (gradient,) = torch.autograd.grad(maps[0, 0, unit, unit], x, retain_graph=True)
+            rows = gradient[0, 0].sum(1).nonzero()[:, 0].tolist()
+            start = math.floor(field.start[0] + unit * field.stride[0] + 0.01)
+            slack = 0 if unit == middle else 1
+            assert abs(rows[0] - max(start, 0)) <= slack
+            assert abs(rows[-1] - min(start + field.size[0] - 1, side - 1)) <= slack
+
+
+def test_units_of_a_mirrored_map_run_backwards() -> None:
+    class Mirrored(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flip(-1)
+
+    field = describe(nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), Mirrored()), (9, 12)).layers[-1].receptive_field
+    assert field is not None
+    assert (field.size, field.stride, field.start) == ((3, 3), (1, -1), (-1, 10))
+
+
+def test_a_decoder_with_shortcuts_comes_back_to_one_unit_a_pixel() -> None:
+    class Decoder(nn.Module):
+        """Three times down and up again, with a shortcut at each size."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.down = nn.ModuleList(nn.Conv2d(1, 1, 3, padding=1) for _ in range(4))
+            self.up = nn.ModuleList(nn.ConvTranspose2d(1, 1, 2, 2) for _ in range(3))
+            self.join = nn.Identity()
+
+        def forward(self, x: Tensor) -> Any:
+            maps = [self.down[0](x)]
+            for layer in self.down[1:]:
+                maps.append(layer(nn.functional.max_pool2d(maps[-1], 2)))
+            out = maps.pop()
+            for layer in self.up:
+                out = self.join(layer(out) + maps.pop())
+            return out
+
+    field = next(row for row in describe(Decoder(), (128, 128)).layers if row.name == "join#2").receptive_field
+    assert field is not None
+    assert field.stride == (1, 1)

@@ -8,7 +8,7 @@ which API, command line, page and docs read.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from torchviz_cnn.attribution.result import ClassMap, warn_of_empty
+from torchviz_cnn.attribution.result import ClassMap, of_targets, warn_of_empty
 from torchviz_cnn.core.errors import LayerError, ModelError
 from torchviz_cnn.core.names import LayerName
 from torchviz_cnn.hooks.inputs import Given, Input, prepared
@@ -24,10 +24,9 @@ from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess
-from torchviz_cnn.media.origin import Origin
 from torchviz_cnn.runs import files
 from torchviz_cnn.scores.gradients import require_gradient
-from torchviz_cnn.scores.outputs import Activation, class_outputs
+from torchviz_cnn.scores.outputs import class_outputs
 from torchviz_cnn.scores.targets import Score, Target, Targets, check_score
 from torchviz_cnn.scores.trace import Trace, layer_of, trace
 
@@ -37,26 +36,16 @@ Formula = Callable[[Tensor, Tensor], Tensor]
 """(activations (B, C, *S), gradients (B, K, C, *S)) -> maps (B, K, *S), in float32."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Heatmap(ClassMap):
-    """How strong the evidence for a class is at each place of a layer. Raw values: see `ClassMap`."""
+    """How strong the evidence for a class is at each place of a layer. Raw values: see `ClassMap`.
 
-    values: Tensor
-    """(B, h, w), or (B, K, h, w) where K classes were asked for, float32. After the ReLU: at least 0."""
-    target: Tensor
-    """The classes: (B,) or (B, K)."""
+    After the ReLU, `values` are at least 0.
+    """
+
     layer: str
-    method: str
-    logits: Tensor
-    """What the network gave for all classes: (B, n)."""
     activations: Tensor
     """What the layer gave: (B, C, h, w)."""
-    input_size: tuple[int, int]
-    """(H, W) of the network's input."""
-    origin: Origin = field(default=Origin(), repr=False)
-    """The photos, how they were prepared, and the names of the classes, as far as they are known."""
-    activation: Activation | None = None
-    """What makes probabilities of the logits: see `predict`; None for what is usual."""
 
     def _title(self) -> str:
         return f"{self.method}, {self.layer}"
@@ -198,14 +187,7 @@ def cam_maps(run: Trace, layer: str, formulas: Sequence[Formula], *, again: bool
 
 
 def _explain(
-    title: str,
-    formula: Formula,
-    model: Model,
-    x: Input,
-    layer: Layer,
-    target: Target,
-    score: Score,
-    relu: bool,
+    title: str, formula: Formula, model: Model, x: Input, layer: Layer, target: Target, score: Score, relu: bool
 ) -> Heatmap:
     check_score(score)
     with prepared(model, x) as given:
@@ -322,12 +304,8 @@ def _require_places(model: nn.Module, layer: str, maps: Tensor) -> None:
 def _heatmap(method: str, given: Given, layer: str, values: Tensor, run: Trace) -> Heatmap:
     return Heatmap(
         values=run.targets.squeezed(values),
-        target=run.targets.squeezed(run.targets.classes),
         layer=layer,
         method=method,
-        logits=run.targets.logits.detach(),
         activations=run.activations[layer].detach(),
-        input_size=given.input_size,
-        origin=given.origin,
-        activation=run.targets.activation,
+        **of_targets(given, run.targets),
     )

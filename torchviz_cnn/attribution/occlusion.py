@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.attribution.result import ClassMap, warn_of_empty
+from torchviz_cnn.attribution.result import ClassMap, of_targets, warn_of_empty
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.core.progress import progress_bar
@@ -19,36 +19,28 @@ from torchviz_cnn.hooks.inputs import Input, prepared
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess
-from torchviz_cnn.media.origin import Origin
 from torchviz_cnn.runs import files
-from torchviz_cnn.scores.outputs import Activation
 from torchviz_cnn.scores.targets import Score, Target, Targets, check_score, run_classes, score_of
 
 _CACHED = 8  # images at a time on a CPU: more fall out of its cache, and take up to twice as long each
 _PARALLEL = 128
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Occlusion(ClassMap):
-    """How a class score changes as a patch is slid over the picture. Raw values; scaled only where drawn."""
+    """How a class score changes as a patch is slid over the picture. Raw values; scaled only where drawn.
+
+    `values` (B, H, W) is how much the score drops (a cross-entropy: rises), for each pixel the mean over the patches
+    that hide it; `logits` are those without a patch.
+    """
 
     scores: Tensor
     """The score with the patch at each place: (B, rows, columns), or (B, K, rows, columns), float32."""
     clean: Tensor
     """The score of the whole picture: (B,) or (B, K)."""
-    values: Tensor
-    """How much the score drops (a cross-entropy: rises), for each pixel the mean over the patches that hide it:
-    (B, H, W) or (B, K, H, W)."""
-    target: Tensor
-    logits: Tensor
-    """What the network gave for all classes, without a patch: (B, n)."""
     patch: tuple[int, int]
     stride: tuple[int, int]
-    input_size: tuple[int, int]
-    origin: Origin = field(default=Origin(), repr=False)
     method: str = "occlusion"
-    activation: Activation | None = None
-    """What makes probabilities of the logits: see `predict`; None for what is usual."""
 
     def _title(self) -> str:
         return f"drop under a patch of {self.patch[0]} x {self.patch[1]}"
@@ -153,13 +145,9 @@ def occlusion(
             scores=targets.squeezed(scores),
             clean=targets.squeezed(targets.scores),
             values=targets.squeezed(values),
-            target=targets.squeezed(targets.classes),
-            logits=logits,
             patch=sides,
             stride=steps,
-            input_size=(height, width),
-            origin=given.origin,
-            activation=targets.activation,
+            **of_targets(given, targets),
         )
 
 

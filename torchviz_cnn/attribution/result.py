@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,16 +12,19 @@ from torch import Tensor
 
 from torchviz_cnn.core.errors import EmptyMapWarning, InputError, ModelError
 from torchviz_cnn.core.warn import warn
+from torchviz_cnn.hooks.inputs import Given
 from torchviz_cnn.hooks.network import category_name
 from torchviz_cnn.media import figures, render
 from torchviz_cnn.media.images import Geometry, Preprocess
 from torchviz_cnn.media.origin import Origin, Photo, as_photo
 from torchviz_cnn.runs import files
 from torchviz_cnn.scores.outputs import Activation, both_classes, probabilities
+from torchviz_cnn.scores.targets import Targets
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ClassMap:
-    """The drawing that results with one map per image and class have in common.
+    """What results with one map per image and class have in common, and how they are drawn.
 
     `index` chooses an image of the batch, and `nth` one of its classes where several were asked for, wherever one
     picture is drawn. A map is laid on the part of the photo that the network saw. Where the method was given a Network
@@ -32,13 +36,20 @@ class ClassMap:
     """The colormap of a map alone where none is named."""
     photo_palette: ClassVar[str] = "jet"
     """And over the photo."""
+
     values: Tensor
+    """The maps: (B, h, w), or (B, K, h, w) where K classes were asked for, float32."""
     target: Tensor
+    """The classes: (B,) or (B, K)."""
     method: str
     logits: Tensor
+    """What the network gave for all classes: (B, n)."""
     input_size: tuple[int, int]
-    origin: Origin
-    activation: Activation | None
+    """(H, W) of the network's input."""
+    origin: Origin = field(default=Origin(), repr=False)
+    """The photos, how they were prepared, and the names of the classes, as far as they are known."""
+    activation: Activation | None = None
+    """What makes probabilities of the logits: see `predict`; None for what is usual."""
 
     def __post_init__(self) -> None:
         if not bool(self.values.isfinite().all()):
@@ -207,6 +218,17 @@ class ClassMap:
         tiles = [render.heat_image(self.map(*one), box, width, height, colormap_name=self.palette) for one in shown]
         stacked = np.stack([np.asarray(tile) for tile in tiles])
         return files.png(Image.fromarray(render.tile_grid(stacked, columns=min(4, len(tiles)), margin=4)))
+
+
+def of_targets(given: Given, targets: Targets) -> dict[str, Any]:
+    """The fields that every result has from what was given and what is explained."""
+    return {
+        "target": targets.squeezed(targets.classes),
+        "logits": targets.logits.detach(),
+        "input_size": given.input_size,
+        "origin": given.origin,
+        "activation": targets.activation,
+    }
 
 
 def warn_of_empty(empty: Tensor, classes: Tensor, why: str, kind: str = "") -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn.attribution.cam import CAM_METHODS, Layer, cam_maps
-from torchviz_cnn.attribution.result import ClassMap, warn_of_empty
+from torchviz_cnn.attribution.result import ClassMap, of_targets, warn_of_empty
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.hooks.inputs import Given, Input, prepared
@@ -21,9 +21,8 @@ from torchviz_cnn.hooks.relu_rules import OtherActivations, Rule, relu_rule
 from torchviz_cnn.media import render
 from torchviz_cnn.media.bands import Bands
 from torchviz_cnn.media.images import Geometry, Preprocess
-from torchviz_cnn.media.origin import Origin, Photo
+from torchviz_cnn.media.origin import Photo
 from torchviz_cnn.runs import files
-from torchviz_cnn.scores.outputs import Activation
 from torchviz_cnn.scores.targets import Score, Target, Targets, check_score
 from torchviz_cnn.scores.trace import INPUT, layer_of, trace
 
@@ -31,32 +30,22 @@ Reduce = Literal["max", "sum"]
 """How the values of a pixel's channels become one: their largest absolute value, or the sum of the absolute values."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Saliency(ClassMap):
-    """How much each pixel of the input matters for a class. Raw values; scaled only where drawn (see `ClassMap`)."""
+    """How much each pixel of the input matters for a class. Raw values; scaled only where drawn (see `ClassMap`).
+
+    `values` (B, H, W) are the absolute values of `gradients`, the channels' maximum or sum.
+    """
 
     palette: ClassVar[str] = "gray"
     photo_palette: ClassVar[str] = "hot"
 
     gradients: Tensor
     """The gradient or attribution of each input value with its sign: (B, C, H, W), or (B, K, C, H, W), float32."""
-    values: Tensor
-    """Its absolute value, the channels' maximum or sum: (B, H, W) or (B, K, H, W)."""
-    target: Tensor
-    """The classes: (B,) or (B, K)."""
-    method: str
-    logits: Tensor
-    """What the network gave for all classes: (B, n)."""
-    input_size: tuple[int, int]
-    """(H, W) of the network's input."""
-    origin: Origin = field(default=Origin(), repr=False)
-    """The photos, how they were prepared, and the names of the classes, as far as they are known."""
     completeness_error: Tensor | None = None
     """Integrated gradients: sum of all attributions minus the difference of the scores they explain, (B,) or (B, K)."""
     score: Score = "logit"
     """Which number of the class was explained."""
-    activation: Activation | None = None
-    """What makes probabilities of the logits: see `predict`; None for what is usual."""
 
     def map(self, index: int = 0, nth: int = 0) -> render.Array:
         """One map (H, W) from its minimum to its maximum as 0..1; a constant one is zeros."""
@@ -275,12 +264,8 @@ def saliency_of(
     return Saliency(
         gradients=targets.squeezed(gradients),
         values=targets.squeezed(values),
-        target=targets.squeezed(targets.classes),
         method=method,
-        logits=targets.logits.detach(),
-        input_size=given.input_size,
-        origin=given.origin,
         completeness_error=None if completeness_error is None else targets.squeezed(completeness_error),
         score=targets.score,
-        activation=targets.activation,
+        **of_targets(given, targets),
     )

@@ -76,19 +76,20 @@ def first_filters(model: Model, threshold: float = 0.9) -> FirstFilters:
     4 filters at 0: 0% dead, 25% near-duplicates
     """
     threshold = checks.number("threshold", threshold)
-    with untouched(model) as module:
-        convolutions = [(name, m) for name, m in named_layers(module).items() if isinstance(m, nn.Conv2d)]
-        if not convolutions:
+    with untouched(model) as module:  # some parametrisations of a weight change when it is read
+        names = layer_names(module, types=nn.Conv2d)
+        if not names:
             raise ModelError(f"{type(module).__name__} has no 2-D convolution whose filters could be compared")
-        name, convolution = convolutions[0]
-        filters = convolution.weight.detach().float().cpu()
+        convolution = named_layers(module)[names[0]]
+        assert isinstance(convolution, nn.Conv2d)
+        filters = convolution.weight.detach().float().cpu().clone()
     if not bool(filters.isfinite().all()):
-        raise ModelError(f"layer {name!r} of {type(module).__name__} has weights that are NaN or infinite")
+        raise ModelError(f"layer {names[0]!r} of {type(module).__name__} has weights that are NaN or infinite")
     norm = filters.flatten(1).norm(dim=1)
     dead = norm < 0.05 * norm.median()
     unit = filters.flatten(1) / norm.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
     near = (unit @ unit.T > threshold) & ~dead & ~dead[:, None]
-    return FirstFilters(name, filters, dead, near.tril(-1).any(1))
+    return FirstFilters(names[0], filters, dead, near.tril(-1).any(1))
 
 
 @dataclass(frozen=True, eq=False)

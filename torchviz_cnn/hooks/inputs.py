@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.core.errors import InputError, TorchvizWarning
+from torchviz_cnn.core.errors import InputError, ModelError, TorchvizWarning
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.calls import OF_FRAMES, SEVERAL_INPUTS
 from torchviz_cnn.hooks.network import Model, Network
@@ -96,6 +96,8 @@ def input_for(model: nn.Module, x: Tensor) -> Tensor:
     floating = [p for p in model.parameters() if p.is_floating_point()]
     if not floating:
         return x.detach().clone()
+    if floating[0].is_meta:
+        raise ModelError(f"{type(model).__name__} is on the meta device, where its weights have no values: load them")
     # A network of several precisions takes its input in one of them; which, its caller knows.
     as_given = not x.is_floating_point() or x.dtype in {p.dtype for p in floating}
     return x.detach().to(floating[0].device, x.dtype if as_given else working_dtype(model), copy=True)

@@ -6,13 +6,15 @@ import contextlib
 import logging
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from torchviz_cnn.core.errors import HookError, LayerError, ModelError
@@ -128,8 +130,8 @@ class HookManager:
         Raises:
             LayerError: for a name that does not exist; nothing is added then.
         """
-        for call in self._resolve(layers):
-            self._tap(call).forward.append((call.index, hook))
+        for tap, index in self._tapped(layers):
+            tap.forward.append((index, hook))
 
     def on_backward(self, layers: LayerName | Iterable[LayerName], hook: BackwardHook) -> None:
         """Call `hook(name, gradient)` with the gradient of each layer's output, of the output's shape.
@@ -141,8 +143,8 @@ class HookManager:
             LayerError: for a name that does not exist (nothing is added then), and during the forward pass for a
                 layer that gives no tensor.
         """
-        for call in self._resolve(layers):
-            self._tap(call).backward.append((call.index, hook))
+        for tap, index in self._tapped(layers):
+            tap.backward.append((index, hook))
 
     def record(self, layers: LayerName | Iterable[LayerName], check: Check | None = None) -> Recorder:
         """Keep what layers give in a block, by name, safe from later modules that write in place: see `Recorder`.
@@ -168,7 +170,7 @@ class HookManager:
         """
         self._stopping = stop_early
         try:
-            with _eagerly(self.model), self._optional:
+            with _eagerly(self.model), self._asking(), _own_hooks_taken_off(self.model):
                 return self.model(*args, **kwargs)
         except _StopForward as stop:
             if stop.manager is not self:
@@ -182,6 +184,12 @@ class HookManager:
             raise
         finally:
             self._stopping = False
+
+    def _asking(self) -> contextlib.AbstractContextManager[Any]:
+        """Let the model ask for gradients that are not there, unless a mode that is on does: each takes time."""
+        modes: list[Any] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+        on = any(isinstance(mode, OptionalGradients) for mode in modes)
+        return contextlib.nullcontext() if on else self._optional
 
     def run_from(self, layer: str, maps: Tensor, x: Tensor) -> Any:
         """Run what follows a layer on other maps (n, C, ...) than its own; what comes before runs for one image alone.
@@ -225,7 +233,9 @@ class HookManager:
 
     def unreached(self) -> list[str]:
         """List the calls asked for by name that did not happen in the last forward pass."""
-        return [str(call) for call in self._order(self._awaited) if not self._fired(call)]
+        place = {name: place for place, name in enumerate(self._layers)}
+        awaited = sorted(self._awaited, key=lambda call: (place[call.name], call.index))
+        return [str(call) for call in awaited if not self._fired(call)]
 
     def require_reached(self, layers: Iterable[str] | None = None) -> None:
         """Raise LayerError where one of these layers (all asked for by name) did not run in the last forward pass."""
@@ -258,21 +268,22 @@ class HookManager:
         state = "closed" if self._closed else f"{len(self._taps)} hooked layers"
         return f"HookManager({type(self.model).__name__}, {state})"
 
-    def _resolve(self, layers: LayerName | Iterable[LayerName]) -> list[Call]:
+    def _tapped(self, layers: LayerName | Iterable[LayerName]) -> list[tuple[_Tap, int | None]]:
+        """The taps of these layers, each with the index of the call that was asked for."""
         if self._closed:
             raise HookError("this HookManager is closed; make a new one")
-        return [resolve(self.model, self._layers, name) for name in one_or_several(layers)]
-
-    def _tap(self, call: Call) -> _Tap:
-        module = self._layers[call.name]
+        calls = [resolve(self.model, self._layers, name) for name in one_or_several(layers)]
         with uninterrupted():
-            if not self._taps:
+            if calls and not self._taps:
                 self._handles.append(self.model.register_forward_pre_hook(_weakly(self._begin)))
-            if module not in self._taps:
-                self._taps[module] = _Tap(call.name)
-                self._handles.append(module.register_forward_hook(_weakly(self._fire)))
-            if call.index is not None:
-                self._awaited.add(call)
+            self._awaited.update(call for call in calls if call.index is not None)
+            return [(self._tap(call.name), call.index) for call in calls]
+
+    def _tap(self, name: str) -> _Tap:
+        module = self._layers[name]
+        if module not in self._taps:
+            self._taps[module] = _Tap(name)
+            self._handles.append(module.register_forward_hook(_weakly(self._fire)))
         return self._taps[module]
 
     def _begin(self, model: nn.Module, args: Any) -> None:
@@ -334,10 +345,6 @@ class HookManager:
     def _fired(self, call: Call) -> bool:
         return call.index is not None and self._calls[self._layers[call.name]] > call.index
 
-    def _order(self, calls: set[Call]) -> list[Call]:
-        place = {name: place for place, name in enumerate(self._layers)}
-        return sorted(calls, key=lambda call: (place[call.name], call.index or 0))
-
 
 _NOT_RUN = "it did not run on this input, its forward is called directly, or its weights are used elsewhere"
 
@@ -346,6 +353,21 @@ def _remove(handles: list[Any]) -> None:
     with uninterrupted():
         while handles:
             handles.pop().remove()
+
+
+@contextlib.contextmanager
+def _own_hooks_taken_off(model: nn.Module) -> Iterator[None]:
+    """Take off the hooks that a forward pass has put on itself and, ended in its middle, could not take off."""
+    first = RemovableHandle.next_id  # grows with every hook
+    try:
+        yield
+    except BaseException:
+        for module in model.modules():
+            for hooks in (module._forward_pre_hooks, module._forward_hooks, module._backward_hooks):
+                own = [key for key, hook in hooks.items() if key >= first and hook.__module__ != __name__]
+                for key in own:
+                    del hooks[key]
+        raise
 
 
 def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -361,11 +383,8 @@ def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
 
 def _batch_of(output: Any) -> int:
     """How many images an output is for; -1 where that cannot be told."""
-    if isinstance(output, dict):
-        output = next(iter(output.values()), None)
-    if isinstance(output, (tuple, list)):
-        output = output[0] if output else None
-    return len(output) if isinstance(output, Tensor) and output.ndim else -1
+    first = next(iter(tree_leaves(output)), None)
+    return len(first) if isinstance(first, Tensor) and first.ndim else -1
 
 
 def _eagerly(model: nn.Module) -> contextlib.AbstractContextManager[Any]:

@@ -31,11 +31,13 @@ class Recorder(Mapping[str, Tensor]):
 
     def __init__(self, hooks: HookManager, layers: LayerName | Iterable[LayerName], check: Check | None = None) -> None:
         self._hooks, self._check = weakref.proxy(hooks), check or _tensor
-        self._kept = _KeptValues([*hooks.model.parameters(), *hooks.model.buffers()])
+        self._kept = _KeptValues()
         hooks.on_forward(layers, self._take)
 
     def __enter__(self) -> Recorder:
         if not torch.is_grad_enabled():
+            model = self._hooks.model
+            self._kept.own([*model.parameters(), *model.buffers()])
             with uninterrupted():
                 self._hooks.remove_on_close(self)
                 self._kept.__enter__()  # type: ignore[no-untyped-call]
@@ -79,25 +81,30 @@ class Recorder(Mapping[str, Tensor]):
 
 
 class _KeptValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Keeps tensors as they are when taken: one is copied at the moment something is about to be written into it.
+    """Keeps tensors as they are when taken: one is copied at the moment something is about to be written into it."""
 
-    What shares memory with one of `owned`, the model's own tensors, is copied at once: it is not the caller's to write.
-    """
-
-    def __init__(self, owned: Iterable[Tensor] = ()) -> None:
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.values: dict[str, Tensor] = {}
         self._names: dict[int, list[str]] = {}
-        self._owned = {_storage(tensor) for tensor in owned if tensor.layout is torch.strided}
+        self._owned: set[int] = set()
+
+    def own(self, tensors: Iterable[Tensor]) -> None:
+        """Copy what shares memory with these, the model's own tensors, at once: it is not the caller's to write."""
+        self._owned = {_storage(tensor) for tensor in tensors if tensor.layout is torch.strided}
 
     def take(self, name: str, tensor: Tensor) -> None:
         self.values[name] = tensor.detach()
         if tensor.layout is not torch.strided:
             return
-        if _storage(tensor) in self._owned:
+        try:
+            storage = _storage(tensor)
+        except NotImplementedError as error:
+            raise LayerError(f"layer {name!r} runs inside torch.vmap, which what it gives cannot leave") from error
+        if storage in self._owned:
             self.values[name] = tensor.detach().clone()
-            return
-        self._names.setdefault(_storage(tensor), []).append(name)
+        else:
+            self._names.setdefault(storage, []).append(name)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.nn.modules._functions import BackwardHookFunction
 
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import LayerError
+from torchviz_cnn.core.graph import graph_nodes
 from torchviz_cnn.hooks.interrupts import FunctionMode
 from torchviz_cnn.hooks.untouched import saved_tensors_hooks
 
@@ -74,12 +76,14 @@ class ReluRule(FunctionMode):
         """Raise LayerError where a ReLU, or another activation, made this output and is none that the rule reaches.
 
         Those are scripted code, a ReLU written as a maximum, a mask or `torch.where`, and an `autograd.Function`. They
-        are looked for in the graph of the output, which the forward pass has made.
+        are looked for in the graph of the output, which the forward pass has made. A mask that is a parameter or buffer
+        of the model is none: it is the same for every input.
         """
         if self.rule == "standard" or self._other_activations != "error":
             return
-        for node in _nodes([t for t in tree_leaves(output) if isinstance(t, Tensor)]):
-            if _masks(node, self._packed):
+        constants = {_memory(t) for t in (*model.parameters(), *model.buffers())}
+        for node in graph_nodes(output):
+            if _masks(node, self._packed, constants):
                 name = node.name().rpartition("::")[2].rstrip("01").removesuffix("Backward")
                 raise LayerError(
                     f"the {self.rule} rule does not reach everything in {type(model).__name__} that may be an "
@@ -159,23 +163,11 @@ class _Rectify(torch.autograd.Function):
         return gradient, None, None, None
 
 
-def _nodes(tensors: list[Tensor]) -> Iterator[Any]:
-    """The nodes of the graph that tensors were computed by."""
-    visited: set[Any] = set()
-    waiting: list[Any] = [tensor.grad_fn for tensor in tensors]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in visited:
-            visited.add(node)
-            yield node
-            waiting.extend(parent for parent, _ in node.next_functions)
-
-
-def _masks(node: Any, packed: bool) -> bool:
+def _masks(node: Any, packed: bool, constants: set[int]) -> bool:
     """Whether a node of a graph, not made by a rule, lets a gradient through for some values only, or bends it."""
     name = node.name().rpartition("::")[2].removesuffix("0").removesuffix("1").removesuffix("Backward")
     if isinstance(node, torch.autograd.function.BackwardCFunction):
-        return getattr(node, "_forward_cls", None) is not _Rectify
+        return getattr(node, "_forward_cls", None) not in (_Rectify, BackwardHookFunction)
     if name in ("Maximum", "Minimum", "Fmax", "Fmin"):  # with a constant, or with a multiple of the same
         (one, _), (other, _) = node.next_functions
         return one is None or other is None or _made_by(one, other) or _made_by(other, one)
@@ -184,7 +176,10 @@ def _masks(node: Any, packed: bool) -> bool:
         gate = top is not None and _is_zero(top - 1)  # clamp(0, 1), as in a hard sigmoid, squashes
         return not gate and any(_is_zero(getattr(node, f"_saved_{limit}", None)) for limit in _LIMITS[name])
     if name == "Mul" and not packed:
-        return any(_is_mask(saved) for saved in (node._saved_self, node._saved_other))
+        factors = [factor for factor in (node._saved_self, node._saved_other) if factor is not None]
+        return any(_is_mask(factor) and _memory(factor) not in constants for factor in factors)
+    if name in _SELECTING and not packed:
+        return _memory(getattr(node, f"_saved_{_SELECTING[name]}")) not in constants
     return name in _BENDING
 
 
@@ -196,22 +191,23 @@ def _is_zero(limit: Any) -> bool:
     return limit is not None and not bool(torch.as_tensor(limit).any())
 
 
-def _is_mask(factor: Tensor | None) -> bool:
+def _is_mask(factor: Tensor) -> bool:
     """Whether a factor is of zeros and ones, both, and no gradient goes to it."""
-    if factor is None or factor.requires_grad or factor.numel() < 2:
+    if factor.requires_grad or factor.numel() < 2:
         return False
     ones = factor == 1
     return bool(ones.any()) and not bool(ones.all()) and bool((ones | (factor == 0)).all())
 
 
-_LIMITS = {
-    "Clamp": ("min", "max"),
-    "ClampMin": ("min",),
-    "ClampMax": ("max",),
-    "Hardtanh": ("min_val",),
-    "Threshold": ("threshold",),
-}
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)
+
+
+_LIMITS = {"Clamp": ("min", "max"), "ClampMin": ("min",), "ClampMax": ("max",), "Hardtanh": ("min_val",)}
 """Nodes that are a ReLU where one of their limits is zero."""
+
+_SELECTING = {"Where": "condition", "MaskedFill": "mask"}
+"""Nodes that let a gradient through where the mask that they have saved says so."""
 
 _COMPARISONS = {
     *(Tensor.__gt__, Tensor.__ge__, Tensor.__lt__, Tensor.__le__, Tensor.gt, Tensor.ge, Tensor.lt, Tensor.le),
@@ -220,38 +216,23 @@ _COMPARISONS = {
 """What makes a mask of an activation; a graph that is packed does not show it."""
 
 _BENDING = {
-    *("Relu", "Where", "MaskedFill", "MaskedScatter", "IndexPut", "Abs", "DifferentiableGraph"),
+    *("Relu", *_SELECTING, "MaskedScatter", "IndexPut", "Abs", "Sign", "DifferentiableGraph"),
     *("Gelu", "Silu", "Mish", "Hardswish", "Softplus", "LeakyRelu", "PreluKernel", "RreluWithNoise", "Elu", "Tanh"),
+    *("Threshold", "LogSigmoid", "Hardshrink", "Softshrink"),
 }
 """Nodes that stand for an activation, or for code that may have one."""
 
 
-def _relu(input: Tensor, inplace: bool = False) -> _Call:
-    return _Call(input, math.inf, inplace)
-
-
-def _relu_(input: Tensor) -> _Call:
-    return _Call(input, math.inf, True)
-
-
-def _relu6(input: Tensor, inplace: bool = False) -> _Call:
-    return _Call(input, 6.0, inplace)
+def _relu(input: Tensor, inplace: bool = False, *, top: float = math.inf) -> _Call:
+    return _Call(input, top, inplace)
 
 
 def _hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> _Call | None:
     return _Call(input, float(max_val), inplace) if min_val == 0 and max_val > 0 else None
 
 
-def _hardtanh_(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> _Call | None:
-    return _hardtanh(input, min_val, max_val, True)
-
-
 def _threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> _Call | None:
     return _Call(input, math.inf, inplace) if threshold == 0 and value == 0 else None
-
-
-def _threshold_(input: Tensor, threshold: float, value: float) -> _Call | None:
-    return _threshold(input, threshold, value, True)
 
 
 def _clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None, inplace: bool = False) -> _Call | None:
@@ -260,22 +241,19 @@ def _clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None, 
     return _Call(input, math.inf if max is None else 6.0, inplace) if known and out is None else None
 
 
-def _clamp_(input: Tensor, min: Any = None, max: Any = None) -> _Call | None:
-    return _clamp(input, min, max, inplace=True)
-
-
+_THRESHOLD_ = F.threshold_  # type: ignore[attr-defined]
 _RECTIFIERS: dict[Any, Callable[..., _Call | None]] = {
     **dict.fromkeys((F.relu, torch.relu, Tensor.relu), _relu),
-    **dict.fromkeys((F.relu_, torch.relu_, Tensor.relu_), _relu_),
-    F.relu6: _relu6,
+    **dict.fromkeys((F.relu_, torch.relu_, Tensor.relu_), partial(_relu, inplace=True)),
+    F.relu6: partial(_relu, top=6.0),
     F.hardtanh: _hardtanh,
-    F.hardtanh_: _hardtanh_,
+    F.hardtanh_: partial(_hardtanh, inplace=True),
     **dict.fromkeys((F.threshold, torch.threshold), _threshold),
-    F.threshold_: _threshold_,  # type: ignore[attr-defined]
-    **dict.fromkeys((torch.clamp, torch.clip, torch.clamp_min, Tensor.clamp, Tensor.clip, Tensor.clamp_min), _clamp),
-    **dict.fromkeys(
-        (torch.clamp_, torch.clip_, torch.clamp_min_, Tensor.clamp_, Tensor.clip_, Tensor.clamp_min_), _clamp_
-    ),
+    _THRESHOLD_: partial(_threshold, inplace=True),
+    **dict.fromkeys((torch.clamp, torch.clip, torch.clamp_min), _clamp),
+    **dict.fromkeys((Tensor.clamp, Tensor.clip, Tensor.clamp_min), _clamp),
+    **dict.fromkeys((torch.clamp_, torch.clip_, torch.clamp_min_), partial(_clamp, inplace=True)),
+    **dict.fromkeys((Tensor.clamp_, Tensor.clip_, Tensor.clamp_min_), partial(_clamp, inplace=True)),
 }
 """Every function that may be a ReLU, with what reads its arguments; None where they make it something else."""
 
@@ -286,6 +264,10 @@ _OTHERS: dict[Any, str] = {
     F.hardswish: "Hardswish",
     F.softplus: "Softplus",
     F.softsign: "Softsign",
+    F.logsigmoid: "LogSigmoid",
+    F.softshrink: "Softshrink",
+    **dict.fromkeys((F.hardshrink, torch.hardshrink, Tensor.hardshrink), "Hardshrink"),
+    **dict.fromkeys((F.threshold, _THRESHOLD_, torch.threshold), "Threshold"),
     **dict.fromkeys((F.hardtanh, F.hardtanh_), "Hardtanh"),
     **dict.fromkeys((F.leaky_relu, F.leaky_relu_), "LeakyReLU"),
     **dict.fromkeys((F.prelu, torch.prelu, Tensor.prelu), "PReLU"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import os
 import random
 import threading
@@ -10,7 +11,6 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -161,31 +161,19 @@ def _freeze(modules: list[nn.Module], undo: ExitStack) -> None:
     undo.callback(process.restore)  # the first to be done: a mode that was left on would meddle with the rest
 
 
-@dataclass(slots=True)
 class _Tensor:
-    """A parameter, a buffer or another tensor of a module as it was."""
+    """A parameter or buffer as it was: its gradient and whether it takes one and, of a buffer, its values."""
 
-    tensor: Tensor
-    grad: Tensor | None
-    requires_grad: bool
-    data: Tensor | None
-    """Its memory, of what a forward pass may write into,"""
-    values: Tensor | None
-    """and a copy of it."""
+    __slots__ = ("data", "grad", "requires_grad", "tensor", "values")
 
-    @classmethod
-    def of(cls, tensor: Tensor, values: bool) -> _Tensor:
-        inference = tensor.is_inference()
-        grad = None if inference or not tensor.is_leaf else tensor.grad
-        if not values or inference:
-            return cls(tensor, grad, tensor.requires_grad, None, None)
-        data = tensor.detach()
-        return cls(tensor, grad, tensor.requires_grad, data, data.clone())
+    def __init__(self, tensor: Tensor, with_values: bool) -> None:
+        self.tensor, self.requires_grad = tensor, tensor.requires_grad
+        self.grad = tensor.grad if tensor.is_leaf else None
+        self.data = tensor.detach() if with_values else None
+        self.values = None if self.data is None else self.data.clone()
 
     def restore(self) -> None:
         tensor = self.tensor
-        if tensor.is_inference():
-            return
         if tensor.is_leaf:
             if tensor.requires_grad != self.requires_grad:
                 tensor.requires_grad_(self.requires_grad)
@@ -213,62 +201,62 @@ def _restore_values(tensor: Tensor, data: Tensor, values: Tensor) -> None:
 class _Module:
     """One module as it was, not counting its children. Large models have thousands: what is not needed is left out."""
 
-    __slots__ = ("attributes", "buffers", "module", "parameters", "training")
-
     def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.training = module.training
-        self.parameters = {n: None if p is None else _Tensor.of(p, False) for n, p in module._parameters.items()}
-        self.buffers = {n: None if b is None else _Tensor.of(b, True) for n, b in module._buffers.items()}
+        self.module, self.training = module, module.training
         # With tensors among them that a hook of `weight_norm`, `spectral_norm` or `prune`, or a forward, sets anew.
         self.attributes = dict(vars(module))
+        contents: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, module._modules)
+        self.contents = [(now, dict(now)) for now in contents]
+        # What was made in inference mode cannot take part in a graph: a copy of it does, in its place.
+        self.tensors = [_Tensor(p, False) for p in module._parameters.values() if p is not None if not p.is_inference()]
+        self.tensors += [_Tensor(b, True) for b in module._buffers.values() if b is not None if not b.is_inference()]
 
     def freeze(self) -> None:
         # The flag itself, not eval(): models override train() to keep parts of themselves frozen.
         if self.module.training:
             self.module.training = False
-        for name, was in self.parameters.items():
-            if was is None:
+        for name, parameter in self.module._parameters.items():
+            if parameter is None:
                 continue
-            if was.tensor.is_inference():  # cannot take part in a graph
-                self.module._parameters[name] = nn.Parameter(was.tensor.clone(), requires_grad=False)
-            elif was.requires_grad and was.tensor.is_leaf:
-                was.tensor.requires_grad_(False)
-        for name, was in self.buffers.items():
-            if was is not None and was.tensor.is_inference():
-                self.module._buffers[name] = was.tensor.clone()
+            if parameter.is_inference():
+                self.module._parameters[name] = nn.Parameter(parameter.clone(), requires_grad=False)
+            elif parameter.requires_grad and parameter.is_leaf:
+                parameter.requires_grad_(False)
+        for name, buffer in self.module._buffers.items():
+            if buffer is not None and buffer.is_inference():
+                self.module._buffers[name] = buffer.clone()
 
     def restore(self) -> None:
         if self.module.training is not self.training:
             self.module.training = self.training
-        _restore_tensors(self.module._parameters, self.parameters)
-        _restore_tensors(self.module._buffers, self.buffers)
-        _restore_attributes(vars(self.module), self.attributes)
+        for now, before in self.contents:
+            if not _same(now, before):
+                now.clear()
+                now.update(before)
+        for tensor in self.tensors:
+            tensor.restore()
+        attributes = vars(self.module)
+        if not _same(attributes, self.attributes):
+            _restore_attributes(attributes, self.attributes)
+
+
+def _same(now: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether these are the same objects under the same names, in the same order."""
+    return (
+        len(now) == len(before) and list(now) == list(before) and all(map(operator.is_, now.values(), before.values()))
+    )
 
 
 def _restore_attributes(now: dict[str, Any], before: dict[str, Any]) -> None:
-    changed = [name for name, value in now.items() if value is not before.get(name)]
-    for name in [*changed, *(name for name in before if name not in now)]:
-        if not isinstance(now.get(name), Tensor) and not isinstance(before.get(name), Tensor):
+    """Put tensors back; other attributes are the user's, as counters and caches are."""
+    for name in dict.fromkeys([*now, *before]):
+        was = before.get(name)
+        if now.get(name) is was or not (isinstance(now.get(name), Tensor) or isinstance(was, Tensor)):
             continue
         if name in before:
-            now[name] = before[name]
+            now[name] = was
         else:
             del now[name]
-
-
-def _restore_tensors(
-    now: dict[str, Tensor | None] | dict[str, nn.Parameter | None], before: dict[str, _Tensor | None]
-) -> None:
-    if not before and not now:
-        return
-    tensors: dict[str, Tensor | None] = {name: None if was is None else was.tensor for name, was in before.items()}
-    if list(now) != list(tensors) or any(now[name] is not tensor for name, tensor in tensors.items()):
-        now.clear()
-        now.update(tensors)  # type: ignore[arg-type]
-    for was in before.values():
-        if was is not None:
-            was.restore()
 
 
 class _Process:

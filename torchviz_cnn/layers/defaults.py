@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from torchviz_cnn.core.errors import LayerError, ModelError
+from torchviz_cnn.core.graph import graph_nodes
 from torchviz_cnn.core.names import LayerPattern, named_layers, one_or_several, resolve, unwrap
 from torchviz_cnn.hooks.inputs import input_for
 from torchviz_cnn.hooks.manager import HookManager
@@ -17,31 +17,11 @@ from torchviz_cnn.hooks.network import Model, module_of
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.layout import channels_last, is_permutation
 
-CONVOLUTIONS: tuple[type[nn.Module], ...] = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
+CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.modules.conv._ConvNd,)
 POOLINGS: tuple[type[nn.Module], ...] = (
-    nn.MaxPool1d,
-    nn.MaxPool2d,
-    nn.MaxPool3d,
-    nn.AvgPool1d,
-    nn.AvgPool2d,
-    nn.AvgPool3d,
-    nn.AdaptiveMaxPool1d,
-    nn.AdaptiveMaxPool2d,
-    nn.AdaptiveMaxPool3d,
-    nn.AdaptiveAvgPool1d,
-    nn.AdaptiveAvgPool2d,
-    nn.AdaptiveAvgPool3d,
-    nn.LPPool1d,
-    nn.LPPool2d,
-    nn.FractionalMaxPool2d,
-    nn.FractionalMaxPool3d,
+    *(nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd),
+    *(nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd),
+    *(nn.modules.pooling._LPPoolNd, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d),
 )
 LayerTypes = type[nn.Module] | tuple[type[nn.Module], ...]
 Layers = LayerPattern | Sequence[LayerPattern] | None
@@ -70,7 +50,8 @@ def layer_names(
     if images is None:
         return names
     ran: list[str] = []
-    run_with(module, images, names, lambda name, output: ran.append(name))
+    with untouched(module) as frozen:
+        run_with(frozen, images, names, lambda name, output: ran.append(name))
     return ran
 
 
@@ -107,7 +88,8 @@ def convolutions(model: Model, x: Tensor, *, first: bool = False) -> list[str]:
         sizes.setdefault(name.partition("#")[0], tuple(output.shape[2:]))
 
     try:
-        run_with(module, x, names, note)
+        with untouched(module) as frozen:
+            run_with(frozen, x, names, note)
     except RuntimeError as error:
         shape = " x ".join(map(str, x.shape[1:]))
         raise ModelError(f"{type(unwrap(module)).__name__} does not run on an image of {shape}: {error}") from error
@@ -128,8 +110,8 @@ def explained_layer(
     `layer4` in a ResNet, `features` in a DenseNet. Layers that the model's scores do not depend on are left out, and
     maps with their channels last, and, where there are others, maps as large as the image. Where that map is in one of
     several branches of a block that gives another size, what comes before the block is taken. With `pooled`, the last
-    layer with a map larger than one pixel, whatever gives it. Runs the model on `x` once; `read` gives the scores in
-    its output. Raises LayerError where there is no such layer.
+    layer with a map larger than one pixel, whatever gives it. Runs the model, which is frozen (see `untouched`), on `x`
+    once; `read` gives the scores in its output. Raises LayerError where there is no such layer.
     """
     calls, is_bypassed = _spatial_calls(model, x, read)
     if not pooled:
@@ -184,31 +166,18 @@ def _spatial_calls(
         if spatial and not channels_last(layer, output, tuple(x.shape[2:])):
             calls.append(_SpatialCall(name, layer, tuple(output.shape[2:]), output.grad_fn))
 
-    with untouched(model) as module, HookManager(module) as hooks:
+    with HookManager(model) as hooks:
         hooks.on_forward([f"{name}#*" for name in layers], note)
-        image = input_for(module, x).requires_grad_().clone()
+        image = x.detach().requires_grad_().clone()
         start = image.grad_fn
         output = hooks.run(image, stop_early=False)
-        scores = tree_leaves([output] if read is None else [read(output)])
-        ends = [part.grad_fn for part in scores if isinstance(part, Tensor)]
+        scores = output if read is None else read(output)
 
     def is_bypassed(call: _SpatialCall) -> bool:
-        return start in _nodes_above(ends, but_not_through=call.node)
+        return start in graph_nodes(scores, but_not_through=call.node)
 
-    nodes = _nodes_above(ends)
+    nodes = set(graph_nodes(scores))
     return [call for call in calls if call.node in nodes] or calls, is_bypassed
-
-
-def _nodes_above(roots: Iterable[Any], but_not_through: Any = None) -> set[Any]:
-    """Everything in the graph that these nodes were computed from, and they themselves, by ways around one node."""
-    nodes: set[Any] = set()
-    waiting = [root for root in roots if root is not None]
-    while waiting:
-        node = waiting.pop()
-        if node not in nodes and node is not but_not_through:
-            nodes.add(node)
-            waiting.extend(parent for parent, _ in node.next_functions if parent is not None)
-    return nodes
 
 
 def input_channels(model: nn.Module) -> int:
@@ -219,7 +188,7 @@ def input_channels(model: nn.Module) -> int:
 
 
 def run_with(model: nn.Module, x: Tensor, names: Iterable[str], hook: Callable[[str, Any], None]) -> None:
-    """Run a model to its end without gradients, with a hook on every call of these layers."""
-    with untouched(model) as module, torch.no_grad(), HookManager(module) as hooks:
+    """Run a frozen model to its end without gradients, with a hook on every call of these layers."""
+    with torch.no_grad(), HookManager(model) as hooks:
         hooks.on_forward([f"{name}#*" for name in names], hook)
-        hooks.run(input_for(module, x), stop_early=False)
+        hooks.run(input_for(model, x), stop_early=False)

@@ -14,19 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Of these only *where* their values come from matters, and they give every value from its own place.
-_POINTWISE_NAMES: dict[Any, str] = {
-    F: """relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu rrelu rrelu_ elu elu_ selu selu_ celu celu_
-    gelu silu mish hardswish hardsigmoid sigmoid tanh softplus softsign tanhshrink softshrink hardshrink logsigmoid
-    threshold dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout batch_norm instance_norm
-    group_norm layer_norm local_response_norm softmax log_softmax rms_norm""",
-    torch: """relu relu_ sigmoid sigmoid_ tanh tanh_ clamp clamp_ clamp_min clamp_max clip prelu softmax log_softmax
-    batch_norm layer_norm group_norm instance_norm dropout dropout_ selu celu rms_norm""",
-    Tensor: """relu relu_ sigmoid sigmoid_ tanh tanh_ clamp clamp_ clamp_min clamp_min_ clip clip_ softmax log_softmax
-    prelu hardshrink""",
-}
-POINTWISE: set[Callable[..., Any]] = {
-    getattr(place, name) for place, names in _POINTWISE_NAMES.items() for name in names.split() if hasattr(place, name)
-}
+_POINTWISE_NAMES = """
+relu relu6 hardtanh leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardsigmoid sigmoid tanh softplus
+softsign tanhshrink softshrink hardshrink logsigmoid threshold clamp clamp_min clamp_max clip softmax log_softmax
+dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout
+batch_norm instance_norm group_norm layer_norm rms_norm local_response_norm
+"""
+POINTWISE = set(_POINTWISE_NAMES.split())
+"""The names of these functions, without the `_` of those that write in place."""
 CONVOLUTIONS: dict[Callable[..., Any], int] = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
 TRANSPOSED: set[Callable[..., Any]] = {torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d}
 MAX_POOLS: dict[Callable[..., Any], int] = {

@@ -9,6 +9,7 @@ The channels of a layer are taken together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +20,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from torchviz_cnn.core.errors import ModelError
+from torchviz_cnn.core.graph import graph_nodes
 from torchviz_cnn.core.names import named_layers, resolve
 from torchviz_cnn.hooks.interrupts import FunctionMode
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.layers import positive_ops as ops
 
 Size = tuple[int, ...]
+_NEAR = 4  # units on either side of the middle one, where it takes several to tell the stride
 
 
 @dataclass(frozen=True)
@@ -112,21 +115,22 @@ class PositiveNetwork(FunctionMode):
         if here.whole:
             return self._everything(places), True
         before = self._reach(output, [max(place - 1, 0) for place in middle]) or here
-        after = self._reach(output, [min(p + 1, n - 1) for p, n in zip(middle, places, strict=True)]) or here
+        far = [min(place + _NEAR, count - 1) for place, count in zip(middle, places, strict=True)]
+        after = self._reach(output, far) or here
         stride: list[float] = []
-        start, regular = [], True
+        start, means = [], list[float]()
         for d, count in enumerate(places):
-            step, last = _moved(here, after, d), _moved(before, here, d)
+            units, moved = far[d] - middle[d], _moved(here, after, d)
             if count == 1:
                 stride.append(here.stride[d])
-            elif step > 0 and (middle[d] == 0 or step == last):
-                stride.append(step)
+            elif moved and moved > 0 and (middle[d] == 0 or moved == units * (_moved(before, here, d) or 0)):
+                stride.append(moved / units)
             else:
-                regular = False
-                stride.append(self._mean_step(output, middle, d))
-            start.append(here.low[d] - int(middle[d] * stride[d]))
+                means = means or self._mean_steps(output, middle)
+                stride.append(means[d])
+            start.append(here.low[d] - math.floor(middle[d] * stride[d] + 1e-6))
         size = tuple(high - low for low, high in zip(here.low, here.high, strict=True))
-        return ReceptiveField(size, _plain(stride), tuple(start), False), regular
+        return ReceptiveField(size, _plain(stride), tuple(start), False), not means
 
     def _everything(self, places: Sequence[int]) -> ReceptiveField:
         """The field of units that see the whole input."""
@@ -134,14 +138,26 @@ class PositiveNetwork(FunctionMode):
         stride = [max(side / count, 1.0) for side, count in zip(full, places, strict=True)]
         return ReceptiveField(full, _plain(stride), (0,) * len(full), True)
 
-    def _mean_step(self, output: Tensor, middle: list[int], d: int) -> float:
-        """How far the field moves per unit along a dimension, on average over up to eight units."""
-        last = min(middle[d] + 8, output.shape[2 + d] - 1)
-        there = self._reach(output, [last if i == d else place for i, place in enumerate(middle)])
-        here = self._reach(output, middle)
-        if last == middle[d] or there is None or here is None:
-            return max(self._input_size[d] / output.shape[2 + d], 1.0)
-        return _moved(here, there, d) / (last - middle[d])
+    def _mean_steps(self, output: Tensor, middle: list[int]) -> list[float]:
+        """How far the field moves per unit along each dimension: over a period, as of an upsampling, or a long way."""
+        places = output.shape[2:]
+
+        def reach(offsets: Sequence[int]) -> tuple[list[int], _Reach | None]:
+            unit = [min(max(p + i, 0), n - 1) for p, i, n in zip(middle, offsets, places, strict=True)]
+            return unit, self._reach(output, unit)
+
+        # Along the diagonal, for all dimensions at once: a shorter one stays at its border for a while.
+        near = [reach([offset] * len(places)) for offset in range(-_NEAR, _NEAR + 1)]
+        ways = [1 << max(count // 2, 1).bit_length() - 1 for count in places]  # whole periods of repeated doublings
+        (first, one), (last, other) = reach([-(way // 2) for way in ways]), reach([way - way // 2 for way in ways])
+        steps = []
+        for d, count in enumerate(places):
+            step = _period_step(list({unit[d]: r for unit, r in near if r is not None}.values()), d)
+            if step is None and one is not None and other is not None and last[d] > first[d]:
+                moved = other.low[d] - one.low[d] + other.high[d] - one.high[d]
+                step = moved / 2 / (last[d] - first[d])
+            steps.append(max(self._input_size[d] / count, 1.0) if step is None else step)
+        return steps
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -154,7 +170,7 @@ class PositiveNetwork(FunctionMode):
             return self._positive(func, args, kwargs or {})
 
     def _positive(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if func in ops.POINTWISE:
+        if getattr(func, "__name__", "").rstrip("_") in ops.POINTWISE:
             return args[0] if args else kwargs["input"]
         if func in ops.CONVOLUTIONS:
             return self._slid(
@@ -221,10 +237,12 @@ class PositiveNetwork(FunctionMode):
         """What one unit sees of the input; None for nothing."""
         place: Any = (0, slice(None), *position)
         unit = (output[place] * self._varied(output[place].detach())).sum()
-        leaves = [leaf for leaf in _leaves(unit) if id(leaf) in self._fields]
+        variables = [node.variable for node in graph_nodes(unit) if hasattr(node, "variable")]
+        leaves = [leaf for leaf in variables if id(leaf) in self._fields]
         if not leaves:
             return None
         lows, highs, strides, whole = [], [], [], False
+        free_low, free_high = [True] * len(position), [True] * len(position)
         for leaf, gradient in zip(leaves, torch.autograd.grad(unit, leaves, retain_graph=True), strict=True):
             reached = gradient[0].ne(0).any(0).nonzero()
             if not len(reached):
@@ -235,6 +253,8 @@ class PositiveNetwork(FunctionMode):
             highs.append(
                 [int(o + i * s + n) for o, i, s, n in zip(field.start, last, field.stride, field.size, strict=True)]
             )
+            free_low = [free and i > 0 for free, i in zip(free_low, first, strict=True)]
+            free_high = [free and i < side - 1 for free, i, side in zip(free_high, last, sides, strict=True)]
             alone = zip(sides, field.stride, self._input_size, strict=True)
             strides.append([stride if side == 1 else float(full) for side, stride, full in alone])
             everything = max(sides) > 1 and first == [0] * len(sides) and last == [side - 1 for side in sides]
@@ -243,7 +263,8 @@ class PositiveNetwork(FunctionMode):
         if not lows:
             return None
         low, high, stride = ([*zip(*edges, strict=True)] for edges in (lows, highs, strides))
-        return _Reach([min(edge) for edge in low], [max(edge) for edge in high], [max(step) for step in stride], whole)
+        free = list(zip(free_low, free_high, strict=True))
+        return _Reach([min(e) for e in low], [max(e) for e in high], free, [max(step) for step in stride], whole)
 
 
 @dataclass(frozen=True)
@@ -253,6 +274,8 @@ class _Reach:
     low: list[int]
     high: list[int]
     """One past the last."""
+    free: list[tuple[bool, bool]]
+    """Whether the first and the last are where they are by themselves, and not at the border of the map below."""
     stride: list[float]
     """Of what it is made from, where that has a single place; else the input's side."""
     whole: bool
@@ -269,29 +292,32 @@ def _slid_over(field: ReceptiveField, window: ops.Window) -> ReceptiveField:
     )
 
 
-def _moved(one: _Reach, other: _Reach, d: int) -> int:
-    """How far one unit's field lies beyond another's along a dimension; at the input's border, the free edge counts."""
-    return max(other.low[d] - one.low[d], other.high[d] - one.high[d])
+def _moved(one: _Reach, other: _Reach, d: int) -> int | None:
+    """How far one unit's field lies beyond another's along a dimension; None where its edges do not move alike.
+
+    An edge at a border does not tell, unless both are there: then the one that moves more does.
+    """
+    steps = (other.low[d] - one.low[d], other.high[d] - one.high[d])
+    telling = {
+        step for step, free in zip(steps, zip(one.free[d], other.free[d], strict=True), strict=True) if all(free)
+    }
+    if len(telling) > 1:
+        return None
+    return telling.pop() if telling else max(steps)
+
+
+def _period_step(reaches: list[_Reach], d: int) -> float | None:
+    """How far the field moves per unit, of units in a row, over their shortest period; None where none shows."""
+    for period in range(1, len(reaches) // 2 + 1):
+        steps = {_moved(one, other, d) for one, other in zip(reaches, reaches[period:], strict=False)}
+        if len(steps) == 1 and (step := steps.pop()) is not None:
+            return step / period
+    return None
 
 
 def _plain(stride: Sequence[float]) -> tuple[float, ...]:
     """Whole numbers as int, others rounded."""
-    return tuple(int(step) if step == int(step) else round(step, 2) for step in stride)
-
-
-def _leaves(tensor: Tensor) -> list[Tensor]:
-    """The leaves of the graph that a tensor was computed by."""
-    leaves: list[Tensor] = []
-    visited, waiting = set(), [tensor.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in visited:
-            continue
-        visited.add(node)
-        if hasattr(node, "variable"):
-            leaves.append(node.variable)
-        waiting.extend(parent for parent, _ in node.next_functions)
-    return leaves
+    return tuple(int(step) if step == int(step) else round(step, 4) for step in stride)
 
 
 def _itself(tensor: Tensor) -> Tensor:

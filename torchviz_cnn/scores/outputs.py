@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchviz_cnn.core.errors import ModelError
-from torchviz_cnn.hooks.interrupts import FunctionMode
+from torchviz_cnn.hooks.manager import OptionalGradients
 
 Activation = Literal["softmax", "sigmoid", "none"]
 """What makes probabilities of outputs: `none` where the network ends in a softmax or sigmoid itself."""
@@ -34,7 +34,7 @@ _ARITHMETIC: dict[str, Callable[[float, float], float]] = {
 _log = logging.getLogger("torchviz_cnn")
 
 
-class Ending(FunctionMode):
+class Ending(OptionalGradients):
     """Notices, in a block in which a network runs, whether it ends in a softmax or sigmoid of its own.
 
     It does where its output is what a softmax or sigmoid gave, a copy or a mean of these; and where every row is a
@@ -54,7 +54,7 @@ class Ending(FunctionMode):
         name = getattr(func, "__name__", "").strip("_")
         self._exponentials |= name == "exp" or name in _SQUASHED
         greatest = self._greatest_of(name, args)
-        output = func(*args, **(kwargs or {}))
+        output = super().__torch_function__(func, types, args, kwargs)
         # Gates of whole maps are left out, so that none is kept in memory.
         small = isinstance(output, Tensor) and (name == "stack" or all(side == 1 for side in output.shape[2:]))
         if small and greatest is not None:

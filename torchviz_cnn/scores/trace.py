@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.core.errors import LayerError, ModelError
+from torchviz_cnn.core.errors import LayerError
 from torchviz_cnn.core.names import LayerName, one_call, one_or_several
 from torchviz_cnn.hooks.inputs import Given
 from torchviz_cnn.hooks.manager import HookManager
@@ -158,7 +158,7 @@ def layer_of(given: Given, layer: LayerName | Sequence[LayerName] | None, *, poo
         return on(given.x[:1])
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, IndexError, ModelError) as error:
+    except (RuntimeError, IndexError, AssertionError, ValueError) as error:
         if len(given.x) == 1:
             raise
         _log.info("the layer is looked for on the whole batch, not on one image: %s", str(error).partition("\n")[0])
