@@ -87,6 +87,7 @@ def test_occlusion(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "error: a patch of 80 x 80 does not fit" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.EmptyMapWarning")
 def test_no_photo_is_overwritten_and_no_picture_twice(here: Path) -> None:
     """Photos that are called like pictures, classes that are called alike, and one command after another."""

@@ -22,6 +22,7 @@ from torchviz_cnn.cli.main import main
 from torchviz_cnn.runs.folder import ResultFolder
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("workplace"),
     pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.TorchvizWarning"),
 ]

@@ -27,6 +27,7 @@ from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.media.images import Preprocess, read_image, to_rgb
 from torchviz_cnn.media.origin import as_photo
 
+pytestmark = pytest.mark.slow
 EVERY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 MODES = {
     "PNG": ("L", "RGB", "RGBA", "P", "I;16", "1"),

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 import torchviz_cnn as tvc
 from tests.conftest import within_limits
 
+pytestmark = pytest.mark.slow
 EVERY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 DTYPES = [torch.float32, torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool, torch.complex64]
 NAMES = ["0.weight", "0.bias", "1.weight", "1.running_mean", "1.num_batches_tracked", "3.weight", "3.bias"]

@@ -119,6 +119,7 @@ def test_auxiliary_heads_are_the_checkpoints(auxiliary: bool, tmp_path: Path) ->
         assert vars(net.model)["transform_input"] == (name != "mine.pth")
 
 
+@pytest.mark.slow
 def test_preprocessing_is_the_weights_own(tmp_path: Path) -> None:
     import torchvision
 

@@ -42,6 +42,7 @@ class Clock:
         return self.now
 
 
+@pytest.mark.slow
 def test_all_channels_shown_get_patterns_and_no_others(tmp_path: Path) -> None:
     layers: list[str | type[nn.Module]] = ["features.0", nn.MaxPool2d, "features.7"]
     written = tvc.report(network(vgg_like()), photos(1), tmp_path, layers=layers, k=3, budget=None)
@@ -67,6 +68,7 @@ def test_channels_that_there_was_no_time_for_are_told(tmp_path: Path) -> None:
         assert written.patterns == 0
 
 
+@pytest.mark.slow
 def test_the_deepest_layer_and_the_strongest_channels_come_first_while_there_is_time() -> None:
     wanted = {"features.0": [7, 1, 2, 3], "features.7": [5, 4, 0]}
     for until, made in (
@@ -134,6 +136,7 @@ def dataset(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 def test_strongest_patches_are_those_of_the_dataset(dataset: Path, tmp_path: Path) -> None:
     net = network(vgg_like())
     layers = ["features.2", "features.7"]
@@ -192,6 +195,7 @@ def test_top_activations_of_something_else_are_refused(dataset: Path, tmp_path: 
         tvc.report(net, shown, out, top=3, budget=0)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_dataset_that_has_gone_leaves_its_numbers(dataset: Path, tmp_path: Path) -> None:
     net = network(vgg_like())
     tvc.top_activations(

@@ -234,6 +234,7 @@ def command(folder: Path, out: Path, *more: str) -> list[str]:
     return ["top", str(folder), "--layers", "conv1", "relu3", "--k", "4", "--workers", "0", "--out", str(out), *more]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default::torchviz_cnn.core.errors.SkippedWarning")
 def test_the_command_writes_pages_and_statistics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = photos(tmp_path / "photos", broken=4)
