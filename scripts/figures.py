@@ -27,19 +27,18 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     net = tvc.load_model("cats_and_dogs")
     photo = Image.fromarray(data.chelsea())  # type: ignore[no-untyped-call]
-    x = net.preprocess(photo)[None]
 
-    heat = tvc.grad_cam(net.model, x, target=net.class_index("cat"))
-    save(heat.plot(photo, truth="cat", categories=net.categories), folder / "grad_cam.png", 1400)
+    heat = tvc.grad_cam(net, photo, target="cat")
+    save(heat.plot(truth="cat"), folder / "grad_cam.png", 1400)
 
-    acts = tvc.capture(net.model, x)
+    acts = tvc.capture(net, photo)
     save(acts.plot("conv3", channels=range(48)), folder / "activations.png", 1200)
     layers = [name for name in acts if acts[name].shape[2] > 1]
     rows = [strip(acts, name) for name in layers]
     save(stack(rows), folder / "depth.png", 1000)
     save(draw(net, photo, patch=32), folder / "saliency_methods.png", 1400)
-    found = tvc.deconvnet(net.model, x, [f"relu{i}" for i in (1, 2, 3, 4, 5)], k=4)
-    save(found.plot(photo), folder / "deconvnet.png", 1200)
+    projections = tvc.deconvnet(net, photo, [f"relu{i}" for i in (1, 2, 3, 4, 5)], k=4)
+    save(projections.plot(), folder / "deconvnet.png", 1200)
 
     qualities: tuple[Quality, Quality] = ("textbook", "clean")
     both = [patterns(net, layer, quality, 6) for layer in ("conv3", "conv5") for quality in qualities]
