@@ -259,7 +259,7 @@ def test_the_command_writes_pages_and_statistics(tmp_path: Path, capsys: pytest.
     assert said.err.count("error:") == 2
     assert "its k is 4, this one's is 5" in said.err
     assert main(["top", str(tmp_path / "none"), "--out", str(tmp_path / "x")]) == 2
-    assert "is no folder of photos" in capsys.readouterr().err
+    assert "is not a folder of photos" in capsys.readouterr().err
 
 
 @pytest.mark.slow

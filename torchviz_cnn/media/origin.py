@@ -51,9 +51,9 @@ class Origin:
         if isinstance(geometry, str):
             usual = self.preprocess or Preprocess(input_size, resize=math.ceil(min(input_size) * 256 / 224))
             geometry = replace(usual, geometry=geometry)
-        how = geometry or self.preprocess
-        if how is not None:
-            return how.seen_box(photo.width, photo.height)
+        preprocess = geometry or self.preprocess
+        if preprocess is not None:
+            return preprocess.seen_box(photo.width, photo.height)
         height, width = input_size
         across, down = photo.width * height, photo.height * width
         if abs(across - down) > max(across, down) * 0.02:
@@ -89,7 +89,7 @@ def stored(value: Photo) -> Pixels:
 
 
 def as_photo(value: Photo) -> Image.Image:
-    """A photo as a PIL image, upright and RGB. Raises ImageError for what cannot be read or is no photo."""
+    """A photo as a PIL image, upright and RGB. Raises ImageError for what cannot be read or is not a photo."""
     return read_image(value) if isinstance(value, (str, os.PathLike)) else to_rgb(value)
 
 
