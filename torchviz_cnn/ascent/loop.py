@@ -30,7 +30,7 @@ from torchviz_cnn.scores.outputs import Ending
 Precision = Literal["float32", "bfloat16", "auto"]
 Tick = Callable[[int], object]  # takes how many images have taken a step
 # Runs the model as far as an objective needs: the activations, the output where it is needed, and how it ends.
-Forward = Callable[[Tensor], tuple[dict[LayerName, Tensor], Any, Ending]]
+Pass = Callable[[Tensor], tuple[dict[LayerName, Tensor], Any, Ending]]
 Evaluate = Callable[[Tensor, int], Tensor]  # the objective (B,) of images from their parameters, at a step
 
 ATTEMPTS = 3  # how many starts an image gets before it is said to be dead
@@ -204,9 +204,7 @@ class Ascent:
             raise ModelError(f"{name} gives NaN or infinity while {objective.text} is raised: are its weights finite?")
         return values, all_scores, dead
 
-    def _evaluation(
-        self, objective: Objective, forward: Forward, names: Sequence[str], rows: Sequence[int]
-    ) -> Evaluate:
+    def _evaluation(self, objective: Objective, forward: Pass, names: Sequence[str], rows: Sequence[int]) -> Evaluate:
         """Give what measures the objective of a batch, with each image's own movements."""
         recipe, index = self.recipe, torch.tensor(rows, device=self.device)
         movements = None
@@ -292,7 +290,7 @@ class Ascent:
         return bool((alone - whole).abs().max() <= 1e-2 * whole.abs().max())
 
     @contextlib.contextmanager
-    def _forward_of(self, objective: Objective, compile: bool = False) -> Iterator[Forward]:
+    def _forward_of(self, objective: Objective, compile: bool = False) -> Iterator[Pass]:
         """Give what runs the model as far as the objective needs: by hooks or, if asked, compiled once for all."""
         if compile and self._compiled is None:
             self._compiled = _compiled(self.module, objective)
@@ -323,10 +321,8 @@ class Ascent:
         """Run the model, which takes one image (see `measure`); raises ModelError where it does not take several."""
         try:
             return hooks.run(images, stop_early=stop_early)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            if len(images) == 1:
+            if len(images) == 1 or isinstance(error, torch.OutOfMemoryError):
                 raise
             name, reason = type(self.module).__name__, str(error).partition("\n")[0]
             raise ModelError(

@@ -14,7 +14,7 @@ from torchviz_cnn.ascent.parameters import Size
 from torchviz_cnn.ascent.recipes import Preset, Quality, Recipe, chosen_recipe
 from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError
+from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError, kind_of
 from torchviz_cnn.core.names import LayerName, one_call
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
@@ -138,8 +138,7 @@ def maximize(
     torch.Size([2, 3, 24, 24])
     """
     if not isinstance(objective, Objective):
-        kind = type(objective).__name__
-        raise InputError(f"maximize takes an objective, such as objectives.channel(layer, 0), not a {kind}")
+        raise InputError(f"maximize takes an objective, such as objectives.channel(layer, 0), not {kind_of(objective)}")
     asked = objective.count if images is None else checks.whole_number("images", images)
     if objective.count not in (None, asked):
         raise InputError(f"{images} images were asked for, for {objective.text}: that does not fit")

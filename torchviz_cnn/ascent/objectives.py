@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, LayerError
+from torchviz_cnn.core.errors import InputError, LayerError, kind_of
 from torchviz_cnn.core.names import LayerName
 from torchviz_cnn.scores.outputs import Ending, read_classes
 from torchviz_cnn.scores.targets import Score, check_score, resolve_target, score_of, warn_of_probabilities
@@ -254,7 +254,7 @@ def _shown(asked: Any) -> str:
 def _combined(a: Objective | float, b: Objective | float, operation: Callable[[Any, Any], Any], sign: str) -> Objective:
     for side in (a, b):
         if not isinstance(side, (Objective, Real)):
-            raise InputError(f"an objective is joined with objectives and numbers, not with a {type(side).__name__}")
+            raise InputError(f"an objective is joined with objectives and numbers, not with {kind_of(side)}")
     objectives = [side for side in (a, b) if isinstance(side, Objective)]
     counts = sorted({side.count for side in objectives if side.count is not None})
     if len(counts) > 1:
