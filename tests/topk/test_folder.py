@@ -238,7 +238,7 @@ def command(folder: Path, out: Path, *more: str) -> list[str]:
 @pytest.mark.filterwarnings("default::torchviz_cnn.core.errors.SkippedWarning")
 def test_the_command_writes_pages_and_statistics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = photos(tmp_path / "photos", broken=4)
-    assert main(command(folder, tmp_path / "out", "--pages", "3", "--batch-size", "5")) == 0
+    assert main(command(folder, tmp_path / "out", "--pages", "3", "--batch-size", "5")) == 1
     said = capsys.readouterr()
     assert "12 photos, 1 of them not readable" in said.out
     assert "004.jpg" in said.out
@@ -252,7 +252,7 @@ def test_the_command_writes_pages_and_statistics(tmp_path: Path, capsys: pytest.
         "state.safetensors",
         "statistics.png",
     ]
-    assert main(command(folder, tmp_path / "out", "--pages", "0", "--resume")) == 0
+    assert main(command(folder, tmp_path / "out", "--pages", "0", "--resume")) == 1
     assert main(command(folder, tmp_path / "out", "--no-resume")) == 2
     assert main(command(folder, tmp_path / "out", "--k", "5")) == 2
     said = capsys.readouterr()
