@@ -20,7 +20,7 @@ _CALLS = {_CALL, *(part for part in _CALL.co_consts if isinstance(part, CodeType
 
 
 def running_calls(model: nn.Module) -> list[int]:
-    """Return, for each running call of the model (innermost first), how many hook frames lie between it and this one."""
+    """Return, for each running call of the model (innermost first), how many hook frames lie between it and here."""
     calls, hooks = [], 0
     frame: FrameType = sys._getframe(1)
     while (caller := frame.f_back) is not None:

@@ -152,8 +152,8 @@ class ImageSource:
         return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(preprocess))
 
     def listing(self) -> dict[str, Any]:
-        """What identifies the dataset: how many images, and a checksum over their names and sizes or, where they are not
-        files, some of their values."""
+        """What identifies the dataset: how many images, and a checksum over their names and sizes or, of tensors, over
+        some of their values."""
         owner, _ = _owner(self.dataset, 0)
         digest = hashlib.sha256()
         if isinstance(owner, PhotoFolder) and owner is self.dataset:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import GeometryWarning, InputError
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.media.bands import Pixels
@@ -35,9 +36,7 @@ class Origin:
         """The photo of one image of the batch. Raises InputError where it is not known."""
         if self.photos is None:
             raise InputError("the photo is not known, as the method was given a tensor: pass the photo here")
-        if not -len(self.photos) <= index < len(self.photos):
-            raise InputError(f"image {index} is out of range: there are {len(self.photos)}")
-        return self.photos[index]
+        return self.photos[checks.place("image", index, len(self.photos))]
 
     def box(
         self, photo: Image.Image, input_size: tuple[int, int], geometry: Preprocess | Geometry | None = None
