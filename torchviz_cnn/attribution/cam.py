@@ -51,7 +51,7 @@ class Heatmap(ClassMap):
     def _title(self) -> str:
         return f"{self.method}, {self.layer}"
 
-    def _beside(
+    def _comparison(
         self, photo: Image.Image, index: int, nth: int, seed: int, geometry: Geometry | Preprocess | None
     ) -> tuple[str, Image.Image | render.Array]:
         generator = torch.Generator().manual_seed(seed)

@@ -45,7 +45,7 @@ class Occlusion(ClassMap):
     def _title(self) -> str:
         return f"drop under a patch of {self.patch[0]} x {self.patch[1]}"
 
-    def _beside(
+    def _comparison(
         self, photo: Image.Image, index: int, nth: int, seed: int, geometry: Geometry | Preprocess | None
     ) -> tuple[str, Image.Image | render.Array]:
         """The score itself by place of the patch, as in the paper's figure 7."""

@@ -147,9 +147,9 @@ class ClassMap:
         picture, shown = self._photo(photo, index), self._in_pictures()
         options: dict[str, Any] = {"index": index, "nth": nth, "colormap": colormap, "geometry": geometry}
         alone, over = shown.image(picture, **options), shown.overlay(picture, alpha, blend=blend, **options)
-        title, beside = self._beside(picture, index, nth, seed, geometry)
+        title, comparison = self._comparison(picture, index, nth, seed, geometry)
         titles = ["photo", self._title(), "overlay", title]
-        return figures.panel([picture, alone, over, beside], titles, self.headline(index, nth, truth, categories))
+        return figures.panel([picture, alone, over, comparison], titles, self.headline(index, nth, truth, categories))
 
     def headline(
         self, index: int = 0, nth: int = 0, truth: str | None = None, categories: Sequence[str] | None = None
@@ -183,7 +183,7 @@ class ClassMap:
         """The map as pictures show it."""
         return self
 
-    def _beside(
+    def _comparison(
         self, photo: Image.Image, index: int, nth: int, seed: int, geometry: Geometry | Preprocess | None
     ) -> tuple[str, Image.Image | render.Array]:
         """A picture to compare the map with, and its title."""

@@ -102,7 +102,7 @@ class Saliency(ClassMap):
     def _in_pictures(self) -> Saliency:
         return self.clipped()
 
-    def _beside(
+    def _comparison(
         self, photo: Image.Image, index: int, nth: int, seed: int, geometry: Geometry | Preprocess | None
     ) -> tuple[str, Image.Image | render.Array]:
         signed = self.signed_image(photo, index=index, nth=nth, geometry=geometry)

@@ -248,20 +248,20 @@ class Preprocess:
 
     def _fitted(self, image: Image.Image, fill: tuple[int, ...]) -> Image.Image:
         height, width = self.size
-        how = _RESAMPLING[self.interpolation]
+        resampling = _RESAMPLING[self.interpolation]
         if self.geometry == "stretch":
-            return image.resize((width, height), how)
+            return image.resize((width, height), resampling)
         scaled = self._scaled(image.width, image.height)
         x, y = self._corner(scaled)
         if self.geometry == "pad":
             canvas = Image.new(image.mode, (width, height), fill if image.mode == "RGB" else fill[0])
-            canvas.paste(image.resize(scaled, how), (-x, -y))
+            canvas.paste(image.resize(scaled, resampling), (-x, -y))
             return canvas
         if scaled[0] * scaled[1] > MAX_PIXELS:  # a strip: resize only the part that is kept
             left, top, right, bottom = self.seen_box(image.width, image.height)
             inside = (max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height))
-            return image.resize((width, height), how, box=inside)
-        return image.resize(scaled, how).crop((x, y, x + width, y + height))
+            return image.resize((width, height), resampling, box=inside)
+        return image.resize(scaled, resampling).crop((x, y, x + width, y + height))
 
     def seen_box(self, width: int, height: int) -> Box:
         """What part of a photo of this size the network sees: (left, top, right, bottom) in the photo's pixels.
