@@ -113,7 +113,7 @@ def test_mistakes_write_nothing(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             tvc.filter_atlas(model, tmp_path / "a", **{"layers": ["features.0"], **SMALL, **wrong})  # type: ignore[arg-type]
     assert not (tmp_path / "a").exists()
-    with pytest.raises(OutputError, match="no folder of results"):
+    with pytest.raises(OutputError, match="not a folder of results"):
         tvc.Atlas.read(tmp_path)
     made = tvc.filter_atlas(model, tmp_path / "b", ["features.0"], k=1, **SMALL)
     with pytest.raises(LayerError, match=r"no layer 'features\.2'; it has features\.0"):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchviz_cnn.ascent.parameters import COLOURS, InputScale, fourier, pixels
-from torchviz_cnn.ascent.transformations import Transformation, drawn, jitter, moved, rotate, scale
+from torchviz_cnn.ascent.transformations import Transformation, jitter, moved, rotate, sampled_matrices, scale
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.media.images import Preprocess
 
@@ -102,7 +102,7 @@ def exactly(degrees: float, pixels: float = 0) -> Transformation:
 def test_jitter_shifts_by_whole_pixels() -> None:
     x = image()
     for seed in range(5):
-        matrices = drawn([jitter(3)], generator(seed), 4, (16, 20))
+        matrices = sampled_matrices([jitter(3)], generator(seed), 4, (16, 20))
         shift = jitter(3).draw(generator(seed), 4)[:, :2, 2].int()
         for step in range(4):
             right, down = shift[step].tolist()
@@ -113,14 +113,14 @@ def test_jitter_shifts_by_whole_pixels() -> None:
 
 def test_a_quarter_turn_is_rot90() -> None:
     x = image()[..., :16]
-    found = moved(x, drawn([exactly(90)], generator(), 1, (16, 16)))
+    found = moved(x, sampled_matrices([exactly(90)], generator(), 1, (16, 16)))
     turned = [torch.rot90(x, k, (2, 3)) for k in (1, 3)]
     assert min(float((found - t).abs().max()) for t in turned) < 1e-4
 
 
 def test_scale_enlarges_about_the_middle() -> None:
     x = image()[:, :1]
-    found = moved(x, drawn([scale(2, 2)], generator(), 1, (16, 20)))
+    found = moved(x, sampled_matrices([scale(2, 2)], generator(), 1, (16, 20)))
     slope = found.diff(dim=2)[..., 2:-2, :]
     assert torch.allclose(slope, torch.full_like(slope, 0.5), atol=1e-4)
     assert float(found.mean()) == pytest.approx(float(x.mean()), rel=1e-3)
@@ -129,14 +129,14 @@ def test_scale_enlarges_about_the_middle() -> None:
 def test_movements_compose_in_order() -> None:
     x, size = image()[..., :16], (16, 16)
     shift = exactly(0, 3)
-    one = moved(x, drawn([shift], generator(), 1, size))
-    two = moved(one, drawn([exactly(90)], generator(), 1, size))
-    both = moved(x, drawn([shift, exactly(90)], generator(), 1, size))
+    one = moved(x, sampled_matrices([shift], generator(), 1, size))
+    two = moved(one, sampled_matrices([exactly(90)], generator(), 1, size))
+    both = moved(x, sampled_matrices([shift, exactly(90)], generator(), 1, size))
     assert torch.allclose(both[..., 5:-5, 5:-5], two[..., 5:-5, 5:-5], atol=1e-3)
 
 
 def test_movements_stay_in_their_bounds_and_differ() -> None:
-    matrices = drawn([jitter(4), scale(0.9, 1.1), rotate(10)], generator(), 200, (32, 32))
+    matrices = sampled_matrices([jitter(4), scale(0.9, 1.1), rotate(10)], generator(), 200, (32, 32))
     assert matrices.shape == (200, 2, 3)
     zoom = (matrices[:, 0, :2].norm(dim=1) ** -1).double()
     assert 0.9 - 1e-4 <= float(zoom.min()) < float(zoom.max()) <= 1.1 + 1e-4
@@ -156,7 +156,7 @@ def test_mistakes_are_named() -> None:
         with pytest.raises(InputError, match="is a finite number"):
             scale(1, number)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"movements exactly\(0, nan\) are not all finite"):
-        drawn([exactly(0, math.nan)], generator(), 2, (8, 8))
+        sampled_matrices([exactly(0, math.nan)], generator(), 2, (8, 8))
     with pytest.raises(InputError, match="scale goes from"):
         scale(1.1, 0.9)
     with pytest.raises(InputError, match="at most 1,000,000"):

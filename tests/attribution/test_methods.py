@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import runpy
 from pathlib import Path
 
@@ -23,7 +24,9 @@ def test_every_cam_method_is_in_the_api_and_in_the_table() -> None:
         assert name in tvc.__all__
         assert METHODS[name].title == method.title
         assert method.function.__name__ == name
-        assert "Args:" in (method.function.__doc__ or "")
+        doc = inspect.getdoc(method.function) or ""
+        assert "\nArgs:\n" in doc
+        assert ">>>" not in doc.partition("\nArgs:\n")[0]
 
 
 def test_the_kinds_share_out_the_table() -> None:

@@ -49,7 +49,7 @@ def test_cam_of_several_photos_and_classes(here: Path, method: str, capsys: pyte
 def test_a_method_that_is_registered_is_a_choice_of_the_command(
     here: Path, strongest_channel: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["cam", "photo.png", *NET, "--method", strongest_channel, "--score", "probability"]) == 0
+    assert main(["cam", "photo.png", *NET, "--method", strongest_channel, "--score", "log-probability"]) == 0
     assert "Strongest channel at 4" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["cam", "--help"])

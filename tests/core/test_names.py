@@ -47,7 +47,7 @@ def test_an_unknown_name_raises(name: str) -> None:
 def test_the_nearest_name_is_given() -> None:
     with pytest.raises(LayerError, match=r"no layer 'conv2d' in Reused; did you mean 'conv2'\?"):
         call("conv2d")
-    with pytest.raises(LayerError, match="by its dotted name, not by a int"):
+    with pytest.raises(LayerError, match="by its dotted name, not by an int"):
         call(3)  # type: ignore[arg-type]
 
 

@@ -76,7 +76,7 @@ def test_a_tensor_is_copied_and_its_photos_are_not_known(net: Network) -> None:
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "the input is uint8"),
         (torch.zeros(0, 3, 8, 8), "has nothing in it"),
         (torch.full((2, 3, 8, 8), torch.nan), "image 0 of the input has 192 values that are NaN or infinite"),
-        (3, "or photos .with a Network., not a int"),
+        (3, "or photos .with a Network., not an int"),
         ([], "not an empty list"),
         ([torch.zeros(3, 8, 8)], "not a list of Tensor"),
         ({"photo": 1}, "not a dict"),

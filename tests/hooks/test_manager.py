@@ -548,7 +548,7 @@ def test_a_shortcut_around_the_layer_is_logged(caplog: pytest.LogCaptureFixture)
     model, x = networks.seeded(Concatenates)(), images(1)
     with caplog.at_level("INFO", "torchviz_cnn"), torch.no_grad(), HookManager(model) as hooks:
         hooks.run_from("inner", torch.zeros(3, 4, 32, 32), x)
-    assert "inner does not take 3 maps beside one image" in caplog.text
+    assert "inner does not take 3 maps for one image" in caplog.text
     caplog.clear()
     with caplog.at_level("INFO", "torchviz_cnn"), torch.no_grad(), HookManager(networks.vgg_like()) as hooks:
         hooks.run_from("features.4", torch.zeros(3, 8, 16, 16), x)

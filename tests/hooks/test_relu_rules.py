@@ -273,7 +273,6 @@ def test_gradients_of_several_classes_run_batched(build: Callable[[], nn.Module]
     select = torch.eye(3, CLASSES)[:, None].expand(3, 2, CLASSES)
     with warnings.catch_warnings(), relu_rule(rule, other_activations="plain"):
         warnings.simplefilter("error")  # a rule that were run one by one would warn
-        warnings.filterwarnings("ignore", message="`torch.cpu.amp")  # of checkpointing in torch 2.4
         scores = model(leaf.clone())
         one_by_one = [torch.autograd.grad(scores[:, k].sum(), leaf, retain_graph=True)[0] for k in range(3)]
         if build is networks.grouped:

@@ -450,7 +450,7 @@ def test_some_channels_only() -> None:
         with pytest.raises(InputError, match="channel"):
             acts.tiles("features.0", 0, channels)
     for image in (2, -3):
-        with pytest.raises(InputError, match=f"image {image} is out of range: 2 images"):
+        with pytest.raises(InputError, match=f"image {image} is out of range: there are 2"):
             acts.grid("features.0", image)
 
 

@@ -254,9 +254,9 @@ def test_a_layer_is_named_or_given_as_a_module() -> None:
         (["features.0", "features.2"], "one layer is explained at a time, and 2 were asked for"),
         ([], "one layer is explained at a time, and 0 were asked for"),
         ("features.2#*", r"'features\.2#\*' is every call of 'features\.2': name one"),
-        (nn.Conv2d(1, 1, 1), "this Conv2d is no layer of VGGLike: give one of its layers"),
+        (nn.Conv2d(1, 1, 1), "this Conv2d is not a layer of VGGLike: give one of its layers"),
         (nn.ReLU, "asked for as a module or by its dotted name"),
-        (3, "asked for as a module or by its dotted name, not by a int"),
+        (3, "asked for as a module or by its dotted name, not by an int"),
     ],
 )
 def test_a_layer_that_is_none_is_named_before_the_network_runs(layer: Any, words: str) -> None:

@@ -80,5 +80,5 @@ def test_a_folder_of_photos_with_four_bands(tmp_path: Path) -> None:
     [torch.zeros(3, 6, 8, dtype=torch.complex64), torch.zeros(3, 6, 8).to_sparse(), torch.zeros(1, 3, 6, 8), None],
 )
 def test_what_is_no_image_is_refused(item: Any) -> None:
-    with pytest.raises(InputError, match=r"item 0 of the dataset is no image: .*, where \(C, H, W\) is needed"):
+    with pytest.raises(InputError, match=r"item 0 of the dataset is not an image: .*, where \(C, H, W\) is needed"):
         ImageSource([item]).item(0)

@@ -86,7 +86,7 @@ def test_tensors_beside_the_model_are_named_once(
     content = {**teacher, **own} if teacher_first else {**own, **teacher}
     torch.save({"state_dict": {**content, "criterion.weight": torch.ones(5)}, "epoch": 3}, tmp_path / "pl.ckpt")
     model = Small(5)
-    with pytest.warns(tvc.CheckpointWarning, match=r"beside Small, not used: .*teacher\.conv1\.weight") as caught:
+    with pytest.warns(tvc.CheckpointWarning, match=r"besides Small's, not used: .*teacher\.conv1\.weight") as caught:
         tvc.load_model(model, tmp_path / "pl.ckpt")
     assert len(caught) == 1
     assert all(torch.equal(value, trained.state_dict()[name]) for name, value in model.state_dict().items())

@@ -14,6 +14,8 @@ from torchvision.models import VGG, vgg16
 
 from torchviz_cnn.attribution.cam import grad_cam
 from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning, TorchvizWarning
+from torchviz_cnn.hooks.network import Network
+from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.models.convnets import convnet_2017, convnet_2025, fashion_mnist_convnet
 from torchviz_cnn.models.keras_import import load_keras_weights
 from torchviz_cnn.models.xception import mini_xception, mini_xception_fer2013, xception
@@ -218,7 +220,8 @@ def test_vgg_notop_into_its_features(keras: Any, tmp_path: Path) -> None:
     theirs = scramble(keras_vgg16(keras, include_top=False))
     path = save(theirs, tmp_path, "weights.h5")
     features = small_vgg16().get_submodule("features")
-    load_keras_weights(features, path)
+    network = Network(features, Preprocess())
+    assert load_keras_weights(network, path) is network
     assert_same(features, theirs, ((64, 64), (70, 45)), 3, 1.0)
 
 

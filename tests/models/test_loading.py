@@ -200,10 +200,10 @@ def test_names_that_do_not_exist(user_module: Path) -> None:
         ("nosuchmodule:net", None, "no module 'nosuchmodule'"),
         ("usernet:tinny", None, "'usernet' has no 'tinny'; did you mean 'tiny'"),
         ("usernet:broken", None, "'usernet:broken' failed: ZeroDivisionError"),
-        ("usernet:number", None, "is a int"),
+        ("usernet:number", None, "is an int"),
         ("usernet:text", None, r"gave a str, not a torch\.nn\.Module"),
-        ("deeplabv3_resnet50", "random", "no classifier of images .*whose forward returns scores of classes"),
-        ("quantized_resnet18", "random", "no classifier of images in floating point"),
+        ("deeplabv3_resnet50", "random", "not a classifier of images .*whose forward returns scores of classes"),
+        ("quantized_resnet18", "random", "not a classifier of images in floating point"),
         ("weights/mine.pth", None, "this is a file of weights: name the network that it is for"),
         ("my.keras", None, "this is a file of weights: name the network that it is for"),
     ]:
@@ -233,14 +233,14 @@ def test_a_module_becomes_a_network_and_stays_as_it_is(tmp_path: Path) -> None:
     with_weights = tvc.load_model(net, tmp_path / "five.pth")
     assert with_weights.categories == tuple("abcde")
     assert with_weights.weights == str(tmp_path / "five.pth")
-    with pytest.raises(tvc.ModelError, match="not a int"):
+    with pytest.raises(tvc.ModelError, match="not an int"):
         tvc.load_model(3)  # type: ignore[arg-type]
 
 
 def test_weights_are_a_file_or_a_name() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
     for weights in (model.state_dict(), True):
-        with pytest.raises(tvc.InputError, match=r"a file's path or a version's name, not a .*load_state_dict"):
+        with pytest.raises(tvc.InputError, match=r"a file's path or a version's name, not an? .*load_state_dict"):
             tvc.load_model(model, weights)  # type: ignore[arg-type]
 
 

@@ -515,7 +515,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "no layer 'nothing'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["report", "--budget", "abc", "--out", out])
-    assert "abc is no number of seconds, nor 'all'" in capsys.readouterr().err
+    assert "abc is not a number of seconds, nor 'all'" in capsys.readouterr().err
 
 
 def test_maps_survive_their_encoding() -> None:

@@ -191,7 +191,7 @@ def test_top_activations_of_something_else_are_refused(dataset: Path, tmp_path: 
         tvc.report(net, shown, out, layers=["features.0"], top=tmp_path / "top", budget=0)
     with pytest.raises(tvc.OutputError):
         tvc.report(net, shown, out, top=dataset, budget=0)
-    with pytest.raises(tvc.InputError, match="not a int"):
+    with pytest.raises(tvc.InputError, match="not an int"):
         tvc.report(net, shown, out, top=3, budget=0)  # type: ignore[arg-type]
 
 

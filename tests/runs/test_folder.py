@@ -80,7 +80,7 @@ def test_what_is_no_folder_of_these_results_is_refused(tmp_path: Path) -> None:
         ResultFolder.open(tmp_path / "r", "top", MINE)
     with pytest.raises(OutputError, match="already holds these results"):
         ResultFolder.open(tmp_path / "r", "atlas", MINE, resume=False)
-    with pytest.raises(OutputError, match="no folder of results"):
+    with pytest.raises(OutputError, match="not a folder of results"):
         ResultFolder.read(tmp_path / "none", "top")
     full = tmp_path / "full"
     full.mkdir()

@@ -238,7 +238,7 @@ def command(folder: Path, out: Path, *more: str) -> list[str]:
 @pytest.mark.filterwarnings("default::torchviz_cnn.core.errors.SkippedWarning")
 def test_the_command_writes_pages_and_statistics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = photos(tmp_path / "photos", broken=4)
-    assert main(command(folder, tmp_path / "out", "--pages", "3", "--batch-size", "5")) == 0
+    assert main(command(folder, tmp_path / "out", "--pages", "3", "--batch-size", "5")) == 1
     said = capsys.readouterr()
     assert "12 photos, 1 of them not readable" in said.out
     assert "004.jpg" in said.out
@@ -252,14 +252,14 @@ def test_the_command_writes_pages_and_statistics(tmp_path: Path, capsys: pytest.
         "state.safetensors",
         "statistics.png",
     ]
-    assert main(command(folder, tmp_path / "out", "--pages", "0", "--resume")) == 0
+    assert main(command(folder, tmp_path / "out", "--pages", "0", "--resume")) == 1
     assert main(command(folder, tmp_path / "out", "--no-resume")) == 2
     assert main(command(folder, tmp_path / "out", "--k", "5")) == 2
     said = capsys.readouterr()
     assert said.err.count("error:") == 2
     assert "its k is 4, this one's is 5" in said.err
     assert main(["top", str(tmp_path / "none"), "--out", str(tmp_path / "x")]) == 2
-    assert "is no folder of photos" in capsys.readouterr().err
+    assert "is not a folder of photos" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -358,7 +358,7 @@ def test_what_is_not_a_number_is_left_out_and_said() -> None:
         (iter([]), "a dataset is a folder of photos, or map-style"),
         (DataLoader(TensorDataset(torch.zeros(2, 3, 32, 32))), "pass its .dataset"),
         ([], "is empty"),
-        ([torch.zeros(3, 4, 5, 6)], "no image: .3, 4, 5, 6., where .C, H, W. is needed"),
+        ([torch.zeros(3, 4, 5, 6)], "not an image: .3, 4, 5, 6., where .C, H, W. is needed"),
         (["no such file.jpg"], "how this network's inputs are prepared is not known"),
         ([{"a": 1}], "none is called image"),
         ([torch.zeros(1, 32, 32)], "has 1 channels; VGGLike takes 3"),
@@ -462,13 +462,13 @@ def test_memory_does_not_hold_the_dataset() -> None:
     from torchviz_cnn.hooks.untouched import untouched
     from torchviz_cnn.media.dataset import ImageSource
     from torchviz_cnn.runs.ranks import Ranks
-    from torchviz_cnn.topk.passes import State, probe, run_pass
+    from torchviz_cnn.topk.passes import RunState, probe, run_pass
 
     sizes = []
     for count in (20, 60):
         with untouched(networks.vgg_like()) as model:
             source = ImageSource(networks.images(count))
-            state = State.new(probe(model, source, "features.8"), 6)
+            state = RunState.new(probe(model, source, "features.8"), 6)
             run_pass(model, source, state, Ranks(), batch_size=4, save_every=2)
             assert state.done == count
             sizes.append(sum(t.numel() for t in state.tallies["features.8"].tensors("x").values()))

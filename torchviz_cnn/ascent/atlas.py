@@ -39,7 +39,7 @@ class Atlas:
 
     folder: ResultFolder
     layers: tuple[str, ...]
-    """In the order in which they were asked for."""
+    """Their names, in the order in which they were asked for."""
 
     @classmethod
     def read(cls, path: str | Path) -> Atlas:
@@ -55,15 +55,15 @@ class Atlas:
         """
         if layer not in self.layers:
             raise LayerError(f"the atlas {self.folder.path} has no layer {layer!r}; it has {', '.join(self.layers)}")
-        joined = _joined(self.folder, list(_files(self.folder)[layer]))
-        identity, channels, dead = self.folder.manifest["identity"], joined["channels"], joined["dead"].bool()
+        tensors = _layer_tensors(self.folder, list(_files(self.folder)[layer]))
+        identity, channels, dead = self.folder.manifest["identity"], tensors["channels"], tensors["dead"].bool()
         try:
-            recipe = from_settings({**identity["settings"], "rectify": bool(joined["rectify"].any())})
+            recipe = from_settings({**identity["settings"], "rectify": bool(tensors["rectify"].any())})
             scale = InputScale(*(tuple(map(float, identity["scale"][part])) for part in ("mean", "std")))
             seed = int(identity["seed"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise OutputError(f"the manifest of {self.folder.path} is not that of an atlas: {error}") from error
-        values, scores, text = joined["values"].float(), joined["scores"], f"channels of {layer}"
+        values, scores, text = tensors["values"].float(), tensors["scores"], f"channels of {layer}"
         return Patterns(values, scores, text, recipe, scale, layer, channels, tuple(channels[dead].tolist()), seed)
 
     def __repr__(self) -> str:
@@ -217,7 +217,7 @@ def _asked(folder: ResultFolder) -> list[str]:
     return [name for name in layers if isinstance(name, str)] if isinstance(layers, list) else []
 
 
-def _joined(folder: ResultFolder, paths: Sequence[Path]) -> dict[str, Tensor]:
+def _layer_tensors(folder: ResultFolder, paths: Sequence[Path]) -> dict[str, Tensor]:
     """The parts of one layer as one, by channel; of a channel that is there twice, the first."""
     parts = [folder.load(path.stem) for path in paths]
     try:
@@ -233,7 +233,7 @@ def _joined(folder: ResultFolder, paths: Sequence[Path]) -> dict[str, Tensor]:
 
 
 def _files(folder: ResultFolder) -> dict[str, dict[Path, dict[int, bool]]]:
-    """By layer, the files of its patterns: the channels that each has, and whether they are dead."""
+    """The files of each layer's patterns: the channels that each has, and whether they are dead."""
     files: dict[str, dict[Path, dict[int, bool]]] = {}
     for path in sorted(folder.path.glob("*.safetensors")):
         try:

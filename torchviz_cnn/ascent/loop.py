@@ -17,7 +17,7 @@ from torchviz_cnn.ascent import objectives
 from torchviz_cnn.ascent.objectives import Evaluation, Objective
 from torchviz_cnn.ascent.parameters import InputScale, Size, fourier, image_size, pixels, start_images
 from torchviz_cnn.ascent.recipes import Recipe, normalized
-from torchviz_cnn.ascent.transformations import drawn, moved
+from torchviz_cnn.ascent.transformations import moved, sampled_matrices
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, ModelError
 from torchviz_cnn.core.names import LayerName, named_layers, one_call
@@ -28,9 +28,9 @@ from torchviz_cnn.layers.defaults import input_channels
 from torchviz_cnn.scores.outputs import Ending
 
 Precision = Literal["float32", "bfloat16", "auto"]
-Tick = Callable[[int], object]  # is told how many images have taken a step
+Tick = Callable[[int], object]  # takes how many images have taken a step
 # Runs the model as far as an objective needs: the activations, the output where it is needed, and how it ends.
-Look = Callable[[Tensor], tuple[dict[LayerName, Tensor], Any, Ending]]
+Pass = Callable[[Tensor], tuple[dict[LayerName, Tensor], Any, Ending]]
 Evaluate = Callable[[Tensor, int], Tensor]  # the objective (B,) of images from their parameters, at a step
 
 ATTEMPTS = 3  # how many starts an image gets before it is said to be dead
@@ -42,7 +42,7 @@ _log = logging.getLogger("torchviz_cnn")
 
 @dataclass(frozen=True)
 class Footprint:
-    """What one image takes on the way to what is looked at."""
+    """Memory that one image needs up to the deepest layer of an objective."""
 
     largest: int  # bytes of the largest tensor that is kept for the gradient
     total: int  # bytes of all of them
@@ -98,7 +98,7 @@ class Ascent:
             self.parameters = pixels(self.shape, self.scale, *recipe.noise)
         else:
             self.parameters = fourier(self.shape, self.scale)
-        self._plain: dict[str, nn.Conv2d | None] = {}
+        self._convolutions: dict[str, nn.Conv2d | None] = {}
         self._compiled: Callable[[Tensor], dict[str, Tensor]] | None = None
 
     def measure(self, objective: Objective) -> Footprint:
@@ -110,15 +110,17 @@ class Ascent:
         own = {p.untyped_storage().data_ptr() for p in self.module.parameters()}
 
         def keep(tensor: Tensor) -> Tensor:
-            place = tensor.untyped_storage().data_ptr()
-            if place not in own:
-                saved[place] = max(saved.get(place, 0), tensor.numel() * tensor.element_size())
-            return tensor.detach()  # an operation that saved its own output would be a circle that is never freed
+            address = tensor.untyped_storage().data_ptr()
+            if address not in own:
+                saved[address] = max(saved.get(address, 0), tensor.numel() * tensor.element_size())
+            # An operation that saved its own output would hold a reference cycle, which is never freed.
+            return tensor.detach()
 
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), self._looking(objective) as look:
+        saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with saving, self._forward_of(objective) as forward:
             while True:
                 try:
-                    activations, *_ = look(self._first_image().requires_grad_())
+                    activations, *_ = forward(self._first_image().requires_grad_())
                     break
                 except torch.OutOfMemoryError:
                     raise
@@ -135,7 +137,7 @@ class Ascent:
     def batches(
         self, count: int, footprint: Footprint, *, layer: str | None = None, least: int = 1, together: bool = False
     ) -> list[range]:
-        """Share so many images out to batches, at least `least`, each as large as is fast and fits the memory.
+        """Share this many images out to batches, at least `least`, each as large as is fast and fits the memory.
 
         Raises InputError unless there is one image to start from, or one for each.
         """
@@ -147,74 +149,75 @@ class Ascent:
         return [range(i, min(i + size, count)) for i in range(0, count, size)]
 
     def raise_channels(
-        self, layer: str, channels: Sequence[int], places: Sequence[int], tick: Tick, *, rectify: bool | None = None
+        self, layer: str, channels: Sequence[int], starts: Sequence[int], tick: Tick, *, rectify: bool | None = None
     ) -> Ascended:
-        """Make the patterns of one batch of channels of a layer; `places` are theirs among the images to start from."""
+        """Make the patterns of one batch of a layer's channels, from these of the images to start from."""
         recipe, convolution, rows = self.recipe, self._convolution(layer), range(len(channels))
         rectify = recipe.rectify if rectify is None else rectify
         index = list(channels if convolution is None else rows)
         objective = objectives.channel(layer, index, border=recipe.border, rectify=rectify)
         with _only(convolution, channels) if convolution else contextlib.nullcontext():
-            return self._ascend(objective, [f"{layer}/{channel}" for channel in channels], rows, places, tick)
+            return self._ascend(objective, [f"{layer}/{channel}" for channel in channels], rows, starts, tick)
 
-    def raise_objective(self, objective: Objective, places: Sequence[int], tick: Tick) -> Ascended:
-        """Make one batch of the images of an objective."""
-        return self._ascend(objective, [f"/{place}" for place in places], places, places, tick)
+    def raise_objective(self, objective: Objective, indices: Sequence[int], tick: Tick) -> Ascended:
+        """Make the images of an objective that have these numbers, as one batch."""
+        return self._ascend(objective, [f"/{index}" for index in indices], indices, indices, tick)
 
     def is_linear(self, layer: str) -> bool:
         """Tell whether what a layer gives depends linearly on the image, as a first convolution's output does."""
         objective = objectives.channel(layer, 0)
-        with self._looking(objective) as look:
+        with self._forward_of(objective) as forward:
 
             def weighted(image: Tensor, step: int) -> Tensor:
-                maps = look(image)[0][layer]
+                maps = forward(image)[0][layer]
                 weights = torch.rand(maps.shape, generator=torch.Generator().manual_seed(2), device="cpu")
                 return (maps * weights.to(maps)).sum()
 
-            one, other = (_gradient(weighted, self._first_image(seed), 0, objective)[0] for seed in range(2))
-        return bool(torch.allclose(one, other, rtol=1e-3, atol=1e-5 * float(one.abs().max())))
+            a, b = (_gradient(weighted, self._first_image(seed), 0, objective)[0] for seed in range(2))
+        return bool(torch.allclose(a, b, rtol=1e-3, atol=1e-5 * float(a.abs().max())))
 
     def _ascend(
-        self, objective: Objective, names: Sequence[str], rows: Sequence[int], places: Sequence[int], tick: Tick
+        self, objective: Objective, names: Sequence[str], rows: Sequence[int], starts: Sequence[int], tick: Tick
     ) -> Ascended:
         """Take one batch from its start to its last step; the names of its images decide on their random numbers."""
         recipe, scores = self.recipe, []
-        with self._looking(objective, self.compile) as look:
-            evaluate = self._evaluation(objective, look, names, rows)
-            state, gradient, score, dead = self._started(evaluate, objective, names, places)
-            adam = torch.optim.Adam([state], lr=recipe.step, maximize=True) if recipe.optimizer == "adam" else None
+        with self._forward_of(objective, self.compile) as forward:
+            evaluate = self._evaluation(objective, forward, names, rows)
+            parameters, gradient, score, dead = self._started(evaluate, objective, names, starts)
+            adam = torch.optim.Adam([parameters], lr=recipe.step, maximize=True) if recipe.optimizer == "adam" else None
             for step in range(recipe.steps):
                 if step:
-                    gradient, score = _gradient(evaluate, state, step, objective)
+                    gradient, score = _gradient(evaluate, parameters, step, objective)
                 scores.append(score)
                 direction = normalized(gradient, recipe.normalize)
                 if adam is None:
-                    state.add_(direction, alpha=recipe.step)
+                    parameters.add_(direction, alpha=recipe.step)
                 else:
-                    state.grad = direction
+                    parameters.grad = direction
                     adam.step()
                 tick(len(names))
-            scores.append(evaluate(state, recipe.steps).detach())
+            scores.append(evaluate(parameters, recipe.steps).detach())
             tick(len(names))
-        values, course = self.parameters.images(state).float().contiguous(), torch.stack(scores, 1).float()
-        if not all(bool(tensor.isfinite().all()) for tensor in (values, course)):
+        values, all_scores = self.parameters.images(parameters).float().contiguous(), torch.stack(scores, 1).float()
+        if not all(bool(tensor.isfinite().all()) for tensor in (values, all_scores)):
             name = type(self.module).__name__
             raise ModelError(f"{name} gives NaN or infinity while {objective.text} is raised: are its weights finite?")
-        return values, course, dead
+        return values, all_scores, dead
 
-    def _evaluation(self, objective: Objective, look: Look, names: Sequence[str], rows: Sequence[int]) -> Evaluate:
+    def _evaluation(self, objective: Objective, forward: Pass, names: Sequence[str], rows: Sequence[int]) -> Evaluate:
         """Give what measures the objective of a batch, with each image's own movements."""
         recipe, index = self.recipe, torch.tensor(rows, device=self.device)
         movements = None
         if recipe.transformations:
             generators = [self._generator(f"movements of {name}") for name in names]
-            each = [drawn(recipe.transformations, own, recipe.steps + 1, self.shape[1:]) for own in generators]
+            options = recipe.steps + 1, self.shape[1:]
+            each = [sampled_matrices(recipe.transformations, own, *options) for own in generators]
             movements = torch.stack(each).to(self.device)
 
-        def evaluate(state: Tensor, step: int) -> Tensor:
-            images = self.parameters.images(state)
+        def evaluate(parameters: Tensor, step: int) -> Tensor:
+            images = self.parameters.images(parameters)
             shown = images if movements is None else moved(images, movements[:, step])
-            activations, output, ending = look(shown.to(self.dtype))
+            activations, output, ending = forward(shown.to(self.dtype))
             with torch.autocast(self.device.type, enabled=False):
                 value = objective.value(Evaluation(images, activations, output, index, self.categories, ending, step))
             if not isinstance(value, Tensor) or value.shape != index.shape or not value.is_floating_point():
@@ -225,26 +228,26 @@ class Ascent:
         return evaluate
 
     def _started(
-        self, evaluate: Evaluate, objective: Objective, names: Sequence[str], places: Sequence[int]
+        self, evaluate: Evaluate, objective: Objective, names: Sequence[str], starts: Sequence[int]
     ) -> tuple[Tensor, ...]:
-        """The parameters at the start, their gradient and score, and which images are dead after all attempts."""
-        kind = torch.float64 if self.dtype == torch.float64 else torch.float32
+        """Give the parameters at the start, their gradient and score, and which images are dead after all attempts."""
+        dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         generators = [self._generator(name) for name in names]
 
         def noise(attempt: int) -> Tensor:
             each = [self.parameters.start(generator, attempt) for generator in generators]
-            return torch.stack(each).to(self.device, kind)
+            return torch.stack(each).to(self.device, dtype)
 
-        state = noise(0)
+        parameters = noise(0)
         if self.start is not None:
-            state = self.start[[place % len(self.start) for place in places]].to(self.device, kind)
+            parameters = self.start[[index % len(self.start) for index in starts]].to(self.device, dtype)
         for attempt in range(1, ATTEMPTS + 1):
-            gradient, score = _gradient(evaluate, state, 0, objective)
+            gradient, score = _gradient(evaluate, parameters, 0, objective)
             dead = gradient.flatten(1).abs().amax(1) == 0
             if attempt == ATTEMPTS or self.start is not None or not bool(dead.any()):
                 break
-            state = torch.where(dead.view(-1, *[1] * (state.ndim - 1)), noise(attempt), state)
-        return state, gradient, score, dead
+            parameters = torch.where(dead.view(-1, *[1] * (parameters.ndim - 1)), noise(attempt), parameters)
+        return parameters, gradient, score, dead
 
     def _generator(self, name: str) -> torch.Generator:
         """One image's own random numbers."""
@@ -267,18 +270,18 @@ class Ascent:
 
     def _convolution(self, layer: str) -> nn.Conv2d | None:
         """The layer, if it is a convolution of which some channels can be computed without the others."""
-        if layer not in self._plain:
+        if layer not in self._convolutions:
             module = named_layers(self.module).get(layer)
-            self._plain[layer] = module if _is_plain(module) and self._same_alone(layer, module) else None
-        return self._plain[layer]
+            self._convolutions[layer] = module if _is_separable(module) and self._same_alone(layer, module) else None
+        return self._convolutions[layer]
 
     def _same_alone(self, layer: str, convolution: nn.Conv2d) -> bool:
         """Whether a channel that is computed without the others has the values that it has among them."""
-        with torch.no_grad(), self._looking(objectives.channel(layer, 0)) as look:
-            whole = look(self._first_image())[0][layer][:, 0]
+        with torch.no_grad(), self._forward_of(objectives.channel(layer, 0)) as forward:
+            whole = forward(self._first_image())[0][layer][:, 0]
             try:
                 with _only(convolution, [0]):
-                    alone = look(self._first_image())[0][layer][:, 0]
+                    alone = forward(self._first_image())[0][layer][:, 0]
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:  # the model reads the weights in another place too
@@ -287,8 +290,8 @@ class Ascent:
         return bool((alone - whole).abs().max() <= 1e-2 * whole.abs().max())
 
     @contextlib.contextmanager
-    def _looking(self, objective: Objective, compile: bool = False) -> Iterator[Look]:
-        """Give what runs the model as far as the objective needs: by hooks or, if told, compiled once for all."""
+    def _forward_of(self, objective: Objective, compile: bool = False) -> Iterator[Pass]:
+        """Give what runs the model as far as the objective needs: by hooks or, if asked, compiled once for all."""
         if compile and self._compiled is None:
             self._compiled = _compiled(self.module, objective)
         part = self._compiled if compile else None
@@ -296,7 +299,7 @@ class Ascent:
         to_the_end = objective.needs_output
         with HookManager(self.module) as hooks, hooks.record([] if compile else names.values()) as activations:
 
-            def look(images: Tensor) -> tuple[dict[LayerName, Tensor], Any, Ending]:
+            def forward(images: Tensor) -> tuple[dict[LayerName, Tensor], Any, Ending]:
                 images = images.contiguous(memory_format=self.layout)
                 images = images.clone() if images.is_leaf else images  # the model's own to write into
                 kept: Mapping[str, Tensor] = activations
@@ -312,16 +315,14 @@ class Ascent:
                 hooks.require_reached()
                 return {layer: kept[name] for layer, name in names.items()}, output, ending
 
-            yield look
+            yield forward
 
     def _run(self, hooks: HookManager, images: Tensor, stop_early: bool) -> Any:
         """Run the model, which takes one image (see `measure`); raises ModelError where it does not take several."""
         try:
             return hooks.run(images, stop_early=stop_early)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            if len(images) == 1:
+            if len(images) == 1 or isinstance(error, torch.OutOfMemoryError):
                 raise
             name, reason = type(self.module).__name__, str(error).partition("\n")[0]
             raise ModelError(
@@ -329,9 +330,9 @@ class Ascent:
             ) from error
 
 
-def _gradient(evaluate: Evaluate, state: Tensor, step: int, objective: Objective) -> tuple[Tensor, Tensor]:
+def _gradient(evaluate: Evaluate, parameters: Tensor, step: int, objective: Objective) -> tuple[Tensor, Tensor]:
     """The gradient of each image's objective with respect to its parameters, and the objective."""
-    leaf = state.detach().requires_grad_()
+    leaf = parameters.detach().requires_grad_()
     score = evaluate(leaf, step)
     gradient = torch.autograd.grad(score.sum(), leaf, allow_unused=True)[0] if score.requires_grad else None
     if gradient is None:
@@ -342,7 +343,7 @@ def _gradient(evaluate: Evaluate, state: Tensor, step: int, objective: Objective
     return gradient, score.detach()
 
 
-def _is_plain(module: nn.Module | None) -> TypeGuard[nn.Conv2d]:
+def _is_separable(module: nn.Module | None) -> TypeGuard[nn.Conv2d]:
     """Whether a layer is a convolution that is what its weights say: not in groups, no hooks, weights of its own."""
     if type(module) is not nn.Conv2d or module.groups > 1 or "forward" in vars(module):
         return False
@@ -363,7 +364,7 @@ def _only(convolution: nn.Conv2d, channels: Sequence[int]) -> Iterator[None]:
 
 
 def _low_precision(precision: Precision, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether to compute in bfloat16: as told or, with `auto`, where the processor is made for it."""
+    """Whether to compute in bfloat16: as asked or, with `auto`, where the processor is made for it."""
     checks.one_of("precision", precision, get_args(Precision))
     if dtype != torch.float32 or precision != "auto":
         return dtype == torch.float32 and precision == "bfloat16"

@@ -14,7 +14,7 @@ from torchviz_cnn.ascent.parameters import Size
 from torchviz_cnn.ascent.recipes import Preset, Quality, Recipe, chosen_recipe
 from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError
+from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError, kind_of
 from torchviz_cnn.core.names import LayerName, one_call
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
@@ -57,10 +57,11 @@ def filter_patterns(
         preset: the name of a preset, by default `"dlwp-2025"`, or a `Recipe`, as `Recipe.named` gives it.
         quality: `"clean"` stands for the preset of that name, `"textbook"` for the default.
         start: an image (C, H, W), one for each channel (n, C, H, W) or, with a Network, photos, in place of the noise.
-        seed: of the noise and the movements, at least 0.
+        seed: seed of the noise and the movements, at least 0.
         precision: `"bfloat16"` computes the network in it, `"auto"` only where the processor is made for it.
         batch_size: how many channels are computed at once; by default as many as is fast.
-        compile, progress: whether `torch.compile` is used, and a progress bar is shown.
+        compile: whether `torch.compile` is used (False).
+        progress: whether a progress bar is shown (False).
 
     Returns:
         `Patterns`: `values` (n, C, H, W), `scores` (n, steps + 1), and the channels that are `dead`.
@@ -90,9 +91,9 @@ def filter_patterns(
         batches = ascent.batches(len(chosen), footprint, layer=name)
         with steps_bar(len(chosen), name, "filters", recipe.steps, progress) as bar:
             parts = [ascent.raise_channels(name, [chosen[i] for i in b], b, bar.update) for b in batches]
-        values, scores, gone = map(torch.cat, zip(*parts, strict=True))
+        values, scores, is_dead = map(torch.cat, zip(*parts, strict=True))
     index = torch.tensor(chosen, device="cpu")
-    dead = tuple(index[gone.cpu()].tolist())
+    dead = tuple(index[is_dead.cpu()].tolist())
     warn_dead(name, dead)
     text = f"channels of {name}"
     return Patterns(values, scores, text, recipe, ascent.scale, name, index, dead, ascent.seed)
@@ -126,7 +127,8 @@ def maximize(
     Returns:
         `Patterns`, in which `dead` holds the images to which no gradient comes back.
 
-    Raises and warns as `filter_patterns` does.
+    Raises:
+        InputError, LayerError, ModelError: as for `filter_patterns`; it warns as that does.
 
     >>> from torch import nn
     >>> from torchviz_cnn import objectives
@@ -136,8 +138,7 @@ def maximize(
     torch.Size([2, 3, 24, 24])
     """
     if not isinstance(objective, Objective):
-        kind = type(objective).__name__
-        raise InputError(f"maximize takes an objective, such as objectives.channel(layer, 0), not a {kind}")
+        raise InputError(f"maximize takes an objective, such as objectives.channel(layer, 0), not {kind_of(objective)}")
     asked = objective.count if images is None else checks.whole_number("images", images)
     if objective.count not in (None, asked):
         raise InputError(f"{images} images were asked for, for {objective.text}: that does not fit")
@@ -148,8 +149,8 @@ def maximize(
         batches = ascent.batches(count, ascent.measure(objective), together=objective.couples)
         with steps_bar(count, "maximize", "images", recipe.steps, progress) as bar:
             parts = [ascent.raise_objective(objective, batch, bar.update) for batch in batches]
-        values, scores, gone = map(torch.cat, zip(*parts, strict=True))
-    dead = tuple(gone.nonzero().flatten().tolist())
+        values, scores, is_dead = map(torch.cat, zip(*parts, strict=True))
+    dead = tuple(is_dead.nonzero().flatten().tolist())
     if dead:
         text = f"no gradient comes back from {objective.text} to images {_some(dead)}"
         warn(f"{text}: they stay noise", DeadFilterWarning)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, LayerError
+from torchviz_cnn.core.errors import InputError, LayerError, kind_of
 from torchviz_cnn.core.names import LayerName
 from torchviz_cnn.scores.outputs import Ending, read_classes
 from torchviz_cnn.scores.targets import Score, check_score, resolve_target, score_of, warn_of_probabilities
@@ -46,32 +46,32 @@ class Objective:
     needs_output: bool = False
     couples: bool = False  # whether an image's number depends on the others of the batch
     count: int | None = None  # how many images there are, where each has an objective of its own
-    is_sum: bool = False  # whether its text is a sum, which needs brackets beside a product
+    is_sum: bool = False  # whether its text is a sum, which needs brackets in a product
 
     __array_ufunc__ = None  # numpy's numbers leave the joining to the objective
 
     def __add__(self, other: Objective | float) -> Objective:
-        return _joined(self, other, operator.add, "+")
+        return _combined(self, other, operator.add, "+")
 
     def __radd__(self, other: Objective | float) -> Objective:
-        return _joined(other, self, operator.add, "+")
+        return _combined(other, self, operator.add, "+")
 
     def __sub__(self, other: Objective | float) -> Objective:
-        return _joined(self, other, operator.sub, "-")
+        return _combined(self, other, operator.sub, "-")
 
     def __rsub__(self, other: Objective | float) -> Objective:
-        return _joined(other, self, operator.sub, "-")
+        return _combined(other, self, operator.sub, "-")
 
     def __mul__(self, other: Objective | float) -> Objective:
-        return _joined(self, other, operator.mul, "*")
+        return _combined(self, other, operator.mul, "*")
 
     def __rmul__(self, other: Objective | float) -> Objective:
-        return _joined(other, self, operator.mul, "*")
+        return _combined(other, self, operator.mul, "*")
 
     def __truediv__(self, other: float) -> Objective:
         if isinstance(other, Objective) or not other:
             raise InputError(f"an objective is divided by a number other than 0, not by {other}")
-        return _joined(self, other, operator.truediv, "/")
+        return _combined(self, other, operator.truediv, "/")
 
     def __neg__(self) -> Objective:
         return -1 * self
@@ -142,10 +142,10 @@ def direction(layer: LayerName, vector: Sequence[float] | Tensor, *, cosine_powe
         maps = _maps(given, layer)
         if maps.shape[1] != len(towards):
             raise InputError(f"a direction in layer {layer!r} has {maps.shape[1]} numbers, not {len(towards)}")
-        to = towards.to(maps)[:, None, None]
-        dot = (maps * to).sum(1)
+        axis = towards.to(maps)[:, None, None]
+        dot = (maps * axis).sum(1)
         if cosine_power:
-            cosine = F.cosine_similarity(maps, to.expand_as(maps), dim=1)
+            cosine = F.cosine_similarity(maps, axis.expand_as(maps), dim=1)
             dot = dot * cosine.clamp_min(0.1) ** cosine_power
         return dot.mean((1, 2))
 
@@ -212,7 +212,7 @@ def l2() -> Objective:
 
 
 def inner(maps: Tensor, border: int) -> Tensor:
-    """Maps (..., h, w) without so many positions at each side, or as many as leave at least one."""
+    """Maps (..., h, w) without this many positions at each side, or as many as leave at least one."""
     rows, columns = (min(border, (side - 1) // 2) for side in maps.shape[-2:])
     return maps[..., rows : maps.shape[-2] - rows, columns : maps.shape[-1] - columns]
 
@@ -251,12 +251,12 @@ def _shown(asked: Any) -> str:
     return f"[{asked[0]!r}, ..., {asked[-1]!r}]" if isinstance(asked, (list, tuple)) and len(asked) > 8 else repr(asked)
 
 
-def _joined(a: Objective | float, b: Objective | float, operation: Callable[[Any, Any], Any], sign: str) -> Objective:
+def _combined(a: Objective | float, b: Objective | float, operation: Callable[[Any, Any], Any], sign: str) -> Objective:
     for side in (a, b):
         if not isinstance(side, (Objective, Real)):
-            raise InputError(f"an objective is joined with objectives and numbers, not with a {type(side).__name__}")
-    both = [side for side in (a, b) if isinstance(side, Objective)]
-    counts = sorted({side.count for side in both if side.count is not None})
+            raise InputError(f"an objective is joined with objectives and numbers, not with {kind_of(side)}")
+    objectives = [side for side in (a, b) if isinstance(side, Objective)]
+    counts = sorted({side.count for side in objectives if side.count is not None})
     if len(counts) > 1:
         raise InputError(f"objectives for {counts[0]} and for {counts[1]} images cannot be joined")
 
@@ -265,8 +265,8 @@ def _joined(a: Objective | float, b: Objective | float, operation: Callable[[Any
         return operation(x, y)  # type: ignore[no-any-return]
 
     text = f"{_text(a, sign in '*/')} {sign} {_text(b, sign != '+')}"
-    layers = tuple(dict.fromkeys(name for side in both for name in side.layers))
-    needs_output, couples = any(side.needs_output for side in both), any(side.couples for side in both)
+    layers = tuple(dict.fromkeys(name for side in objectives for name in side.layers))
+    needs_output, couples = any(side.needs_output for side in objectives), any(side.couples for side in objectives)
     return Objective(text, value, layers, needs_output, couples, counts[0] if counts else None, sign in "+-")
 
 

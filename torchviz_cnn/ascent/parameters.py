@@ -22,7 +22,7 @@ COLOURS = ((0.562, 0.205, 0.056), (0.581, -0.001, -0.115), (0.589, -0.195, 0.060
 
 Size = int | tuple[int, int]
 _LARGEST = 100_000_000
-_PLAIN: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever the caller's defaults are, noise is the same
+FLOAT32_ON_CPU: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever the caller's defaults are, noise is the same
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ def pixels(
     def start(generator: torch.Generator, attempt: int = 0) -> Tensor:
         if attempt > 1:
             patches = [-(-side // 16) for side in shape[1:]]
-            coarse = torch.rand(1, shape[0], *patches, generator=generator, **_PLAIN)
+            coarse = torch.rand(1, shape[0], *patches, generator=generator, **FLOAT32_ON_CPU)
             return scale.to_input(F.interpolate(coarse, shape[1:], mode="bilinear")[0])
         a, b = (low, high) if attempt == 0 else (0.0, 1.0)
-        return scale.to_input(a + (b - a) * torch.rand(*shape, generator=generator, **_PLAIN))
+        return scale.to_input(a + (b - a) * torch.rand(*shape, generator=generator, **FLOAT32_ON_CPU))
 
     return ImageParameters(start, lambda parameters: parameters)
 
@@ -91,14 +91,14 @@ def fourier(
     Olah, Mordvintsev, Schubert: Feature Visualization, Distill 2017.
     """
     channels, height, width = shape
-    rows, columns = torch.fft.fftfreq(height, **_PLAIN)[:, None], torch.fft.rfftfreq(width, **_PLAIN)
+    rows, columns = torch.fft.fftfreq(height, **FLOAT32_ON_CPU)[:, None], torch.fft.rfftfreq(width, **FLOAT32_ON_CPU)
     frequency = (rows**2 + columns**2).sqrt().clamp_min(1 / max(height, width))
     spread = math.sqrt(height * width) / frequency**decay
-    colours = torch.tensor(COLOURS, **_PLAIN) if channels == 3 else torch.eye(channels, **_PLAIN)
+    colours = torch.tensor(COLOURS, **FLOAT32_ON_CPU) if channels == 3 else torch.eye(channels, **FLOAT32_ON_CPU)
 
     def start(generator: torch.Generator, attempt: int = 0) -> Tensor:
         strength = deviation * 10.0**attempt
-        return strength * torch.randn(channels, *frequency.shape, 2, generator=generator, **_PLAIN)
+        return strength * torch.randn(channels, *frequency.shape, 2, generator=generator, **FLOAT32_ON_CPU)
 
     def images(parameters: Tensor) -> Tensor:
         spectrum = torch.view_as_complex(parameters.contiguous()) * spread.to(parameters)

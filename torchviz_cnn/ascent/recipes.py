@@ -96,6 +96,9 @@ class Recipe:
             size, steps, step, normalize, border, rectify, parameters: the constants of these names, see the class.
             transformations: random movements of the image between steps, see `torchviz_cnn.transformations`.
 
+        Returns:
+            The recipe.
+
         Raises:
             InputError: for names that do not exist, and numbers out of range.
 
@@ -121,7 +124,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def chosen_recipe(preset: Preset | Recipe | None, quality: Quality | None, steps: int | None = None) -> Recipe:
-    """The recipe asked for by name, by quality or as it is, with so many steps. Raises InputError."""
+    """The recipe asked for by name, by quality or as it is, with this many steps. Raises InputError."""
     if quality is not None:
         checks.one_of("quality", quality, get_args(Quality))
     given = preset or ("clean" if quality == "clean" else "dlwp-2025")
@@ -137,24 +140,24 @@ def as_settings(recipe: Recipe) -> dict[str, Any]:
 
 
 def from_settings(settings: Mapping[str, Any]) -> Recipe:
-    """The recipe that `as_settings` wrote down, but for its movements. Raises KeyError, TypeError or ValueError."""
+    """The recipe that `as_settings` saved, without its transformations. Raises KeyError, TypeError or ValueError."""
     known = {field.name for field in fields(Recipe)} - {"transformations"}
     values = {key: value for key, value in settings.items() if key in known}
     return Recipe(**{**values, "noise": tuple(values["noise"])})
 
 
-def normalized(gradient: Tensor, how: Normalize) -> Tensor:
+def normalized(gradient: Tensor, normalize: Normalize) -> Tensor:
     """Gradients (B, ...) each divided by its own size; one of zeros stays so.
 
     `l2`: the root of the sum of squares. `rms`: the root of their mean, + 1e-5. `pixel`: each pixel's by the length of
     its vector of channels, or 1e-7 where that is shorter, as Keras' `normalize` does.
     """
-    if how == "none":
+    if normalize == "none":
         return gradient
-    if how == "pixel":
+    if normalize == "pixel":
         return gradient / gradient.square().sum(1, keepdim=True).sqrt().clamp_min(1e-7)
     # Not vector_norm, which is ten times less exact than a sum: a ReLU near 0 may then switch the other way.
     length = gradient.square().flatten(1).sum(1).sqrt().view(-1, *[1] * (gradient.ndim - 1))
-    if how == "rms":
+    if normalize == "rms":
         return gradient / (length / math.sqrt(gradient[0].numel()) + 1e-5)
     return gradient / length.clamp_min(torch.finfo(gradient.dtype).tiny)

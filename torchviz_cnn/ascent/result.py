@@ -35,7 +35,7 @@ class Patterns:
     scale: InputScale = field(default=InputScale(), repr=False)
     layer: str | None = None
     channels: Tensor | None = None
-    """Of filter patterns, the channel of each image: (n,)."""
+    """The channel of each image of filter patterns: (n,)."""
     dead: tuple[int, ...] = ()
     """Channels (of `maximize`: images) to which no gradient comes back, from several starts: their images are noise."""
     seed: int = 0
@@ -74,8 +74,8 @@ class Patterns:
         arrays = {"values": self.values, "scores": self.scores, "dead": np.array(self.dead, dtype=np.int64)}
         if self.channels is not None:
             arrays["channels"] = self.channels
-        about = {"objective": self.objective, "seed": self.seed, "settings": json.dumps(as_settings(self.recipe))}
-        return files.save_arrays(path, {**arrays, **about})
+        text = {"objective": self.objective, "seed": self.seed, "settings": json.dumps(as_settings(self.recipe))}
+        return files.save_arrays(path, {**arrays, **text})
 
     def _tile(self, i: int, bands: Bands | None) -> render.Array:
         name = int(self.channels[i]) if self.channels is not None else i

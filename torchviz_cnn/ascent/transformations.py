@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchviz_cnn.ascent.parameters import FLOAT32_ON_CPU
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
-
-_PLAIN: Any = {"dtype": torch.float32, "device": "cpu"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,15 +24,15 @@ class Transformation:
 
     def draw(self, generator: torch.Generator, steps: int) -> Tensor:
         """Draw matrices (steps, 3, 3) from places in the result, (x, y, 1) from the middle, to the image's."""
-        matrices, low, high = torch.eye(3, **_PLAIN).repeat(steps, 1, 1), self.bounds[0], self.bounds[-1]
+        matrices, low, high = torch.eye(3, **FLOAT32_ON_CPU).repeat(steps, 1, 1), self.bounds[0], self.bounds[-1]
         if self.kind == "jitter":
             pixels, shape = int(high), (steps, 2)
             matrices[:, :2, 2] = torch.randint(-pixels, pixels + 1, shape, generator=generator, device="cpu").float()
         elif self.kind == "scale":
-            factor = low + (high - low) * torch.rand(steps, generator=generator, **_PLAIN)
+            factor = low + (high - low) * torch.rand(steps, generator=generator, **FLOAT32_ON_CPU)
             matrices[:, 0, 0] = matrices[:, 1, 1] = 1 / factor
         else:
-            angle = math.radians(high) * (2 * torch.rand(steps, generator=generator, **_PLAIN) - 1)
+            angle = math.radians(high) * (2 * torch.rand(steps, generator=generator, **FLOAT32_ON_CPU) - 1)
             matrices[:, 0, 0] = matrices[:, 1, 1] = angle.cos()
             matrices[:, 0, 1], matrices[:, 1, 0] = angle.sin(), -angle.sin()
         return matrices
@@ -44,7 +42,7 @@ class Transformation:
 
 
 def jitter(pixels: int) -> Transformation:
-    """Shift by whole pixels, up to so many each way, at most a million."""
+    """Shift by whole pixels, up to this many each way, at most a million."""
     if checks.whole_number("jitter", pixels, 0) > 1_000_000:
         raise InputError(f"jitter is at most 1,000,000 pixels, not {pixels}")
     return Transformation("jitter", (pixels,))
@@ -58,21 +56,21 @@ def scale(low: float, high: float) -> Transformation:
 
 
 def rotate(degrees: float) -> Transformation:
-    """Turn about the middle, up to so many degrees each way."""
+    """Turn about the middle, up to this many degrees each way."""
     return Transformation("rotate", (checks.number("rotate", degrees),))
 
 
-def drawn(
+def sampled_matrices(
     transformations: Sequence[Transformation], generator: torch.Generator, steps: int, size: tuple[int, int]
 ) -> Tensor:
     """All movements of one image (H, W), step by step, each step's composed to one matrix (steps, 2, 3) for `moved`."""
     height, width = size
-    product = torch.eye(3, **_PLAIN).repeat(steps, 1, 1)
+    product = torch.eye(3, **FLOAT32_ON_CPU).repeat(steps, 1, 1)
     for transformation in transformations:  # what comes first acts on the image first
         product = product @ transformation.draw(generator, steps)
     if not bool(product.isfinite().all()):
         raise InputError(f"the movements {', '.join(map(repr, transformations))} are not all finite")
-    pixels = torch.diag(torch.tensor([width / 2, height / 2, 1.0], **_PLAIN))  # of places as -1..1
+    pixels = torch.diag(torch.tensor([width / 2, height / 2, 1.0], **FLOAT32_ON_CPU))  # of places as -1..1
     matrices: Tensor = torch.linalg.inv(pixels) @ product @ pixels
     return matrices[:, :2]
 

@@ -1,12 +1,13 @@
 """Class heatmaps of a layer: Grad-CAM and its variants, each a formula, and exact class activation maps.
 
 A variant is a function of a layer's activations (B, C, *S) and the gradients of K scores with respect to them
-(B, K, C, *S) that gives maps (B, K, *S). `cam_method` makes the public function of it and adds it to `CAM_METHODS`,
-which API, command line, page and docs read.
+(B, K, C, *S) that gives maps (B, K, *S). Today's traces give maps of two dimensions, *S = (h, w). `cam_method` makes
+the public function of it and adds it to `CAM_METHODS`, which API, command line, page and docs read.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ class Heatmap(ClassMap):
     def _title(self) -> str:
         return f"{self.method}, {self.layer}"
 
-    def _beside(
+    def _comparison(
         self, photo: Image.Image, index: int, nth: int, seed: int, geometry: Geometry | Preprocess | None
     ) -> tuple[str, Image.Image | render.Array]:
         generator = torch.Generator().manual_seed(seed)
@@ -146,9 +147,9 @@ def cam_method(title: str, shows: str, paper: str) -> Callable[[Formula], CamFun
 
         name: str = formula.__name__  # type: ignore[attr-defined]
         function.__name__ = function.__qualname__ = name
-        first, _, rest = (formula.__doc__ or "").partition("\n\n    >>>")
-        example = f"\n    >>>{rest}" if rest else ""
-        function.__doc__ = first.rstrip() + "\n" + _ARGUMENTS.format(paper=paper) + example
+        text, _, example = inspect.cleandoc(formula.__doc__ or "").partition("\n\n>>>")
+        parts = [text, inspect.cleandoc(_ARGUMENTS).format(paper=paper), *([f">>>{example}"] if example else [])]
+        function.__doc__ = "\n\n".join(parts) + "\n"
         CAM_METHODS[name] = CamMethod(title, formula, function, shows, paper)
         return function
 
@@ -174,11 +175,11 @@ def layer_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     return torch.einsum("bkc...,bc...->bk...", gradients.relu(), activations)
 
 
-def cam_maps(run: Trace, layer: str, formulas: Sequence[Formula], *, again: bool = False) -> list[Tensor]:
+def cam_maps(run: Trace, layer: str, formulas: Sequence[Formula], *, keep_graph: bool = False) -> list[Tensor]:
     """The maps (B, K, h, w) of several formulas at one layer of a trace, before their ReLU."""
     activations = run.activations[layer].detach().float()
     parts: list[list[Tensor]] = [[] for _ in formulas]
-    for gradients in run.gradients([layer], again=again):
+    for gradients in run.gradients([layer], keep_graph=keep_graph):
         gradient = require_gradient(gradients[layer], run.model, f"layer {layer!r}")
         with torch.autocast(activations.device.type, enabled=False):
             for maps, formula in zip(parts, formulas, strict=True):
@@ -247,7 +248,7 @@ def class_activation_map(model: Model, x: Input, target: Target = None, *, layer
 
 
 _LARGE = 64
-"""What follows a layer is linear if it is so for its own maps and for maps so many times as large."""
+"""What follows a layer is linear if it is so for its own maps and for maps this many times as large."""
 
 
 def _require_linear(given: Given, layer: str, leaf: Tensor, values: Tensor, targets: Targets) -> None:
@@ -266,14 +267,14 @@ def _require_linear(given: Given, layer: str, leaf: Tensor, values: Tensor, targ
 
 
 def _require_pooled(model: nn.Module, layer: str, leaf: Tensor, gradients: Tensor) -> None:
-    """Raise ModelError unless gradients (B, K, C, h, w) are one number per channel, save where a ReLU is shut."""
-    open_ = gradients != 0
-    weight = gradients.sum((-2, -1), keepdim=True) / open_.sum((-2, -1), keepdim=True).clamp(min=1)
+    """Raise ModelError unless gradients (B, K, C, h, w) are one number per channel, except where a ReLU gives 0."""
+    passes = gradients != 0
+    weight = gradients.sum((-2, -1), keepdim=True) / passes.sum((-2, -1), keepdim=True).clamp(min=1)
     scale = gradients.abs().amax(dim=(-3, -2, -1), keepdim=True)
     tolerance = _tolerance(leaf) * scale
-    uneven = open_ & ((gradients - weight).abs() > tolerance)
-    shut = ~open_ & (leaf[:, None] > 0) & (weight.abs() > tolerance)
-    if bool((uneven | shut).any()):
+    uneven = passes & ((gradients - weight).abs() > tolerance)
+    blocked = ~passes & (leaf[:, None] > 0) & (weight.abs() > tolerance)
+    if bool((uneven | blocked).any()):
         raise _not_pooled(model, layer, "the gradient of the score varies over it")
 
 

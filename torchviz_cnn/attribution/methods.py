@@ -28,7 +28,7 @@ class Method:
     explain: Callable[..., ClassMap]
     """(model, x, target=..., **options) -> the result."""
     options: tuple[str, ...]
-    """The options that it takes beside the target."""
+    """The options that it takes besides the target."""
     shows: str
     """What the map shows, in a few words."""
     paper: str

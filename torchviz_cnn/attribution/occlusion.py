@@ -22,8 +22,8 @@ from torchviz_cnn.media.images import Geometry, Preprocess
 from torchviz_cnn.runs import files
 from torchviz_cnn.scores.targets import Score, Target, Targets, check_score, run_classes, score_of
 
-_CACHED = 8  # images at a time on a CPU: more fall out of its cache, and take up to twice as long each
-_PARALLEL = 128
+_BATCH_ON_CPU = 8  # images at a time on a CPU: more fall out of its cache, and take up to twice as long each
+_BATCH_ON_GPU = 128
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -45,7 +45,7 @@ class Occlusion(ClassMap):
     def _title(self) -> str:
         return f"drop under a patch of {self.patch[0]} x {self.patch[1]}"
 
-    def _beside(
+    def _comparison(
         self, photo: Image.Image, index: int, nth: int, seed: int, geometry: Geometry | Preprocess | None
     ) -> tuple[str, Image.Image | render.Array]:
         """The score itself by place of the patch, as in the paper's figure 7."""
@@ -121,7 +121,7 @@ def occlusion(
         colour = _colour(fill, given.x)
         rows, columns = _starts(height, sides[0], steps[0]), _starts(width, sides[1], steps[1])
         corners = [(top, left) for top in rows for left in columns]
-        at_once = batch_size or (_CACHED if given.x.device.type == "cpu" else _PARALLEL)
+        at_once = batch_size or (_BATCH_ON_CPU if given.x.device.type == "cpu" else _BATCH_ON_GPU)
         read = [run_classes(given, part.clone()) for part in given.x.split(at_once)]  # type: ignore[no-untyped-call]
         logits = torch.cat([part for part, _ in read])
         targets = Targets.of_classes(logits, read[0][1], target, score, given.origin.categories)
@@ -152,7 +152,7 @@ def occlusion(
 
 
 def _batches(images: int, corners: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, tuple[int, int]]]]:
-    """All pairs of an image and a corner, so many at a time."""
+    """All pairs of an image and a corner, `size` at a time."""
     pairs = [(image, corner) for image in range(images) for corner in corners]
     for start in range(0, len(pairs), size):
         yield pairs[start : start + size]

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import EmptyMapWarning, InputError, ModelError
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.inputs import Given
@@ -110,7 +111,11 @@ class ClassMap:
         interpolation: render.Interpolation = "bilinear",
         geometry: Geometry | Preprocess | None = None,
     ) -> Image.Image:
-        """Draw the map alone in colour: at the photo's size and place, or without one at the size of the input."""
+        """Draw the map alone in colour: at the photo's size and place, or without one at the size of the input.
+
+        Args:
+            photo, index, nth, colormap, interpolation, geometry: as for `overlay`.
+        """
         return self._drawn(self.map(index, nth), photo, index, colormap or self.palette, interpolation, geometry)
 
     def plot(
@@ -130,31 +135,36 @@ class ClassMap:
         """Draw photo, map, overlay and a picture to compare with, side by side.
 
         The headline names the true class (where `truth` is given), the predicted one and its probability, and the
-        class that is explained. The picture beside is: of a heatmap a random feature map of its layer (`seed`), of a
-        saliency map the evidence for (red) and against (blue) the class, of an occlusion the score by place of the
-        patch. Other arguments as for `overlay`.
+        class that is explained. The last picture is: of a heatmap a random feature map of its layer, of a saliency map
+        the evidence for (red) and against (blue) the class, of an occlusion the score by place of the patch.
+
+        Args:
+            photo, index, nth, alpha, blend, colormap, geometry: as for `overlay`.
+            truth: the name of the true class, for the headline.
+            categories: the names of the classes; by default the Network's.
+            seed: seed of the choice of the feature map (0).
         """
         picture, shown = self._photo(photo, index), self._in_pictures()
-        drawn: dict[str, Any] = {"index": index, "nth": nth, "colormap": colormap, "geometry": geometry}
-        alone, over = shown.image(picture, **drawn), shown.overlay(picture, alpha, blend=blend, **drawn)
-        title, beside = self._beside(picture, index, nth, seed, geometry)
+        options: dict[str, Any] = {"index": index, "nth": nth, "colormap": colormap, "geometry": geometry}
+        alone, over = shown.image(picture, **options), shown.overlay(picture, alpha, blend=blend, **options)
+        title, comparison = self._comparison(picture, index, nth, seed, geometry)
         titles = ["photo", self._title(), "overlay", title]
-        return figures.panel([picture, alone, over, beside], titles, self.headline(index, nth, truth, categories))
+        return figures.panel([picture, alone, over, comparison], titles, self.headline(index, nth, truth, categories))
 
     def headline(
         self, index: int = 0, nth: int = 0, truth: str | None = None, categories: Sequence[str] | None = None
     ) -> str:
         """True, predicted and explained class of one map in words."""
         names = self.origin.categories if categories is None else tuple(categories)
-        chances = probabilities(self._of(self.logits, index)[None], self.activation)
+        shares = probabilities(self._of(self.logits, index)[None], self.activation)
         asked = int(self._of(self.target, index, nth))
-        if chances.shape[1] == 1 and names is not None and len(names) == 2:  # the only output is the second class's
-            chances, asked = both_classes(chances, "none"), 1
-        top, chances = int(chances.argmax()), chances[0]
+        if shares.shape[1] == 1 and names is not None and len(names) == 2:  # the only output is the second class's
+            shares, asked = both_classes(shares, "none"), 1
+        top, shares = int(shares.argmax()), shares[0]
         words = [f"true: {truth}"] if truth is not None else []
-        words.append(f"predicted: {category_name(names, top)} ({float(chances[top]):.3f})")
+        words.append(f"predicted: {category_name(names, top)} ({float(shares[top]):.3f})")
         if asked != top:
-            words.append(f"explained: {category_name(names, asked)} ({float(chances[asked]):.3f})")
+            words.append(f"explained: {category_name(names, asked)} ({float(shares[asked]):.3f})")
         return ", ".join(words)
 
     def peak(
@@ -173,23 +183,21 @@ class ClassMap:
         """The map as pictures show it."""
         return self
 
-    def _beside(
+    def _comparison(
         self, photo: Image.Image, index: int, nth: int, seed: int, geometry: Geometry | Preprocess | None
     ) -> tuple[str, Image.Image | render.Array]:
         """A picture to compare the map with, and its title."""
         raise NotImplementedError
 
     def _of(self, batch: Tensor, index: int, nth: int | None = None) -> Tensor:
-        if not -len(batch) <= index < len(batch):
-            raise InputError(f"image {index} is out of range: there are {len(batch)}")
-        one = batch[index]
+        of_image = batch[checks.place("image", index, len(batch))]
         if nth is None or self.target.ndim == 1:
             if nth:
                 raise InputError(f"class {nth} is out of range: one class per image was asked for")
-            return one
-        if not -len(one) <= nth < len(one):
-            raise InputError(f"class {nth} is out of range: {len(one)} classes per image were asked for")
-        return one[nth]
+            return of_image
+        if not -len(of_image) <= nth < len(of_image):
+            raise InputError(f"class {nth} is out of range: {len(of_image)} classes per image were asked for")
+        return of_image[nth]
 
     def _photo(self, photo: Photo | None, index: int) -> Image.Image:
         return self.origin.photo(index) if photo is None else as_photo(photo)

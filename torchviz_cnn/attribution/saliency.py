@@ -45,7 +45,7 @@ class Saliency(ClassMap):
     completeness_error: Tensor | None = None
     """Integrated gradients: sum of all attributions minus the difference of the scores they explain, (B,) or (B, K)."""
     score: Score = "logit"
-    """Which number of the class was explained."""
+    """The score that was explained."""
 
     def map(self, index: int = 0, nth: int = 0) -> render.Array:
         """One map (H, W) from its minimum to its maximum as 0..1; a constant one is zeros."""
@@ -84,7 +84,12 @@ class Saliency(ClassMap):
         interpolation: render.Interpolation = "bilinear",
         geometry: Geometry | Preprocess | None = None,
     ) -> Image.Image:
-        """Draw evidence for the class in red, against it in blue, at the photo's size and place, or the input's."""
+        """Draw evidence for the class in red, against it in blue, at the photo's size and place, or the input's.
+
+        Args:
+            photo, index, nth, interpolation, geometry: as for `overlay`.
+            colormap: a name that matplotlib knows (`seismic`).
+        """
         return self._drawn(self.signed(index, nth), photo, index, colormap, interpolation, geometry)
 
     def colour_image(self, index: int = 0, nth: int = 0, bands: Bands | None = None) -> Image.Image:
@@ -97,7 +102,7 @@ class Saliency(ClassMap):
     def _in_pictures(self) -> Saliency:
         return self.clipped()
 
-    def _beside(
+    def _comparison(
         self, photo: Image.Image, index: int, nth: int, seed: int, geometry: Geometry | Preprocess | None
     ) -> tuple[str, Image.Image | render.Array]:
         signed = self.signed_image(photo, index=index, nth=nth, geometry=geometry)
@@ -136,7 +141,7 @@ def saliency(
             score; see `relu_rule`.
         score: `logit`, `probability`, `log_probability` or `cross_entropy`.
         reduce: how the channels of a pixel become one value: the `max` or the `sum` of their absolute values.
-        other_activations: what a rule does about activations that are no ReLUs: see `relu_rule`.
+        other_activations: what a rule does about activations that are not ReLUs: see `relu_rule`.
 
     Returns:
         A Saliency with `gradients` (B, C, H, W) and `values` (B, H, W); with K after B where (B, K) was asked for.
@@ -219,7 +224,7 @@ def guided_grad_cam(
         name = layer_of(given, layer)
         with trace(given, [INPUT, name], target, score, rule) as run:
             rule.rule = "standard"
-            (cam,) = cam_maps(run, name, [CAM_METHODS["grad_cam"].formula], again=True)
+            (cam,) = cam_maps(run, name, [CAM_METHODS["grad_cam"].formula], keep_graph=True)
             gradients = run.gradient(INPUT, rule="guided")
         smooth = {"align_corners": False} if interpolation == "bilinear" else {}
         cam = nn.functional.interpolate(cam.relu(), given.input_size, mode=interpolation, **smooth)

@@ -37,7 +37,7 @@ def smooth_grad(
     other_activations: OtherActivations = "error",
     batch_size: int = 16,
 ) -> Saliency:
-    """Average the gradient over copies of each image with noise (SmoothGrad): what is left is not the noise's.
+    """Average the gradient over noisy copies of each image (SmoothGrad), so that noise in the gradient averages out.
 
     Every image meets the same noise, drawn from `seed` alone: it gets what it would get in another batch. The class,
     where None, is that of the image without noise.
@@ -47,7 +47,7 @@ def smooth_grad(
         samples: how many noisy copies of each image, at least 1 (2 for the variance).
         noise: the deviation of the Gaussian noise as a share of the image's range (its maximum minus its minimum).
         statistic: the `mean` of the gradients; the mean of their `square`; their `variance`, which is VarGrad.
-        seed: of the noise.
+        seed: seed of the noise (0).
         batch_size: how many copies run at a time.
 
     Returns:
@@ -103,7 +103,7 @@ def integrated_gradients(
     reduce: Reduce = "max",
     batch_size: int = 16,
 ) -> Saliency:
-    """Integrate the gradient on the straight way from a baseline to the image: what each value adds to the score.
+    """Integrate the gradient on the straight line from a baseline to the image: what each value adds to the score.
 
         gradients = (x - x0)  integral_0..1  d score / dx (x0 + a (x - x0))  da
 
@@ -141,8 +141,8 @@ def integrated_gradients(
         points, weights = ((nodes + 1) / 2).to(given.x), (shares / 2).to(given.x.device, torch.float32)
 
         def attribute(image: Tensor, start: Tensor, targets: Targets) -> Tensor:
-            way = start + points[:, None, None, None] * (image - start)
-            gradients = _gradients(given, way, targets, batch_size)
+            path = start + points[:, None, None, None] * (image - start)
+            gradients = _gradients(given, path, targets, batch_size)
             total = torch.zeros(())
             for weight, gradient in zip(weights, gradients, strict=True):
                 total = total + weight * gradient

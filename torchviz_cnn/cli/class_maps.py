@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,9 +21,10 @@ from torchviz_cnn.runs import files
 from torchviz_cnn.scores.targets import Score
 
 PICTURES = ("heatmap", "overlay", "panel")
+_underscored = methodcaller("replace", "-", "_")
 _OPTIONS: dict[str, dict[str, Any]] = {
     "layer": {"help": "whose maps are weighed (default: the last with the last convolution's resolution)"},
-    "score": {"choices": get_args(Score), "help": "which number of the class (default: logit)"},
+    "score": {"type": _underscored, "choices": get_args(Score), "help": "the score to explain (default: logit)"},
     "reduce": {"choices": get_args(Reduce), "help": "how the colours of a pixel become one value (default: max)"},
     "other_activations": shared.OTHER_ACTIVATIONS,
     "patch": {"type": shared.positive, "help": "side of the square in pixels of the input (default: 32)"},
@@ -72,7 +74,7 @@ def _add_class_map(parser: argparse.ArgumentParser, kind: Kind) -> None:
 def _draw_class_maps(args: argparse.Namespace, kind: Kind, **options: Any) -> None:
     """Explain each photo and class by the chosen method, then draw and save the maps."""
     method, chosen = _chosen(args, kind)
-    render.colormap(np.zeros((1, 1)), args.colormap or "gray")  # an unknown one is told before the work, not after
+    render.colormap(np.zeros((1, 1)), args.colormap or "gray")  # an unknown one is reported before the work
     photos = shared.named_photos(args)
     outputs = Outputs(args, photos)
     net = shared.network(args)
@@ -93,10 +95,10 @@ def _draw_class_maps(args: argparse.Namespace, kind: Kind, **options: Any) -> No
 
 def _draw(args: argparse.Namespace, maps: Any, paths: list[Path], index: int, nth: int) -> None:
     which: dict[str, Any] = {"index": index, "nth": nth}
-    drawn = {**which, "colormap": args.colormap}
-    over = {**drawn, "alpha": args.alpha, "blend": args.blend}
+    coloured = {**which, "colormap": args.colormap}
+    over = {**coloured, "alpha": args.alpha, "blend": args.blend}
     shown = maps.clipped() if isinstance(maps, tvc.Saliency) else maps  # a few pixels would leave the others black
-    drawings = (shown.image(**drawn), shown.overlay(**over), maps.plot(truth=args.truth, **over))
+    drawings = (shown.image(**coloured), shown.overlay(**over), maps.plot(truth=args.truth, **over))
     for path, picture in zip(paths, drawings, strict=True):
         files.save_image(path, picture)
     x, y = maps.peak(**which)

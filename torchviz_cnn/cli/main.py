@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; without a command it shows the help.
 
     Returns:
-        The exit code: 0; 1 where photos were skipped; 2 for a user's mistake; 130 for Ctrl-C; 141 where nobody reads
-        what is printed.
+        The exit code: 0; 1 where photos were skipped (0 in a shared run, which torchrun would take for a failed one);
+        2 for a user's mistake; 130 for Ctrl-C; 141 where nobody reads what is printed.
     """
     commands = _commands()
     parser = _parser(commands)
@@ -97,7 +97,7 @@ def _parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def _surroundings() -> Iterator[None]:
-    """Networks beside the user can be imported, warnings are one line, and no name is too odd for the terminal."""
+    """Networks in the current folder can be imported, warnings are one line, and any name can be printed."""
     path = list(sys.path)
     sys.path.insert(0, os.getcwd())
     for stream in (sys.stdout, sys.stderr):

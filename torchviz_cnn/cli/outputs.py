@@ -38,8 +38,8 @@ class Outputs:
         self._out, self._notes = args.out, args.out / _NOTES
         self._used = {path.resolve() for path in photos}
         ignored = {"images", "out", "batch_size", "command_line", "skipped", "traceback", "device"}
-        told = {name: value for name, value in vars(args).items() if value is not None and name not in ignored}
-        self._options = ", ".join(f"{name} {value}" for name, value in sorted(told.items()))
+        given = {name: value for name, value in vars(args).items() if value is not None and name not in ignored}
+        self._options = ", ".join(f"{name} {value}" for name, value in sorted(given.items()))
         self._made = notes(args.out)
 
     def path(self, parts: Sequence[str], ending: str, photos: Iterable[Path]) -> Path:
@@ -59,8 +59,8 @@ class Outputs:
         return paths
 
     def _is_free(self, path: Path, made: str) -> bool:
-        mine = self._made.get(path.name) == made
-        return path.resolve() not in self._used and (mine or not os.path.lexists(path))
+        is_own = self._made.get(path.name) == made
+        return path.resolve() not in self._used and (is_own or not os.path.lexists(path))
 
     def _note(self, made: dict[str, str]) -> None:
         if not made:

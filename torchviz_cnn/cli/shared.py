@@ -33,7 +33,7 @@ _PREPARING = ("geometry", "input_size", "resize", "mean", "std")
 
 OTHER_ACTIVATIONS: dict[str, Any] = {
     "choices": get_args(OtherActivations),
-    "help": "plain: take the gradient of activations that are no ReLUs as it is (default: an error)",
+    "help": "plain: take the gradient of activations that are not ReLUs as it is (default: an error)",
 }
 
 
@@ -56,12 +56,14 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     add("--input-size", type=positive, nargs="+", metavar="PIXELS", help="side, or height and width, of the input")
     add("--resize", type=positive, metavar="PIXELS", help="a photo's shorter side, before its middle is cropped")
     add("--crop", type=positive, nargs="+", metavar="PIXELS", help="short for --geometry crop --input-size PIXELS")
-    add("--mean", type=float, nargs="+", metavar="NUMBER", help="of each channel, where values are 0 to 1")
-    add("--std", type=float, nargs="+", metavar="NUMBER", help="of each channel, by which values are divided")
+    numbers: dict[str, Any] = {"type": float, "nargs": "+", "metavar": "NUMBER"}
+    add("--mean", **numbers, help="mean of each channel, for values of 0..1 (default: the network's)")
+    add("--std", **numbers, help="deviation of each channel, for values of 0..1 (default: the network's)")
     add("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="what is black and white, if not of 8 bits")
     words = "which bands of a photo are red, green and blue, or grey, from 0"
     add("--bands", type=whole, nargs="+", metavar="NUMBER", help=words)
-    add("--device", type=_device, default="auto", help="cpu, cuda, mps, or auto: what there is (%(default)s)")
+    words = "cpu, cuda, mps, or auto: the GPU if there is one, otherwise the CPU (%(default)s)"
+    add("--device", type=_device, default="auto", help=words)
 
 
 def add_photos(parser: argparse.ArgumentParser) -> None:
@@ -88,12 +90,12 @@ def add_channels(parser: argparse.ArgumentParser, words: str) -> None:
 
 def add_budget(parser: argparse.ArgumentParser, default: float) -> None:
     """Add the time that filter patterns of a page may take."""
-    words = "how long filter patterns may be made, from the start; 'all' for every channel shown (%(default)s)"
+    words = "seconds after which no further filter pattern or projection is begun; 'all': no limit (%(default)s)"
     parser.add_argument("--budget", type=_seconds, default=default, metavar="SECONDS", help=words)
 
 
-def network(args: argparse.Namespace, told: bool = True) -> tvc.Network:
-    """The network that the options ask for; `told` says how it sees photos, where the command takes some."""
+def network(args: argparse.Namespace, verbose: bool = True) -> tvc.Network:
+    """The network that the options ask for; `verbose` prints how it sees photos, where the command takes some."""
     args.input_size = two_sides("--input-size", args.input_size)
     if args.crop:
         if args.input_size or args.geometry not in (None, "crop"):
@@ -102,16 +104,16 @@ def network(args: argparse.Namespace, told: bool = True) -> tvc.Network:
     known = options(args, "labels", "geometry", "input_size", "mean", "std", "device")
     net = tvc.load_model(args.model, args.weights, **known)
     _require_photos(net)
-    how: Any = net.preprocess
+    preprocess: Any = net.preprocess
     changes = {name: value for name in ("resize", "window", "bands") if (value := getattr(args, name)) is not None}
-    if changes and not isinstance(how, Preprocess):
-        own = type(how).__name__
+    if changes and not isinstance(preprocess, Preprocess):
+        own = type(preprocess).__name__
         raise InputError(f"{', '.join(changes)}: the network prepares photos by its own {own}, which cannot be changed")
-    if args.resize and how.geometry != "crop":
-        raise InputError(f"--resize is for --geometry crop, not for {how.geometry}")
-    net = replace(net, preprocess=replace(how, **changes)) if changes else net
-    if told and (getattr(args, "images", None) or hasattr(args, "folder")):
-        _tell(args, net)
+    if args.resize and preprocess.geometry != "crop":
+        raise InputError(f"--resize is for --geometry crop, not for {preprocess.geometry}")
+    net = replace(net, preprocess=replace(preprocess, **changes)) if changes else net
+    if verbose and (getattr(args, "images", None) or hasattr(args, "folder")):
+        _print_preparation(args, net)
     return net
 
 
@@ -122,19 +124,19 @@ def _require_photos(net: tvc.Network) -> None:
         raise InputError(f"{net.name} begins with a {kind}, which takes no photos; in Python, capture takes its inputs")
 
 
-def _tell(args: argparse.Namespace, net: tvc.Network) -> None:
+def _print_preparation(args: argparse.Namespace, net: tvc.Network) -> None:
     """Print where the network runs and how photos become its input; warn of what is guessed."""
     device = next((parameter.device for parameter in net.model.parameters()), args.device)
-    how: Any = net.preprocess
-    if not isinstance(how, Preprocess):
-        say(f"{net.name} on {device}; photos are prepared by its own {type(how).__name__}")
+    preprocess: Any = net.preprocess
+    if not isinstance(preprocess, Preprocess):
+        say(f"{net.name} on {device}; photos are prepared by its own {type(preprocess).__name__}")
         return
     given = [option(name) for name in _PREPARING if getattr(args, name) is not None]
     missing = [option(name) for name in _PREPARING if name != "resize" and getattr(args, name) is None]
     source = [f"{', '.join(given)} as given"] if given else []
     if missing:
         source.append("the rest " * bool(given) + ("guessed" if net.guessed else f"as {net.name} has it"))
-    say(f"{net.name} on {device}; photos: {preparation(how)}; {', '.join(source)}")
+    say(f"{net.name} on {device}; photos: {preparation(preprocess)}; {', '.join(source)}")
     if net.guessed and missing:
         warn(
             f"nothing says how photos are prepared for {net.name}, so it is guessed: say it with {', '.join(missing)}",
@@ -171,7 +173,7 @@ def two_sides(option: str, numbers: Sequence[int] | None) -> tuple[int, int] | N
 def named_photos(args: argparse.Namespace) -> dict[Path, str]:
     """Each photo that was given, or lies below a folder that was given, with a name for its files.
 
-    Pictures that a command made are no photos of a folder. Raises ImageError for a folder without photos.
+    Pictures that a command made are not photos of a folder. Raises ImageError for a folder without photos.
     """
     noted, paths = cache(notes), list[Path]()
     for path in args.images:
@@ -186,7 +188,7 @@ def named_photos(args: argparse.Namespace) -> dict[Path, str]:
 def batches(
     photos: Iterable[Path], args: argparse.Namespace, preprocess: object
 ) -> Iterator[tuple[list[Path], list[Pixels]]]:
-    """The photos as stored, so many at a time. One that cannot be read or prepared is told, and kept in `args.skipped`.
+    """The photos as stored, some at a time. One that cannot be used is printed, and noted in `args.skipped`.
 
     Raises ImageError where none can be read.
     """
@@ -272,4 +274,4 @@ def _seconds(text: str) -> float | None:
     with contextlib.suppress(ValueError):
         if text == "all" or float(text) >= 0:
             return None if text == "all" else float(text)
-    raise argparse.ArgumentTypeError(f"{text} is no number of seconds, nor 'all'")
+    raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, nor 'all'")

@@ -12,7 +12,7 @@ from torchviz_cnn.core.errors import InputError, did_you_mean
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """The value as an int; raises InputError for what is no whole number of at least `least`.
+    """The value as an int; raises InputError for what is not a whole number of at least `least`.
 
     >>> whole_number("batch_size", 8)
     8
@@ -45,7 +45,7 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> Any:
 
 
 def channel_numbers(channels: Any) -> list[int]:
-    """Channels by their numbers, each once; raises InputError for what is no list of them, or an empty one."""
+    """Channels by their numbers, each once; raises InputError for what is not a list of them, or an empty one."""
     numbers = [] if isinstance(channels, str) or not isinstance(channels, Iterable) else list(channels)
     if not numbers:
         raise InputError(f"channels selects channels by number, as [3, 5], not {channels!r}; k says how many are shown")
@@ -71,7 +71,7 @@ def indices(name: str, value: Any) -> int | list[int]:
 
 
 def require_channels(channels: int | Iterable[int], layer: object, count: int) -> None:
-    """Raise InputError for the first of these channels that a layer of so many channels does not have."""
+    """Raise InputError for the first of these channels that a layer of `count` channels does not have."""
     for channel in [channels] if isinstance(channels, int) else channels:
         if not 0 <= channel < count:
             raise InputError(
@@ -80,7 +80,7 @@ def require_channels(channels: int | Iterable[int], layer: object, count: int) -
 
 
 def place(name: str, value: Any, count: int) -> int:
-    """The place of one of so many, counted from the end where it is negative; raises InputError for any other."""
+    """The place of one of `count`, counted from the end where it is negative; raises InputError for any other."""
     if isinstance(value, bool) or not hasattr(value, "__index__") or not -count <= operator.index(value) < count:
         raise InputError(f"{name} {value} is out of range: there are {count}")
     return operator.index(value) % count
@@ -90,9 +90,9 @@ def sides(name: str, value: Any, unit: str = "pixel") -> tuple[int, int]:
     """Height and width from one side or both; raises InputError for sides that are not whole and at least 1."""
     given = value if isinstance(value, (tuple, list)) else (value, value)
     try:
-        both = tuple(operator.index(side) for side in given if not isinstance(side, bool))
+        pair = tuple(operator.index(side) for side in given if not isinstance(side, bool))
     except TypeError:
-        both = ()
-    if len(both) != 2 or len(given) != 2 or min(both) < 1:
+        pair = ()
+    if len(pair) != 2 or len(given) != 2 or min(pair) < 1:
         raise InputError(f"{name} is a side of at least 1 {unit}, or (height, width), not {value!r}")
-    return both[0], both[1]
+    return pair[0], pair[1]

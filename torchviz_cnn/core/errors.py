@@ -17,7 +17,7 @@
     ├── EmptyMapWarning   a heatmap without any positive evidence
     ├── GeometryWarning   a heatmap drawn on a photo whose preprocessing is not known
     ├── ImageWarning      a picture whose range of values, or bands for red, green and blue, had to be guessed
-    └── SkippedWarning    images or labels of a dataset that were left out, or values that are no numbers
+    └── SkippedWarning    images or labels of a dataset that were left out, or values that are not numbers
 
 Messages say what was asked, what was there, and the nearest match.
 """
@@ -85,7 +85,7 @@ class CheckpointWarning(TorchvizWarning):
 
 
 class SkippedWarning(TorchvizWarning):
-    """Images of a dataset could not be read, or gave no numbers, or labels are no classes, and were left out."""
+    """Images of a dataset could not be read, or gave no numbers, or labels are not classes, and were left out."""
 
 
 class ImageWarning(TorchvizWarning):
@@ -94,6 +94,16 @@ class ImageWarning(TorchvizWarning):
 
 class GeometryWarning(TorchvizWarning):
     """The region of the photo that the network saw is not known, so the whole photo is assumed."""
+
+
+def kind_of(value: object) -> str:
+    """What kind of object a value is, with its article.
+
+    >>> kind_of(3), kind_of(None)
+    ('an int', 'a NoneType')
+    """
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'AEIOaeiou' else 'a'} {name}"
 
 
 def did_you_mean(asked: str, known: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from torchviz_cnn.core.errors import LayerError, did_you_mean
+from torchviz_cnn.core.errors import LayerError, did_you_mean, kind_of
 
 EVERY_CALL = "*"
 LayerName = str | nn.Module
@@ -85,7 +85,7 @@ def resolve(model: nn.Module, layers: dict[str, nn.Module], name: LayerName) -> 
     if isinstance(name, nn.Module):
         name = _name_of(model, layers, name)
     if not isinstance(name, str):
-        raise LayerError(f"a layer is asked for as a module or by its dotted name, not by a {type(name).__name__}")
+        raise LayerError(f"a layer is asked for as a module or by its dotted name, not by {kind_of(name)}")
     if name in layers:
         return Call(name, 0)
     call = _CALL.match(name)
@@ -135,7 +135,7 @@ def _name_of(model: nn.Module, layers: dict[str, nn.Module], module: nn.Module) 
     for name, layer in layers.items():
         if layer is module or layer is inside:
             return name
-    what = "the whole model" if inside is unwrap(model) else f"no layer of {type(unwrap(model)).__name__}"
+    what = "the whole model" if inside is unwrap(model) else f"not a layer of {type(unwrap(model)).__name__}"
     raise LayerError(f"this {type(inside).__name__} is {what}: give one of its layers; {_all(layers)}")
 
 

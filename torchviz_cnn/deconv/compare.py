@@ -1,4 +1,4 @@
-"""Two networks beside each other: their first filters, and what drives the strongest units of each layer."""
+"""Two networks side by side: their first filters, and what drives the strongest units of each layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, ModelError
+from torchviz_cnn.core.errors import InputError, ModelError, kind_of
 from torchviz_cnn.core.names import named_layers
 from torchviz_cnn.deconv.deconvnet import Deconvolution, deconvnet
 from torchviz_cnn.hooks.inputs import Input
@@ -100,7 +100,7 @@ class Comparison:
     projections: Mapping[str, Deconvolution]
 
     def plot(self, photo: Photo | None = None, *, geometry: Geometry | Preprocess | None = None) -> Image.Image:
-        """Draw a row for each network: its first filters, then its layers' units beside the photo's patches."""
+        """Draw a row for each network: its first filters, then its layers' units next to the photo's patches."""
         rows = []
         for name, projections in self.projections.items():
             first = self.filters[name]
@@ -138,7 +138,10 @@ def compare(
             of the other.
         photo: the photo for Networks.
         k: how many channels of each layer, those with the strongest units, are projected down: see `deconvnet`.
-        other_activations: what to do about activations that are no ReLUs: see `relu_rule`.
+        other_activations: what to do about activations that are not ReLUs: see `relu_rule`.
+
+    Returns:
+        A Comparison: `filters` and `projections` by the networks' names.
 
     Raises:
         InputError: for layers of a network that is not there, and a network without its input.
@@ -168,5 +171,5 @@ def _with_input(name: str, network: Any, photo: Photo | None) -> tuple[Model, In
             raise InputError(f"{name!r} is a Network: pass the photo that the networks are compared on")
         return network, photo
     if not (isinstance(network, (tuple, list)) and len(network) == 2):
-        raise InputError(f"{name!r} is compared as a Network, or as (module, input), not as a {type(network).__name__}")
+        raise InputError(f"{name!r} is compared as a Network, or as (module, input), not as {kind_of(network)}")
     return network[0], network[1]

@@ -77,7 +77,7 @@ class Deconvolution:
         whole: bool = False,
         geometry: Geometry | Preprocess | None = None,
     ) -> Image.Image:
-        """Draw a column for each layer, as in the paper's figure 2: its units, each beside the patch of the photo.
+        """Draw a column for each layer, as in the paper's figure 2: its units, each next to the patch of the photo.
 
         Each is cut to a square around what the projection covers (`whole`: shown in full) and enlarged to `side`
         pixels.
@@ -143,7 +143,7 @@ def deconvnet(
             layer its own.
         unit: the `strongest` of the channel, (row, column), or `all` its positions together.
         k: how many channels, where none is named: those with the strongest units.
-        other_activations: what to do about activations that are no ReLUs: see `relu_rule`.
+        other_activations: what to do about activations that are not ReLUs: see `relu_rule`.
 
     Returns:
         A Deconvolution with `values` (B, C, H, W), with U after B for several channels or layers. A dead channel
@@ -182,10 +182,10 @@ def deconvnet(
         parts: list[tuple[Tensor, ...]] = []
         with projected_units(given, layers, other_activations=other_activations) as units:
             for name in layers:
-                channels, positions, activations, places = _choose(
+                channels, positions, activations, unit_masks = _choose(
                     units.maps[name], name, asked.get(name), unit, k or 1
                 )
-                values = units.project(name, channels, places, again=len(parts) + 1 < len(layers))
+                values = units.project(name, channels, unit_masks, keep_graph=len(parts) + 1 < len(layers))
                 parts.append((values, channels, positions, activations))
         together = [torch.cat(tensors, 1) for tensors in zip(*parts, strict=True)]
         values, channels, positions, activations = (t[:, 0] if single else t for t in together)
@@ -223,11 +223,11 @@ def _choose(
     place = flat.argmax(2) if row is None else torch.full(channels.shape, row * width + column, device=maps.device)
     activations = flat.gather(2, place[..., None])[..., 0]
     if unit == "all":
-        positions, places = torch.full((*channels.shape, 2), -1, device=maps.device), torch.ones_like(flat)
+        positions, unit_masks = torch.full((*channels.shape, 2), -1, device=maps.device), torch.ones_like(flat)
     else:
         positions = torch.stack([place // width, place % width], -1)
-        places = F.one_hot(place, height * width).to(flat)
-    return channels, positions, activations, places.view(batch, -1, height, width)
+        unit_masks = F.one_hot(place, height * width).to(flat)
+    return channels, positions, activations, unit_masks.view(batch, -1, height, width)
 
 
 def _position(unit: Unit, layer: str, height: int, width: int) -> tuple[int, int] | tuple[None, int]:

@@ -31,7 +31,7 @@ def max_pool_with_switches(
         The maxima (B, C, h, w), and their places as row * W + column, (B, C, h, w).
 
     Raises:
-        InputError: for what is no maps, and windows that do not fit them.
+        InputError: for what is not maps, and windows that do not fit them.
 
     >>> import torch
     >>> x = torch.tensor([[[[0.8, 0.6, 0.5, 0.3], [0.3, 0.4, 0.9, 0.8], [0.2, 0.7, 0.8, 0.4], [0.5, 0.4, 0.6, 0.5]]]])

@@ -20,7 +20,7 @@ _CALLS = {_CALL, *(part for part in _CALL.co_consts if isinstance(part, CodeType
 
 
 def running_calls(model: nn.Module) -> list[int]:
-    """The calls of a model that are running in this thread, the innermost first: by how many hooks each led here."""
+    """Return, for each running call of the model (innermost first), how many hook frames lie between it and here."""
     calls, hooks = [], 0
     frame: FrameType = sys._getframe(1)
     while (caller := frame.f_back) is not None:
@@ -59,10 +59,10 @@ def explain_shape(error: RuntimeError | ValueError, model: nn.Module, args: tupl
         raise InputError(
             f"{type(model).__name__} takes videos or volumes (B, C, T, H, W), and the input is {shape}; {OF_FRAMES}"
         ) from error
-    told = re.search(r"expected input\[([\d, ]+)\] to have (\d+) channels", str(error))
-    if told and tuple(int(side) for side in told[1].split(",")) == shape:
+    mismatch = re.search(r"expected input\[([\d, ]+)\] to have (\d+) channels", str(error))
+    if mismatch and tuple(int(side) for side in mismatch[1].split(",")) == shape:
         raise InputError(
-            f"{type(model).__name__} takes images of {told[2]} channels, and the input has {shape[1]}"
+            f"{type(model).__name__} takes images of {mismatch[2]} channels, and the input has {shape[1]}"
         ) from error
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.core.errors import InputError, ModelError, TorchvizWarning
+from torchviz_cnn.core.errors import InputError, ModelError, TorchvizWarning, kind_of
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.calls import OF_FRAMES, SEVERAL_INPUTS
 from torchviz_cnn.hooks.network import Model, Network
@@ -69,8 +69,8 @@ def batch_of(model: Model, x: Input) -> tuple[Tensor, Origin]:
     several = isinstance(x, (list, tuple)) and len(x) > 0 and all(map(is_photo, x))
     if not several and not is_photo(x):
         parts = x.values() if isinstance(x, dict) else x if isinstance(x, (list, tuple)) else ()
-        how = f"; {SEVERAL_INPUTS}" if any(isinstance(part, Tensor) for part in parts) else ""
-        raise InputError(f"the input is one tensor (B, C, H, W), or photos (with a Network), not {_described(x)}{how}")
+        hint = f"; {SEVERAL_INPUTS}" if any(isinstance(part, Tensor) for part in parts) else ""
+        raise InputError(f"the input is one tensor (B, C, H, W), or photos (with a Network), not {_described(x)}{hint}")
     if not isinstance(model, Network):
         raise InputError(
             "how photos are prepared for a plain module is not known: give a tensor (B, C, H, W), or a Network, as "
@@ -83,10 +83,10 @@ def batch_of(model: Model, x: Input) -> tuple[Tensor, Origin]:
 def input_for(model: nn.Module, x: Tensor) -> Tensor:
     """A copy of a batch on the model's device and in its dtype, so that nothing can write into the caller's.
 
-    Raises InputError for what is no tensor, or has no images in it.
+    Raises InputError for what is not a tensor, or has no images in it.
     """
     if not isinstance(x, Tensor):
-        raise InputError(f"the input is a tensor of shape (B, C, H, W), not a {type(x).__name__}")
+        raise InputError(f"the input is a tensor of shape (B, C, H, W), not {kind_of(x)}")
     if x.ndim == 0 or x.numel() == 0:
         raise InputError(f"the input of shape {tuple(x.shape)} has nothing in it")
     if x.dtype == torch.uint8 and not any(isinstance(module, nn.Embedding) for module in model.modules()):
@@ -127,7 +127,7 @@ def _require_images(x: Tensor) -> None:
         hint = {3: "; x[None] makes one image a batch", 5: f"; {OF_FRAMES}"}.get(x.ndim, "")
         raise InputError(f"the input is a batch (B, C, H, W), not {tuple(x.shape)}{hint}")
     if x.dtype == torch.uint8:
-        return  # told by `input_for`
+        return  # reported by `input_for`
     if not x.is_floating_point():
         raise InputError(f"the input is {str(x.dtype).removeprefix('torch.')}; networks take floating point")
     # The sum first: it takes a fraction of the time, and no number that is not finite leaves it so.
@@ -141,6 +141,6 @@ def _require_images(x: Tensor) -> None:
 
 def _described(x: Any) -> str:
     if isinstance(x, (list, tuple)):
-        kinds = sorted({type(one).__name__ for one in x})
-        return f"a {type(x).__name__} of {', '.join(kinds)}" if kinds else f"an empty {type(x).__name__}"
-    return f"a {type(x).__name__}"
+        kinds = sorted({type(part).__name__ for part in x})
+        return f"{kind_of(x)} of {', '.join(kinds)}" if kinds else f"an empty {type(x).__name__}"
+    return f"{kind_of(x)}"

@@ -43,7 +43,7 @@ class uninterrupted:
 
 
 def drop_frames(interrupt: BaseException) -> None:
-    """Let go of what the frames that a Ctrl-C has ended still have, so that blocks it tore apart close now."""
+    """Clear the frames of an interrupted call, so that its open context managers are closed now."""
     error: BaseException | None = interrupt
     while error is not None:
         traceback.clear_frames(error.__traceback__)

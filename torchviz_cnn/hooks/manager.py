@@ -17,7 +17,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
-from torchviz_cnn.core.errors import HookError, LayerError, ModelError
+from torchviz_cnn.core.errors import HookError, LayerError, kind_of
 from torchviz_cnn.core.names import (
     Call,
     LayerName,
@@ -188,13 +188,13 @@ class HookManager:
     def _asking(self) -> contextlib.AbstractContextManager[Any]:
         """Let the model ask for gradients that are not there, unless a mode that is on does: each takes time."""
         modes: list[Any] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
-        on = any(isinstance(mode, OptionalGradients) for mode in modes)
-        return contextlib.nullcontext() if on else self._optional
+        is_on = any(isinstance(mode, OptionalGradients) for mode in modes)
+        return contextlib.nullcontext() if is_on else self._optional
 
     def run_from(self, layer: str, maps: Tensor, x: Tensor) -> Any:
         """Run what follows a layer on other maps (n, C, ...) than its own; what comes before runs for one image alone.
 
-        A network in which a shortcut leads around the layer may not take n maps beside one image: then its whole runs
+        A network in which a shortcut leads around the layer may not take n maps for one image: then its whole runs
         n times, which is logged.
 
         Args:
@@ -217,9 +217,7 @@ class HookManager:
                 raise
             except RuntimeError as error:
                 reason = str(error).partition("\n")[0]
-            _log.info(
-                "%s does not take %d maps beside one image (%s): all of it runs for each", layer, len(maps), reason
-            )
+            _log.info("%s does not take %d maps for one image (%s): all of it runs for each", layer, len(maps), reason)
             return hooks.run(x.expand(len(maps), *x.shape[1:]).contiguous(), stop_early=False)
 
     def remove_on_close(self, handle: Any) -> None:
@@ -322,7 +320,7 @@ class HookManager:
 
     def _hook_gradient(self, name: str, output: Any, hook: BackwardHook) -> Any:
         if not isinstance(output, Tensor):
-            raise LayerError(f"layer {name!r} gives a {type(output).__name__}, not a tensor: it has no gradient")
+            raise LayerError(f"layer {name!r} gives {kind_of(output)}, not a tensor: it has no gradient")
         if output.requires_grad:
             if output._is_view():
                 # Writing into a view in place rewires the graph around the hook, which would then not run.
@@ -382,7 +380,7 @@ def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _batch_of(output: Any) -> int:
-    """How many images an output is for; -1 where that cannot be told."""
+    """How many images an output is for; -1 where that is not known."""
     first = next(iter(tree_leaves(output)), None)
     return len(first) if isinstance(first, Tensor) and first.ndim else -1
 
@@ -392,9 +390,4 @@ def _eagerly(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
     compiled = any(is_compiled(m) or getattr(m, "_compiled_call_impl", None) for m in model.modules())
     if not compiled:
         return contextlib.nullcontext()
-    if not hasattr(torch.compiler, "set_stance"):
-        raise ModelError(
-            f"parts of {type(model).__name__} are compiled, which hooks reach from PyTorch 2.6 on, and this is "
-            f"{torch.__version__}: pass the model as it was before torch.compile"
-        )
     return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return, no-untyped-call]

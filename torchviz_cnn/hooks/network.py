@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from torchviz_cnn.core.errors import ModelError, TargetError, did_you_mean
+from torchviz_cnn.core.errors import ModelError, TargetError, did_you_mean, kind_of
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.media.photo_folder import preprocess_of_transform
 
@@ -34,11 +34,11 @@ class Network:
     @property
     def input_size(self) -> tuple[int, int]:
         """(H, W) of the input in pixels. Raises ModelError where what prepares photos does not say."""
-        how = preprocess_of_transform(self.preprocess)
-        if how is None:
-            own = type(self.preprocess).__name__
-            raise ModelError(f"the input size of {self.name} is not known: its preprocess is a {own}, not a Preprocess")
-        return how.size
+        preprocess = preprocess_of_transform(self.preprocess)
+        if preprocess is None:
+            own = kind_of(self.preprocess)
+            raise ModelError(f"the input size of {self.name} is not known: its preprocess is {own}, not a Preprocess")
+        return preprocess.size
 
     def category(self, index: int) -> str:
         """Give the name of a class, or `class 7` where names are not known."""
@@ -64,7 +64,7 @@ def module_of(model: Model) -> nn.Module:
     if isinstance(module, nn.Module):
         return module
     hint = "; pass its .model" if isinstance(getattr(module, "model", None), nn.Module) else ""
-    raise ModelError(f"a model is a torch.nn.Module or a Network, not a {type(module).__name__}{hint}")
+    raise ModelError(f"a model is a torch.nn.Module or a Network, not {kind_of(module)}{hint}")
 
 
 def preprocess_of(model: Model) -> Preprocess | None:

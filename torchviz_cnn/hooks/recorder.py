@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
-from torchviz_cnn.core.errors import LayerError, ModelError
+from torchviz_cnn.core.errors import LayerError, ModelError, kind_of
 from torchviz_cnn.core.names import LayerName
 from torchviz_cnn.hooks.interrupts import uninterrupted
 
@@ -126,7 +126,7 @@ class _KeptValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _tensor(name: str, output: Any) -> Tensor:
     if not isinstance(output, Tensor):
-        raise LayerError(f"layer {name!r} gives a {type(output).__name__}, not a tensor")
+        raise LayerError(f"layer {name!r} gives {kind_of(output)}, not a tensor")
     return output
 
 

@@ -41,6 +41,9 @@ def relu_rule(rule: Rule, *, other_activations: OtherActivations = "error") -> R
             and so do ReLUs that the rule does not reach (scripted, written as a mask or a maximum, custom functions);
             `plain`: they keep their own gradient, as gates that squash (sigmoid, softmax) always do.
 
+    Returns:
+        The block, a context manager.
+
     Raises:
         InputError: for a rule that does not exist.
 
@@ -73,7 +76,7 @@ class ReluRule(FunctionMode):
             raise LayerError(f"the {self.rule} rule met no ReLU in {type(model).__name__}, so nothing would change")
 
     def require_ruled(self, model: nn.Module, output: Any) -> None:
-        """Raise LayerError where a ReLU, or another activation, made this output and is none that the rule reaches.
+        """Raise LayerError where a ReLU, or another activation, made this output and the rule does not reach it.
 
         Those are scripted code, a ReLU written as a maximum, a mask or `torch.where`, and an `autograd.Function`. They
         are looked for in the graph of the output, which the forward pass has made. A mask that is a parameter or buffer
@@ -164,7 +167,7 @@ class _Rectify(torch.autograd.Function):
 
 
 def _masks(node: Any, packed: bool, constants: set[int]) -> bool:
-    """Whether a node of a graph, not made by a rule, lets a gradient through for some values only, or bends it."""
+    """Whether a node of a graph, not made by a rule, masks or reshapes the gradient by value."""
     name = node.name().rpartition("::")[2].removesuffix("0").removesuffix("1").removesuffix("Backward")
     if isinstance(node, torch.autograd.function.BackwardCFunction):
         return getattr(node, "_forward_cls", None) not in (_Rectify, BackwardHookFunction)
@@ -180,7 +183,7 @@ def _masks(node: Any, packed: bool, constants: set[int]) -> bool:
         return any(_is_mask(factor) and _memory(factor) not in constants for factor in factors)
     if name in _SELECTING and not packed:
         return _memory(getattr(node, f"_saved_{_SELECTING[name]}")) not in constants
-    return name in _BENDING
+    return name in _ACTIVATION_NODES
 
 
 def _made_by(node: Any, source: Any) -> bool:
@@ -215,7 +218,7 @@ _COMPARISONS = {
 }
 """What makes a mask of an activation; a graph that is packed does not show it."""
 
-_BENDING = {
+_ACTIVATION_NODES = {
     *("Relu", *_SELECTING, "MaskedScatter", "IndexPut", "Abs", "Sign", "DifferentiableGraph"),
     *("Gelu", "Silu", "Mish", "Hardswish", "Softplus", "LeakyRelu", "PreluKernel", "RreluWithNoise", "Elu", "Tanh"),
     *("Threshold", "LogSigmoid", "Hardshrink", "Softshrink"),

@@ -39,8 +39,11 @@ def untouched(model: Model) -> Iterator[nn.Module]:
     Args:
         model: a module or a Network.
 
+    Returns:
+        A context manager, which gives the module inside all wrappers.
+
     Raises:
-        ModelError: for what is no model, runs outside Python (TorchScript), or has uninitialised lazy parameters.
+        ModelError: for what is not a model, runs outside Python (TorchScript), or has uninitialised lazy parameters.
 
     >>> model = nn.Linear(2, 1)
     >>> with untouched(model) as frozen:
@@ -112,8 +115,8 @@ if hasattr(os, "register_at_fork"):
 class _Undo:
     """The steps that put everything back, the last one first, all of them even where one fails.
 
-    A block that ends before one of the same thread that began after it, and shares modules with it, leaves its steps
-    to that one, which saw the model as this one had changed it.
+    If blocks of one thread that share modules overlap, the earlier one hands its restore steps to the later one, whose
+    snapshot already contains its changes.
     """
 
     _open: ClassVar[weakref.WeakValueDictionary[int, _Undo]] = weakref.WeakValueDictionary()
@@ -146,8 +149,8 @@ class _Undo:
 
 def _undo(steps: list[ExitStack]) -> None:
     with uninterrupted(), ExitStack() as all_of_them:
-        for one in reversed(steps):
-            all_of_them.callback(one.close)
+        for step in reversed(steps):
+            all_of_them.callback(step.close)
 
 
 def _freeze(modules: list[nn.Module], undo: ExitStack) -> None:
@@ -158,7 +161,7 @@ def _freeze(modules: list[nn.Module], undo: ExitStack) -> None:
     for state in states:
         undo.callback(state.restore)
         state.freeze()
-    undo.callback(process.restore)  # the first to be done: a mode that was left on would meddle with the rest
+    undo.callback(process.restore)  # runs first: an active mode would change how the other steps behave
 
 
 class _Tensor:
@@ -169,8 +172,8 @@ class _Tensor:
     def __init__(self, tensor: Tensor, with_values: bool) -> None:
         self.tensor, self.requires_grad = tensor, tensor.requires_grad
         self.grad = tensor.grad if tensor.is_leaf else None
-        self.data = tensor.detach() if with_values else None
-        self.values = None if self.data is None else self.data.clone()
+        self.data = tensor.detach() if with_values else None  # its memory, if a forward pass may write to it
+        self.values = None if self.data is None else self.data.clone()  # a copy of its values
 
     def restore(self) -> None:
         tensor = self.tensor

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.core.errors import InputError, LayerError, did_you_mean
+from torchviz_cnn.core import checks
+from torchviz_cnn.core.errors import InputError, LayerError, did_you_mean, kind_of
 from torchviz_cnn.core.names import expand, named_layers
 from torchviz_cnn.hooks.inputs import Input, prepared
 from torchviz_cnn.hooks.manager import HookManager
@@ -66,15 +67,13 @@ class Activations(Mapping[str, Tensor]):
     def tiles(self, layer: str, image: int = 0, channels: Sequence[int] | None = None) -> np.ndarray[Any, Any]:
         """Each channel of one image as a grey tile: (n, h, w) uint8, standardised to 128 +- 64 (a constant stays 0)."""
         maps = self._maps(layer)
-        if not -len(maps) <= image < len(maps):
-            raise InputError(f"image {image} is out of range: {len(maps)} images were captured")
-        one = maps[image]
+        of_image = maps[checks.place("image", image, len(maps))]
         if channels is not None:
-            wrong = [c for c in channels if not 0 <= c < len(one)]
+            wrong = [c for c in channels if not 0 <= c < len(of_image)]
             if wrong or not len(channels):
-                raise InputError(f"channels {wrong} are out of range: layer {layer!r} has {len(one)} channels")
-            one = one[list(channels)]
-        return render.standardised_tiles(one.float().cpu().numpy())
+                raise InputError(f"channels {wrong} are out of range: layer {layer!r} has {len(of_image)} channels")
+            of_image = of_image[list(channels)]
+        return render.standardised_tiles(of_image.float().cpu().numpy())
 
     def grid(
         self,
@@ -86,10 +85,17 @@ class Activations(Mapping[str, Tensor]):
         margin: int = 1,
         colormap: str = "viridis",
     ) -> Image.Image:
-        """All channels of one layer for one image as a grid of tiles, as in the textbook, at one pixel per value.
+        """Draw channels of one layer for one image as a grid of tiles, as in the textbook, at one pixel per value.
 
-        16 tiles a row with 1 px between, drawn to the last one; see `tiles` for the scale. Raises InputError for
-        an image or channel that is not there, LayerError for a layer without maps.
+        Args:
+            layer, image: which layer, and which image of the batch.
+            channels: which channels; by default all. See `tiles` for their scale.
+            columns: how many tiles a row (16).
+            margin: how many pixels are between tiles (1).
+            colormap: a name that matplotlib knows (`viridis`).
+
+        Raises:
+            InputError, LayerError: for an image or channel that is not there, and a layer without maps.
         """
         tiles = self.tiles(layer, image, channels)
         grid = render.tile_grid(tiles, columns=min(columns, len(tiles)), margin=margin)
@@ -105,9 +111,8 @@ class Activations(Mapping[str, Tensor]):
         colormap: str = "viridis",
     ) -> Image.Image:
         """The grid as a figure: titled with the layer's name, in proportion to the number of tiles, without axes."""
-        tiles = self.tiles(layer, image, channels)
-        grid = render.tile_grid(tiles, columns=min(columns, len(tiles)), margin=1)
-        return figures.titled(render.colormap(grid, colormap), layer, scale=1 / max(tiles.shape[1:]))
+        grid = np.asarray(self.grid(layer, image, channels, columns=columns, colormap=colormap))
+        return figures.titled(grid, layer, scale=1 / max(self[layer].shape[2:]))
 
     def save(self, path: str | Path) -> Path:
         """Write all tensors to a `.safetensors` file, their order in its metadata. Raises OutputError."""
@@ -148,10 +153,13 @@ def capture(model: Model, x: Input, layers: Layers = None) -> Activations:
         layers: names (`"features.0"`, or `"relu#1"` for the second call of `relu`), glob patterns (`"features.*"`),
             module types, or several of these; by default all convolution and pooling layers.
 
+    Returns:
+        Activations: a mapping from the name of each call to what it gave.
+
     Raises:
         LayerError: for a name or pattern without a match (with the nearest name), a layer that the forward pass does
             not reach, and one that gives no tensor.
-        InputError: for an input that is no tensor or empty.
+        InputError: for an input that is not a tensor, or is empty.
 
     >>> from torch import nn
     >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(72, 5))
@@ -168,7 +176,7 @@ def capture(model: Model, x: Input, layers: Layers = None) -> Activations:
 
         def check(name: str, output: Any) -> Tensor | None:
             if name in asked and not isinstance(output, Tensor):
-                raise LayerError(f"layer {name!r} gives a {type(output).__name__}, not a tensor")
+                raise LayerError(f"layer {name!r} gives {kind_of(output)}, not a tensor")
             if not isinstance(output, Tensor):
                 return None
             return output.dequantize() if output.is_quantized else output

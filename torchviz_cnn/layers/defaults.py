@@ -39,8 +39,11 @@ def layer_names(
             layer that runs several times is listed as `pool`, `pool#1`, ...
         types: the kinds of layers to list; `torch.nn.Module` lists every layer there is.
 
+    Returns:
+        The names, in the order of definition or of running.
+
     Raises:
-        ModelError: for what is no model.
+        ModelError: for what is not a model.
 
     >>> layer_names(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2)))
     ['0', '2']
@@ -148,15 +151,15 @@ class _SpatialCall(NamedTuple):
     layer: nn.Module
     size: tuple[int, ...]
     node: Any
-    """Of the graph; None for what does not depend on the input."""
+    """The graph node that made the maps; None where they do not depend on the input."""
 
 
 def _spatial_calls(
     model: nn.Module, x: Tensor, read: Callable[[Any], Tensor] | None
 ) -> tuple[list[_SpatialCall], Callable[[_SpatialCall], bool]]:
-    """The calls with maps by which the scores depend on the input; all with maps where no dependence can be told.
+    """The calls with maps by which the scores depend on the input; all with maps where no dependence shows.
 
-    With them, whether the scores depend on the input also by another way than through a call.
+    Also a function that tells whether the scores depend on the input by a path around a call, as a shortcut is.
     """
     layers, calls = named_layers(model), list[_SpatialCall]()
 

@@ -40,7 +40,7 @@ class Description:
     input_shape: tuple[int, ...]
     layers: tuple[LayerInfo, ...]
     parameters: int
-    """Of the whole model, whether they took part in this forward pass or not."""
+    """How many the whole model has, whether they took part in this forward pass or not."""
 
     def __str__(self) -> str:
         head = ("layer", "type", "output", "parameters", "field", "stride")
@@ -97,11 +97,8 @@ def describe(model: Model, input_size: tuple[int, int] | Tensor) -> Description:
             call = resolve(module, layers, name)
             layer = layers[call.name]
             count = 0 if call.index else sum(p.numel() for p in layer.parameters())
-            rows.append(
-                LayerInfo(
-                    name, parametrize.type_before_parametrizations(layer).__name__, shape, count, fields.get(name)
-                )
-            )
+            kind = parametrize.type_before_parametrizations(layer).__name__
+            rows.append(LayerInfo(name, kind, shape, count, fields.get(name)))
         total = sum(p.numel() for p in module.parameters())
         return Description(type(module).__name__, tuple(x.shape[1:]), tuple(rows), total)
 

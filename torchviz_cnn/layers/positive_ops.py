@@ -1,4 +1,4 @@
-"""What a network computes, with positive weights: so that nothing cancels, and where values come from can be told.
+"""What a network computes, with positive weights: so that nothing cancels, and where values come from can be seen.
 
 And the windows that slide over maps there: of convolutions, poolings and padding.
 """
@@ -38,7 +38,7 @@ ADAPTIVE: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 @dataclass(frozen=True)
-class Window:
+class SlidingWindow:
     """What slides over a map, one number per spatial dimension. The unit at `i` takes in `kernel` places, `dilation`
     apart, from `i * stride - padding` on."""
 
@@ -75,28 +75,28 @@ def convolution_window(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
-) -> Window:
+) -> SlidingWindow:
     kernel = list(weight.shape[2:])
     dilation = _numbers(dilation, len(kernel))
     if padding == "same":
         padding = [d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True)]
     padding = 0 if padding == "valid" else padding
-    return Window(kernel, _numbers(stride, len(kernel)), _numbers(padding, len(kernel)), dilation)
+    return SlidingWindow(kernel, _numbers(stride, len(kernel)), _numbers(padding, len(kernel)), dilation)
 
 
 def pooling_window(
     input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, *rest: Any, **options: Any
-) -> Window:
+) -> SlidingWindow:
     kernel = _numbers(kernel_size, input.ndim - 2)
     dilation = 1 if isinstance(dilation, bool) else dilation  # average pooling has its ceil_mode there
     every = [_numbers(value, len(kernel)) for value in (stride or kernel, padding, dilation)]
-    return Window(kernel, *every)
+    return SlidingWindow(kernel, *every)
 
 
-def padding_window(input: Tensor, pad: Sequence[int], *rest: Any, **options: Any) -> Window:
+def padding_window(input: Tensor, pad: Sequence[int], *rest: Any, **options: Any) -> SlidingWindow:
     before = [*pad[::2], *[0] * (input.ndim - 2)][: input.ndim - 2][::-1]
     ones = [1] * (input.ndim - 2)
-    return Window(ones, ones, before, ones)
+    return SlidingWindow(ones, ones, before, ones)
 
 
 def convolution(

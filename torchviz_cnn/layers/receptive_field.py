@@ -74,7 +74,7 @@ def receptive_fields(model: nn.Module, x: Tensor, names: list[str]) -> dict[str,
 class PositiveNetwork(FunctionMode):
     """Runs a model with positive weights, and measures receptive fields on the way.
 
-    A field is told from one layer to the next only: behind each the graph is cut, and what its units see is remembered.
+    Fields are measured between consecutive layers only: behind each the graph is cut, and its units' field is stored.
     So the cost grows with depth, not with its square, and fields larger than the input come out right too.
     """
 
@@ -94,7 +94,7 @@ class PositiveNetwork(FunctionMode):
         return self._measure(output)[0]
 
     def _measure(self, output: Tensor) -> tuple[ReceptiveField | None, bool]:
-        """The field, and whether it is the same for all units but for its place, each `stride` whole pixels on."""
+        """The field, and whether it is the same for all units but for its place, `stride` whole pixels per unit."""
         if output.ndim != self.x.ndim or not output.requires_grad:
             return None, False
         if (known := self._known(output)) is not None:
@@ -130,13 +130,13 @@ class PositiveNetwork(FunctionMode):
                 stride.append(means[d])
             start.append(here.low[d] - math.floor(middle[d] * stride[d] + 1e-6))
         size = tuple(high - low for low, high in zip(here.low, here.high, strict=True))
-        return ReceptiveField(size, _plain(stride), tuple(start), False), not means
+        return ReceptiveField(size, _rounded(stride), tuple(start), False), not means
 
     def _everything(self, places: Sequence[int]) -> ReceptiveField:
         """The field of units that see the whole input."""
         full = self._input_size
         stride = [max(side / count, 1.0) for side, count in zip(full, places, strict=True)]
-        return ReceptiveField(full, _plain(stride), (0,) * len(full), True)
+        return ReceptiveField(full, _rounded(stride), (0,) * len(full), True)
 
     def _mean_steps(self, output: Tensor, middle: list[int]) -> list[float]:
         """How far the field moves per unit along each dimension: over a period, as of an upsampling, or a long way."""
@@ -148,8 +148,8 @@ class PositiveNetwork(FunctionMode):
 
         # Along the diagonal, for all dimensions at once: a shorter one stays at its border for a while.
         near = [reach([offset] * len(places)) for offset in range(-_NEAR, _NEAR + 1)]
-        ways = [1 << max(count // 2, 1).bit_length() - 1 for count in places]  # whole periods of repeated doublings
-        (first, one), (last, other) = reach([-(way // 2) for way in ways]), reach([way - way // 2 for way in ways])
+        spans = [1 << max(count // 2, 1).bit_length() - 1 for count in places]  # whole periods of repeated doublings
+        (first, one), (last, other) = reach([-(span // 2) for span in spans]), reach([s - s // 2 for s in spans])
         steps = []
         for d, count in enumerate(places):
             step = _period_step(list({unit[d]: r for unit, r in near if r is not None}.values()), d)
@@ -201,7 +201,7 @@ class PositiveNetwork(FunctionMode):
             return output  # what is not regular, as behind an upsampling, is measured on from the last cut that is
         return self._leaf(output, field)
 
-    def _slid(self, window_of: Callable[..., ops.Window], output: Tensor, args: Any, kwargs: Any) -> Tensor:
+    def _slid(self, window_of: Callable[..., ops.SlidingWindow], output: Tensor, args: Any, kwargs: Any) -> Tensor:
         """What a window gives, cut: its field by the formula, where the field of the map below is regular."""
         input: Tensor = args[0] if args else kwargs["input"]
         field, regular = self._measure(input)
@@ -234,7 +234,7 @@ class PositiveNetwork(FunctionMode):
         return field if kept is tensor and version == tensor._version else None
 
     def _reach(self, output: Tensor, position: list[int]) -> _Reach | None:
-        """What one unit sees of the input; None for nothing."""
+        """The input pixels that one unit depends on, through the leaves that it is made from; None without any."""
         place: Any = (0, slice(None), *position)
         unit = (output[place] * self._varied(output[place].detach())).sum()
         variables = [node.variable for node in graph_nodes(unit) if hasattr(node, "variable")]
@@ -275,13 +275,13 @@ class _Reach:
     high: list[int]
     """One past the last."""
     free: list[tuple[bool, bool]]
-    """Whether the first and the last are where they are by themselves, and not at the border of the map below."""
+    """Whether the first and the last pixel are inside the map below; at its border, a field may have been cut off."""
     stride: list[float]
-    """Of what it is made from, where that has a single place; else the input's side."""
+    """The stride of the map below, where that has a single place; else the input's side."""
     whole: bool
 
 
-def _slid_over(field: ReceptiveField, window: ops.Window) -> ReceptiveField:
+def _slid_over(field: ReceptiveField, window: ops.SlidingWindow) -> ReceptiveField:
     """The field of what a window gives, over a map of this field."""
     sides = range(len(field.size))
     return ReceptiveField(
@@ -315,7 +315,7 @@ def _period_step(reaches: list[_Reach], d: int) -> float | None:
     return None
 
 
-def _plain(stride: Sequence[float]) -> tuple[float, ...]:
+def _rounded(stride: Sequence[float]) -> tuple[float, ...]:
     """Whole numbers as int, others rounded."""
     return tuple(int(step) if step == int(step) else round(step, 4) for step in stride)
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.core.errors import ImageError, ImageWarning, InputError
+from torchviz_cnn.core.errors import ImageError, ImageWarning, InputError, kind_of
 from torchviz_cnn.core.warn import warn
 
 Array = NDArray[Any]
-Window = tuple[float, float]
+ValueRange = tuple[float, float]
 Bands = Sequence[int]
 Pixels = Image.Image | Array | Tensor
 """A picture that is read: of PIL in any mode, or numbers (H, W), (H, W, n) or (n, H, W)."""
@@ -31,7 +31,7 @@ def say_once(message: str, category: type[Warning] = ImageWarning) -> None:
     warn(message, category)
 
 
-def eight_bits(values: Array, window: Window | None = None) -> Array:
+def eight_bits(values: Array, window: ValueRange | None = None) -> Array:
     """Values of any numeric type as bytes; bytes stay, others are scaled by the range of `window`, else the stored one.
 
     That is 0..1 or 0..255 of floats, and the smallest of 8, 10, 12, 14 and 16 bits that holds all whole numbers.
@@ -47,7 +47,7 @@ def eight_bits(values: Array, window: Window | None = None) -> Array:
         return np.asarray(np.nan_to_num(np.clip(np.rint(share * 255), 0, 255)), dtype=np.uint8)
 
 
-def _stored_range(values: Array, whole: bool) -> Window:
+def _stored_range(values: Array, whole: bool) -> ValueRange:
     finite = values[np.isfinite(values)]
     bottom, top = float(finite.min(initial=0)), float(finite.max(initial=0))
     words = "a picture that is not of 8 bits is scaled {}; window=(low, high) sets another range"
@@ -63,15 +63,14 @@ def _stored_range(values: Array, whole: bool) -> Window:
     return 0.0, high
 
 
-def as_bands(photo: Pixels, count: int | None = None, window: Window | None = None) -> Array:
+def as_bands(photo: Pixels, count: int | None = None, window: ValueRange | None = None) -> Array:
     """The bands of a picture as bytes (H, W, n); of a palette those of its colours, transparency as a band of its own.
 
-    Raises ImageError for numbers that are no picture, or not of `count` bands, or may be read in two ways.
+    Raises ImageError for numbers that are not a picture, or not of `count` bands, or may be read in two ways.
     """
     if not isinstance(photo, (Image.Image, np.ndarray, Tensor)):
         raise ImageError(
-            f"a photo is a path, a PIL image or an array (H, W, 3), not a {type(photo).__name__}; "
-            "read_image(path) gives one"
+            f"a photo is a path, a PIL image or an array (H, W, 3), not {kind_of(photo)}; read_image(path) gives one"
         )
     if isinstance(photo, Image.Image):
         if photo.mode in ("P", "PA"):
@@ -95,7 +94,7 @@ def _numbers(photo: Array | Tensor) -> Array:
         photo = photo.detach().cpu()
         return (photo.float() if photo.is_floating_point() else photo).numpy()
     except (TypeError, RuntimeError) as error:  # as of sparse and quantised tensors
-        raise ImageError(f"a tensor of {photo.dtype} is no picture: {error}") from error
+        raise ImageError(f"a tensor of {photo.dtype} is not a picture: {error}") from error
 
 
 def _bands_last(values: Array, count: int | None, first: bool) -> Array:
@@ -130,7 +129,7 @@ def check_bands(bands: Bands, count: int | None = None) -> tuple[int, ...]:
     return given
 
 
-def drawn(values: Array, bands: Bands | None = None, transparent: bool = True) -> Image.Image:
+def as_rgb(values: Array, bands: Bands | None = None, transparent: bool = True) -> Image.Image:
     """Bands (H, W, n) of bytes as an RGB picture: those of `bands`, else a guess that is said once.
 
     `transparent`: whether a fourth band is transparency, which is laid on white, as of PNG files.
@@ -139,8 +138,8 @@ def drawn(values: Array, bands: Bands | None = None, transparent: bool = True) -
     if bands is None and count == 4 and transparent:
         return on_white(Image.fromarray(np.ascontiguousarray(values)))
     if bands is None and count not in (1, 3):
-        shown = "the mean of both in grey" if count == 2 else "the first three"
-        say_once(f"of a picture of {count} bands {shown} is drawn; bands=(red, green, blue) chooses others")
+        shown = "the mean of both in grey is" if count == 2 else "the first three are"
+        say_once(f"of a picture of {count} bands {shown} drawn; bands=(red, green, blue) chooses others")
         bands = (0, 1, 2) if count > 3 else None
     chosen = np.rint(colour(np.moveaxis(values, 2, 0), bands)).astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(np.broadcast_to(chosen, (3, *chosen.shape[1:])).transpose(1, 2, 0)))

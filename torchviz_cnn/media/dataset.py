@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.core.errors import InputError, SkippedWarning
+from torchviz_cnn.core.errors import InputError, SkippedWarning, kind_of
 from torchviz_cnn.media.bands import colour, say_once
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.media.origin import as_photo, input_of, is_photo, picture_of, stored
@@ -51,7 +51,7 @@ class ImageSource:
             hint = "; pass its .dataset" if hasattr(dataset, "dataset") else ""
             raise InputError(
                 "a dataset is a folder of photos, or map-style: len(dataset) and dataset[i]; "
-                f"not a {type(dataset).__name__}{hint}"
+                f"not {kind_of(dataset)}{hint}"
             )
         if len(dataset) == 0:
             raise InputError(f"the dataset ({type(dataset).__name__}) is empty")
@@ -62,7 +62,7 @@ class ImageSource:
         return len(self.dataset)
 
     def item(self, index: int) -> tuple[Tensor, int | None]:
-        """The input (C, H, W) and its label, if it has one. Raises InputError for items that are no images."""
+        """The input (C, H, W) and its label, if it has one. Raises InputError for items that are not images."""
         image, label = _parts(self._stored(index))
         if _is_photo(image):
             if self.preprocess is None:
@@ -79,7 +79,7 @@ class ImageSource:
         if not dense or image.ndim != 3 or not image.numel():
             what = f"{tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
             kind = "" if dense or not isinstance(image, Tensor) else f" of {image.dtype} and {image.layout}"
-            raise InputError(f"item {index} of the dataset is no image: {what}{kind}, where (C, H, W) is needed")
+            raise InputError(f"item {index} of the dataset is not an image: {what}{kind}, where (C, H, W) is needed")
         return image.detach(), self._class(label)
 
     def label(self, index: int) -> int | None:
@@ -95,7 +95,7 @@ class ImageSource:
     def _class(self, label: Any) -> int | None:
         """The class that a label means: a whole number, alone or as an array of one, or the name of a class.
 
-        Others are left out, which is said.
+        Other labels are ignored, with a warning.
         """
         number = label.tolist() if isinstance(label, (Tensor, np.ndarray, np.generic)) else label
         while isinstance(number, list) and len(number) == 1:
@@ -133,27 +133,27 @@ class ImageSource:
         owner, place = _owner(self.dataset, index)
         file = _file(owner, place)
         if isinstance(owner, PhotoFolder):
-            photo, how = owner.stored(place), owner.preprocess or self.preprocess
+            photo, preprocess = owner.stored(place), owner.preprocess or self.preprocess
         elif file is not None:
-            photo, how = owner.loader(file), getattr(owner, "transform", None) or self.preprocess
+            photo, preprocess = owner.loader(file), getattr(owner, "transform", None) or self.preprocess
         else:
-            photo, how = _parts(self.dataset[index])[0], self.preprocess
-        how = preprocess_of_transform(how)
-        if _is_photo(photo) and how is not None:
-            drawn = picture_of(stored(photo), how)
-            return View(drawn, how.seen_box(drawn.width, drawn.height), how.size)
+            photo, preprocess = _parts(self.dataset[index])[0], self.preprocess
+        preprocess = preprocess_of_transform(preprocess)
+        if _is_photo(photo) and preprocess is not None:
+            picture = picture_of(stored(photo), preprocess)
+            return View(picture, preprocess.seen_box(picture.width, picture.height), preprocess.size)
         picture = self._picture(self.item(index)[0])
         return View(picture, (0.0, 0.0, float(picture.width), float(picture.height)), (picture.height, picture.width))
 
     def preparation(self) -> str:
         """How photos are prepared, in words that are the same in every process."""
         owner, _ = _owner(self.dataset, 0)
-        how = getattr(owner, "preprocess", None) or getattr(owner, "transform", None) or self.preprocess
-        return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(how))
+        preprocess = getattr(owner, "preprocess", None) or getattr(owner, "transform", None) or self.preprocess
+        return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(preprocess))
 
     def listing(self) -> dict[str, Any]:
-        """What identifies the dataset: how many images, and a checksum over their names and sizes, or where they are no
-        files, over some of their values."""
+        """What identifies the dataset: how many images, and a checksum over their names and sizes or, of tensors, over
+        some of their values."""
         owner, _ = _owner(self.dataset, 0)
         digest = hashlib.sha256()
         if isinstance(owner, PhotoFolder) and owner is self.dataset:

@@ -34,7 +34,7 @@ def titled(picture: Array, title: str, scale: float) -> Image.Image:
     axes.imshow(picture, aspect="auto", interpolation="nearest")
     axes.set_title(title, parse_math=False)
     axes.set_axis_off()
-    return drawn(figure)
+    return figure_image(figure)
 
 
 @usual_style()
@@ -61,7 +61,7 @@ def panel(pictures: Sequence[Image.Image | Array], titles: Sequence[str], headli
         axes.set_axis_off()
     if headline:
         figure.suptitle(headline, fontsize=13, parse_math=False)
-    return drawn(figure)
+    return figure_image(figure)
 
 
 @usual_style()
@@ -84,14 +84,14 @@ def column_figure(columns: Mapping[str, Sequence[tuple[str, Image.Image]]], head
                 axes.set_title(f"{title}\n{caption}" if row == 0 else caption, fontsize=8, parse_math=False)
     if headline:
         figure.suptitle(headline, fontsize=11, parse_math=False)
-    return drawn(figure)
+    return figure_image(figure)
 
 
 def _size(picture: Image.Image | Array) -> tuple[int, int]:
     return picture.size if isinstance(picture, Image.Image) else (picture.shape[1], picture.shape[0])
 
 
-def drawn(figure: Any) -> Image.Image:
+def figure_image(figure: Any) -> Image.Image:
     """A matplotlib figure as a picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import ImageError, InputError, TorchvizError, did_you_mean
-from torchviz_cnn.media.bands import Array, Bands, Pixels, Window, as_bands, check_bands, drawn, on_white
+from torchviz_cnn.media.bands import Array, Bands, Pixels, ValueRange, as_bands, as_rgb, check_bands, on_white
 from torchviz_cnn.media.render import Box
 
 Geometry = Literal["crop", "stretch", "pad"]
@@ -31,7 +31,7 @@ def read_image(
     path: str | os.PathLike[str],
     max_pixels: int = MAX_PIXELS,
     *,
-    window: Window | None = None,
+    window: ValueRange | None = None,
     bands: Bands | None = None,
 ) -> Image.Image:
     """Read a photo as an RGB image, upright as its EXIF orientation says.
@@ -39,14 +39,17 @@ def read_image(
     CMYK and palette images are converted, transparency is laid on white, of an animation the first frame is taken.
 
     Args:
-        path: of a file that Pillow reads, or of any TIFF, where tifffile is installed.
-        max_pixels: how large a picture may be.
-        window: of what is not of 8 bits, the values for black and white; by default 0 and the largest value of as many
+        path: a file that Pillow reads, or any TIFF, where tifffile is installed.
+        max_pixels: how many pixels a picture may have (100 million).
+        window: the values for black and white of what is not of 8 bits; by default 0 and the largest value of as many
             bits as the picture's values need, which is said once (ImageWarning).
-        bands: for red, green and blue, or one for grey, counted from 0; by default the first three.
+        bands: those for red, green and blue, or one for grey, counted from 0; by default the first three.
+
+    Returns:
+        The photo in RGB.
 
     Raises:
-        ImageError: with the file's name, for what is missing, no image, truncated, or larger than `max_pixels`.
+        ImageError: with the file's name, for what is missing, not an image, truncated, or larger than `max_pixels`.
     """
     stored = read_stored(path, max_pixels)
     try:
@@ -109,7 +112,7 @@ def _read_tiff(path: Path, max_pixels: int) -> Image.Image | Array:
         _require_size(path, page.imagewidth, page.imagelength, page.samplesperpixel, max_pixels)
         values = np.asarray(page.asarray())
     values = np.moveaxis(values, 0, 2) if page.axes == "SYX" else values
-    if values.dtype == np.uint8 and values.ndim == 3 and values.shape[2] == 4:  # of which the fourth is no transparency
+    if values.dtype == np.uint8 and values.ndim == 3 and values.shape[2] == 4:  # whose fourth is not transparency
         return Image.frombytes("RGBX", (values.shape[1], values.shape[0]), values.tobytes())
     return values
 
@@ -134,14 +137,14 @@ def require_file(path: Path) -> None:
         raise ImageError(f"{path} is empty: it has 0 bytes")
 
 
-def to_rgb(photo: Pixels, window: Window | None = None, bands: Bands | None = None) -> Image.Image:
+def to_rgb(photo: Pixels, window: ValueRange | None = None, bands: Bands | None = None) -> Image.Image:
     """Any picture as RGB: a PIL image, or numbers (H, W), (H, W, n) or (n, H, W); see `read_image` for the options.
 
-    Raises ImageError for what is no picture, or of a mode that PIL cannot convert.
+    Raises ImageError for what is not a picture, or of a mode that PIL cannot convert.
     """
     try:
         if not isinstance(photo, Image.Image) or bands is not None or photo.mode in _DEEP:
-            return drawn(as_bands(photo, None, window), bands, "uint8" in str(getattr(photo, "dtype", "")))
+            return as_rgb(as_bands(photo, None, window), bands, "uint8" in str(getattr(photo, "dtype", "")))
         return on_white(photo) if photo.has_transparency_data else photo.convert("RGB")
     except TorchvizError:
         raise
@@ -190,10 +193,10 @@ class Preprocess:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
-    window: Window | None = None
-    """Of photos that are not of 8 bits, the values for black and white; by default as `read_image` says."""
+    window: ValueRange | None = None
+    """The values for black and white of photos that are not of 8 bits; by default as `read_image` says."""
     bands: tuple[int, ...] | None = None
-    """Of photos of several bands, those for red, green and blue, counted from 0; by default the first three."""
+    """The bands of a photo for red, green and blue, counted from 0; by default the first three."""
 
     def __post_init__(self) -> None:
         checks.one_of("geometry", self.geometry, get_args(Geometry))
@@ -227,7 +230,7 @@ class Preprocess:
         """All of the photo in RGB, as it is drawn. Raises ImageError as `to_rgb`, and for another number of bands."""
         if self._in_colour:
             return to_rgb(photo, self.window, self.bands)
-        return drawn(as_bands(photo, len(self.mean), self.window), self.bands, transparent=False)
+        return as_rgb(as_bands(photo, len(self.mean), self.window), self.bands, transparent=False)
 
     def prepare(self, photo: Pixels) -> Image.Image:
         """The picture that the network gets, before its values are scaled: RGB or grey, of the input's size."""
@@ -245,20 +248,20 @@ class Preprocess:
 
     def _fitted(self, image: Image.Image, fill: tuple[int, ...]) -> Image.Image:
         height, width = self.size
-        how = _RESAMPLING[self.interpolation]
+        resampling = _RESAMPLING[self.interpolation]
         if self.geometry == "stretch":
-            return image.resize((width, height), how)
+            return image.resize((width, height), resampling)
         scaled = self._scaled(image.width, image.height)
         x, y = self._corner(scaled)
         if self.geometry == "pad":
             canvas = Image.new(image.mode, (width, height), fill if image.mode == "RGB" else fill[0])
-            canvas.paste(image.resize(scaled, how), (-x, -y))
+            canvas.paste(image.resize(scaled, resampling), (-x, -y))
             return canvas
         if scaled[0] * scaled[1] > MAX_PIXELS:  # a strip: resize only the part that is kept
             left, top, right, bottom = self.seen_box(image.width, image.height)
             inside = (max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height))
-            return image.resize((width, height), how, box=inside)
-        return image.resize(scaled, how).crop((x, y, x + width, y + height))
+            return image.resize((width, height), resampling, box=inside)
+        return image.resize(scaled, resampling).crop((x, y, x + width, y + height))
 
     def seen_box(self, width: int, height: int) -> Box:
         """What part of a photo of this size the network sees: (left, top, right, bottom) in the photo's pixels.
@@ -279,7 +282,7 @@ class Preprocess:
             raise InputError(f"an input of one photo is ({len(self.mean)}, H, W), not {tuple(x.shape)}")
         mean, std = (torch.tensor(stat).view(-1, 1, 1) for stat in (self.mean, self.std))
         values = ((x.detach().float().cpu() * std + mean) * 255).round().clamp(0, 255).byte()
-        return drawn(values.permute(1, 2, 0).numpy(), None if self._in_colour else self.bands, transparent=False)
+        return as_rgb(values.permute(1, 2, 0).numpy(), None if self._in_colour else self.bands, transparent=False)
 
     def _corner(self, scaled: tuple[int, int]) -> tuple[int, int]:
         """Left and top of the input on the resized photo, rounded as torchvision does; negative where it is padded."""

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import GeometryWarning, InputError
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.media.bands import Pixels
@@ -35,9 +36,7 @@ class Origin:
         """The photo of one image of the batch. Raises InputError where it is not known."""
         if self.photos is None:
             raise InputError("the photo is not known, as the method was given a tensor: pass the photo here")
-        if not -len(self.photos) <= index < len(self.photos):
-            raise InputError(f"image {index} is out of range: there are {len(self.photos)}")
-        return self.photos[index]
+        return self.photos[checks.place("image", index, len(self.photos))]
 
     def box(
         self, photo: Image.Image, input_size: tuple[int, int], geometry: Preprocess | Geometry | None = None
@@ -51,9 +50,9 @@ class Origin:
         if isinstance(geometry, str):
             usual = self.preprocess or Preprocess(input_size, resize=math.ceil(min(input_size) * 256 / 224))
             geometry = replace(usual, geometry=geometry)
-        how = geometry or self.preprocess
-        if how is not None:
-            return how.seen_box(photo.width, photo.height)
+        preprocess = geometry or self.preprocess
+        if preprocess is not None:
+            return preprocess.seen_box(photo.width, photo.height)
         height, width = input_size
         across, down = photo.width * height, photo.height * width
         if abs(across - down) > max(across, down) * 0.02:
@@ -89,7 +88,7 @@ def stored(value: Photo) -> Pixels:
 
 
 def as_photo(value: Photo) -> Image.Image:
-    """A photo as a PIL image, upright and RGB. Raises ImageError for what cannot be read or is no photo."""
+    """A photo as a PIL image, upright and RGB. Raises ImageError for what cannot be read or is not a photo."""
     return read_image(value) if isinstance(value, (str, os.PathLike)) else to_rgb(value)
 
 

@@ -29,7 +29,7 @@ class PhotoFolder:
         self.preprocess = preprocess
         if not self.path.is_dir():
             link = "it is a link to nothing" if self.path.is_symlink() else "no such folder"
-            raise ImageError(f"{path} is no folder of photos: {'it is a file' if self.path.exists() else link}")
+            raise ImageError(f"{path} is not a folder of photos: {'it is a file' if self.path.exists() else link}")
         self.names = _photos_below(self.path)
         """Path of each photo below the folder, with `/`."""
         if not self.names:

@@ -85,7 +85,7 @@ def colormap(values: Array, name: str) -> Array:
 
 
 def _levels(values: Array) -> Array:
-    """0..1 as 0..255, truncated as the textbook does; a value that rounding left a hair below its level is on it."""
+    """0..1 as 0..255, truncated as the textbook does; values within 1e-6 below a level are rounded up to it."""
     return np.asarray(np.clip(values, 0, 1) * 255 + 1e-6).astype(np.uint8)
 
 
@@ -163,9 +163,9 @@ def overlay(
     for top in range(rows.start, rows.stop, _BAND):  # in bands, as a photo of many pixels is large in floating point
         band = slice(top, min(top + _BAND, rows.stop))
         heat = _sample(values, box, band, columns, interpolation)
-        drawn = keep * picture[band, columns].astype(np.float32) + palette[_levels(heat)]
+        blended = keep * picture[band, columns].astype(np.float32) + palette[_levels(heat)]
         # Truncated, as when an array is cast to pixels: what the original does.
-        picture[band, columns] = np.clip(drawn, 0, 255).astype(np.uint8)
+        picture[band, columns] = np.clip(blended, 0, 255).astype(np.uint8)
     return Image.fromarray(picture)
 
 

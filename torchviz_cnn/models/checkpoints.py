@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchviz_cnn.core.errors import CheckpointError, did_you_mean
+from torchviz_cnn.core.errors import CheckpointError, did_you_mean, kind_of
 
 _HOLDERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module")
 _DEPTH = 8
@@ -51,20 +51,20 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """What `scripts/train.py` noted in a `.safetensors` file beside the weights; nothing for other files."""
+    """What `scripts/train.py` noted in a `.safetensors` file next to the weights; nothing for other files."""
     from safetensors import safe_open
 
     if Path(path).suffix.lower() != ".safetensors":
         return {}
     with safe_open(path, "pt") as file:
-        about = file.metadata() or {}
-    return dict(about) if {"model", "categories", "input_size", "mean", "std"} <= about.keys() else {}
+        metadata = file.metadata() or {}
+    return dict(metadata) if {"model", "categories", "input_size", "mean", "std"} <= metadata.keys() else {}
 
 
 def find_state_dict(content: Any, path: Path, depth: int = _DEPTH) -> dict[str, Tensor]:
     """The state_dict in what a checkpoint file holds."""
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state_dict; {_SAVE}")
+        raise CheckpointError(f"{path} holds {kind_of(content)}, not a state_dict; {_SAVE}")
     inside = {key: value for key, value in content.items() if _is_state_dict(value)}
     for key in _HOLDERS:
         if isinstance(content.get(key), Mapping) and not inside and depth:
@@ -73,7 +73,7 @@ def find_state_dict(content: Any, path: Path, depth: int = _DEPTH) -> dict[str, 
     if named is None and len(inside) == 1 and not _is_state_dict(content):
         named = next(iter(inside.values()))
     chosen = content if named is None and (not inside or _is_state_dict(content)) else named or {}
-    # There may be a few numbers beside the weights.
+    # There may be a few numbers next to the weights.
     tensors = {n: value for n, value in chosen.items() if isinstance(n, str) and isinstance(value, Tensor)}
     if not tensors:
         keys = ", ".join(str(key)[:60] for key in list(content)[:8]) or "nothing"

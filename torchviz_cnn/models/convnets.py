@@ -48,7 +48,7 @@ class FashionMNISTConvNet(nn.Sequential):
 def _convolutions(
     channels: int, widths: tuple[int, ...], pools: int, padding: int = 0, batch_norm: bool = False
 ) -> OrderedDict[str, nn.Module]:
-    """3 x 3 convolutions of these widths, each with its ReLU; behind the first so many ReLUs a pooling."""
+    """3 x 3 convolutions of these widths, each with its ReLU; behind each of the first `pools` ReLUs a pooling."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for index, width in enumerate(widths, start=1):
         layers[f"conv{index}"] = nn.Conv2d(channels, width, 3, padding=padding, bias=not batch_norm)

@@ -37,13 +37,13 @@ _CLASS_OPTIONS = ("num_classes", "n_classes", "classes", "num_labels")
 
 
 def renamed(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """A checkpoint's tensors under the names of a network whose own tensors are given, as far as they can be told, and
-    the names of those beside the network, such as the weights of a loss."""
-    known, names = _plain(own), _plain(state)
+    """A checkpoint's tensors under the names of a network whose own tensors are given, as far as they are clear, and
+    the names of those that it does not have, such as the weights of a loss."""
+    known, names = _unwrapped_names(own), _unwrapped_names(state)
     prefix = _prefix(state, names, own, known)
     tops = {_family(name) for name in known}
     tensors: dict[str, Tensor] = {}
-    beside: list[str] = []
+    other: list[str] = []
     for name, full in names.items():
         inner = _current(name.removeprefix(prefix), known)
         if inner not in known and _is_counter(full):
@@ -51,36 +51,36 @@ def renamed(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dic
         if name.startswith(prefix) and (inner in known or _family(inner) in tops):
             tensors[known.get(inner, inner)] = state[full]
         else:
-            beside.append(full)
-    return tensors, beside
+            other.append(full)
+    return tensors, other
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Put tensors into a model by name. Raises CheckpointError, with the model unchanged, unless all its own fit."""
     whole = model.state_dict()
     own = {name: value for name, value in whole.items() if isinstance(value, Tensor)}
-    tensors, beside = renamed(state, own)
-    both = {n: _like(tensors[n], own[n]) for n in own if n in tensors}
-    both = {n: value for n, value in both.items() if _fits(value, own[n]) or not _is_counter(n)}
-    odd = [n for n in both if _kind(both[n]) != _kind(own[n])]
-    shapes = [n for n in both if n not in odd and both[n].shape != own[n].shape]
+    tensors, other = renamed(state, own)
+    shared = {n: _like(tensors[n], own[n]) for n in own if n in tensors}
+    shared = {n: value for n, value in shared.items() if _fits(value, own[n]) or not _is_counter(n)}
+    odd = [n for n in shared if _kind(shared[n]) != _kind(own[n])]
+    shapes = [n for n in shared if n not in odd and shared[n].shape != own[n].shape]
     missing = [n for n in own if n not in tensors and not _is_counter(n)]
     unexpected = [n for n in tensors if n not in own]
     if missing or unexpected or shapes or odd:
-        fit = len(both) - len(odd) - len(shapes)
+        fit = len(shared) - len(odd) - len(shapes)
         wrong = {
             "missing": missing,
-            "unexpected": unexpected + beside,
-            "other shape:": [f"{n} is {tuple(both[n].shape)}, not {tuple(own[n].shape)}" for n in shapes],
-            "other kind:": [f"{n} is {_kind(both[n])}, not {_kind(own[n])}" for n in odd],
+            "unexpected": unexpected + other,
+            "other shape:": [f"{n} is {tuple(shared[n].shape)}, not {tuple(own[n].shape)}" for n in shapes],
+            "other kind:": [f"{n} is {_kind(shared[n])}, not {_kind(own[n])}" for n in odd],
         }
         parts = [f"{source} does not fit {type(model).__name__}: {fit} of its {len(own)} tensors match"]
         raise CheckpointError("; ".join(parts + [f"{what} {_few(names)}" for what, names in wrong.items() if names]))
-    whole.update((n, value.to(own[n].dtype)) for n, value in both.items())
+    whole.update((n, value.to(own[n].dtype)) for n, value in shared.items())
     model.load_state_dict(whole)  # with the model's own versions of formats, as the names and shapes are its own
-    if beside:
-        warn(f"{source} has tensors beside {type(model).__name__}, not used: {_few(beside)}", CheckpointWarning)
-    unusable = [n for n in both if not bool(whole[n].isfinite().all())]
+    if other:
+        warn(f"{source} has tensors besides {type(model).__name__}'s, not used: {_few(other)}", CheckpointWarning)
+    unusable = [n for n in shared if not bool(whole[n].isfinite().all())]
     if unusable:
         warn(f"{source} has values that are not finite in {_few(unusable)}", CheckpointWarning)
 
@@ -134,7 +134,7 @@ class _WithoutValues(FunctionMode):
         return func(*args, **kwargs)
 
 
-def _plain(names: Iterable[str]) -> dict[str, str]:
+def _unwrapped_names(names: Iterable[str]) -> dict[str, str]:
     """Names without wrappers, to the names as they are; unchanged where two would become one."""
     names = list(names)
     plain = {".".join(part for part in name.split(".") if part not in _WRAPPERS): name for name in names}
@@ -166,7 +166,7 @@ def _current(name: str, known: Mapping[str, str]) -> str:
 
 
 def _family(name: str) -> str:
-    """The outermost module of a name without its number: `layer5` of another ResNet is no part beside the model."""
+    """The outermost module of a name without its number: a module of the same family belongs to the model."""
     return re.sub(r"\d+", "", name.partition(".")[0])
 
 

@@ -1,6 +1,6 @@
 """Keras weight files as a flat list of layers: legacy `.h5` (models and weights), `.weights.h5` and `.keras`.
 
-Files come from strangers. Only numbers are read from them: no layer is rebuilt, no code or lambda inside is looked at,
+Files are not trusted. Only numbers are read from them: no layer is rebuilt, no code or lambda inside is looked at,
 links to other files are refused, and a number is read only after its shape is known to fit.
 """
 
@@ -190,9 +190,9 @@ def _layer(name: str, arrays: Sequence[Any], configs: dict[str, LayerConfig], hi
 
 def _is_batch_norm(count: int, names: str, config: LayerConfig) -> bool:
     """Two vectors of one length may be another layer's (LayerNormalization's), unless something says what they are."""
-    said = f"{config.class_name} {names}".lower()
+    text = f"{config.class_name} {names}".lower()
     return count == 4 or (
-        count in (2, 3) and any(word in said for word in ("batchnorm", "batch_norm", "moving_", "bn"))
+        count in (2, 3) and any(word in text for word in ("batchnorm", "batch_norm", "moving_", "bn"))
     )
 
 

@@ -19,12 +19,13 @@ from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.interrupts import FunctionMode
+from torchviz_cnn.hooks.network import Network, module_of
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.defaults import input_channels
 from torchviz_cnn.models.keras_files import KerasLayer, keras_file
 
 _log = logging.getLogger("torchviz_cnn")
-Model = TypeVar("Model", bound=nn.Module)
+Target = TypeVar("Target", bound=nn.Module | Network)
 Shapes = tuple[tuple[int, ...], ...]
 Map = tuple[int, int, int]
 """Channels, height and width."""
@@ -56,8 +57,8 @@ class Matching:
 
 
 def load_keras_weights(
-    model: Model, path: str | os.PathLike[str], *, input_size: int | tuple[int, int] | None = None
-) -> Model:
+    model: Target, path: str | os.PathLike[str], *, input_size: int | tuple[int, int] | None = None
+) -> Target:
     """Fill a network with the weights of a Keras file.
 
     Layers are paired by name where both sides use the same one (`block3_sepconv1` of Xception), otherwise in the order
@@ -65,18 +66,18 @@ def load_keras_weights(
     statistics and its epsilon: the file's, or Keras' default 0.001). This fits torchvision's VGGs, the networks of
     this package and other plain chains of such layers. Kernels are transposed; the first dense layer after a flatten
     is reordered from Keras' (H, W, C) to (C, H, W), for the map that the network has there. A BatchNorm without scale
-    or center has ones or zeros. The Keras model's final softmax or sigmoid is no part of the result, which gives
+    or center has ones or zeros. The Keras model's final softmax or sigmoid is not part of the result, which gives
     logits.
 
     Args:
-        model: the network; it is changed in place, or not at all.
+        model: a module or a Network; it is changed in place, or not at all.
         path: a legacy `.h5` model or weight file, a `.weights.h5` or a `.keras`, written by any Keras. A file without
             any dense layer ("notop") fills the rest of the network.
         input_size: a side, or (height, width), in pixels, for a file that does not say for which input its flattened
             map was; by default the map is taken for a square.
 
     Returns:
-        The same model.
+        The same module or Network.
 
     Raises:
         CheckpointError: for a file that cannot be read, and with all that is missing, unexpected or of another shape.
@@ -88,15 +89,16 @@ def load_keras_weights(
     """
     path = Path(path)
     size = None if input_size is None else checks.sides("input_size", input_size)
-    elements = sum(t.numel() for t in model.state_dict().values())
+    module = module_of(model)
+    elements = sum(t.numel() for t in module.state_dict().values())
     # Room for double precision, two optimiser moments of each, and HDF5's own bookkeeping.
     with keras_file(path, max_bytes=64 * 2**20 + 24 * elements) as file:
-        given = None if size is None else (input_channels(model) or 3, *size)
-        slots = _slots(model, cache(partial(_flattened_maps, model, file.input_shape or given)))
+        given = None if size is None else (input_channels(module) or 3, *size)
+        slots = _slots(module, cache(partial(_flattened_maps, module, file.input_shape or given)))
         matching = _match(file.layers, slots)
         headless = _is_headless(file.layers, matching)
         if (matching.missing and not headless) or matching.unexpected or matching.misshapen:
-            raise CheckpointError(_complaint(path, model, matching))
+            raise CheckpointError(_complaint(path, module, matching))
         values = [(slot, layer.epsilon, slot.fill(_arrays(layer))) for layer, slot in matching.pairs]
     with torch.no_grad():
         for slot, epsilon, tensors in values:
@@ -217,7 +219,7 @@ def _kernel(kernel: Tensor) -> Tensor:
 def _slot(
     name: str, kind: str, shape: tuple[int, ...], layer: nn.Conv2d | nn.Linear, turned: Callable[[Tensor], Tensor]
 ) -> Slot:
-    """Of a layer of one kernel, of which `turned` makes the weight."""
+    """The slot of a layer of one kernel, of which `turned` makes the weight."""
     shapes, tensors = _with_bias(shape, layer.bias), _tensors(layer.weight, layer.bias)
     return Slot(name, kind, shapes, tensors, lambda arrays: [turned(arrays[0]), *arrays[1:]])
 
@@ -271,7 +273,7 @@ def _flattened(name: str, dense: nn.Linear, channels: int, pooled: tuple[int, in
     side = math.isqrt(dense.in_features // channels)
     if side * side * channels != dense.in_features:
         raise CheckpointError(
-            f"{name} takes {dense.in_features} values, which are no square map of {channels} channels, and Keras "
+            f"{name} takes {dense.in_features} values, which are not a square map of {channels} channels, and Keras "
             "flattens in another order: say for which photos the network is, input_size=(height, width)"
         )
     warn(
@@ -314,10 +316,10 @@ def _match(layers: list[KerasLayer], slots: list[Slot]) -> Matching:
         # The alignment that keeps most shapes says which layers are too many or too few.
         blocks = difflib.SequenceMatcher(None, [x.shapes for x in theirs], [x.shapes for x in own], autojunk=False)
         for _, start, stop, own_start, own_stop in blocks.get_opcodes():
-            both = min(stop - start, own_stop - own_start)
-            pairs += zip(theirs[start : start + both], own[own_start : own_start + both], strict=True)
-            unexpected += theirs[start + both : stop]
-            missing += own[own_start + both : own_stop]
+            count = min(stop - start, own_stop - own_start)
+            pairs += zip(theirs[start : start + count], own[own_start : own_start + count], strict=True)
+            unexpected += theirs[start + count : stop]
+            missing += own[own_start + count : own_stop]
     misshapen = tuple((layer, slot) for layer, slot in pairs if layer.shapes != slot.shapes)
     return Matching(tuple(pairs), tuple(missing), tuple(unexpected), misshapen)
 
@@ -332,8 +334,8 @@ def _is_headless(layers: list[KerasLayer], matching: Matching) -> bool:
 
 
 def _complaint(path: Path, model: nn.Module, matching: Matching) -> str:
-    def shapes(of: Shapes) -> str:
-        return ", ".join(map(str, of))
+    def shapes(each: Shapes) -> str:
+        return ", ".join(map(str, each))
 
     lines = [f"{path} does not fit {type(model).__name__} (shapes as in Keras):"]
     lines += [f"  missing from the file: {slot.name} ({slot.kind} {shapes(slot.shapes)})" for slot in matching.missing]

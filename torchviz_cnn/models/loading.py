@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import CheckpointError, InputError, ModelError, did_you_mean
+from torchviz_cnn.core.errors import CheckpointError, InputError, ModelError, did_you_mean, kind_of
 from torchviz_cnn.hooks.network import Network, module_of
 from torchviz_cnn.layers.defaults import input_channels
 from torchviz_cnn.media.images import Geometry, Preprocess
@@ -61,7 +61,8 @@ def load_model(
         labels: class names: a list, a dict from name to index, or a file with a name per line or JSON of these.
         geometry: how a photo becomes the input: `crop`, `stretch` or `pad`.
         input_size: a side, or (height, width), in pixels.
-        mean, std: by channel, for values of 0..1.
+        mean: the mean of each channel, for values of 0..1; by default as above.
+        std: the standard deviation of each channel, by which values are divided; by default as above.
         device: where the network goes; by default the CPU, and a module stays where it is.
 
     Returns:
@@ -80,7 +81,7 @@ def load_model(
     """
     if weights is not None and not isinstance(weights, (str, os.PathLike)):
         raise InputError(
-            f"weights are a file's path or a version's name, not a {type(weights).__name__}; a state_dict is put into "
+            f"weights are a file's path or a version's name, not {kind_of(weights)}; a state_dict is put into "
             "a module by model.load_state_dict(state), and load_model(model) makes a Network of that"
         )
     source = None if weights is None else os.fspath(weights)
@@ -131,21 +132,22 @@ def _from_catalogue(name: str, weights: str | None) -> _Loaded:
     else:
         source = bundled_path(name) if weights is None else weights
         state = read_checkpoint(source)
-        about = {} if weights is None else read_metadata(source)
+        metadata = {} if weights is None else read_metadata(source)
         with _metadata_of(str(source)):
-            factory = partial(entry.factory, **_variant(entry.factory, state, about))
+            factory = partial(entry.factory, **_variant(entry.factory, state, metadata))
             model = factory(**class_options(factory, state))
         load_state(model, state, str(source))
-        if about:
-            entry = _trained(entry, about, str(source))
+        if metadata:
+            entry = _trained(entry, metadata, str(source))
     categories = entry.categories or (imagenet_categories() if entry.imagenet else None)
     return model, entry.preprocess, _matching(categories, model), "bundled" if weights is None else weights
 
 
-def _variant(factory: Callable[..., Any], state: dict[str, Tensor], about: dict[str, str]) -> dict[str, Any]:
+def _variant(factory: Callable[..., Any], state: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Any]:
     """What a checkpoint says of the network it is for, where the factory takes it."""
     accepted = inspect.signature(factory).parameters
-    options: dict[str, Any] = {o: int(about[o]) for o in ("in_channels", "input_size") if o in accepted and o in about}
+    known = accepted.keys() & metadata.keys()
+    options: dict[str, Any] = {name: int(metadata[name]) for name in ("in_channels", "input_size") if name in known}
     if not all(0 < number <= MAX_SIDE for number in options.values()):
         raise ValueError(f"{options} is out of range")
     if "batch_norm" in accepted and any(part.startswith("bn") for name in state for part in name.split(".")):
@@ -153,12 +155,12 @@ def _variant(factory: Callable[..., Any], state: dict[str, Tensor], about: dict[
     return options
 
 
-def _trained(entry: Entry, about: dict[str, str], source: str) -> Entry:
+def _trained(entry: Entry, metadata: dict[str, str], source: str) -> Entry:
     """How to use what `scripts/train.py` wrote: the preprocessing and classes that it was trained with."""
     with _metadata_of(source):
-        size = int(about["input_size"])
-        mean, std = (tuple(float(v) for v in json.loads(about[key])) for key in ("mean", "std"))
-        categories = _class_names(json.loads(about["categories"]))
+        size = int(metadata["input_size"])
+        mean, std = (tuple(float(v) for v in json.loads(metadata[key])) for key in ("mean", "std"))
+        categories = _class_names(json.loads(metadata["categories"]))
         return Entry(entry.factory, Preprocess((size, size), "crop", size, mean, std), categories)
 
 
@@ -177,7 +179,7 @@ def _from_torchvision(name: str, weights: str | None) -> _Loaded:
     if name not in known:
         if name in torchvision.models.list_models():
             raise ModelError(
-                f"torchvision's {name} is no classifier of images in floating point: make it yourself, and "
+                f"torchvision's {name} is not a classifier of images in floating point: make it yourself, and "
                 "wrap it in a module whose forward returns scores of classes (B, n)"
             )
         near = did_you_mean(name, known) or "; torchviz_cnn.model_names() lists them"
@@ -226,7 +228,7 @@ def _from_factory(name: str, weights: str | None) -> _Loaded:
     target = _imported(name)
     if not isinstance(target, nn.Module | Network):
         if not callable(target):
-            raise ModelError(f"{name!r} is a {type(target).__name__}, not a function or class that makes a network")
+            raise ModelError(f"{name!r} is {kind_of(target)}, not a function or class that makes a network")
         state = {} if weights in (None, "random") else read_checkpoint(str(weights))
         classes = class_options(target, state)
         try:
@@ -243,7 +245,7 @@ def _from_object(target: Any, name: str, weights: str | None) -> _Loaded:
     elif isinstance(target, nn.Module):
         model, preprocess, categories, source = target, None, None, "its own"
     else:
-        raise ModelError(f"{name!r} gave a {type(target).__name__}, not a torch.nn.Module")
+        raise ModelError(f"{name!r} gave {kind_of(target)}, not a torch.nn.Module")
     if weights not in (None, "random"):
         load_state(model, read_checkpoint(str(weights)), str(weights))
         source = str(weights)

@@ -87,8 +87,8 @@ def collect(
                 explained = _explained_layer(given)
             parts.append(_collect(given, _calls(given.model, layers), classes, explained))
             done(len(given.x))
-    joined: Collected = _joined(parts)
-    return joined
+    merged: Collected = _merged(parts)
+    return merged
 
 
 def _calls(model: nn.Module, layers: Layers) -> list[Call]:
@@ -131,9 +131,9 @@ def _collect(given: Given, calls: Sequence[Call], classes: int, explained: str |
         names = [name for name in run.activations if name != INPUT]
         heat, standard = _heatmaps(run, names)
         pixels: dict[str, Tensor] = {}
-        for name, of in PIXEL_METHODS.items():
-            if standard is not None and (of == "standard" or rule.count):
-                pixels[name] = standard if of == "standard" else run.gradient(INPUT, rule=of, again=True).cpu()
+        for name, own in PIXEL_METHODS.items():
+            if standard is not None and (own == "standard" or rule.count):
+                pixels[name] = standard if own == "standard" else run.gradient(INPUT, rule=own, keep_graph=True).cpu()
         layers = {name: _layer_maps(run.activations[name].detach(), heat[name]) for name in names}
     shown = explained if explained in layers else next((name for name in reversed(names) if heat[name]), None)
     return Collected(logits.detach().cpu(), chosen.cpu(), layers, pixels, shown, added, run.targets.activation)
@@ -146,7 +146,7 @@ def _heatmaps(run: Trace, layers: Sequence[str]) -> tuple[dict[str, dict[str, Te
     """
     heat: dict[str, dict[str, list[Tensor]]] = {layer: {} for layer in layers}
     at_input = []
-    for gradients in run.gradients([INPUT, *layers], rule="standard", again=True):
+    for gradients in run.gradients([INPUT, *layers], rule="standard", keep_graph=True):
         if (part := gradients.pop(INPUT)) is not None:
             at_input.append(part.cpu())
         for layer, gradient in gradients.items():
@@ -180,13 +180,13 @@ def _at_most(maps: Tensor, side: int) -> Tensor:
     return maps if size == maps.shape[2:] else F.adaptive_avg_pool2d(maps, size)
 
 
-def _joined(parts: Sequence[Any]) -> Any:
+def _merged(parts: Sequence[Any]) -> Any:
     """Join what batches gave: concatenate tensors, join mappings entry by entry, keep the first of anything else."""
     first = parts[0]
     if isinstance(first, Tensor):
         return torch.cat(list(parts))
     if isinstance(first, Mapping):
-        return {key: _joined([part[key] for part in parts]) for key in first if all(key in part for part in parts)}
+        return {key: _merged([part[key] for part in parts]) for key in first if all(key in part for part in parts)}
     if isinstance(first, (Collected, LayerMaps)):
-        return type(first)(*(_joined([getattr(part, field.name) for part in parts]) for field in fields(first)))
+        return type(first)(*(_merged([getattr(part, field.name) for part in parts]) for field in fields(first)))
     return first

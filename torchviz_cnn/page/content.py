@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchviz_cnn.attribution.methods import METHODS, methods_of
 from torchviz_cnn.hooks.network import Network
-from torchviz_cnn.layers.describe import Description
+from torchviz_cnn.layers.describe import Description, in_words
 from torchviz_cnn.media import render
 from torchviz_cnn.media.bands import Pixels
 from torchviz_cnn.media.origin import picture_of
@@ -36,7 +36,7 @@ class NamedPhoto:
 
     name: str
     pixels: Pixels
-    """As it is stored."""
+    """The photo as it is stored."""
     file: str | None
     """Where it was read from."""
 
@@ -47,7 +47,7 @@ def method_contents(collected: Collected) -> list[dict[str, str | None]]:
     `heat` names the heatmaps and `pixels` the gradients at the input that a method shows: one of them or, for guided
     Grad-CAM, the product of both.
     """
-    heated = {name for of in collected.layers.values() for name in of.heat}
+    heated = {name for layer in collected.layers.values() for name in layer.heat}
     known = {**METHODS, **methods_of("cam")}
     shown: list[tuple[str, str | None, str | None]] = [(name, name, None) for name in known if name in heated]
     if "grad_cam" in heated and "guided" in collected.pixels:
@@ -69,13 +69,13 @@ def photo_contents(
     net: Network, photos: Sequence[NamedPhoto], collected: Collected, blocks: Blocks
 ) -> list[dict[str, Any]]:
     """Each photo: its picture, the part of it that is the network's input, predictions, and gradients of its pixels."""
-    chances = probabilities(collected.logits, collected.activation)
+    shares = probabilities(collected.logits, collected.activation)
     contents = []
     for index, photo in enumerate(photos):
         whole = picture_of(photo.pixels, net.preprocess)
         width, height = whole.size
         left, top, right, bottom = net.preprocess.seen_box(width, height)
-        values, order = chances[index].topk(min(PREDICTIONS, chances.shape[1]))
+        values, order = shares[index].topk(min(PREDICTIONS, shares.shape[1]))
         picture = within(whole, PHOTO_SIDE)
         contents.append(
             {
@@ -86,8 +86,8 @@ def photo_contents(
                 "picture": blocks.picture(picture, quality=85),
                 "predictions": [[int(c), figure(p)] for c, p in zip(order, values, strict=True)],
                 "classes": collected.classes[index].tolist(),
-                "chances": figures(chances[index][collected.classes[index]]),
-                "pixels": {name: _pixels(of[index], blocks) for name, of in collected.pixels.items()},
+                "probabilities": figures(shares[index][collected.classes[index]]),
+                "pixels": {name: _pixels(gradients[index], blocks) for name, gradients in collected.pixels.items()},
             }
         )
     return contents
@@ -108,27 +108,27 @@ def _pixels(gradients: Tensor, blocks: Blocks) -> dict[str, Any]:
 
 
 def layer_content(
-    name: str, kind: type, of: LayerMaps, channels: Sequence[int], photos: int, blocks: Blocks
+    name: str, kind: type, layer: LayerMaps, channels: Sequence[int], photos: int, blocks: Blocks
 ) -> dict[str, Any]:
-    """One layer for so many photos: figures over depth, the maps of some channels, heatmaps of the classes."""
+    """One layer for this many photos: figures over depth, the maps of some channels, heatmaps of the classes."""
     order = sorted(channels)
-    finite = of.maps[:, order].nan_to_num(0, 0, 0)
+    finite = layer.maps[:, order].nan_to_num(0, 0, 0)
     low, high = finite.amin((0, 2, 3)).clamp(max=0), finite.amax((0, 2, 3))
     return {
         "name": name,
         "kind": kind.__name__,
-        "shape": list(of.shape),
+        "shape": list(layer.shape),
         "channels": order,
-        "size": list(of.maps.shape[2:]),
-        "maps": [blocks.maps(one) for one in levels(of.maps[:photos, order], low, high)],
+        "size": list(layer.maps.shape[2:]),
+        "maps": [blocks.maps(one) for one in levels(layer.maps[:photos, order], low, high)],
         "zero": figures(-255 * low / (high - low).where(high > low, 1.0)),
-        "peak": figures(of.peak[:photos]),
-        "mean": figures(of.mean[:photos]),
-        "sparsity": figures(of.sparsity[:photos]),
-        "layerMean": figures(of.mean[:photos].mean(1)),
-        "layerSparsity": figures(of.sparsity[:photos].mean(1)),
-        "dead": (of.sparsity[:photos] == 1).sum(1).tolist(),
-        "heat": {method: _heat(values[:photos], blocks) for method, values in of.heat.items() if photos},
+        "peak": figures(layer.peak[:photos]),
+        "mean": figures(layer.mean[:photos]),
+        "sparsity": figures(layer.sparsity[:photos]),
+        "layerMean": figures(layer.mean[:photos].mean(1)),
+        "layerSparsity": figures(layer.sparsity[:photos].mean(1)),
+        "dead": (layer.sparsity[:photos] == 1).sum(1).tolist(),
+        "heat": {method: _heat(values[:photos], blocks) for method, values in layer.heat.items() if photos},
     }
 
 
@@ -172,10 +172,9 @@ def table(description: Description | None) -> list[dict[str, str]]:
         row = {"name": info.name, "type": info.type, "shape": " × ".join(map(str, info.output_shape))}
         row |= {"parameters": f"{info.parameters:,}", "size": "", "stride": ""}
         if (field := info.receptive_field) is not None:
-            row |= {"size": "all" if field.whole else _sides(field.size), "stride": _sides(field.stride)}
+            row |= {
+                "size": "all" if field.whole else in_words(field.size, " × "),
+                "stride": in_words(field.stride, " × "),
+            }
         rows.append(row)
     return rows
-
-
-def _sides(sides: Sequence[float]) -> str:
-    return str(sides[0]) if len(set(sides)) == 1 else " × ".join(map(str, sides))

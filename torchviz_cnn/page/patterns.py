@@ -12,7 +12,7 @@ from PIL import Image
 
 from torchviz_cnn.ascent.atlas import Atlas
 from torchviz_cnn.ascent.maximize import filter_patterns
-from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError, ModelError, OutputError
+from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError, ModelError, OutputError, kind_of
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.page.collect import Done
 
@@ -32,18 +32,18 @@ def from_atlas(folder: str | os.PathLike[str], wanted: Wanted, checksum: str) ->
 
     Raises:
         OutputError: where it has none of the layers.
-        InputError: for an atlas of other weights, and for what is no folder's name.
+        InputError: for an atlas of other weights, and for what is not a folder's name.
     """
     if not isinstance(folder, (str, os.PathLike)):
-        raise InputError(f"atlas is a folder of filter patterns, not a {type(folder).__name__}")
+        raise InputError(f"atlas is a folder of filter patterns, not {kind_of(folder)}")
     folder = os.fspath(folder)
     atlas = Atlas.read(folder)
     if atlas.folder.manifest["identity"].get("checksum") not in (None, checksum):
         raise InputError(f"{folder} is of a network with other weights than this one")
     shared = [layer for layer in wanted if layer in atlas.layers]
     if wanted and not shared:
-        some = ", ".join(list(atlas.layers)[:3])
-        raise OutputError(f"the atlas {folder} has none of the layers shown: it has {some}, ...")
+        present = ", ".join(list(atlas.layers)[:3])
+        raise OutputError(f"the atlas {folder} has none of the layers shown: it has {present}, ...")
     pictures: PatternPictures = {}
     for layer in shared:
         patterns = atlas.patterns(layer)
@@ -59,7 +59,7 @@ def from_atlas(folder: str | os.PathLike[str], wanted: Wanted, checksum: str) ->
 def in_turn(
     wanted: Wanted, at_once: int, until: float, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[tuple[str, list[int]]]:
-    """Give so many channels of each layer in turn, the deepest layer first, until a time of `clock`.
+    """Give `at_once` channels of each layer in turn, the deepest layer first, until a time of `clock`.
 
     What is done with them is timed: no layer is begun that took longer before than there is time left.
     """

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import ImageError, InputError, LayerError, ModelError, OutputError
+from torchviz_cnn.core.errors import ImageError, InputError, LayerError, ModelError, OutputError, kind_of
 from torchviz_cnn.core.names import LayerPattern, named_layers, resolve, unwrap
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.hooks.inputs import Input
@@ -62,8 +62,8 @@ class Report(os.PathLike[str]):
         if self.path.stat().st_size > _INLINE_BYTES:
             return f"<p>The page is too large to be shown here: <code>{html.escape(str(self.path))}</code></p>"
         page = html.escape(self.path.read_text(encoding="utf-8"))
-        look = "width:100%;height:85vh;min-height:480px;border:1px solid #8884;border-radius:8px"
-        return f'<iframe title="Network report" sandbox="allow-scripts" style="{look}" srcdoc="{page}"></iframe>'
+        style = "width:100%;height:85vh;min-height:480px;border:1px solid #8884;border-radius:8px"
+        return f'<iframe title="Network report" sandbox="allow-scripts" style="{style}" srcdoc="{page}"></iframe>'
 
 
 def report(
@@ -186,7 +186,7 @@ def _stage(progress: bool, name: str, total: int) -> Any:
 
 def _check(net: Network, budget: float | None, **counts: int) -> None:
     if not isinstance(net, Network):
-        what = "a plain module" if isinstance(net, nn.Module) else f"a {type(net).__name__}"
+        what = "a plain module" if isinstance(net, nn.Module) else f"{kind_of(net)}"
         raise InputError(
             f"report takes a Network, not {what}: load_model(...) gives one, "
             "or Network(model, preprocess, categories, name, weights)"
@@ -203,16 +203,16 @@ def _chosen(layers: Mapping[str, LayerMaps], k: int, selected: list[int] | None,
     """The channels of each layer that are shown, the most important first, without layers that have none of them."""
     if selected is None:
         return {
-            name: content.strongest_channels(of, k) if photos else list(range(min(k, of.shape[0])))
-            for name, of in layers.items()
+            name: content.strongest_channels(maps, k) if photos else list(range(min(k, maps.shape[0])))
+            for name, maps in layers.items()
         }
-    chosen = {name: [c for c in selected if c < of.shape[0]] for name, of in layers.items()}
+    chosen = {name: [c for c in selected if c < maps.shape[0]] for name, maps in layers.items()}
     if layers and not any(chosen.values()):
         widest = max(layers, key=lambda name: layers[name].shape[0])
         raise LayerError(
             f"no layer shown has a channel {min(selected)}: {widest} has the most, 0 to {layers[widest].shape[0] - 1}"
         )
-    return {name: some for name, some in chosen.items() if some}
+    return {name: channels for name, channels in chosen.items() if channels}
 
 
 def _writable(out: str | os.PathLike[str]) -> Path:
@@ -232,13 +232,13 @@ def _writable(out: str | os.PathLike[str]) -> Path:
 def _photos(images: Photo | Sequence[Photo] | Mapping[str, Photo], net: Network) -> list[content.NamedPhoto]:
     several: Any = [images] if is_photo(images) else images
     if not isinstance(several, (Mapping, Sequence)):
-        raise ImageError(f"photos are paths, PIL images or arrays (H, W, 3), not a {type(several).__name__}")
+        raise ImageError(f"photos are paths, PIL images or arrays (H, W, 3), not {kind_of(several)}")
     photos: list[content.NamedPhoto] = []
     for name, image in several.items() if isinstance(several, Mapping) else [("", image) for image in several]:
         file = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
         usual = f"photo {len(photos) + 1}" if file is None else Path(file).name
         pixels = stored(image)
-        picture_of(pixels, net.preprocess)  # what is no photo is told before the work begins
+        picture_of(pixels, net.preprocess)  # what is not a photo is reported before the work begins
         photos.append(content.NamedPhoto(str(name) or usual, pixels, file))
     return _distinct(photos)
 

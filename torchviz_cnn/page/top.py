@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from torchviz_cnn.core.errors import InputError, LayerError
+from torchviz_cnn.core.errors import InputError, LayerError, kind_of
 from torchviz_cnn.core.names import unwrap
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.media import render
 from torchviz_cnn.page.encode import Blocks, figure
 from torchviz_cnn.page.patterns import Wanted, in_turn
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
-from torchviz_cnn.topk.patches import Window, field_on_input, on_photo, projection_image, tile
+from torchviz_cnn.topk.patches import Crop, field_on_input, on_photo, projection_image, tile
 from torchviz_cnn.topk.result import KIND, TopActivations
 
 SHOWN = 9
@@ -40,9 +40,9 @@ def top_of(top: TopActivations | str | os.PathLike[str], net: Network, checksum:
             raise InputError(f"the top activations are of a network with other weights than {net.name} has here")
         return top
     if not isinstance(top, (str, os.PathLike)):
-        raise InputError(f"top is what top_activations gives, or a folder of it, not a {type(top).__name__}")
-    whose = ResultFolder.read(os.fspath(top), KIND).manifest["identity"].get("weights")
-    if whose not in (None, checksum):
+        raise InputError(f"top is what top_activations gives, or a folder of it, not {kind_of(top)}")
+    weights = ResultFolder.read(os.fspath(top), KIND).manifest["identity"].get("weights")
+    if weights not in (None, checksum):
         raise InputError(f"{os.fspath(top)} is of a network with other weights than {net.name} has here")
     return TopActivations.load(os.fspath(top), model=net.model, preprocess=net.preprocess)
 
@@ -72,8 +72,8 @@ def top_contents(
     with stage("projections", sum(map(len, drawn.values()))) as bar:
         for layer, (c,) in in_turn(drawn, 1, (time.monotonic() + until) / 2):
             units = top.project(layer, [c], model=net.model, other_activations="plain")[c][:SHOWN]
-            windows = [_window(top, layer, c, i, (one.shape[1], one.shape[2])) for i, one in enumerate(units)]
-            row = [tile(projection_image(one), window, SIDE) for one, window in zip(units, windows, strict=True)]
+            crops = [_crop(top, layer, c, i, (one.shape[1], one.shape[2])) for i, one in enumerate(units)]
+            row = [tile(projection_image(one), crop, SIDE) for one, crop in zip(units, crops, strict=True)]
             contents[layer][c]["projections"] = blocks.picture(_row(row), quality=68)
             bar.update(1)
     return contents
@@ -96,13 +96,13 @@ def _patches(
         for image, units in sorted(asked.items()):
             view = top.source.view(image)
             for layer, channel, place in units:
-                window = on_photo(_window(top, layer, channel, place, view.input_size), view)
-                tiles[layer, channel][place] = tile(view.photo, window, SIDE)
+                crop = on_photo(_crop(top, layer, channel, place, view.input_size), view)
+                tiles[layer, channel][place] = tile(view.photo, crop, SIDE)
             bar.update(1)
     return {unit: [row[place] for place in sorted(row)] for unit, row in tiles.items()}
 
 
-def _window(top: TopActivations, layer: str, channel: int, place: int, size: tuple[int, int]) -> Window:
+def _crop(top: TopActivations, layer: str, channel: int, place: int, size: tuple[int, int]) -> Crop:
     return field_on_input(top.fields.get(layer), top.positions[layer][channel][place].tolist(), size)
 
 
@@ -113,18 +113,19 @@ def _row(tiles: Sequence[Image.Image]) -> Image.Image:
 
 def _statistics(top: TopActivations, layer: str, channel: int) -> dict[str, str | float | None]:
     """Statistics of a channel over the whole dataset. Unlike the photos' mean, this mean includes negative values."""
-    of = top.statistics[layer]
-    said: dict[str, str | float | None] = {
+    statistics = top.statistics[layer]
+    shown: dict[str, str | float | None] = {
         "images": f"{top.count:,}",
-        "mean, negative values included": figure(of.mean[channel]),
-        "maximum": figure(of.maximum[channel]),
-        SPARSITY: figure(of.sparsity[channel]),
+        "mean, negative values included": figure(statistics.mean[channel]),
+        "maximum": figure(statistics.maximum[channel]),
+        SPARSITY: figure(statistics.sparsity[channel]),
     }
-    if bool(of.dead[channel]):
-        said["dead"] = "never above zero"
-    if of.selectivity is not None and math.isfinite(float(of.selectivity[channel])):
-        said["class selectivity"] = figure(of.selectivity[channel])
+    if bool(statistics.dead[channel]):
+        shown["dead"] = "never above zero"
+    if statistics.selectivity is not None and math.isfinite(float(statistics.selectivity[channel])):
+        shown["class selectivity"] = figure(statistics.selectivity[channel])
         names = None if top.source is None else top.source.categories
-        if of.favourite is not None and names is not None and 0 <= int(of.favourite[channel]) < len(names):
-            said["favourite class"] = str(names[int(of.favourite[channel])])
-    return said
+        favourite = None if statistics.favourite is None else int(statistics.favourite[channel])
+        if favourite is not None and names is not None and 0 <= favourite < len(names):
+            shown["favourite class"] = str(names[favourite])
+    return shown

@@ -84,7 +84,7 @@ class ResultFolder:
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise OutputError(f"{path} is no folder of results: it has no {MANIFEST}") from None
+            raise OutputError(f"{path} is not a folder of results: it has no {MANIFEST}") from None
         except OSError as error:
             raise OutputError(f"cannot read {file}: {error.strerror or error}") from error
         except (ValueError, RecursionError) as error:
@@ -92,7 +92,7 @@ class ResultFolder:
         if not isinstance(manifest, dict) or not all(
             isinstance(manifest.get(part), dict) for part in ("identity", "progress")
         ):
-            raise OutputError(f"{file} is no manifest of results: it has no identity and progress")
+            raise OutputError(f"{file} is not a manifest of results: it has no identity and progress")
         if manifest.get("kind") != kind:
             raise OutputError(f"{path} holds results of kind {manifest.get('kind')!r}, not {kind!r}")
         if manifest.get("format") != FORMAT:
@@ -156,10 +156,10 @@ class ResultFolder:
     def _require(self, identity: dict[str, Any]) -> None:
         difference = _difference(self.manifest["identity"], identity)
         if difference is not None:
-            field, mine, other = difference
+            field, saved, asked = difference
             raise OutputError(
                 f"{self.path} holds results of another run: "
-                f"its {field} is {_short(mine)}, this one's is {_short(other)}; use another folder"
+                f"its {field} is {_short(saved)}, this one's is {_short(asked)}; use another folder"
             )
 
     def _write(self) -> None:
@@ -204,10 +204,10 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": str(torch.__version__), "torchviz_cnn": own}
 
 
-def _difference(mine: dict[str, Any], other: dict[str, Any], above: str = "") -> tuple[str, Any, Any] | None:
+def _difference(saved: dict[str, Any], asked: dict[str, Any], above: str = "") -> tuple[str, Any, Any] | None:
     """The first field in which two differ, as a dotted name, with both values."""
-    for field in dict.fromkeys([*other, *mine]):
-        a, b = mine.get(field), other.get(field)
+    for field in dict.fromkeys([*asked, *saved]):
+        a, b = saved.get(field), asked.get(field)
         if isinstance(a, dict) and isinstance(b, dict):
             difference = _difference(a, b, f"{above}{field}.")
             if difference is not None:

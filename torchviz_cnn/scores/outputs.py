@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchviz_cnn.core.errors import ModelError
+from torchviz_cnn.core.errors import ModelError, kind_of
 from torchviz_cnn.hooks.manager import OptionalGradients
 
 Activation = Literal["softmax", "sigmoid", "none"]
@@ -117,13 +117,13 @@ def read_classes(
     if logits is None:
         kind = "" if scores.is_floating_point() else f" of {str(scores.dtype).removeprefix('torch.')}"
         what = f"a tensor {tuple(scores.shape)}{kind} for {batch} images, not class scores ({batch}, n)"
-        how = _OF_MAPS.format(_place(scores, output)) if scores.ndim > 3 and len(scores) == batch else ""
-        raise ModelError(f"the model gives {what}; {_WRAP}{how}")
+        hint = _OF_MAPS.format(_place(scores, output)) if scores.ndim > 3 and len(scores) == batch else ""
+        raise ModelError(f"the model gives {what}; {_WRAP}{hint}")
     nan = logits.isnan().any(1)
     if bool(nan.any()):
         raise ModelError(
             f"the model gives NaN for image {int(nan.nonzero()[0, 0])}: some of its weights, its input or what it "
-            "computes on the way are no finite numbers"
+            "computes on the way are not finite numbers"
         )
     activation = (ending and ending.activation(logits)) or usual_activation(logits)
     binary = logits.shape[1] == 1 and categories is not None and len(categories) == 2
@@ -171,7 +171,7 @@ def _defined(outputs: Tensor) -> Tensor:
 
 
 def _scores_in(output: Any, batch: int, categories: Categories) -> Tensor:
-    """The tensor of class scores in what a model gives. Raises ModelError where it cannot be told."""
+    """The tensor of class scores in what a model gives. Raises ModelError where there is none, or several."""
     scores: Any = output
     if isinstance(output, dict):
         scores = output.get("logits", output.get("out"))
@@ -181,7 +181,7 @@ def _scores_in(output: Any, batch: int, categories: Categories) -> Tensor:
         return _scores_among(output, batch, categories)
     if not isinstance(scores, Tensor):
         keys = f" with the keys {', '.join(map(repr, output))}" if isinstance(output, dict) else ""
-        raise ModelError(f"the model gives a {type(output).__name__}{keys}, not class scores (B, n); {_WRAP}")
+        raise ModelError(f"the model gives {kind_of(output)}{keys}, not class scores (B, n); {_WRAP}")
     return scores
 
 
@@ -214,8 +214,8 @@ def _scores_among(parts: tuple[Any, ...] | list[Any], batch: int, categories: Ca
         shapes = ", ".join(f"{place}: {tuple(tensors[place].shape)}" for place in counts)
         raise ModelError(f"several tensors that the model gives may be class scores ({shapes}); {_WRAP}")
     if not isinstance(parts[0], Tensor):
-        how = _WRAP + _OF_BOXES * (isinstance(parts[0], dict) and "scores" in parts[0])
-        raise ModelError(f"the model gives a {type(parts).__name__}, not class scores (B, n); {how}")
+        hint = _WRAP + _OF_BOXES * (isinstance(parts[0], dict) and "scores" in parts[0])
+        raise ModelError(f"the model gives {kind_of(parts)}, not class scores (B, n); {hint}")
     return parts[0]
 
 

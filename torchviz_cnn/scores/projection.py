@@ -36,23 +36,23 @@ class Units:
     _model: nn.Module
     _leaf: Tensor
 
-    def project(self, layer: str, channels: Tensor, places: Tensor, *, again: bool = False) -> Tensor:
+    def project(self, layer: str, channels: Tensor, unit_masks: Tensor, *, keep_graph: bool = False) -> Tensor:
         """Project units of a layer: (B, U, C, H, W), float32.
 
         Args:
             layer: a layer of `maps`.
             channels: the channel of each of U units for each image: (B, U).
-            places: which places of the channel's map belong to each unit, as 0 or 1: (B, U, h, w).
-            again: whether another call follows.
+            unit_masks: which places of the channel's map belong to each unit, as 0 or 1: (B, U, h, w).
+            keep_graph: whether another call follows.
         """
         maps = self.maps[layer].float()
-        own = maps[torch.arange(len(maps), device=maps.device)[:, None], channels] * places
+        own = maps[torch.arange(len(maps), device=maps.device)[:, None], channels] * unit_masks
         # The gradient of this is the unit's own gradient times the unit.
         signal = own.detach() if self.projection == "deconvnet" else torch.ones_like(own)
         scores = (own * signal).sum((2, 3))
         parts = [
             require_gradient(part, self._model, f"the input from layer {layer!r}").float()
-            for (part,) in score_gradients(scores, [self._leaf], again)
+            for (part,) in score_gradients(scores, [self._leaf], keep_graph)
         ]
         return torch.cat(parts).transpose(0, 1).contiguous()
 
@@ -66,7 +66,7 @@ def projected_units(
 ) -> Iterator[Units]:
     """Run a model as far as the last of these layers, so that units of them can be projected down to the input.
 
-    Raises LayerError for a layer that does not exist, is not reached or gives no maps, and for activations that are no
+    Raises LayerError for a layer that does not exist, is not reached or gives no maps, and for activations that are not
     ReLUs (see `relu_rule`); ModelError for NaN.
     """
     checks.one_of("projection", projection, get_args(Projection))
@@ -85,7 +85,7 @@ def projected_units(
             if not bool(output.detach().sum().isfinite()) and bool(output.detach().isnan().any()):
                 raise ModelError(
                     f"layer {name!r} of {type(model).__name__} gives NaN: some of its weights, or what it computes, "
-                    "are no numbers"
+                    "are not numbers"
                 )
         yield Units({name: as_maps(output) for name, output in acts.items()}, projection, model, leaf)
 
@@ -100,9 +100,7 @@ def require_features(
             f"layer {layer!r} of {type(model).__name__} gives {what}, neither maps (B, C, h, w) nor numbers (B, C)"
         )
     if len(output) != batch or not output.numel():
-        raise LayerError(
-            f"layer {layer!r} gives {tuple(output.shape)} for {batch} images: which is whose cannot be told"
-        )
+        raise LayerError(f"layer {layer!r} gives {tuple(output.shape)} for {batch} images: they cannot be told apart")
     require_channels_first(model, layer, output, image)
     return output
 

@@ -1,4 +1,4 @@
-"""What is explained: which class, and which number of it. Targets and scores mean the same in every method."""
+"""What is explained: which class, and which score of it. Targets and scores mean the same in every method."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Target = int | str | Tensor | Sequence[Any] | np.ndarray[Any, Any] | None
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """The classes that are explained of a batch, and which number of each: resolved once, the same in every method."""
+    """The classes that are explained of a batch, and which score of each: resolved once, the same in every method."""
 
     logits: Tensor
     """What the model gives for all classes: (B, n), float32, part of the graph where there is one. Of one output with
@@ -57,12 +57,12 @@ class Targets:
         categories: Categories = None,
         ending: Ending | None = None,
     ) -> Targets:
-        """What a target asks for in a model's output for a batch of so many images.
+        """What a target asks for in a model's output for a batch of this many images.
 
         A target that is resolved already is taken over as it is. `ending` was on while the model ran, and tells whether
         the model ends in a softmax or sigmoid: its output is then explained as it is, which a warning says.
 
-        Raises ModelError for an output that is no class scores, TargetError for a target that does not fit.
+        Raises ModelError for an output that is not class scores, TargetError for a target that does not fit.
         """
         if isinstance(target, Targets):
             return replace(target, logits=class_outputs(output, batch, categories))
@@ -104,7 +104,7 @@ def resolve_target(target: Target, outputs: Tensor, categories: Categories = Non
     index = _as_index(_with_indices(target, categories))
     if index.ndim == 0:
         index = index.expand(batch)
-    one = index.ndim == 1
+    single = index.ndim == 1
     if index.ndim > 2 or len(index) != batch or index.numel() == 0:
         raise TargetError(
             f"a target of shape {tuple(index.shape)} does not fit a batch of {batch}: "
@@ -118,7 +118,7 @@ def resolve_target(target: Target, outputs: Tensor, categories: Categories = Non
         raise TargetError(
             f"target {int(wrong[0])} is out of range: the model has {classes} classes, 0 to {classes - 1}"
         )
-    return (index[:, None] if one else index), one
+    return (index[:, None] if single else index), single
 
 
 def score_of(outputs: Tensor, target: Tensor, score: Score, activation: Activation | None = None) -> Tensor:
@@ -168,7 +168,7 @@ def run_classes(given: Given, x: Tensor) -> tuple[Tensor, Activation]:
 
 
 def warn_of_probabilities(activation: Activation, score: Score) -> None:
-    """Say that what is explained are no logits, where the model ends in a softmax or sigmoid."""
+    """Warn that what is explained are not logits, where the model ends in a softmax or sigmoid."""
     if activation == "none" and score == "logit":
         warn(
             "the model ends in a softmax or sigmoid: what is explained are its probabilities, not logits, which "

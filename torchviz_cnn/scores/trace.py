@@ -41,35 +41,36 @@ class Trace:
     rule: ReluRule | None = None
 
     def gradients(
-        self, layers: Sequence[str], *, rule: Rule | None = None, again: bool = False
+        self, layers: Sequence[str], *, rule: Rule | None = None, keep_graph: bool = False
     ) -> Iterator[dict[str, Tensor | None]]:
         """The gradients of the scores with respect to what some layers gave, a few classes at a time.
 
         Args:
             layers: names of layers of this trace, and `INPUT`.
             rule: the backward rule of ReLUs, of a trace that was made under another.
-            again: whether gradients will be read once more after this.
+            keep_graph: whether gradients will be read once more after this (False).
 
         Yields:
             By layer, (B, k, C, h, w) in float32; None for a layer that the scores do not depend on.
         """
         if self.rule is not None and rule is not None:
             self.rule.rule = rule
-        for parts in score_gradients(self.targets.scores, [self.activations[name] for name in layers], again):
+        for parts in score_gradients(self.targets.scores, [self.activations[name] for name in layers], keep_graph):
             # Class by class in memory, image by image in use: the transposition is a view.
             yield {
                 name: None if part is None else part.detach().float().transpose(0, 1)
                 for name, part in zip(layers, parts, strict=True)
             }
 
-    def gradient(self, layer: str, *, rule: Rule | None = None, again: bool = False) -> Tensor:
+    def gradient(self, layer: str, *, rule: Rule | None = None, keep_graph: bool = False) -> Tensor:
         """The gradients of all classes with respect to one layer's maps or the `INPUT`: (B, K, C, h, w), float32.
 
         Raises ModelError where none comes back.
         """
         place = f"layer {layer!r}" if layer != INPUT else "the input"
         parts = [
-            require_gradient(part[layer], self.model, place) for part in self.gradients([layer], rule=rule, again=again)
+            require_gradient(part[layer], self.model, place)
+            for part in self.gradients([layer], rule=rule, keep_graph=keep_graph)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
@@ -87,14 +88,14 @@ def trace(
 ) -> Iterator[Trace]:
     """Run a model once, to its end, and keep what is needed to differentiate scores with respect to layers' maps.
 
-    The first of the layers is the leaf of the graph: nothing before it is differentiated. With `INPUT` among them, the
-    input is.
+    The layer that runs first becomes the leaf of the graph: nothing before it is differentiated. With `INPUT` among
+    them, the input does.
 
     Args:
         given: the model and its batch.
         layers: names of calls that give maps (B, C, h, w), and `INPUT`.
         target: which classes, see `Target`, or what was resolved before.
-        score: which number of each.
+        score: the score to explain, see `Score`.
         rule: the backward rule of ReLUs.
         check: what tests the outputs of layers, see `HookManager.record`; by default `require_maps`.
         require_relu: whether a rule that meets no ReLU is an error.
@@ -148,18 +149,16 @@ def layer_of(given: Given, layer: LayerName | Sequence[LayerName] | None, *, poo
             raise LayerError(f"one layer is explained at a time, and {len(layers)} were asked for")
         return one_call(given.model, layers[0])
 
-    def on(x: Tensor) -> str:
+    def default_layer(x: Tensor) -> str:
         def scores(output: Any) -> Tensor:
             return class_outputs(output, len(x), given.origin.categories)
 
         return explained_layer(given.model, x, scores, pooled=pooled)
 
     try:
-        return on(given.x[:1])
-    except torch.OutOfMemoryError:
-        raise
+        return default_layer(given.x[:1])
     except (RuntimeError, IndexError, AssertionError, ValueError) as error:
-        if len(given.x) == 1:
+        if len(given.x) == 1 or isinstance(error, torch.OutOfMemoryError):
             raise
         _log.info("the layer is looked for on the whole batch, not on one image: %s", str(error).partition("\n")[0])
-        return on(given.x)
+        return default_layer(given.x)

@@ -24,8 +24,8 @@ def in_exact_order(
 
     Where the network does not run in double precision, a SkippedWarning says so and they stay as they are.
     """
-    images = sorted({image for of in candidates.values() for image in of.images.flatten().tolist() if image >= 0})
-    exact = {layer: of.emptied(torch.float64) for layer, of in candidates.items()}
+    images = sorted({image for best in candidates.values() for image in best.images.flatten().tolist() if image >= 0})
+    exact = {layer: best.emptied(torch.float64) for layer, best in candidates.items()}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     device = torch.device("cpu") if device.type == "mps" else device  # which has no double precision
     image = -1
@@ -34,16 +34,16 @@ def in_exact_order(
     def take(name: str, output: object) -> None:
         maps = as_maps(double, name, output, 1)[0]
         rows, channels = (candidates[name].images == image).nonzero(as_tuple=True)
-        values, places = maps[channels.to(device)].double().flatten(1).cpu().max(1)
+        values, at = maps[channels.to(device)].double().flatten(1).cpu().max(1)
         exact[name].values[rows, channels], exact[name].images[rows, channels] = values, image
-        exact[name].positions[rows, channels] = torch.stack([places // maps.shape[2], places % maps.shape[2]], 1)
+        exact[name].positions[rows, channels] = torch.stack([at // maps.shape[2], at % maps.shape[2]], 1)
 
     try:
         double = copy.deepcopy(model).to(device, torch.float64)
-        mine = [[image] for image in images[ranks.rank :: ranks.count]]
+        share = [[image] for image in images[ranks.rank :: ranks.count]]
         with torch.no_grad(), HookManager(double) as hooks:
             hooks.on_forward(list(candidates), take)
-            for batch in read_batches(source, range(len(mine)), mine, workers, device):
+            for batch in read_batches(source, range(len(share)), share, workers, device):
                 if batch.x is not None:
                     image = int(batch.images[0])
                     hooks.run(batch.x.to(device, torch.float64))

@@ -22,7 +22,7 @@ from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import joined
 from torchviz_cnn.topk.exact import in_exact_order
-from torchviz_cnn.topk.passes import STATE, Probe, State, probe, run_pass
+from torchviz_cnn.topk.passes import STATE, Probe, RunState, probe, run_pass
 from torchviz_cnn.topk.reading import checked_workers, usual_workers
 from torchviz_cnn.topk.result import KIND, RESULTS, TopActivations
 from torchviz_cnn.topk.statistics import ChannelStatistics
@@ -101,11 +101,11 @@ def top_activations(
         source = ImageSource(dataset, preprocess or (model.preprocess if isinstance(model, Network) else None))
         workers = checked_workers(workers, usual_workers() if isinstance(source.dataset, PhotoFolder) else 0)
         with joined(str(next((p.device for p in module.parameters()), "cpu"))) as ranks:
-            about = probe(module, source, layers)
-            folder, state = None, State.new(about, k + _SPARE if exact else k)
+            probed = probe(module, source, layers)
+            folder, state = None, RunState.new(probed, k + _SPARE if exact else k)
             if out is not None:
                 # The first rank alone writes; what it refuses ends all of them.
-                identity = _identity(module, source, about, k, exact) if ranks.first else {}
+                identity = _identity(module, source, probed, k, exact) if ranks.first else {}
                 folder = ranks.once(lambda: ResultFolder.open(out, KIND, identity, resume=resume))
                 earlier = ranks.gather(ranks.once(lambda: _earlier(folder)))[0]
                 if isinstance(earlier, TopActivations):
@@ -116,20 +116,20 @@ def top_activations(
                 if folder is not None:
                     state.save(folder)
 
-            how = {"batch_size": batch_size, "workers": workers, "save_every": save_every}
-            run_pass(module, source, state, ranks, None if out is None else save, **how, progress=progress)
+            options = {"batch_size": batch_size, "workers": workers, "save_every": save_every}
+            run_pass(module, source, state, ranks, None if out is None else save, **options, progress=progress)
             candidates = {layer: tally.candidates for layer, tally in state.tallies.items()}
             if exact:
                 candidates = in_exact_order(module, source, candidates, ranks, workers)
-            top = _result(module, source, about, state, candidates, k)
+            top = _result(module, source, probed, state, candidates, k)
             ranks.once(lambda: None if folder is None else top.write(folder))
             if ranks.first:
                 _warn(state)
             return top
 
 
-def _identity(model: nn.Module, source: ImageSource, about: Probe, k: int, exact: bool) -> dict[str, Any]:
-    """Whose results these are. What does not change them, as the batch size, is not part of it."""
+def _identity(model: nn.Module, source: ImageSource, probed: Probe, k: int, exact: bool) -> dict[str, Any]:
+    """Return what identifies a run; options that do not change its results, such as the batch size, are left out."""
     listing = source.listing()
     return {
         "model": type(model).__name__,
@@ -137,28 +137,28 @@ def _identity(model: nn.Module, source: ImageSource, about: Probe, k: int, exact
         "images": listing["images"],
         "dataset": listing["checksum"],
         "preprocess": source.preparation(),
-        "input": list(about.input_size),
-        "layers": list(about.channels),
+        "input": list(probed.input_size),
+        "layers": list(probed.channels),
         "k": k,
         "exact": exact,
     }
 
 
-def _earlier(folder: ResultFolder | None) -> TopActivations | State | None:
+def _earlier(folder: ResultFolder | None) -> TopActivations | RunState | None:
     """The result of an earlier run that came to its end; else how far it came, if it came anywhere."""
     if folder is not None and folder.has(RESULTS):
         return replace(TopActivations.load(folder.path), source=None)
-    return State.load(folder) if folder is not None and folder.has(STATE) else None
+    return RunState.load(folder) if folder is not None and folder.has(STATE) else None
 
 
 def _result(
-    model: nn.Module, source: ImageSource, about: Probe, state: State, candidates: dict[str, Candidates], k: int
+    model: nn.Module, source: ImageSource, probed: Probe, state: RunState, candidates: dict[str, Candidates], k: int
 ) -> TopActivations:
     values, images, positions = {}, {}, {}
-    for layer, of in candidates.items():
-        images[layer] = of.images[:k].T.contiguous()
-        values[layer] = of.values[:k].T.float().masked_fill(images[layer] < 0, torch.nan)
-        positions[layer] = of.positions[:k].transpose(0, 1).contiguous()
+    for layer, best in candidates.items():
+        images[layer] = best.images[:k].T.contiguous()
+        values[layer] = best.values[:k].T.float().masked_fill(images[layer] < 0, torch.nan)
+        positions[layer] = best.positions[:k].transpose(0, 1).contiguous()
     return TopActivations(
         layers=tuple(state.tallies),
         values=values,
@@ -167,13 +167,13 @@ def _result(
         statistics={layer: ChannelStatistics.of(tally) for layer, tally in state.tallies.items()},
         count=len(source),
         skipped=dict(state.skipped),
-        fields=about.fields,
+        fields=probed.fields,
         source=source,
         model=model,
     )
 
 
-def _warn(state: State) -> None:
+def _warn(state: RunState) -> None:
     if state.skipped:
         first = next(iter(state.skipped.values()))
         count = f"{len(state.skipped)} of {state.done}"

@@ -31,10 +31,10 @@ _log = logging.getLogger("torchviz_cnn")
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """What one image tells of the layers asked for."""
+    """What the first image shows of the layers asked for."""
 
     channels: dict[str, int]
-    """Of each layer, in execution order."""
+    """How many channels each layer has, in execution order."""
     fields: dict[str, ReceptiveField | None]
     """None where a unit sees everything, or it cannot be measured."""
     input_size: tuple[int, int]
@@ -53,7 +53,7 @@ def probe(model: nn.Module, source: ImageSource, layers: Layers) -> Probe:
     channels: dict[str, int] = {}
     dtype = torch.float32
 
-    def look(name: str, output: Any) -> None:
+    def note(name: str, output: Any) -> None:
         nonlocal dtype
         try:
             maps = as_maps(model, name, output, 1)
@@ -65,7 +65,7 @@ def probe(model: nn.Module, source: ImageSource, layers: Layers) -> Probe:
         dtype = torch.promote_types(dtype, maps.dtype)
 
     with torch.no_grad(), HookManager(model) as hooks:
-        hooks.on_forward([str(call) for call in calls], look)
+        hooks.on_forward([str(call) for call in calls], note)
         hooks.run(x.clone(), stop_early=len(asked) == len(calls))
         hooks.require_reached(asked)
     if not channels:
@@ -101,22 +101,22 @@ def _first(model: nn.Module, source: ImageSource) -> Tensor:
 
 
 @dataclass(eq=False)
-class State:
+class RunState:
     """What is known after part of the dataset."""
 
     tallies: dict[str, Tally]
     done: int = 0
-    """How many images of the dataset were looked at: the first so many."""
+    """How many images of the dataset were looked at, from the first on."""
     skipped: dict[int, str] = field(default_factory=dict)
     """Those among them that could not be read, by place, and why."""
     seconds: float = 0.0
     """How long it took."""
 
     @classmethod
-    def new(cls, about: Probe, keep: int) -> State:
+    def new(cls, probed: Probe, keep: int) -> RunState:
         """Before the first image; `keep` candidates per channel are kept."""
-        kept = about.channels.items()
-        return cls({layer: Tally(Candidates.none(keep, c, about.dtype), Sums.none(c)) for layer, c in kept})
+        kept = probed.channels.items()
+        return cls({layer: Tally(Candidates.none(keep, c, probed.dtype), Sums.none(c)) for layer, c in kept})
 
     def save(self, folder: ResultFolder) -> None:
         """Write it as one file, so that it is of one moment."""
@@ -126,7 +126,7 @@ class State:
         folder.update(images=self.done, skipped=len(self.skipped), seconds=round(self.seconds, 1))
 
     @classmethod
-    def load(cls, folder: ResultFolder) -> State:
+    def load(cls, folder: ResultFolder) -> RunState:
         """What a run left. Raises OutputError where it is broken."""
         tensors, texts = folder.load_with_metadata(STATE)
         try:
@@ -144,7 +144,7 @@ class State:
 def run_pass(
     model: nn.Module,
     source: ImageSource,
-    state: State,
+    state: RunState,
     ranks: Ranks,
     save: Callable[[], None] | None = None,
     *,
@@ -153,17 +153,17 @@ def run_pass(
     save_every: int = 50,
     progress: bool = False,
 ) -> None:
-    """Go on from a state to the end of the dataset; the first rank calls `save` every so many batches.
+    """Go on from a state to the end of the dataset; the first rank calls `save` every `save_every` batches.
 
-    Batches are cut from where the state is, and saved after a whole number of them, so that every image is computed
-    in the same company whoever computes it: rank r of n takes every n-th batch.
+    Batches are cut from where the state is, and saved after a whole number of them, so that every image is
+    always in the same batch, whichever rank computes it: rank r of n takes every n-th batch.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     start, end = state.done, len(source)
-    places = [range(at, min(at + batch_size, end)) for at in range(start, end, batch_size)]
-    total = len(places)
-    reader = read_batches(source, range(ranks.rank, total, ranks.count), places, workers, device)
+    image_indices = [range(at, min(at + batch_size, end)) for at in range(start, end, batch_size)]
+    total = len(image_indices)
+    reader = read_batches(source, range(ranks.rank, total, ranks.count), image_indices, workers, device)
     bar = progress_bar(progress and ranks.first, total=end, initial=start, unit=" images", smoothing=0.1)
     with bar, torch.no_grad(), HookManager(model) as hooks:
         current: list[Collector] = []
@@ -179,7 +179,7 @@ def run_pass(
                     if batch.x is not None:
                         hooks.run(batch.x.to(device, dtype, non_blocking=True))
                         hooks.require_reached()
-                    bar.update(min(len(places[number]) * ranks.count, end - bar.n))
+                    bar.update(min(len(image_indices[number]) * ranks.count, end - bar.n))
             except Exception as error:  # raised below, on all ranks alike
                 problem = error
             ranks.agree(problem)
@@ -193,13 +193,14 @@ def run_pass(
         raise InputError(f"none of the {end} images of the dataset can be read; the first: {state.skipped[0]}")
 
 
-def _collector(model: nn.Module, state: State, device: torch.device) -> Collector:
+def _collector(model: nn.Module, state: RunState, device: torch.device) -> Collector:
     candidates = {layer: tally.candidates for layer, tally in state.tallies.items()}
-    limit = {layer: of.values[-1].to(device) for layer, of in candidates.items()}
-    return Collector(model, limit, {layer: of.emptied(of.values.dtype, device) for layer, of in candidates.items()})
+    limit = {layer: best.values[-1].to(device) for layer, best in candidates.items()}
+    empty = {layer: best.emptied(best.values.dtype, device) for layer, best in candidates.items()}
+    return Collector(model, limit, empty)
 
 
-def _join(state: State, parts: list[Part]) -> None:
+def _join(state: RunState, parts: list[Part]) -> None:
     """Add what all ranks kept; the order of ranks does not matter."""
     for layer, tally in state.tallies.items():
         tally.candidates = tally.candidates.best([part.candidates[layer] for part in parts])

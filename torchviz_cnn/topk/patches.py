@@ -26,8 +26,8 @@ _NOTHING = 128
 
 
 @dataclass(frozen=True)
-class Window:
-    """A box (left, top, right, bottom) in pixels of a picture, and the part of it that is to be view."""
+class Crop:
+    """A box (left, top, right, bottom) in pixels of a picture, and the part of it that lies inside the picture."""
 
     box: render.Box
     shown: render.Box
@@ -35,7 +35,7 @@ class Window:
 
 def field_on_input(
     field: ReceptiveField | None, position: Sequence[int], input_size: tuple[int, int], context: float = 1.0
-) -> Window:
+) -> Crop:
     """The receptive field of the unit at (row, column) of a layer's map, `context` times as large, on an input (H, W).
 
     A side of it that is as long as the input's, is the input's; None is a unit that sees everything. Of what lies
@@ -54,10 +54,10 @@ def field_on_input(
         edges.append((middle - half, middle + half))
     (top, bottom), (left, right) = edges
     box = (left, top, right, bottom)
-    return Window(box, _inside(box, input_size[1], input_size[0]))
+    return Crop(box, _inside(box, input_size[1], input_size[0]))
 
 
-def on_photo(window: Window, view: View, context: float = 1.0) -> Window:
+def on_photo(crop: Crop, view: View, context: float = 1.0) -> Crop:
     """The same on the photo that the input was made from: mapped back through its crop and resize.
 
     With more than the field itself (`context` above 1), what the photo shows beyond the network's crop is shown too.
@@ -68,29 +68,27 @@ def on_photo(window: Window, view: View, context: float = 1.0) -> Window:
     def back(box: render.Box) -> render.Box:
         return (left + box[0] * x, top + box[1] * y, left + box[2] * x, top + box[3] * y)
 
-    box = back(window.box)
-    return Window(box, _inside(box if context > 1 else back(window.shown), view.photo.width, view.photo.height))
+    box = back(crop.box)
+    return Crop(box, _inside(box if context > 1 else back(crop.shown), view.photo.width, view.photo.height))
 
 
-def cut(picture: Image.Image, window: Window) -> Image.Image:
+def cut(picture: Image.Image, crop: Crop) -> Image.Image:
     """What a window shows of a picture, at the picture's own pixels: rounded to whole ones, at least one."""
-    left, top, right, bottom = window.shown
+    left, top, right, bottom = crop.shown
     x, y = min(round(left), picture.width - 1), min(round(top), picture.height - 1)
     return picture.crop((x, y, max(round(right), x + 1), max(round(bottom), y + 1)))
 
 
-def tile(picture: Image.Image, window: Window, side: int) -> Image.Image:
+def tile(picture: Image.Image, crop: Crop, side: int) -> Image.Image:
     """A window of a picture, its longer side `side` pixels; grey where it shows nothing."""
-    left, top, right, bottom = window.box
+    left, top, right, bottom = crop.box
     scale = side / max(right - left, bottom - top)
     size = max(round((right - left) * scale), 1), max(round((bottom - top) * scale), 1)
     canvas = Image.new("RGB", size, (_NOTHING, _NOTHING, _NOTHING))
-    x0, x1 = (min(max(round((edge - left) * scale), 0), size[0]) for edge in window.shown[::2])
-    y0, y1 = (min(max(round((edge - top) * scale), 0), size[1]) for edge in window.shown[1::2])
+    x0, x1 = (min(max(round((edge - left) * scale), 0), size[0]) for edge in crop.shown[::2])
+    y0, y1 = (min(max(round((edge - top) * scale), 0), size[1]) for edge in crop.shown[1::2])
     if x1 > x0 and y1 > y0:
-        canvas.paste(
-            picture.convert("RGB").resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, window.shown), (x0, y0)
-        )
+        canvas.paste(picture.convert("RGB").resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, crop.shown), (x0, y0))
     return canvas
 
 
@@ -112,7 +110,7 @@ def project_units(
     """Project one unit of a layer for each image of a dataset down to its pixels, (C, H, W) each, a batch at a time.
 
     A unit is a channel and a position (row, column), (0, 0) for features (B, C). Raises LayerError for activations that
-    are no ReLUs.
+    are not ReLUs.
     """
     projections: list[Tensor] = []
     inputs = [source.item(image)[0] for image in images]
@@ -124,10 +122,10 @@ def project_units(
         ):
             maps = units.maps[layer]
             row, column = torch.tensor([positions[i] for i in part]).T
-            places = torch.zeros(len(part), 1, *maps.shape[2:])
-            places[torch.arange(len(part)), 0, row, column] = 1
+            unit_masks = torch.zeros(len(part), 1, *maps.shape[2:])
+            unit_masks[torch.arange(len(part)), 0, row, column] = 1
             channel = torch.tensor([channels[i] for i in part], device=maps.device)[:, None]
-            projections += list(units.project(layer, channel, places.to(maps.device))[:, 0])
+            projections += list(units.project(layer, channel, unit_masks.to(maps.device))[:, 0])
     return projections
 
 
@@ -144,7 +142,7 @@ def square(tiles: Sequence[Image.Image], count: int, side: int) -> Image.Image:
 
 
 def arranged(pictures: Sequence[Image.Image], columns: int, gap: int, texts: Sequence[str] = ()) -> Image.Image:
-    """Pictures in rows of so many columns, `gap` pixels apart, each below its text where there are texts."""
+    """Pictures in rows of `columns`, `gap` pixels apart, each below its text where there are texts."""
     above = 15 if texts else 0
     width = max(picture.width for picture in pictures) + gap
     height = max(picture.height for picture in pictures) + above + gap

@@ -40,7 +40,7 @@ class Batch:
     """What is wrong with the dataset as a whole."""
 
     def pin_memory(self, device: object = None) -> Batch:
-        """Called by the DataLoader: makes the copy to a CUDA device run beside the computation."""
+        """Called by the DataLoader: makes the copy to a CUDA device run during the computation."""
         self.x = None if self.x is None else self.x.pin_memory()
         return self
 
@@ -48,13 +48,13 @@ class Batch:
 class _Items:
     """A dataset of whole batches, as one index of the DataLoader stands for one batch."""
 
-    def __init__(self, source: ImageSource, places: Sequence[Sequence[int]]) -> None:
+    def __init__(self, source: ImageSource, image_indices: Sequence[Sequence[int]]) -> None:
         self.source = source
-        self.places = places
+        self.image_indices = image_indices
 
     def __getitem__(self, number: int) -> Batch:
         read, skipped = list[tuple[int, Tensor, int | None]](), dict[int, str]()
-        for place in self.places[number]:
+        for place in self.image_indices[number]:
             try:
                 x, label = self.source.item(place)
                 read.append((place, x, label))
@@ -82,14 +82,14 @@ def skip_reason(name: str, error: Exception) -> str:
 
 
 def read_batches(
-    source: ImageSource, numbers: range, places: Sequence[Sequence[int]], workers: int, device: torch.device
+    source: ImageSource, numbers: range, image_indices: Sequence[Sequence[int]], workers: int, device: torch.device
 ) -> Iterator[Batch]:
-    """The batches of these numbers, in order; `places[number]` are the images of one.
+    """The batches of these numbers, in order; `image_indices[number]` are the images of one.
 
     A single image that cannot be read is left out and noted. Raises InputError for a dataset that cannot work.
     """
     loader: DataLoader[Batch] = DataLoader(
-        _Items(source, places),  # type: ignore[arg-type]
+        _Items(source, image_indices),  # type: ignore[arg-type]
         batch_size=None,
         sampler=numbers,
         num_workers=workers if len(numbers) > 1 else 0,
@@ -136,8 +136,9 @@ def starts_by_fork() -> bool:
 def checked_workers(workers: int | None, usual: int) -> int:
     """How many worker processes are started: those asked for, else the usual number where they can be.
 
-    New processes run the script again, unless it says what is for the first only: one that names `__main__` is believed
-    to; a notebook and `python -m` need not. Raises InputError where workers are asked for and cannot be started.
+    New processes run the script again, unless a guard says what is for the first only. We assume a script that names
+    `__main__` has such a guard; notebooks and `python -m` need none. Raises InputError where workers are asked for and
+    cannot be started.
     """
     count = usual if workers is None else checks.whole_number("workers", workers, 0)
     main = sys.modules["__main__"]

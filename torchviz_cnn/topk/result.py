@@ -1,4 +1,4 @@
-"""What the strongest activations over a dataset are, as arrays and as pages of patches beside their projections."""
+"""What the strongest activations over a dataset are, as arrays and as pages of patches next to their projections."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from torchviz_cnn.runs import files
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.scores.projection import Projection
 from torchviz_cnn.topk.patches import (
-    Window,
+    Crop,
     arranged,
     cut,
     field_on_input,
@@ -62,7 +62,7 @@ class TopActivations:
     positions: Mapping[str, Tensor]
     """By layer, (C, k, 2): row and column in the layer's map; -1 for none."""
     statistics: Mapping[str, ChannelStatistics]
-    """By layer, of every channel over the whole dataset."""
+    """Figures of every channel over the whole dataset, by layer."""
     count: int
     """How many images the dataset has."""
     skipped: Mapping[int, str]
@@ -101,7 +101,8 @@ class TopActivations:
         """Cut out the parts of the original photos that the channel's strongest units see, strongest first.
 
         Each is exactly the unit's receptive field, mapped back through crop and resize, without what lies beyond the
-        network's input; `context` = 2 shows twice as much to each side. At the photo's own pixels, so sizes differ.
+        network's input. `context` is the side of a patch as a multiple of the field (1.0). Patches have the photo's own
+        pixels, so their sizes differ.
         """
         return [
             cut(view.photo, on_photo(self._field(layer, position, view.input_size, context), view, context))
@@ -117,8 +118,12 @@ class TopActivations:
         model: Model | None = None,
         other_activations: OtherActivations = "error",
     ) -> list[Image.Image]:
-        """Draw what in these patches drives the units, projected down to pixels and cut like the patches; zero is
-        mid-grey. Takes the options of `project`."""
+        """Draw what in these patches drives the units, projected down to pixels and cut like the patches; zero is grey.
+
+        Args:
+            layer, channel: one of `layers`, and which channel of it.
+            projection, model, other_activations: as for `project`.
+        """
         values = self.project(layer, [channel], projection=projection, model=model, other_activations=other_activations)
         units = self._units(layer, channel)
         return [
@@ -142,24 +147,25 @@ class TopActivations:
             channels: which channels of it.
             projection: `deconvnet` (Zeiler & Fergus) or `guided` gradients.
             model: what computes them; by default the one that the result was made with.
-            other_activations: what becomes of activations that are no ReLUs, as for `deconvnet`.
+            other_activations: what becomes of activations that are not ReLUs, as for `deconvnet`.
 
         Returns:
             By channel, the raw projections (C, H, W), strongest unit first.
 
         Raises:
             InputError: without a model or without the photos.
-            LayerError: for activations that are no ReLUs.
+            LayerError: for activations that are not ReLUs.
         """
         model = model if model is not None else self.model
         if model is None:
             raise InputError("projections are computed by the model: pass model=, to this or to TopActivations.load")
         values: dict[int, list[Tensor]] = {channel: [] for channel in checks.channel_numbers(channels)}
         units = [(channel, image, position) for channel in values for image, position in self._units(layer, channel)]
-        of, images, positions = zip(*units, strict=True) if units else ((), (), ())
-        projected = project_units(model, self._source(), layer, images, of, positions, projection, other_activations)
-        for channel, one in zip(of, projected, strict=True):
-            values[channel].append(one)
+        numbers, images, positions = zip(*units, strict=True) if units else ((), (), ())
+        options: Any = (projection, other_activations)
+        projected = project_units(model, self._source(), layer, images, numbers, positions, *options)
+        for channel, values_of_unit in zip(numbers, projected, strict=True):
+            values[channel].append(values_of_unit)
         return values
 
     def grid(
@@ -173,16 +179,14 @@ class TopActivations:
         model: Model | None = None,
         other_activations: OtherActivations = "error",
     ) -> Image.Image:
-        """Draw one channel as in Zeiler & Fergus' figure 2: the patches in a square, beside them their projections.
+        """Draw one channel as in Zeiler & Fergus' figure 2: the patches in a square, next to them their projections.
 
         Args:
-            layer: one of `layers`.
-            channel: which channel of it.
+            layer, channel: one of `layers`, and which channel of it.
             projection: as for `project`; None, or no model, draws the patches alone.
-            context: how much more than the receptive field is shown, as for `patches`.
+            context: side of a patch as a multiple of the receptive field (1.0).
             side: of each patch in pixels.
-            model: as for `project`.
-            other_activations: as for `project`.
+            model, other_activations: as for `project`.
         """
         return self._blocks(layer, [channel], projection, context, side, model, other_activations)[0]
 
@@ -204,11 +208,9 @@ class TopActivations:
             layer: one of `layers`.
             channels: which channels of it; by default 16 evenly chosen ones that are not dead.
             columns: how many channels stand in a row; by default 2, 3 or 4, whichever leaves the fewest places empty.
-            projection: as for `grid`.
-            context: as for `grid`.
+            projection, context: as for `grid`.
             side: of each patch in pixels.
-            model: as for `project`.
-            other_activations: as for `project`.
+            model, other_activations: as for `project`.
         """
         channels = self.some_channels(layer) if channels is None else checks.channel_numbers(channels)
         if columns is None:
@@ -224,12 +226,12 @@ class TopActivations:
 
     def save(self, path: str | Path) -> Path:
         """Write all to a folder that `load` reads: `results.safetensors` and a manifest. Raises OutputError."""
-        whose: dict[str, Any] = {"model": None, "weights": None, "images": self.count, "dataset": None}
+        identity: dict[str, Any] = {"model": None, "weights": None, "images": self.count, "dataset": None}
         if self.model is not None:
-            whose |= {"model": type(self.model).__name__, "weights": model_checksum(self.model)}
+            identity |= {"model": type(self.model).__name__, "weights": model_checksum(self.model)}
         if self.source is not None:
-            whose["dataset"] = self.source.listing()["checksum"]
-        folder = ResultFolder.open(path, KIND, {**whose, "layers": list(self.layers), "k": self.k})
+            identity["dataset"] = self.source.listing()["checksum"]
+        folder = ResultFolder.open(path, KIND, {**identity, "layers": list(self.layers), "k": self.k})
         self.write(folder)
         return folder.path
 
@@ -252,7 +254,7 @@ class TopActivations:
         """Read what a finished run wrote.
 
         `dataset` is needed for patches unless it was a folder of photos that is still there, `model` for projections;
-        `preprocess` is by default what the run used, as far as it was written down, else that of a Network. Raises
+        `preprocess` is by default what the run used, as far as it was saved, else that of a Network. Raises
         OutputError for a folder of something else, or one that is not finished or broken.
         """
         folder, module = ResultFolder.read(path, KIND), None if model is None else module_of(model)
@@ -312,7 +314,7 @@ class TopActivations:
         source = self._source()
         return [(source.view(image), position) for image, position in self._units(layer, channel)]
 
-    def _field(self, layer: str, position: Sequence[int], size: tuple[int, int], context: float) -> Window:
+    def _field(self, layer: str, position: Sequence[int], size: tuple[int, int], context: float) -> Crop:
         return field_on_input(self.fields.get(layer), position, size, checks.number("context", context, 1))
 
     def _source(self) -> ImageSource:
@@ -336,16 +338,16 @@ class TopActivations:
         side, model = checks.whole_number("side", side), model if model is not None else self.model
         values: dict[int, list[Tensor]] = {}
         if projection is not None and model is not None:
-            how: Any = {"projection": projection, "model": model, "other_activations": other_activations}
-            values = self.project(layer, channels, **how)
+            options: Any = {"projection": projection, "model": model, "other_activations": other_activations}
+            values = self.project(layer, channels, **options)
         blocks = []
         for channel in channels:
             patches, projected = [], []
             for i, (view, position) in enumerate(self._views(layer, channel)):
-                window = self._field(layer, position, view.input_size, context)
-                patches.append(tile(view.photo, on_photo(window, view, context), side))
+                crop = self._field(layer, position, view.input_size, context)
+                patches.append(tile(view.photo, on_photo(crop, view, context), side))
                 if values:
-                    projected.append(tile(projection_image(values[channel][i]), window, side))
+                    projected.append(tile(projection_image(values[channel][i]), crop, side))
             squares = [square(tiles, self.k, side) for tiles in ([patches, projected] if values else [patches])]
             blocks.append(arranged(squares, len(squares), 6))
         return blocks
@@ -363,7 +365,7 @@ class TopActivations:
 
 
 def _origin(source: ImageSource | None) -> dict[str, Any]:
-    """Where the photos are and how they were prepared, as far as that can be written down."""
+    """Where the photos are and how they were prepared, as far as that can be saved."""
     if source is None:
         return {}
     owner, how = source.dataset, source.preprocess

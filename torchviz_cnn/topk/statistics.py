@@ -95,7 +95,7 @@ def depth_plot(statistics: Mapping[str, ChannelStatistics]) -> Image.Image:
         axes.set_ylim(0, 1)
         axes.set_xticks(places, list(statistics), rotation=90 if max(map(len, statistics)) > 3 else 0, fontsize=8)
         axes.grid(alpha=0.3)
-    return figures.drawn(figure)
+    return figures.figure_image(figure)
 
 
 def _column(one: ChannelStatistics, title: str) -> Tensor:

@@ -15,7 +15,7 @@ from torchviz_cnn.topk.reading import Batch
 
 _GATHERED = 1 << 24
 """How many values are copied at a time to look for places of maxima."""
-_CACHED = 1 << 20
+_COUNTED = 1 << 20
 """How many values are counted at a time."""
 
 
@@ -43,7 +43,7 @@ class Candidates:
         )
 
     def emptied(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Candidates:
-        """As many empty rows."""
+        """Return the same number of empty rows."""
         return Candidates.none(len(self.values), self.values.shape[1], dtype, device)
 
     def best(self, others: Sequence[Candidates], in_order: bool = False) -> Candidates:
@@ -71,9 +71,9 @@ class Sums:
     """What statistics need of the images of one batch, or of all so far. All sums are (..., C) in float64."""
 
     mean: Tensor
-    """Of each image's mean."""
+    """The sum of each image's mean."""
     inactive: Tensor
-    """Of each image's share of values that are zero or below."""
+    """The sum of each image's share of values that are zero or below."""
     counted: Tensor
     """How many images: those whose mean is a finite number."""
     labels: Tensor
@@ -85,13 +85,13 @@ class Sums:
 
     @classmethod
     def none(cls, channels: int) -> Sums:
-        """Of no image."""
+        """Return sums over zero images."""
         zero, empty = torch.zeros(channels, dtype=torch.float64), torch.zeros(0, channels, dtype=torch.float64)
         return cls(zero, zero, zero, torch.zeros(0, dtype=torch.long), empty, empty)
 
     @classmethod
     def of(cls, means: Tensor, inactive: Tensor, labels: list[int | None]) -> Sums:
-        """Of a batch: means and shares of values zero or below (B, C), and the label of each image."""
+        """Return the sums of a batch: means and shares of values zero or below (B, C), and the label of each image."""
         means, inactive = means.cpu().double(), inactive.cpu().double()
         finite = means.isfinite()
         means, finite = means.where(finite, 0), finite.double()
@@ -132,9 +132,9 @@ class Tally:
     """How many times an image's maximum in a channel was not a number."""
 
     def tensors(self, layer: str) -> dict[str, Tensor]:
-        """By name, to be saved."""
-        both = {**vars(self.candidates), **vars(self.sums), "not_numbers": torch.tensor(self.not_numbers)}
-        return {f"{layer}/{name}": tensor for name, tensor in both.items()}
+        """All tensors by name, to be saved."""
+        parts = {**vars(self.candidates), **vars(self.sums), "not_numbers": torch.tensor(self.not_numbers)}
+        return {f"{layer}/{name}": tensor for name, tensor in parts.items()}
 
     @classmethod
     def of(cls, tensors: dict[str, Tensor], layer: str) -> Tally:
@@ -175,11 +175,11 @@ class Collector:
     kept: dict[str, Candidates]
     """For each layer the strongest since the last save."""
     sums: dict[str, list[tuple[int, Sums]]] = field(default_factory=dict)
-    """By layer, the number of each batch and its sums."""
+    """The number of each batch and its sums, by layer."""
     not_numbers: dict[str, Tensor] = field(default_factory=dict)
     skipped: dict[int, str] = field(default_factory=dict)
     batch: Batch = field(default_factory=lambda: Batch(0, torch.empty(0), [], None))
-    """What the forward pass is of."""
+    """The batch that runs now."""
 
     def take(self, layer: str, output: Any) -> None:
         """A forward hook. All is computed at once, as what follows may write over the output."""
@@ -197,9 +197,9 @@ class Collector:
         new.images[rows, channels] = self.batch.images.to(flat.device)[rows]
         width = output.shape[3] if output.ndim == 4 else 1
         step = max(1, _GATHERED // flat.shape[2])
-        for part, at in zip(torch.split(rows, step), torch.split(channels, step), strict=True):
-            places = flat[part, at].argmax(1)  # of several equal ones the first
-            new.positions[part, at] = torch.stack([places // width, places % width], 1)
+        for images, units in zip(torch.split(rows, step), torch.split(channels, step), strict=True):
+            strongest_at = flat[images, units].argmax(1)  # of several equal ones the first
+            new.positions[images, units] = torch.stack([strongest_at // width, strongest_at % width], 1)
         self.kept[layer] = kept.best([new], in_order=True)
 
     def part(self) -> Part:
@@ -212,7 +212,7 @@ class Collector:
 def _inactive(flat: Tensor) -> Tensor:
     """The share of values that are zero or below in each row of (B, C, n): (B, C)."""
     # On a CPU in parts that stay in its cache, and with bytes as numbers: several times faster than written plainly.
-    step = max(1, _CACHED // flat[0].numel()) if flat.device.type == "cpu" else len(flat)
+    step = max(1, _COUNTED // flat[0].numel()) if flat.device.type == "cpu" else len(flat)
     parts = [part.le(0).view(torch.uint8).sum(2, dtype=torch.int32) for part in torch.split(flat, step)]
     return torch.cat(parts).cpu().double() / flat.shape[2]
 

@@ -17,9 +17,9 @@ def run(args: argparse.Namespace) -> None:
     """Print the likeliest classes of photos."""
     net = shared.network(args)
     for paths, images in shared.batches(shared.named_photos(args), args, net.preprocess):
-        chances = tvc.predict(net, images)
-        shared.require_labels(args, net, chances.shape[1])
-        values, indices = chances.topk(min(args.k, chances.shape[1]))
+        probabilities = tvc.predict(net, images)
+        shared.require_labels(args, net, probabilities.shape[1])
+        values, indices = probabilities.topk(min(args.k, probabilities.shape[1]))
         for path, row, classes in zip(paths, values.tolist(), indices.tolist(), strict=True):
             shared.say(str(path))
             for value, index in zip(row, classes, strict=True):

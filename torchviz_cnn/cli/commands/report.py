@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--top", type=Path, metavar="FOLDER", help="strongest patches, as the top command wrote them")
     add("--atlas", type=Path, metavar="FOLDER", help="filter patterns, as the filters command wrote them")
     shared.add_budget(parser, 60.0)
-    add("--seed", type=int, default=0, help="of the filter patterns (%(default)s)")
+    add("--seed", type=int, default=0, help="seed of the filter patterns (%(default)s)")
     add("--batch-size", type=shared.positive, default=4, help="photos at once (%(default)s)")
 
 

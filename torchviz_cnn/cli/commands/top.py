@@ -26,11 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=whole, help="processes that decode photos (default: all processors but one)")
     add("--save-every", type=positive, default=50, metavar="BATCHES", help="how often --out is written (%(default)s)")
     add("--exact", action="store_true", help="order the strongest by double precision (default: as computed)")
-    add("--pages", type=whole, default=16, metavar="CHANNELS", help="channels on each layer's page (%(default)s)")
+    words = "number of channels drawn for each layer; 0: none (%(default)s)"
+    add("--pages", type=whole, default=16, metavar="CHANNELS", help=words)
     shared.add_channels(parser, "these channels on the pages, instead of evenly chosen ones")
     kinds = [*get_args(Projection), "none"]
-    add("--projection", choices=kinds, default="deconvnet", help="what is drawn beside the patches (%(default)s)")
-    add("--context", type=float, default=1.0, help="how much more than the receptive field patches show (%(default)s)")
+    add("--projection", choices=kinds, default="deconvnet", help="what is drawn next to the patches (%(default)s)")
+    add("--context", type=float, default=1.0, help="side of a patch as a multiple of the receptive field (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -38,18 +39,19 @@ def run(args: argparse.Namespace) -> None:
     with joined(args.device) as ranks, shared.going_on(args.out):
         args.device = ranks.device
         top = tvc.top_activations(
-            shared.network(args, told=ranks.first),
+            shared.network(args, verbose=ranks.first),
             args.folder,
             **shared.options(args, "layers", "k", "batch_size", "workers", "out", "resume", "save_every", "exact"),
             progress=True,
         )
     if ranks.first:
-        _tell(args, top)
+        _report(args, top)
+        args.skipped += top.skipped.values() if ranks.count == 1 else ()  # torchrun takes exit code 1 for a failure
         if args.pages or args.channels:
             _draw_pages(args, top)
 
 
-def _tell(args: argparse.Namespace, top: tvc.TopActivations) -> None:
+def _report(args: argparse.Namespace, top: tvc.TopActivations) -> None:
     left_out = f", {len(top.skipped)} of them not readable" if top.skipped else ""
     shared.say(f"{top.count} photos{left_out} -> {args.out}")
     for reason in list(top.skipped.values())[:10]:
@@ -60,16 +62,16 @@ def _tell(args: argparse.Namespace, top: tvc.TopActivations) -> None:
 
 
 def _draw_pages(args: argparse.Namespace, top: tvc.TopActivations) -> None:
-    """A page for each layer, beside the results."""
+    """A page for each layer, next to the results."""
     projection = None if args.projection == "none" else args.projection
-    drawn: dict[str, Any] = {"projection": projection, "context": args.context}
+    options: dict[str, Any] = {"projection": projection, "context": args.context}
     for place, layer in enumerate(top.layers):
         channels = args.channels or top.some_channels(layer, args.pages)
         try:
-            page = top.page(layer, channels, **drawn)
+            page = top.page(layer, channels, **options)
         except tvc.LayerError as error:  # this network has no deconvnet
             shared.say(f"  {layer}: patches alone, as {error}", sys.stderr)
-            page = top.page(layer, channels, **{**drawn, "projection": None})
+            page = top.page(layer, channels, **{**options, "projection": None})
         file = files.save_image(args.out / "pages" / f"{place:02d}_{files.safe_name(layer)}.png", page)
         shared.say(f"  {file}")
 
