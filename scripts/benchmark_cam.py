@@ -59,13 +59,13 @@ def ours(model: torch.nn.Module, x: torch.Tensor) -> dict[str, Callable[[], obje
 
 
 def peers(model: torch.nn.Module, x: torch.Tensor) -> dict[str, Callable[[], object]]:
-    found: dict[str, Callable[[], object]] = {}
+    result: dict[str, Callable[[], object]] = {}
     layer = model.get_submodule(LAYER)
     try:
         from captum.attr import LayerGradCam
 
         captum = LayerGradCam(model, layer)
-        found["captum LayerGradCam"] = lambda: captum.attribute(x, target=0)
+        result["captum LayerGradCam"] = lambda: captum.attribute(x, target=0)
     except ImportError:
         pass
     try:
@@ -78,10 +78,10 @@ def peers(model: torch.nn.Module, x: torch.Tensor) -> dict[str, Callable[[], obj
             with GradCAM(model, [layer]) as cam:
                 return cam(x, targets)
 
-        found["grad-cam GradCAM"] = grad_cam
+        result["grad-cam GradCAM"] = grad_cam
     except ImportError:
         pass
-    return found
+    return result
 
 
 if __name__ == "__main__":

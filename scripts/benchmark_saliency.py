@@ -53,13 +53,17 @@ def main() -> None:
 
 
 def pairs(model: nn.Module, layer: str, x: Tensor, batch: int) -> Iterator[tuple[str, Run, Run]]:
-    twin = copy.deepcopy(model)
-    for module in twin.modules():
+    functional = copy.deepcopy(model)
+    for module in functional.modules():
         if isinstance(module, nn.ReLU):
             module.inplace = False
-    plain, times, guided = captum.Saliency(twin), captum.InputXGradient(twin), captum.GuidedBackprop(twin)
-    back, cam = captum.Deconvolution(twin), captum.GuidedGradCam(twin, twin.get_submodule(layer))
-    path, noise = captum.IntegratedGradients(twin), captum.NoiseTunnel(captum.Saliency(twin))
+    plain, times, guided = (
+        captum.Saliency(functional),
+        captum.InputXGradient(functional),
+        captum.GuidedBackprop(functional),
+    )
+    back, cam = captum.Deconvolution(functional), captum.GuidedGradCam(functional, functional.get_submodule(layer))
+    path, noise = captum.IntegratedGradients(functional), captum.NoiseTunnel(captum.Saliency(functional))
     yield "saliency", lambda: tvc.saliency(model, x, 5), lambda: plain.attribute(x, target=5)
     yield "input x gradient", lambda: tvc.input_x_gradient(model, x, 5), lambda: times.attribute(x, target=5)
     yield "guided", lambda: tvc.saliency(model, x, 5, relu="guided"), lambda: guided.attribute(x, target=5)

@@ -70,22 +70,22 @@ def read_folder(folder: Path, size: int, grey: bool = False) -> Pictures:
     if not folder.is_dir():
         raise SystemExit(f"{folder} is no folder: expected DIR/train/CLASS and DIR/validation/CLASS")
     categories = tuple(sorted(d.name for d in folder.iterdir() if d.is_dir()))
-    found = [
+    result = [
         (path, label)
         for label, name in enumerate(categories)
         for path in sorted((folder / name).iterdir())
         if path.suffix.lower() in SUFFIXES
     ]
-    if not found:
+    if not result:
         raise SystemExit(f"no pictures in {folder}/CLASS ({', '.join(categories) or 'no classes'})")
-    paths = tuple(path for path, _ in found)
+    paths = tuple(path for path, _ in result)
     with ThreadPoolExecutor() as pool:
         work = pool.map(partial(_squeezed, size=size, grey=grey), paths)
         read = list(tqdm(work, desc=f"reading {folder.name}", total=len(paths), disable=None, leave=False))
     return Pictures(
         images=torch.stack([image for image, _ in read]),
         aspect=torch.tensor([aspect for _, aspect in read]),
-        labels=torch.tensor([label for _, label in found]),
+        labels=torch.tensor([label for _, label in result]),
         categories=categories,
         paths=paths,
         grey=grey,

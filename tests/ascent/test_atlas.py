@@ -37,13 +37,13 @@ def test_a_folder_holds_the_patterns_of_filter_patterns(tmp_path: Path) -> None:
     with unchanged(model):
         made = tvc.filter_atlas(model, tmp_path / "a", ["features.5", "features.0"], k=6, rectify="never", **SMALL)
     assert made.layers == ("features.5", "features.0")
-    found = tvc.Atlas.read(tmp_path / "a").patterns("features.5")
+    result = tvc.Atlas.read(tmp_path / "a").patterns("features.5")
     expected = tvc.filter_patterns(model, "features.5", range(6), **SMALL)
-    assert found.channels is not None
-    assert found.channels.tolist() == list(range(6))
-    assert torch.allclose(found.values, expected.values, atol=2e-2)  # 16 bits
-    assert torch.allclose(found.scores, expected.scores, atol=1e-4)
-    assert found.grid().size == expected.grid().size
+    assert result.channels is not None
+    assert result.channels.tolist() == list(range(6))
+    assert torch.allclose(result.values, expected.values, atol=2e-2)  # 16 bits
+    assert torch.allclose(result.scores, expected.scores, atol=1e-4)
+    assert result.grid().size == expected.grid().size
     manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
     assert manifest["identity"]["settings"]["normalize"] == "l2"
     assert manifest["identity"]["seed"] == 0

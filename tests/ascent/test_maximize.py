@@ -79,11 +79,11 @@ def test_presets_are_the_textbooks_loop(preset: Preset, how: Normalize, layer: s
     model, recipe = networks.vgg_like(), RECIPES[preset]
     options: Any = {"size": 40, "preset": Recipe.named(preset, normalize=how)}
     start = tvc.filter_patterns(model, layer, [1, 3], steps=0, **options)
-    found = tvc.filter_patterns(model, layer, [1, 3], steps=5, **options)
+    outcome = tvc.filter_patterns(model, layer, [1, 3], steps=5, **options)
     for i, channel in enumerate((1, 3)):
         expected, losses = by_hand(model, layer, channel, start.values[i : i + 1], 5, recipe.step, how, recipe.border)
-        assert torch.allclose(found.values[i], expected[0], atol=1e-4)
-        assert np.allclose(found.scores[i], losses, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(outcome.values[i], expected[0], atol=1e-4)
+        assert np.allclose(outcome.scores[i], losses, rtol=1e-4, atol=1e-5)
 
 
 def test_the_constants_of_the_presets() -> None:
@@ -125,11 +125,11 @@ def test_a_pattern_does_not_depend_on_its_neighbours(name: str) -> None:
         other = tvc.filter_patterns(model, layer, [count - 1, 2, 1], size=32, steps=steps, batch_size=2)
         places = [count - 1, 2, 1]
         if steps == 2:
-            for found, expected in (
+            for outcome, expected in (
                 (alone.values[0], together.values[count - 1]),
                 (other.values, together.values[places]),
             ):
-                assert float((found - expected).abs().max() / expected.abs().max()) <= 1e-5
+                assert float((outcome - expected).abs().max() / expected.abs().max()) <= 1e-5
         assert same_pictures(alone, 0, together, count - 1)
         assert all(same_pictures(other, i, together, place) for i, place in enumerate(places))
         assert all(same_pictures(together, i, together, count + i) for i in range(count))
@@ -168,10 +168,10 @@ def test_wrapped_models_are_looked_through(wrap: Callable[[], nn.Module]) -> Non
 
 @pytest.mark.parametrize("name", LAST)
 def test_ascent_raises_the_objective(name: str) -> None:
-    found = tvc.filter_patterns(builders()[name](), LAST[name], range(6), size=32, steps=15)
-    live = torch.tensor([c not in found.dead for c in range(6)])
-    assert bool(found.raised[live].all())
-    assert found.scores.shape == (6, 16)
+    outcome = tvc.filter_patterns(builders()[name](), LAST[name], range(6), size=32, steps=15)
+    live = torch.tensor([c not in outcome.dead for c in range(6)])
+    assert bool(outcome.raised[live].all())
+    assert outcome.scores.shape == (6, 16)
 
 
 def test_only_what_is_needed_runs() -> None:
@@ -203,8 +203,8 @@ class Counting(TorchFunctionMode):
 def computed(model: nn.Module, layer: str, channels: Sequence[int] = (7,)) -> tuple[list[int], Patterns]:
     """How many channels each convolution of the last forward pass up to `features.7` computed, and the patterns."""
     with Counting() as counting:
-        found = tvc.filter_patterns(model, layer, channels, size=32, steps=0)
-    return counting.channels[-4:], found
+        outcome = tvc.filter_patterns(model, layer, channels, size=32, steps=0)
+    return counting.channels[-4:], outcome
 
 
 def test_of_a_convolution_only_the_channels_asked_for_are_computed() -> None:
@@ -233,8 +233,10 @@ def test_weights_that_are_computed_and_groups_keep_all_channels() -> None:
     assert channels == [8, 8, 12, 12]
     assert torch.allclose(whole.scores, plain.scores, atol=1e-6)
     grouped = networks.seeded(lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3, groups=2)))()
-    found = tvc.filter_patterns(grouped, "1", [5], size=16, steps=0)
-    assert float(found.scores[0, 0]) == pytest.approx(float(grouped(found.values)[0, 5, 2:-2, 2:-2].mean()), abs=1e-6)
+    outcome = tvc.filter_patterns(grouped, "1", [5], size=16, steps=0)
+    assert float(outcome.scores[0, 0]) == pytest.approx(
+        float(grouped(outcome.values)[0, 5, 2:-2, 2:-2].mean()), abs=1e-6
+    )
 
 
 def test_a_fall_back_says_why(caplog: pytest.LogCaptureFixture) -> None:
@@ -263,9 +265,9 @@ def test_running_out_of_memory_is_no_reason_to_try_again() -> None:
 def test_an_in_place_relu_behind_a_layer_does_not_change_it() -> None:
     model = networks.vgg_like()
     both = objectives.channel("features.0", 1) + 0 * objectives.channel("features.7", 0)
-    found = tvc.maximize(model, both, size=32, steps=0)
-    kept = tvc.capture(model, found.values, ["features.0"])["features.0"]
-    assert float(found.scores[0, 0]) == pytest.approx(float(kept[0, 1].mean()), abs=1e-6)
+    outcome = tvc.maximize(model, both, size=32, steps=0)
+    kept = tvc.capture(model, outcome.values, ["features.0"])["features.0"]
+    assert float(outcome.scores[0, 0]) == pytest.approx(float(kept[0, 1].mean()), abs=1e-6)
 
 
 class Gate(nn.Module):
@@ -286,35 +288,35 @@ class Gate(nn.Module):
 def test_dead_filters_are_reported_after_other_starts() -> None:
     model = nn.Sequential(Gate())
     with pytest.warns(DeadFilterWarning, match="channels 1 of layer '0'"):
-        found = tvc.filter_patterns(model, "0", range(4), size=16, steps=8)
-    assert found.dead == (1,)
-    assert found.raised.tolist() == [True, False, True, True]
-    assert np.asarray(found.image(1)).std() == 0
+        outcome = tvc.filter_patterns(model, "0", range(4), size=16, steps=8)
+    assert outcome.dead == (1,)
+    assert outcome.raised.tolist() == [True, False, True, True]
+    assert np.asarray(outcome.image(1)).std() == 0
     with pytest.warns(DeadFilterWarning):
         alone = tvc.filter_patterns(model, "0", [1, 2], size=16, steps=8, batch_size=1)
     assert alone.dead == (1,)
-    assert torch.allclose(alone.values[1], found.values[2], atol=1e-5)
+    assert torch.allclose(alone.values[1], outcome.values[2], atol=1e-5)
     with pytest.warns(DeadFilterWarning, match="to images 0, 1"):
         assert tvc.maximize(model, objectives.channel("0", 1), images=2, size=8, steps=1).dead == (0, 1)
 
 
 def test_maximize_a_class_raises_its_probability() -> None:
     model = networks.vgg_like()
-    found = tvc.maximize(model, objectives.class_score([0, 2, 4]), size=32, steps=30)
-    chances = tvc.predict(model, found.values)
+    outcome = tvc.maximize(model, objectives.class_score([0, 2, 4]), size=32, steps=30)
+    chances = tvc.predict(model, outcome.values)
     start = tvc.predict(model, tvc.maximize(model, objectives.class_score([0, 2, 4]), size=32, steps=0).values)
     for i, c in enumerate((0, 2, 4)):
         assert float(chances[i, c]) > float(start[i, c])
-    assert found.values.shape == (3, 3, 32, 32)
+    assert outcome.values.shape == (3, 3, 32, 32)
 
 
 def test_several_starts_are_several_images() -> None:
     model = networks.vgg_like()
     goal = objectives.unit("features.5", 2)
-    found = tvc.maximize(model, goal, images=5, size=24, steps=4, batch_size=2)
+    outcome = tvc.maximize(model, goal, images=5, size=24, steps=4, batch_size=2)
     alone = tvc.maximize(model, goal, images=1, size=24, steps=4)
-    assert len({tuple(image.flatten()[:9].tolist()) for image in found.values}) == 5
-    assert torch.allclose(found.values[:1], alone.values, atol=1e-4)
+    assert len({tuple(image.flatten()[:9].tolist()) for image in outcome.values}) == 5
+    assert torch.allclose(outcome.values[:1], alone.values, atol=1e-4)
 
 
 def test_diversity_makes_images_differ() -> None:
@@ -323,8 +325,8 @@ def test_diversity_makes_images_differ() -> None:
     varied = plain + 20 * objectives.diversity("features.7")
 
     def spread(objective: objectives.Objective) -> float:
-        found = tvc.maximize(model, objective, images=3, size=24, steps=20, batch_size=1)
-        maps = tvc.capture(model, found.values, ["features.7"])["features.7"].flatten(2)
+        outcome = tvc.maximize(model, objective, images=3, size=24, steps=20, batch_size=1)
+        maps = tvc.capture(model, outcome.values, ["features.7"])["features.7"].flatten(2)
         grams = F.normalize((maps @ maps.transpose(1, 2)).flatten(1), dim=1)
         return float((grams @ grams.T).mean())
 
@@ -333,27 +335,29 @@ def test_diversity_makes_images_differ() -> None:
 
 def test_from_a_photo() -> None:
     model, photo = networks.vgg_like(), images(1, 32)[0]
-    found = tvc.maximize(model, objectives.layer("features.5"), start=photo, steps=3, preset=Recipe.named(step=0.5))
+    outcome = tvc.maximize(model, objectives.layer("features.5"), start=photo, steps=3, preset=Recipe.named(step=0.5))
     still = tvc.maximize(model, objectives.layer("features.5"), start=photo, steps=0)
     assert torch.equal(still.values[0], photo)
-    assert 0 < float((found.values[0] - photo).norm()) <= 1.5 + 1e-4
+    assert 0 < float((outcome.values[0] - photo).norm()) <= 1.5 + 1e-4
     assert tvc.maximize(model, objectives.layer("features.5"), 2, start=photo[None], steps=0).values.shape[0] == 2
     with pytest.raises(InputError, match="3 images to start from, for 2 patterns"):
         tvc.maximize(model, objectives.layer("features.5"), 2, start=images(3, 20), steps=0)
     each = tvc.filter_patterns(model, "features.5", [0, 1], start=images(2, 20), steps=0)
     assert torch.equal(each.values, images(2, 20))
-    assert bool(found.raised)
+    assert bool(outcome.raised)
 
 
 @pytest.mark.parametrize("count", [1, 4, 7])
 def test_one_start_for_each_channel(count: int) -> None:
     model, starts = networks.vgg_like(), images(count, 24)
-    found = tvc.filter_patterns(model, "features.5", range(count), start=starts, steps=3, preset=Recipe.named(step=1.0))
+    outcome = tvc.filter_patterns(
+        model, "features.5", range(count), start=starts, steps=3, preset=Recipe.named(step=1.0)
+    )
     for i in range(count):
         alone = tvc.filter_patterns(model, "features.5", i, start=starts[i], steps=3, preset=Recipe.named(step=1.0))
-        assert torch.allclose(found.values[i], alone.values[0], atol=1e-5)
+        assert torch.allclose(outcome.values[i], alone.values[0], atol=1e-5)
         expected, _ = by_hand(model, "features.5", i, starts[i : i + 1], 3, 1.0, "l2", 2)
-        assert torch.allclose(found.values[i], expected[0], atol=1e-4)
+        assert torch.allclose(outcome.values[i], expected[0], atol=1e-4)
 
 
 def test_nothing_is_kept_after_a_call() -> None:
@@ -378,20 +382,20 @@ def test_the_callers_defaults_make_no_difference() -> None:
     expected = tvc.filter_patterns(model, "features.5", range(3), size=24, steps=2, quality="clean")
     torch.set_default_dtype(torch.float64)
     try:
-        found = tvc.filter_patterns(model, "features.5", range(3), size=24, steps=2, quality="clean")
+        outcome = tvc.filter_patterns(model, "features.5", range(3), size=24, steps=2, quality="clean")
     finally:
         torch.set_default_dtype(torch.float32)
     with torch.device("meta"):
         other = tvc.filter_patterns(model, "features.5", range(3), size=24, steps=2)
-    assert torch.allclose(found.values, expected.values, atol=1e-4)
+    assert torch.allclose(outcome.values, expected.values, atol=1e-4)
     assert torch.equal(other.values, tvc.filter_patterns(model, "features.5", range(3), size=24, steps=2).values)
 
 
 @pytest.mark.parametrize("given", [np.int64(2), torch.tensor(2), (c for c in [2]), np.array([2]), torch.tensor([2])])
 def test_channels_of_any_kind(given: Any) -> None:
-    found = tvc.filter_patterns(networks.vgg_like(), "features.5", given, size=np.int64(24), steps=1)  # type: ignore[arg-type]
-    assert found.channels is not None
-    assert found.channels.tolist() == [2]
+    outcome = tvc.filter_patterns(networks.vgg_like(), "features.5", given, size=np.int64(24), steps=1)  # type: ignore[arg-type]
+    assert outcome.channels is not None
+    assert outcome.channels.tolist() == [2]
 
 
 class ReadsItsWeight(nn.Module):
@@ -434,8 +438,8 @@ def test_regularisers_make_smoother_images() -> None:
 
 
 def test_what_no_layer_is_needed_for_runs_no_layer() -> None:
-    found = tvc.maximize(networks.vgg_like(), -objectives.l2(), size=16, steps=5)
-    assert bool(found.raised)
+    outcome = tvc.maximize(networks.vgg_like(), -objectives.l2(), size=16, steps=5)
+    assert bool(outcome.raised)
 
 
 @pytest.mark.parametrize("size", [17, (20, 33)])
@@ -445,11 +449,11 @@ def test_any_channels_and_size(channels: int, size: int | tuple[int, int], quali
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
-    found = tvc.filter_patterns(model, "2", [0, 1], size=size, steps=4, quality=quality)
+    outcome = tvc.filter_patterns(model, "2", [0, 1], size=size, steps=4, quality=quality)
     height, width = (size, size) if isinstance(size, int) else size
-    assert found.values.shape == (2, channels, height, width)
-    crop = found.recipe.crop
-    assert found.image().size == (width - 2 * round(width * crop), height - 2 * round(height * crop))
+    assert outcome.values.shape == (2, channels, height, width)
+    crop = outcome.recipe.crop
+    assert outcome.image().size == (width - 2 * round(width * crop), height - 2 * round(height * crop))
 
 
 class Viewed(nn.Module):
@@ -465,35 +469,35 @@ class Viewed(nn.Module):
 
 def test_networks_that_flatten_with_view() -> None:
     model = networks.seeded(Viewed)()
-    found = tvc.maximize(model, objectives.class_score([0, 1]), size=8, steps=4)
-    assert bool(found.raised.all())
+    outcome = tvc.maximize(model, objectives.class_score([0, 1]), size=8, steps=4)
+    assert bool(outcome.raised.all())
     assert bool(tvc.filter_patterns(model, "fc", [2], size=8, steps=4).raised)
 
 
 def test_features_of_a_linear_layer() -> None:
-    found = tvc.filter_patterns(networks.vgg_like(), "classifier.0", [0, 5], size=32, steps=10)
-    assert bool(found.raised.all())
+    outcome = tvc.filter_patterns(networks.vgg_like(), "classifier.0", [0, 5], size=32, steps=10)
+    assert bool(outcome.raised.all())
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "auto"])
 def test_bfloat16_gives_nearly_the_same_pattern(precision: Precision) -> None:
     model = networks.vgg_like()
-    exact, found = (
+    exact, outcome = (
         tvc.filter_patterns(model, "features.5", range(4), size=32, steps=10, precision=how)
         for how in ("float32", precision)
     )
-    assert found.values.dtype == torch.float32
-    assert torch.allclose(found.scores[:, 0], exact.scores[:, 0], atol=2e-3)
-    assert torch.allclose(found.scores[:, -1], exact.scores[:, -1], rtol=0.05)
-    assert not torch.equal(found.values, exact.values) or precision == "auto"
+    assert outcome.values.dtype == torch.float32
+    assert torch.allclose(outcome.scores[:, 0], exact.scores[:, 0], atol=2e-3)
+    assert torch.allclose(outcome.scores[:, -1], exact.scores[:, -1], rtol=0.05)
+    assert not torch.equal(outcome.values, exact.values) or precision == "auto"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_models_of_other_types(dtype: torch.dtype) -> None:
     model = networks.vgg_like().to(dtype)
-    found = tvc.filter_patterns(model, "features.5", [0, 1], size=32, steps=5)
-    assert found.values.dtype == torch.float32
-    assert bool(found.raised.all())
+    outcome = tvc.filter_patterns(model, "features.5", [0, 1], size=32, steps=5)
+    assert outcome.values.dtype == torch.float32
+    assert bool(outcome.raised.all())
 
 
 def test_normalisations() -> None:
@@ -510,13 +514,13 @@ def test_adam_is_torchs() -> None:
     model = networks.vgg_like()
     goal = objectives.channel("features.5", 1)
     start = tvc.maximize(model, goal, size=24, steps=0).values
-    found = tvc.maximize(model, goal, size=24, steps=6, preset=Recipe.named(optimizer="adam", step=0.03)).values
+    outcome = tvc.maximize(model, goal, size=24, steps=6, preset=Recipe.named(optimizer="adam", step=0.03)).values
     x = start.clone().requires_grad_()
     adam = torch.optim.Adam([x], lr=0.03)
     for _ in range(6):
         x.grad = torch.autograd.grad(-model.features[:6](x)[:, 1].mean(), x)[0]  # type: ignore[index]
         adam.step()
-    assert torch.allclose(found, x.detach(), atol=1e-4)
+    assert torch.allclose(outcome, x.detach(), atol=1e-4)
 
 
 def test_pictures_show_what_the_recipe_says() -> None:
@@ -542,15 +546,15 @@ def test_pictures_show_what_the_recipe_says() -> None:
 
 
 def test_results_are_saved(tmp_path: Path) -> None:
-    found = tvc.filter_patterns(networks.vgg_like(), "features.5", [3, 1], size=24, steps=2)
-    with np.load(found.save(tmp_path / "patterns.npz")) as saved:
-        assert np.array_equal(saved["values"], found.values.numpy())
+    outcome = tvc.filter_patterns(networks.vgg_like(), "features.5", [3, 1], size=24, steps=2)
+    with np.load(outcome.save(tmp_path / "patterns.npz")) as saved:
+        assert np.array_equal(saved["values"], outcome.values.numpy())
         assert saved["channels"].tolist() == [3, 1]
         assert saved["scores"].shape == (2, 3)
-    assert Image.open(found.save(tmp_path / "patterns.png")).size == found.grid().size
-    assert found.plot().size[0] > 100
-    assert "features.5: 2 x 3 x 24 x 24" in repr(found)
-    assert found._repr_png_().startswith(b"\x89PNG")
+    assert Image.open(outcome.save(tmp_path / "patterns.png")).size == outcome.grid().size
+    assert outcome.plot().size[0] > 100
+    assert "features.5: 2 x 3 x 24 x 24" in repr(outcome)
+    assert outcome._repr_png_().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -628,18 +632,18 @@ def test_a_preset_with_changes_is_a_recipe() -> None:
     assert (changed.step, changed.border, changed.optimizer, changed.transformations) == (0.1, 0, "adam", (jitter(2),))
     assert Recipe.named(optimizer="adam").step == 0.05
     assert Recipe.named("dlwp-2017") == RECIPES["dlwp-2017"]
-    found = tvc.filter_patterns(networks.vgg_like(), "features.5", [0], size=24, steps=2, preset=changed)
-    assert found.recipe == replace(changed, steps=2)
+    outcome = tvc.filter_patterns(networks.vgg_like(), "features.5", [0], size=24, steps=2, preset=changed)
+    assert outcome.recipe == replace(changed, steps=2)
     with pytest.raises(InputError, match="not of quality 'textbook'"):
         tvc.filter_patterns(networks.vgg_like(), "features.5", preset=changed, quality="textbook")
 
 
 @pytest.mark.parametrize("quality", ["textbook", "clean"])
 def test_results_pickle(quality: Quality) -> None:
-    found = tvc.filter_patterns(networks.vgg_like(), "features.5", [1], size=24, steps=2, quality=quality)
-    again = pickle.loads(pickle.dumps(found))
-    assert torch.equal(again.values, found.values)
-    assert again.recipe == found.recipe
+    outcome = tvc.filter_patterns(networks.vgg_like(), "features.5", [1], size=24, steps=2, quality=quality)
+    again = pickle.loads(pickle.dumps(outcome))
+    assert torch.equal(again.values, outcome.values)
+    assert again.recipe == outcome.recipe
 
 
 def test_classes_by_name_and_photos_to_start_from() -> None:
@@ -650,8 +654,8 @@ def test_classes_by_name_and_photos_to_start_from() -> None:
     with pytest.raises(TargetError, match="did you mean 'cat'"):
         tvc.maximize(net, objectives.class_score("cats"), size=32, steps=1)
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8))
-    found = tvc.maximize(net, objectives.class_score("cat"), start=photo, steps=0)
-    assert torch.equal(found.values[0], net.preprocess(photo))
+    outcome = tvc.maximize(net, objectives.class_score("cat"), start=photo, steps=0)
+    assert torch.equal(outcome.values[0], net.preprocess(photo))
 
 
 def test_layers_that_are_not_there() -> None:
@@ -719,7 +723,7 @@ def test_compiled_gives_the_same() -> None:
         tvc.filter_patterns(model, "features.5", range(4), size=32, steps=1, compile=True)
     with unchanged(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = tvc.filter_patterns(model, "features.5", range(4), size=32, steps=5, compile=True)
-    assert torch.allclose(found.values, plain.values, atol=1e-4)
+        outcome = tvc.filter_patterns(model, "features.5", range(4), size=32, steps=5, compile=True)
+    assert torch.allclose(outcome.values, plain.values, atol=1e-4)
     with pytest.raises(InputError, match="only layers by name"):
         tvc.maximize(model, objectives.class_score(0), size=32, steps=1, compile=True)

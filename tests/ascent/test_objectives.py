@@ -33,8 +33,8 @@ def test_the_border_leaves_at_least_one_position(side: int, left: int) -> None:
 
 
 def test_several_channels_are_one_for_each_image() -> None:
-    found = evaluate(objectives.channel("a", [3, 0, 1]))
-    assert torch.allclose(found, torch.stack([MAPS[0, 3].mean(), MAPS[1, 0].mean(), MAPS[2, 1].mean()]))
+    result = evaluate(objectives.channel("a", [3, 0, 1]))
+    assert torch.allclose(result, torch.stack([MAPS[0, 3].mean(), MAPS[1, 0].mean(), MAPS[2, 1].mean()]))
     rows = torch.tensor([2, 0])
     part = objectives.channel("a", [3, 0, 1]).value(Evaluation(X[:2], {"a": MAPS[:2]}, None, rows))
     assert torch.allclose(part, torch.stack([MAPS[0, 1].mean(), MAPS[1, 3].mean()]))

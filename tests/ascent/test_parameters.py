@@ -106,24 +106,24 @@ def test_jitter_shifts_by_whole_pixels() -> None:
         shift = jitter(3).draw(generator(seed), 4)[:, :2, 2].int()
         for step in range(4):
             right, down = shift[step].tolist()
-            found = moved(x, matrices[step][None])
+            result = moved(x, matrices[step][None])
             expected = torch.roll(x, (-down, -right), (2, 3))
-            assert torch.allclose(found[..., 4:-4, 4:-4], expected[..., 4:-4, 4:-4], atol=1e-4)
+            assert torch.allclose(result[..., 4:-4, 4:-4], expected[..., 4:-4, 4:-4], atol=1e-4)
 
 
 def test_a_quarter_turn_is_rot90() -> None:
     x = image()[..., :16]
-    found = moved(x, sampled_matrices([exactly(90)], generator(), 1, (16, 16)))
+    result = moved(x, sampled_matrices([exactly(90)], generator(), 1, (16, 16)))
     turned = [torch.rot90(x, k, (2, 3)) for k in (1, 3)]
-    assert min(float((found - t).abs().max()) for t in turned) < 1e-4
+    assert min(float((result - t).abs().max()) for t in turned) < 1e-4
 
 
 def test_scale_enlarges_about_the_middle() -> None:
     x = image()[:, :1]
-    found = moved(x, sampled_matrices([scale(2, 2)], generator(), 1, (16, 20)))
-    slope = found.diff(dim=2)[..., 2:-2, :]
+    result = moved(x, sampled_matrices([scale(2, 2)], generator(), 1, (16, 20)))
+    slope = result.diff(dim=2)[..., 2:-2, :]
     assert torch.allclose(slope, torch.full_like(slope, 0.5), atol=1e-4)
-    assert float(found.mean()) == pytest.approx(float(x.mean()), rel=1e-3)
+    assert float(result.mean()) == pytest.approx(float(x.mean()), rel=1e-3)
 
 
 def test_movements_compose_in_order() -> None:

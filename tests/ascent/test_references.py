@@ -47,7 +47,7 @@ def test_the_presets_are_what_keras_does(keras: Any, preset: Preset, how: Normal
     model, channel, recipe = networks.vgg_like(), 3, RECIPES[preset]
     network = in_keras(keras, [model.features[0], model.features[2]])
     start = tvc.filter_patterns(model, "features.2", [channel], size=48, steps=0, preset=preset)
-    found = tvc.filter_patterns(
+    result = tvc.filter_patterns(
         model, "features.2", [channel], size=48, steps=5, preset=Recipe.named(preset, normalize=how)
     )
     image, border = start.values.permute(0, 2, 3, 1).clone(), recipe.border
@@ -62,7 +62,7 @@ def test_the_presets_are_what_keras_does(keras: Any, preset: Preset, how: Normal
         else:
             grads = grads / (keras.ops.sqrt(keras.ops.mean(keras.ops.square(grads))) + 1e-5)
         image = (image + recipe.step * grads).detach()
-    assert torch.allclose(found.values, image.permute(0, 3, 1, 2), atol=1e-4)
+    assert torch.allclose(result.values, image.permute(0, 3, 1, 2), atol=1e-4)
 
 
 def trained(name: str, data: Path | None) -> tvc.Network:
@@ -78,10 +78,10 @@ def raised(model: tvc.Network, size: int, each: int) -> None:
         count = tvc.capture(model, x, [layer])[layer].shape[1]
         channels = range(0, count, max(1, count // each))
         recipe = Recipe.named(rectify=layer in ("features.0", "conv1"))
-        found = tvc.filter_patterns(model, layer, channels, size=size, preset=recipe)
-        live = torch.tensor([c not in found.dead for c in channels])
+        result = tvc.filter_patterns(model, layer, channels, size=size, preset=recipe)
+        live = torch.tensor([c not in result.dead for c in channels])
         assert int(live.sum()) > 0, layer
-        share = float(found.raised[live].float().mean())
+        share = float(result.raised[live].float().mean())
         assert share >= 0.95, f"{layer}: {share:.0%} raised"
 
 

@@ -91,7 +91,7 @@ def test_grad_cam_equals_the_textbooks_listing_in_keras() -> None:
     h = layers.Flatten(name="flatten")(h)
     dense1, dense2 = layers.Dense(16, activation="relu", name="d1"), layers.Dense(5, activation="softmax", name="d2")
     outputs = dense2(dense1(h))
-    twin = keras.Model(inputs, outputs)
+    functional = keras.Model(inputs, outputs)
     torch_convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     for conv, ours in zip(convs, torch_convs, strict=True):
         conv.set_weights([ours.weight.detach().permute(2, 3, 1, 0).numpy(), array(ours.bias)])
@@ -101,12 +101,12 @@ def test_grad_cam_equals_the_textbooks_listing_in_keras() -> None:
 
     x = networks.images(1)
     picture = x.permute(0, 2, 3, 1).numpy()
-    assert np.allclose(keras.ops.convert_to_numpy(twin(picture)), model(x).softmax(1).detach().numpy(), atol=1e-5)
-    to_last = keras.Model(inputs, twin.get_layer("conv3").output)
-    rest = keras.Input(twin.get_layer("conv3").output.shape[1:])
+    assert np.allclose(keras.ops.convert_to_numpy(functional(picture)), model(x).softmax(1).detach().numpy(), atol=1e-5)
+    to_last = keras.Model(inputs, functional.get_layer("conv3").output)
+    rest = keras.Input(functional.get_layer("conv3").output.shape[1:])
     r = rest
     for name in ("pool3", "avg", "channels_first", "flatten", "d1", "d2"):
-        r = twin.get_layer(name)(r)
+        r = functional.get_layer(name)(r)
     head = keras.Model(rest, r)
     last = to_last(picture).clone().detach().requires_grad_(True)
     predictions = head(last)

@@ -61,12 +61,12 @@ EVERY: list[Callable[[], nn.Module]] = [
 def test_equals_one_picture_at_a_time(build: Callable[[], nn.Module], patch: int, stride: int) -> None:
     x = images(2)
     scores, drop = by_hand(build(), x, patch, stride, 3)
-    found = tvc.occlusion(build(), x, 3, patch=patch, stride=stride, fill=3)
+    result = tvc.occlusion(build(), x, 3, patch=patch, stride=stride, fill=3)
     tolerance = 1e-3 * float(drop.abs().max())
-    assert found.scores.shape == scores.shape
+    assert result.scores.shape == scores.shape
     assert tolerance > 1e-6
-    assert torch.allclose(found.scores, scores, rtol=0, atol=tolerance)
-    assert torch.allclose(found.values, drop, rtol=0, atol=tolerance)
+    assert torch.allclose(result.scores, scores, rtol=0, atol=tolerance)
+    assert torch.allclose(result.values, drop, rtol=0, atol=tolerance)
 
 
 class Norm(nn.Module):
@@ -90,9 +90,9 @@ class Norm(nn.Module):
 def test_scores_are_those_of_whole_pictures(build: Callable[[], nn.Module]) -> None:
     model, x = build(), images(1)
     scores, drop = by_hand(build(), x, 8, 4)
-    found = tvc.occlusion(model, x, 3, patch=8, stride=4)
-    assert torch.allclose(found.scores, scores, atol=1e-5)
-    assert torch.allclose(found.values, drop, atol=1e-5)
+    result = tvc.occlusion(model, x, 3, patch=8, stride=4)
+    assert torch.allclose(result.scores, scores, atol=1e-5)
+    assert torch.allclose(result.values, drop, atol=1e-5)
 
 
 def test_each_image_and_class_gets_what_it_would_get_alone() -> None:
@@ -134,8 +134,8 @@ def test_a_detector_is_found_where_it_looks() -> None:
     weight[5:, :3] = 1
     nn.init.ones_(model[0].weight)  # type: ignore[arg-type]
     model[2].weight.data = weight.view(1, 64)  # type: ignore[assignment]
-    found = tvc.occlusion(model, torch.ones(1, 3, 8, 8), 0, patch=1, stride=1)
-    assert torch.equal(found.values[0], 3 * weight)
+    result = tvc.occlusion(model, torch.ones(1, 3, 8, 8), 0, patch=1, stride=1)
+    assert torch.equal(result.values[0], 3 * weight)
     tall = tvc.occlusion(model, torch.ones(1, 3, 8, 8), 0, patch=(8, 1), stride=(8, 1), fill=torch.tensor([1.0, 1, 0]))
     assert tall.scores.shape == (1, 1, 8)
     assert tall.values[0].amax(0).tolist() == [3, 3, 3, 0, 0, 0, 0, 0]
@@ -162,15 +162,15 @@ def test_errors(options: dict[str, Any], message: str) -> None:
 def test_pictures_and_files(tmp_path: Path) -> None:
     model, x = networks.gap_linear(), images(2)
     with contextlib.redirect_stderr(Terminal()) as terminal:
-        found = tvc.occlusion(model, x, torch.tensor([[0, 1], [2, 3]]), patch=8, progress=True)
+        result = tvc.occlusion(model, x, torch.tensor([[0, 1], [2, 3]]), patch=8, progress=True)
     assert "patches" in terminal.getvalue()
     photo = Image.new("RGB", (64, 64))
-    assert found.plot(photo, index=1, nth=1).width > 800
-    assert found.overlay(photo, nth=1).size == photo.size
-    assert found._repr_png_().startswith(b"\x89PNG")
-    assert "patch (8, 8), stride (4, 4)" in repr(found)
-    with np.load(found.save(tmp_path / "occlusion.npz")) as saved:
-        assert np.array_equal(saved["scores"], found.scores.numpy())
+    assert result.plot(photo, index=1, nth=1).width > 800
+    assert result.overlay(photo, nth=1).size == photo.size
+    assert result._repr_png_().startswith(b"\x89PNG")
+    assert "patch (8, 8), stride (4, 4)" in repr(result)
+    with np.load(result.save(tmp_path / "occlusion.npz")) as saved:
+        assert np.array_equal(saved["scores"], result.scores.numpy())
         assert saved["patch"].tolist() == [8, 8]
 
 
@@ -184,8 +184,8 @@ def test_a_cross_entropy_rises_where_the_class_is_hidden() -> None:
 
 
 def test_patches_hide_something_and_maps_of_nothing_warn() -> None:
-    found = tvc.occlusion(networks.vgg_like(), images(1), 1, patch=2, stride=15)
-    assert found.scores.shape == (1, 3, 3)
+    result = tvc.occlusion(networks.vgg_like(), images(1), 1, patch=2, stride=15)
+    assert result.scores.shape == (1, 3, 3)
     assert tvc.occlusion(networks.vgg_like(), images(1), 1, patch=2, stride=1000).scores.shape == (1, 1, 1)
     constant = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3))
     nn.init.zeros_(constant[4].weight)  # type: ignore[arg-type]

@@ -66,10 +66,10 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
 def test_saliency_is_the_gradient(build: Callable[[], nn.Module]) -> None:
     model, x = build(), images(3)
     expected = gradient(build(), x, lambda logits: logits[:, 3])
-    found = tvc.saliency(model, x, 3)
-    assert close(found.gradients, expected)
-    assert torch.equal(found.values, found.gradients.abs().amax(1))
-    assert torch.equal(tvc.saliency(model, x, 3, reduce="sum").values, found.gradients.abs().sum(1))
+    result = tvc.saliency(model, x, 3)
+    assert close(result.gradients, expected)
+    assert torch.equal(result.values, result.gradients.abs().amax(1))
+    assert torch.equal(tvc.saliency(model, x, 3, reduce="sum").values, result.gradients.abs().sum(1))
     assert close(tvc.input_x_gradient(model, x, 3).gradients, x * expected)
 
 
@@ -144,10 +144,10 @@ def test_integrated_gradients_of_a_polynomial_are_exact() -> None:
             return torch.stack([(x**3).sum((1, 2, 3)), (x * x.flip(1)).sum((1, 2, 3))], 1)
 
     x, start = images(2, 4), images(2, 4, seed=1)
-    found = tvc.integrated_gradients(Cubic(), x, 0, baselines=start, steps=2)
-    assert torch.allclose(found.gradients, x**3 - start**3, atol=1e-4)
-    assert found.completeness_error is not None
-    assert float(found.completeness_error.abs().max()) < 1e-3
+    result = tvc.integrated_gradients(Cubic(), x, 0, baselines=start, steps=2)
+    assert torch.allclose(result.gradients, x**3 - start**3, atol=1e-4)
+    assert result.completeness_error is not None
+    assert float(result.completeness_error.abs().max()) < 1e-3
     rough = tvc.integrated_gradients(Cubic(), x, 0, baselines=start, steps=1)
     assert rough.completeness_error is not None
     assert float(rough.completeness_error.abs().max()) > 1
@@ -157,14 +157,14 @@ def test_several_baselines_are_averaged() -> None:
     model, x = networks.vgg_like(), images(2)
     starts: list[Any] = [0.0, torch.ones(3, 32, 32), images(2, seed=3)]
     each = [tvc.integrated_gradients(model, x, 2, baselines=start, steps=8) for start in starts]
-    found = tvc.integrated_gradients(model, x, torch.tensor([[2, 1]] * 2), baselines=starts, steps=8, batch_size=3)
-    assert close(found.gradients[:, 0], torch.stack([one.gradients for one in each]).mean(0))
-    assert found.completeness_error is not None
-    assert found.completeness_error.shape == (2, 2)
+    result = tvc.integrated_gradients(model, x, torch.tensor([[2, 1]] * 2), baselines=starts, steps=8, batch_size=3)
+    assert close(result.gradients[:, 0], torch.stack([one.gradients for one in each]).mean(0))
+    assert result.completeness_error is not None
+    assert result.completeness_error.shape == (2, 2)
     model.eval()
     gap = model(x)[:, 2] - torch.stack([model(torch.zeros_like(x) + s)[:, 2] for s in starts]).mean(0)
-    missed = found.gradients[:, 0].sum((1, 2, 3)) - gap
-    assert torch.allclose(found.completeness_error[:, 0], missed, atol=1e-5)
+    missed = result.gradients[:, 0].sum((1, 2, 3)) - gap
+    assert torch.allclose(result.completeness_error[:, 0], missed, atol=1e-5)
 
 
 @quiet
@@ -187,8 +187,8 @@ def test_guided_grad_cam_is_the_product_of_both_in_one_forward(build: Callable[[
     model.register_forward_pre_hook(lambda module, args: calls.append(1))
     for mode, options in (("nearest", {}), ("bilinear", {"align_corners": False})):
         large = F.interpolate(cam, x.shape[2:], mode=mode, **options)  # type: ignore[arg-type]
-        found = tvc.guided_grad_cam(model, x, layer, classes, interpolation=mode)  # type: ignore[arg-type]
-        assert close(found.gradients, guided * large[:, :, None], 1e-3)
+        result = tvc.guided_grad_cam(model, x, layer, classes, interpolation=mode)  # type: ignore[arg-type]
+        assert close(result.gradients, guided * large[:, :, None], 1e-3)
     assert len(calls) == 2
 
 
@@ -224,10 +224,10 @@ def test_guided_grad_cam_of_its_default_layer(build: Callable[[], nn.Module]) ->
 @pytest.mark.parametrize("layer", ["layer2.0", "layer2.1.bn2"])
 def test_guided_grad_cam_is_guided_backpropagation_times_grad_cam(layer: str, classes: Tensor) -> None:
     x = images(2)
-    found = tvc.guided_grad_cam(networks.residual(), x, layer, classes, interpolation="nearest").gradients
+    result = tvc.guided_grad_cam(networks.residual(), x, layer, classes, interpolation="nearest").gradients
     guided = tvc.saliency(networks.residual(), x, classes, relu="guided").gradients
     cam = tvc.grad_cam(networks.residual(), x, layer, classes).values
-    assert close(found, guided * F.interpolate(cam.view(2, -1, 8, 8), (32, 32)).view(*cam.shape[:-2], 1, 32, 32))
+    assert close(result, guided * F.interpolate(cam.view(2, -1, 8, 8), (32, 32)).view(*cam.shape[:-2], 1, 32, 32))
 
 
 @pytest.mark.parametrize("relu", ["standard", "guided", "deconvnet"])
@@ -235,9 +235,9 @@ def test_guided_grad_cam_is_guided_backpropagation_times_grad_cam(layer: str, cl
 def test_the_layout_of_the_input_does_not_matter(layout: Any, relu: Any) -> None:
     given = images(2, 64)[..., ::2, ::2] if layout == "strided" else images(2).contiguous(memory_format=layout)
     plain = tvc.saliency(networks.overlapping_pools(), given.contiguous(), 1, relu=relu).gradients
-    found = tvc.saliency(networks.overlapping_pools(), given, 1, relu=relu)
-    assert close(found.gradients, plain, 1e-5)
-    assert found.gradients.is_contiguous()
+    result = tvc.saliency(networks.overlapping_pools(), given, 1, relu=relu)
+    assert close(result.gradients, plain, 1e-5)
+    assert result.gradients.is_contiguous()
 
 
 @every_method
@@ -267,19 +267,19 @@ def test_a_map_of_nothing_is_zeros_and_a_warning() -> None:
     with torch.no_grad():
         model.classifier[1].bias.fill_(-100)  # type: ignore[union-attr, operator]
     with pytest.warns(tvc.EmptyMapWarning, match=r"no pixel of image 0 matters for class 2 \(and 1 more\)"):
-        found = tvc.saliency(model, images(2), 2)
-    assert not found.map().any()
-    assert (found.signed() == 0.5).all()
-    assert np.asarray(found.colour_image()).std() == 0
+        result = tvc.saliency(model, images(2), 2)
+    assert not result.map().any()
+    assert (result.signed() == 0.5).all()
+    assert np.asarray(result.colour_image()).std() == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_precisions(dtype: torch.dtype) -> None:
     expected = tvc.saliency(networks.gap_linear(), images(2), 0, relu="guided").gradients
-    found = tvc.saliency(networks.gap_linear().to(dtype), images(2), 0, relu="guided").gradients
-    assert found.dtype == torch.float32
+    result = tvc.saliency(networks.gap_linear().to(dtype), images(2), 0, relu="guided").gradients
+    assert result.dtype == torch.float32
     # a maximum of two values alike in bfloat16 may be the other one: near, all in all
-    assert float((found - expected).norm() / expected.norm()) < (0.5 if dtype == torch.bfloat16 else 1e-5)
+    assert float((result - expected).norm() / expected.norm()) < (0.5 if dtype == torch.bfloat16 else 1e-5)
     with torch.autocast("cpu", torch.bfloat16):
         cast = tvc.saliency(networks.gap_linear(), images(2), 0, relu="guided").gradients
     assert cast.dtype == torch.float32
@@ -337,50 +337,50 @@ def test_errors_of_the_network() -> None:
 
 
 def test_the_grey_picture_is_the_textbooks() -> None:
-    found = tvc.saliency(networks.vgg_like(), images(2), 1, score="cross_entropy", reduce="sum")
-    values = np.abs(found.gradients[1].numpy()).sum(0)
+    result = tvc.saliency(networks.vgg_like(), images(2), 1, score="cross_entropy", reduce="sum")
+    values = np.abs(result.gradients[1].numpy()).sum(0)
     expected = ((values - values.min()) / (values.max() - values.min()) * 255).astype(np.uint8)
-    drawn = found.grey(1)
+    drawn = result.grey(1)
     assert drawn.dtype == np.uint8
     assert np.abs(drawn.astype(int) - expected).max() <= 1
     assert (drawn.min(), drawn.max()) == (0, 255)
-    shown = np.asarray(found.image(index=1, interpolation="nearest"))
+    shown = np.asarray(result.image(index=1, interpolation="nearest"))
     assert np.abs(shown.astype(int) - drawn[..., None]).max() <= 1
 
 
 def test_pictures() -> None:
     net = tvc.Network(networks.gap_linear(), tvc.Preprocess((32, 32), "crop", 32))
-    found = tvc.saliency(net, images(2), torch.tensor([[0, 1], [2, 3]]), relu="guided")
+    result = tvc.saliency(net, images(2), torch.tensor([[0, 1], [2, 3]]), relu="guided")
     photo = Image.new("RGB", (300, 100), "white")
-    over = np.asarray(found.overlay(photo, blend="mix"))
+    over = np.asarray(result.overlay(photo, blend="mix"))
     assert (over[:, :100] == 255).all()  # what the network did not see
     assert (over[:, 100:200] != 255).any()
-    assert found.plot(photo, index=1, nth=1, truth="cat", categories=list("abcde")).width > 1000
-    assert found.colour_image(1, 1).size == (32, 32)
-    signed = np.asarray(found.signed_image(interpolation="nearest")).astype(int)
-    total = found.gradients[0, 0].sum(0).numpy()
+    assert result.plot(photo, index=1, nth=1, truth="cat", categories=list("abcde")).width > 1000
+    assert result.colour_image(1, 1).size == (32, 32)
+    signed = np.asarray(result.signed_image(interpolation="nearest")).astype(int)
+    total = result.gradients[0, 0].sum(0).numpy()
     assert (
         np.sign(signed[..., 0] - signed[..., 2])[np.abs(total) > np.abs(total).max() / 10]
         == np.sign(total)[np.abs(total) > np.abs(total).max() / 10]
     ).all()
-    clipped = found.clipped(90)
-    assert bool((clipped.values <= found.values).all())
-    assert not np.array_equal(clipped.map(), found.map())
+    clipped = result.clipped(90)
+    assert bool((clipped.values <= result.values).all())
+    assert not np.array_equal(clipped.map(), result.map())
     with pytest.raises(tvc.InputError, match="a percentile is more than 0"):
-        found.clipped(0)
+        result.clipped(0)
     with pytest.raises(tvc.InputError, match="image 2 is out of range"):
-        found.map(2)
-    assert found._repr_png_().startswith(b"\x89PNG")
-    assert "guided backpropagation: 2 x 2 x 3 x 32 x 32" in repr(found)
+        result.map(2)
+    assert result._repr_png_().startswith(b"\x89PNG")
+    assert "guided backpropagation: 2 x 2 x 3 x 32 x 32" in repr(result)
 
 
 def test_save(tmp_path: Path) -> None:
-    found = tvc.saliency(networks.gap_linear(), images(2), 1)
-    with np.load(found.save(tmp_path / "new" / "saliency.npz")) as saved:
-        assert np.array_equal(saved["gradients"], found.gradients.numpy())
+    result = tvc.saliency(networks.gap_linear(), images(2), 1)
+    with np.load(result.save(tmp_path / "new" / "saliency.npz")) as saved:
+        assert np.array_equal(saved["gradients"], result.gradients.numpy())
         assert str(saved["method"]) == "saliency"
     with pytest.raises(dataclasses.FrozenInstanceError):
-        found.values = found.values  # type: ignore[misc]
+        result.values = result.values  # type: ignore[misc]
 
 
 def test_red_speaks_for_the_class_whatever_the_score() -> None:

@@ -35,11 +35,11 @@ def pair(request: pytest.FixtureRequest) -> tuple[nn.Module, nn.Module, str]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model: nn.Module = torchvision.models.get_model(request.param, weights=None).eval()
-    twin = copy.deepcopy(model)
-    for module in twin.modules():
+    functional = copy.deepcopy(model)
+    for module in functional.modules():
         if isinstance(module, nn.ReLU):
             module.inplace = False
-    return model, twin, NAMES[request.param]
+    return model, functional, NAMES[request.param]
 
 
 def assert_equal(ours: Tensor, reference: Tensor, tolerance: float = 1e-5) -> None:
@@ -52,12 +52,12 @@ Reference = Callable[[nn.Module, Tensor, str], Tensor]
 
 
 def _captum(name: str, **options: Any) -> Reference:
-    def reference(twin: nn.Module, x: Tensor, layer: str) -> Tensor:
+    def reference(functional: nn.Module, x: Tensor, layer: str) -> Tensor:
         import captum.attr
 
-        extra = [twin.get_submodule(layer)] if name == "GuidedGradCam" else []
-        found: Tensor = getattr(captum.attr, name)(twin, *extra).attribute(x, target=TARGET, **options)
-        return found.detach()
+        extra = [functional.get_submodule(layer)] if name == "GuidedGradCam" else []
+        result: Tensor = getattr(captum.attr, name)(functional, *extra).attribute(x, target=TARGET, **options)
+        return result.detach()
 
     return reference
 
@@ -83,18 +83,18 @@ CASES: dict[str, tuple[Callable[[nn.Module, Tensor, str], tvc.Saliency], Referen
 )  # SqueezeNet ends in a ReLU, shut for some
 @pytest.mark.parametrize("case", CASES)
 def test_equals_captum(pair: tuple[nn.Module, nn.Module, str], case: str) -> None:
-    model, twin, layer = pair
+    model, functional, layer = pair
     ours, reference = CASES[case]
-    assert_equal(ours(model, batch(), layer).gradients, reference(twin, batch(), layer))
+    assert_equal(ours(model, batch(), layer).gradients, reference(functional, batch(), layer))
 
 
 def test_smooth_grad_equals_captum_on_the_same_noise(pair: tuple[nn.Module, nn.Module, str]) -> None:
     from captum.attr import Saliency
 
-    model, twin, layer = pair
+    model, functional, layer = pair
     x = batch(size=96 if layer == NAMES["vgg16"] else 224)
     noisy = [torch.stack([one + 0.15 * (one.max() - one.min()) * n for one in x]) for n in gaussian(0, 4, x[0])]
-    each = torch.stack([Saliency(twin).attribute(n, target=TARGET, abs=False) for n in noisy]).detach()
+    each = torch.stack([Saliency(functional).attribute(n, target=TARGET, abs=False) for n in noisy]).detach()
     assert_equal(tvc.smooth_grad(model, x, TARGET, samples=4).gradients, each.mean(0))
     variance = tvc.smooth_grad(model, x, TARGET, samples=4, statistic="variance").gradients
     assert_equal(variance, each.var(0, unbiased=False), 1e-4)
@@ -103,11 +103,11 @@ def test_smooth_grad_equals_captum_on_the_same_noise(pair: tuple[nn.Module, nn.M
 def test_occlusion_equals_captum(pair: tuple[nn.Module, nn.Module, str]) -> None:
     from captum.attr import Occlusion
 
-    model, twin, layer = pair
+    model, functional, layer = pair
     size, patch, stride = (96, 24, 18) if layer == NAMES["vgg16"] else (224, 40, 36)
     x = batch(size=size)
     target = model(x).argmax(1)  # SqueezeNet's class is 0 where its ReLU is shut, under every patch
-    reference = Occlusion(twin).attribute(
+    reference = Occlusion(functional).attribute(
         x, target=target, sliding_window_shapes=(3, patch, patch), strides=(3, stride, stride), baselines=0.5
     )
     ours = tvc.occlusion(model, x, target, patch=patch, stride=stride, fill=0.5)
@@ -144,11 +144,11 @@ def test_alexnet_beside_zfnet() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         pair = {"AlexNet": torchvision.models.alexnet(weights=None), "ZFNet": zfnet()}
-    found = tvc.compare({name: (model, batch(1)) for name, model in pair.items()}, k=2)
-    assert [len(p.layers) for p in found.projections.values()] == [10, 10]
-    assert all(p.values.flatten(2).any(2).all() for p in found.projections.values())
-    assert len(found.filters["AlexNet"].filters) == 64
-    assert len(found.filters["ZFNet"].filters) == 96
+    result = tvc.compare({name: (model, batch(1)) for name, model in pair.items()}, k=2)
+    assert [len(p.layers) for p in result.projections.values()] == [10, 10]
+    assert all(p.values.flatten(2).any(2).all() for p in result.projections.values())
+    assert len(result.filters["AlexNet"].filters) == 64
+    assert len(result.filters["ZFNet"].filters) == 96
 
 
 @pytest.mark.parametrize("efficient", [False, True])
@@ -169,14 +169,14 @@ def test_densenet121(efficient: bool) -> None:
             out: Tensor = self.classifier(self.relu(self.features(x)).mean((2, 3)))
             return out
 
-    twin = Modules()
-    for module in twin.modules():
+    functional = Modules()
+    for module in functional.modules():
         if isinstance(module, nn.ReLU):
             module.inplace = False
         if hasattr(module, "memory_efficient"):
             module.memory_efficient = False  # type: ignore[assignment]
     x = batch(1, 96)
-    reference = GuidedBackprop(twin).attribute(x, target=5).detach()
+    reference = GuidedBackprop(functional).attribute(x, target=5).detach()
     assert_equal(tvc.saliency(model, x, 5, relu="guided").gradients, reference)
 
 
@@ -187,7 +187,7 @@ def test_saliency_equals_the_courses_listing_in_keras() -> None:
     if keras.backend.backend() != "torch":
         pytest.skip("Keras runs on another backend")
     model, layers = networks.gap_linear(), keras.layers
-    twin = keras.Sequential(
+    functional = keras.Sequential(
         [
             keras.Input((32, 32, 3)),
             layers.Conv2D(6, 3, padding="same", activation="relu"),
@@ -199,11 +199,11 @@ def test_saliency_equals_the_courses_listing_in_keras() -> None:
     )
     weights = [p.detach() for p in model.parameters()]
     order = [w.permute(2, 3, 1, 0) if w.ndim == 4 else w.T if w.ndim == 2 else w for w in weights]
-    twin.set_weights([w.numpy() for w in order])
+    functional.set_weights([w.numpy() for w in order])
     x = networks.images(1)
     picture = x.permute(0, 2, 3, 1).contiguous().requires_grad_()
     label = keras.utils.to_categorical([2], 5)
-    loss = keras.losses.categorical_crossentropy(keras.ops.convert_to_tensor(label), twin(picture))
+    loss = keras.losses.categorical_crossentropy(keras.ops.convert_to_tensor(label), functional(picture))
     (gradient,) = torch.autograd.grad(loss.sum(), picture)
     listing = np.abs(gradient[0].detach().cpu().numpy()).sum(-1)
     listing = ((listing - listing.min()) / (listing.max() - listing.min()) * 255).astype(np.uint8)
@@ -224,13 +224,13 @@ def test_the_elephant(data: Path) -> None:
         "SmoothGrad": tvc.smooth_grad(net, photo),
         "integrated gradients": tvc.integrated_gradients(net, photo),
     }
-    for found in results.values():
-        assert int(found.target[0]) == 386
-        across, down = found.peak(photo)
+    for result in results.values():
+        assert int(result.target[0]) == 386
+        across, down = result.peak(photo)
         assert any(left <= across <= right and top <= down <= bottom for left, top, right, bottom in ELEPHANTS)
     error = results["integrated gradients"].completeness_error
     assert error is not None
-    assert abs(float(error)) < 0.02 * float(found.logits.max())
+    assert abs(float(error)) < 0.02 * float(result.logits.max())
     hidden = tvc.occlusion(net, photo, patch=40, stride=12)
     across, down = hidden.peak(photo)
     assert any(

@@ -199,9 +199,9 @@ def test_it_is_the_gradient_of_half_the_square_under_the_rule(build: Callable[[]
         strength = maps.gather(1, maps.argmax(1, keepdim=True))
         (expected,) = torch.autograd.grad(strength.square().sum() / 2, leaf)
     with unchanged(model, x):
-        found = tvc.deconvnet(model, x, layer, 2)
-    assert close(found.values, expected)
-    assert torch.allclose(found.activations, strength[:, 0], rtol=1e-4)
+        result = tvc.deconvnet(model, x, layer, 2)
+    assert close(result.values, expected)
+    assert torch.allclose(result.activations, strength[:, 0], rtol=1e-4)
 
 
 @pytest.mark.parametrize(("build", "layer"), ANY)
@@ -219,40 +219,40 @@ def test_each_image_and_unit_gets_what_it_would_get_alone(build: Callable[[], nn
 def test_several_layers_in_one_forward() -> None:
     model, x, calls = networks.vgg_like(), images(2), []
     model.register_forward_pre_hook(lambda module, args: calls.append(1))
-    found = tvc.deconvnet(
+    result = tvc.deconvnet(
         model, x, ["features.2", "features.8", "features.4"], {"features.2": [1, 5], "features.4": 3}, k=2
     )
     assert len(calls) == 1
-    assert found.layers == ("features.2", "features.2", "features.8", "features.8", "features.4")
+    assert result.layers == ("features.2", "features.2", "features.8", "features.8", "features.4")
     for unit, (layer, channel) in enumerate(
         [("features.2", 1), ("features.2", 5), (None, None), (None, None), ("features.4", 3)]
     ):
         if layer is not None:
-            assert close(found.values[:, unit], tvc.deconvnet(model, x, layer, channel).values)
+            assert close(result.values[:, unit], tvc.deconvnet(model, x, layer, channel).values)
 
 
 def test_channels_by_layer_are_named_as_layers_are() -> None:
     model, x = networks.vgg_like(), images(1)
     expected = tvc.deconvnet(model, x, ["features.2", "features.8"], {"features.8": [3, 1]})
-    found = tvc.deconvnet(model, x, [model.features[2], "features.8"], {model.features[8]: [3, 1]})
-    assert torch.equal(found.values, expected.values)
-    assert found.channels[0, 1:].tolist() == [3, 1]
+    result = tvc.deconvnet(model, x, [model.features[2], "features.8"], {model.features[8]: [3, 1]})
+    assert torch.equal(result.values, expected.values)
+    assert result.channels[0, 1:].tolist() == [3, 1]
     assert torch.equal(tvc.deconvnet(model, x, "features.8", {"features.8#0": 3}).values, expected.values[:, 1])
 
 
 def test_top_units_over_channels() -> None:
     model, x = networks.vgg_like(), images(2)
     maps = tvc.capture(model, x, "features.8")["features.8"]
-    found = tvc.deconvnet(model, x, "features.8", k=4)
+    result = tvc.deconvnet(model, x, "features.8", k=4)
     strength = maps.amax((2, 3))
-    assert found.channels.tolist() == strength.topk(4, 1).indices.tolist()
-    assert torch.allclose(found.activations, strength.topk(4, 1).values)
+    assert result.channels.tolist() == strength.topk(4, 1).indices.tolist()
+    assert torch.allclose(result.activations, strength.topk(4, 1).values)
     for i in range(2):
-        row, column = found.positions[i, 0].tolist()
-        assert torch.isclose(maps[i, found.channels[i, 0], row, column], strength[i].max())
+        row, column = result.positions[i, 0].tolist()
+        assert torch.isclose(maps[i, result.channels[i, 0], row, column], strength[i].max())
     one = tvc.deconvnet(model, x, "features.8")
     assert one.values.shape == (2, 3, 32, 32)
-    assert torch.equal(one.channels, found.channels[:, 0])
+    assert torch.equal(one.channels, result.channels[:, 0])
     here = tvc.deconvnet(model, x, "features.8", unit=(3, 4), k=2)
     assert here.channels.tolist() == maps[:, :, 3, 4].topk(2, 1).indices.tolist()
     assert tvc.deconvnet(model, x, "features.8", 1, unit="all").positions.tolist() == [[-1, -1], [-1, -1]]
@@ -270,11 +270,11 @@ def test_a_dead_channel_projects_to_zeros() -> None:
     model = networks.vgg_like()
     with torch.no_grad():
         model.features[7].bias[3] = -100  # type: ignore[index, operator]
-    found = tvc.deconvnet(model, images(1), "features.8", 3)
-    assert not found.values.any()
-    assert found.activations.tolist() == [0]
-    assert np.asarray(found.image()).std() == 0
-    assert found.patch() == (0, 0, 32, 32)
+    result = tvc.deconvnet(model, images(1), "features.8", 3)
+    assert not result.values.any()
+    assert result.activations.tolist() == [0]
+    assert np.asarray(result.image()).std() == 0
+    assert result.patch() == (0, 0, 32, 32)
 
 
 @pytest.mark.parametrize(
@@ -312,33 +312,33 @@ def test_errors(layer: Any, options: dict[str, Any], error: type[Exception], mes
 
 def test_pictures_and_files(tmp_path: Path) -> None:
     model, x = networks.vgg_like(), images(2)
-    found = tvc.deconvnet(model, x, ["features.0", "features.7"], k=3)
+    result = tvc.deconvnet(model, x, ["features.0", "features.7"], k=3)
     photo = Image.new("RGB", (64, 64), "red")
-    assert found.plot(photo, index=1).width > found.plot(index=1).width > 100
-    left, top, right, bottom = found.patch(0, 0)
+    assert result.plot(photo, index=1).width > result.plot(index=1).width > 100
+    left, top, right, bottom = result.patch(0, 0)
     assert (right - left, bottom - top) <= (3, 3)
-    assert found._repr_png_().startswith(b"\x89PNG")
-    assert "features.0, features.7: 2 x 6 x 3 x 32 x 32" in repr(found)
+    assert result._repr_png_().startswith(b"\x89PNG")
+    assert "features.0, features.7: 2 x 6 x 3 x 32 x 32" in repr(result)
     for place, message in (((0, 6), "unit 6 is out of range: there are 6"), ((0.5, 0), "image 0.5 is out of range")):
         with pytest.raises(tvc.InputError, match=message):
-            found.image(*place)  # type: ignore[arg-type]
-    assert np.array_equal(np.asarray(found.image(-1, -1)), np.asarray(found.image(1, 5)))
+            result.image(*place)  # type: ignore[arg-type]
+    assert np.array_equal(np.asarray(result.image(-1, -1)), np.asarray(result.image(1, 5)))
     with pytest.raises(tvc.InputError, match="side is a whole number of at least 1"):
-        found.plot(side=0)
-    with np.load(found.save(tmp_path / "deconvnet.npz")) as saved:
-        assert np.array_equal(saved["values"], found.values.numpy())
-        assert saved["layers"].tolist() == list(found.layers)
+        result.plot(side=0)
+    with np.load(result.save(tmp_path / "deconvnet.npz")) as saved:
+        assert np.array_equal(saved["values"], result.values.numpy())
+        assert saved["layers"].tolist() == list(result.layers)
 
 
 def test_compare_two_networks(tmp_path: Path) -> None:
     x = images(1)
     pools, other = networks.overlapping_pools(), plain_pools()
     with unchanged(pools, x):
-        found = tvc.compare({"A": (pools, x), "B": (other, x)}, {"A": ["0", "3"]}, k=2)
-    assert found.projections["A"].layers == ("0", "0", "3", "3")
-    assert found.projections["B"].layers == ("0", "0", "3", "3", "6", "6")
-    assert str(found).splitlines()[0] == "A: 6 filters at 0: 0% dead, 0% near-duplicates"
-    assert found.plot(Image.new("RGB", (32, 32))).height > 400
+        result = tvc.compare({"A": (pools, x), "B": (other, x)}, {"A": ["0", "3"]}, k=2)
+    assert result.projections["A"].layers == ("0", "0", "3", "3")
+    assert result.projections["B"].layers == ("0", "0", "3", "3", "6", "6")
+    assert str(result).splitlines()[0] == "A: 6 filters at 0: 0% dead, 0% near-duplicates"
+    assert result.plot(Image.new("RGB", (32, 32))).height > 400
     with pytest.raises(
         tvc.InputError, match=r"'A' is compared as a Network, or as \(module, input\), not as a Sequential"
     ):
@@ -355,15 +355,15 @@ def test_dead_and_repeated_filters_are_counted() -> None:
         convolution.weight[1] *= 1e-4
         convolution.weight[4] = 3 * convolution.weight[2] + 0.01
         convolution.weight[5] = convolution.weight[1]
-    found = tvc.first_filters(model)
-    assert found.dead.tolist() == [False, True, False, False, False, True]
-    assert found.duplicate.tolist() == [False, False, False, False, True, False]
-    assert found.dead_share == pytest.approx(1 / 3)
-    assert found.duplicate_share == pytest.approx(1 / 6)
-    tiles = np.asarray(found.grid(10))
+    result = tvc.first_filters(model)
+    assert result.dead.tolist() == [False, True, False, False, False, True]
+    assert result.duplicate.tolist() == [False, False, False, False, True, False]
+    assert result.dead_share == pytest.approx(1 / 3)
+    assert result.duplicate_share == pytest.approx(1 / 6)
+    tiles = np.asarray(result.grid(10))
     assert abs(tiles[:10, 12:22].astype(int) - 127).max() <= 1  # a dead one is not stretched
     with pytest.raises(tvc.InputError, match="side is a whole number of at least 1, not 0"):
-        found.grid(0)
+        result.grid(0)
 
 
 def test_networks_without_filters_to_count_are_named() -> None:

@@ -27,21 +27,21 @@ from torchviz_cnn.media import render
 
 def own_outputs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """What each module gives, cloned on the spot by plain hooks: the simplest correct capture there is."""
-    found: dict[str, Tensor] = {}
+    outcome: dict[str, Tensor] = {}
     handles = []
     for name, module in model.named_modules():
 
         def keep(module: nn.Module, args: Any, out: Any, name: str = name) -> None:
-            calls = sum(key.partition("#")[0] == name for key in found)
+            calls = sum(key.partition("#")[0] == name for key in outcome)
             if isinstance(out, Tensor):
-                found[f"{name}#{calls}" if calls else name] = out.clone()
+                outcome[f"{name}#{calls}" if calls else name] = out.clone()
 
         handles.append(module.register_forward_hook(keep))
     with torch.no_grad():
         model(x)
     for handle in handles:
         handle.remove()
-    return {name: out for name, out in found.items() if name}
+    return {name: out for name, out in outcome.items() if name}
 
 
 class Stages(nn.Module):

@@ -30,7 +30,7 @@ def field_of(model: nn.Module, size: int | tuple[int, int] = 32) -> dict[str, tu
 
 def textbook(model: nn.Sequential) -> dict[str, tuple[int, int, int]]:
     """Size, stride and start of the layers of a chain by the recurrence r += (k - 1) j, s -= p j, j *= stride."""
-    found, size, jump, start = {}, 1, 1, 0
+    result, size, jump, start = {}, 1, 1, 0
     for name, module in model.named_children():
         if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
             kernel, stride, padding = (
@@ -41,8 +41,8 @@ def textbook(model: nn.Sequential) -> dict[str, tuple[int, int, int]]:
             size += dilation * (int(kernel) - 1) * jump
             start -= int(padding) * jump
             jump *= int(stride)
-        found[name] = size, jump, start
-    return found
+        result[name] = size, jump, start
+    return result
 
 
 CHAINS: dict[str, nn.Sequential] = {

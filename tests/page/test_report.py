@@ -155,9 +155,9 @@ def test_a_photo_is_shown_as_it_would_be_alone() -> None:
 
 
 def test_the_page_is_one_file_that_may_ask_for_nothing(tmp_path: Path) -> None:
-    found = tvc.report(network(vgg_like()), photos(2), tmp_path / "page.html", budget=0)
+    result = tvc.report(network(vgg_like()), photos(2), tmp_path / "page.html", budget=0)
     assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
-    page = Page(found)
+    page = Page(result)
     for tag, attributes in page.tags:
         for name in ("src", "href", "action", "data"):
             assert (attributes.get(name) or "#").startswith(("#", "data:")), (tag, attributes)
@@ -341,11 +341,11 @@ def test_a_network_of_one_convolution(tmp_path: Path) -> None:
 
 def test_layers_channels_and_classes_can_be_chosen(tmp_path: Path) -> None:
     net = network(vgg_like())
-    found = tvc.report(
+    result = tvc.report(
         net, photos(1), tmp_path, layers=["features.5", nn.MaxPool2d], channels=[3, 1, 99], classes=1, budget=0
     )
-    assert found.layers == ("features.4", "features.5", "features.8", "features.9")  # and the one explained first
-    page = Page(found)
+    assert result.layers == ("features.4", "features.5", "features.8", "features.9")  # and the one explained first
+    page = Page(result)
     assert [layer["channels"] for layer in page.data["layers"]] == [[1, 3]] * 4
     assert len(page.data["photos"][0]["classes"]) == 1
 
@@ -353,11 +353,11 @@ def test_layers_channels_and_classes_can_be_chosen(tmp_path: Path) -> None:
 def test_layers_without_the_channels_asked_for_are_left_out(tmp_path: Path) -> None:
     net = network(vgg_like())  # its convolutions have 8, 8, 10 and 12 channels
     widest = tvc.layer_names(net.model, types=nn.Conv2d)[-1]
-    found = tvc.report(net, photos(1), tmp_path, layers=nn.Conv2d, channels=[11], budget=0)
-    page = Page(found)
-    assert widest in found.layers
-    assert "features.0" not in found.layers
-    assert [layer["channels"] for layer in page.data["layers"]] == [[11]] * len(found.layers)
+    result = tvc.report(net, photos(1), tmp_path, layers=nn.Conv2d, channels=[11], budget=0)
+    page = Page(result)
+    assert widest in result.layers
+    assert "features.0" not in result.layers
+    assert [layer["channels"] for layer in page.data["layers"]] == [[11]] * len(result.layers)
     with pytest.raises(tvc.LayerError, match=r"no layer shown has a channel 99: .* 0 to 11"):
         tvc.report(net, photos(1), tmp_path, channels=[99], budget=0)
 
@@ -379,12 +379,12 @@ def test_photos_of_one_name_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_the_result_is_a_path_and_shows_itself(tmp_path: Path) -> None:
-    found = tvc.report(one_class(), photos(1), tmp_path / "new" / "folder", budget=0)
-    assert found.path == tmp_path / "new" / "folder" / "index.html"
-    assert Path(found) == found.path
-    assert str(found) == str(found.path)
-    assert os.path.getsize(found) > 10_000
-    frame = found._repr_html_()
+    result = tvc.report(one_class(), photos(1), tmp_path / "new" / "folder", budget=0)
+    assert result.path == tmp_path / "new" / "folder" / "index.html"
+    assert Path(result) == result.path
+    assert str(result) == str(result.path)
+    assert os.path.getsize(result) > 10_000
+    frame = result._repr_html_()
     assert frame.startswith("<iframe ")
     assert frame.count("<") == 2  # the page inside is text
     assert 'sandbox="allow-scripts"' in frame

@@ -103,9 +103,9 @@ def test_an_unknown_score_names_the_nearest() -> None:
     ],
 )
 def test_class_outputs_are_found(output: Any) -> None:
-    found = class_outputs(output, 3)
-    assert found.dtype == torch.float32
-    assert torch.allclose(found, OUTPUTS, atol=0.02)
+    result = class_outputs(output, 3)
+    assert result.dtype == torch.float32
+    assert torch.allclose(result, OUTPUTS, atol=0.02)
 
 
 @pytest.mark.parametrize("output", [torch.zeros(3, 5, 7, 7), torch.zeros(2, 5), "text", {"boxes": OUTPUTS}, []])
