@@ -144,6 +144,8 @@ class _Batch(NamedTuple):
     layer: str
     rectify: bool
     channels: list[int]
+    alone: bool
+    """Whether it was planned as the layer's only batch."""
 
 
 def _planned(
@@ -153,7 +155,7 @@ def _planned(
     chosen = list(dict.fromkeys(chosen_channels(channels, layer, footprint.shapes[layer])[:k]))
     rectified = rectify == "always" or (rectify == "first" and ascent.is_linear(layer))
     batches = ascent.batches(len(chosen), footprint, layer=layer, least=ranks)
-    return [_Batch(layer, rectified, [chosen[i] for i in batch]) for batch in batches]
+    return [_Batch(layer, rectified, [chosen[i] for i in batch], len(batches) == 1) for batch in batches]
 
 
 def _begun(folder: Path, name: str, ascent: Ascent, plan: list[_Batch], rectify: Rectify, ranks: Ranks) -> ResultFolder:
@@ -198,7 +200,7 @@ def _fill(ascent: Ascent, folder: ResultFolder, share: list[_Batch], progress: b
     """
     total = sum(len(batch.channels) for batch in share)
     with steps_bar(total, "filters", "filters", ascent.recipe.steps, progress and total > 0) as bar:
-        for layer, rectify, channels in share:
+        for layer, rectify, channels, alone in share:
             values, scores, dead = ascent.raise_channels(layer, channels, channels, bar.update, rectify=rectify)
             fits = float(values.abs().max()) < torch.finfo(torch.float16).max
             tensors = {
@@ -208,7 +210,8 @@ def _fill(ascent: Ascent, folder: ResultFolder, share: list[_Batch], progress: b
                 "channels": torch.tensor(channels, device="cpu"),
                 "rectify": torch.tensor([rectify], device="cpu"),
             }
-            folder.save(f"{layer}@{channels}", tensors, layer=layer)
+            named_by_layer = alone and not folder.has(layer)
+            folder.save(layer if named_by_layer else f"{layer}@{channels}", tensors, layer=layer)
 
 
 def _asked(folder: ResultFolder) -> list[str]:
