@@ -29,7 +29,6 @@ def in_exact_order(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     device = torch.device("cpu") if device.type == "mps" else device  # which has no double precision
     image = -1
-    problem: Exception | None = None
 
     def take(name: str, output: object) -> None:
         maps = as_maps(double, name, output, 1)[0]
@@ -39,18 +38,15 @@ def in_exact_order(
         exact[name].positions[rows, channels] = torch.stack([at // maps.shape[2], at % maps.shape[2]], 1)
 
     try:
-        double = copy.deepcopy(model).to(device, torch.float64)
-        share = [[image] for image in images[ranks.rank :: ranks.count]]
-        with torch.no_grad(), HookManager(double) as hooks:
-            hooks.on_forward(list(candidates), take)
-            for batch in read_batches(source, range(len(share)), share, workers, device):
-                if batch.x is not None:
-                    image = int(batch.images[0])
-                    hooks.run(batch.x.to(device, torch.float64))
-    except Exception as error:  # raised below, on all ranks alike
-        problem = error
-    try:
-        ranks.agree(problem)
+        with ranks.agreeing():
+            double = copy.deepcopy(model).to(device, torch.float64)
+            share = [[image] for image in images[ranks.rank :: ranks.count]]
+            with torch.no_grad(), HookManager(double) as hooks:
+                hooks.on_forward(list(candidates), take)
+                for batch in read_batches(source, range(len(share)), share, workers, device):
+                    if batch.x is not None:
+                        image = int(batch.images[0])
+                        hooks.run(batch.x.to(device, torch.float64))
     except RuntimeError as error:
         if isinstance(error, RankError) or not re.search("dtype|double|float64", str(error), re.IGNORECASE):
             raise

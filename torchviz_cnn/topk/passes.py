@@ -171,8 +171,7 @@ def run_pass(
         for first in range(0, total, save_every):
             began, last = time.monotonic(), min(first + save_every, total)
             current[:] = [_collector(model, state, device)]
-            problem: Exception | None = None
-            try:
+            with ranks.agreeing():
                 for number in range(first + (ranks.rank - first) % ranks.count, last, ranks.count):
                     current[0].batch = batch = next(reader)
                     current[0].skipped |= batch.skipped
@@ -180,9 +179,6 @@ def run_pass(
                         hooks.run(batch.x.to(device, dtype, non_blocking=True))
                         hooks.require_reached()
                     bar.update(min(len(image_indices[number]) * ranks.count, end - bar.n))
-            except Exception as error:  # raised below, on all ranks alike
-                problem = error
-            ranks.agree(problem)
             _join(state, ranks.gather(current[0].part()))
             state.done = min(start + last * batch_size, end)
             state.seconds += time.monotonic() - began
