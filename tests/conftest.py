@@ -35,14 +35,6 @@ settings.load_profile("ci")
 importlib.import_module("sympy")  # as PyTorch does with its first dispatch mode; it adds a warning filter
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    """The same random numbers for a test, whatever ran before it in the same process."""
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
-
-
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of shared photos and checkpoints; tests that need it are skipped where it is absent."""
