@@ -19,7 +19,7 @@ from pathlib import Path
 from safetensors.torch import save
 from torch import nn
 
-from torchviz_cnn.models.keras_import import load_keras_weights
+from torchviz_cnn.models.keras.weights import load_keras_weights
 
 
 def build(reference: str, arguments: list[str]) -> nn.Module:

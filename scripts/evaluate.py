@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import torchviz_cnn as tvc
 from torchviz_cnn.models.catalogue import BUNDLED
-from torchviz_cnn.models.checkpoints import read_metadata
+from torchviz_cnn.models.checkpoints.reading import read_metadata
 
 
 def network(name: str) -> tvc.Network:

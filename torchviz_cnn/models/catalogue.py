@@ -28,6 +28,9 @@ class Entry:
     """Whether its classes are ImageNet's, where it has a thousand of them."""
 
 
+Loaded = tuple[nn.Module, Preprocess | None, tuple[str, ...] | None, str]
+"""A network, how photos are prepared for it where that is known, its class names, and where its weights are from."""
+
 _FASHION = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
@@ -99,3 +102,11 @@ def bundled_path(name: str, folders: Sequence[Path] = FOLDERS) -> Path:
             "it was damaged or replaced, so install the package again"
         )
     return path
+
+
+def model_names() -> list[str]:
+    """List the names that `load_model` knows: the networks of this library, then torchvision's."""
+    import torchvision
+
+    listed: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return [*CATALOGUE, *sorted(listed)]

@@ -6,15 +6,13 @@ import importlib
 import inspect
 import json
 import os
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,13 +21,13 @@ from torchviz_cnn.core.errors import CheckpointError, InputError, ModelError, di
 from torchviz_cnn.hooks.network import Network, module_of
 from torchviz_cnn.layers.defaults import input_channels
 from torchviz_cnn.media.images import Geometry, Preprocess
-from torchviz_cnn.models.catalogue import BUNDLED, CATALOGUE, Entry, bundled_path
-from torchviz_cnn.models.checkpoints import read_checkpoint, read_metadata
-from torchviz_cnn.models.fitting import class_options, load_state, renamed, sketch
-from torchviz_cnn.models.keras_files import MAX_SIDE
-from torchviz_cnn.models.keras_import import load_keras_weights
-
-KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
+from torchviz_cnn.models.catalogue import BUNDLED, CATALOGUE, Entry, Loaded, bundled_path
+from torchviz_cnn.models.checkpoints.fitting import class_options, load_state
+from torchviz_cnn.models.checkpoints.reading import read_checkpoint, read_metadata
+from torchviz_cnn.models.class_names import class_names, imagenet_categories, matching, read_labels, require_outputs
+from torchviz_cnn.models.keras.files import KERAS_SUFFIXES, MAX_SIDE
+from torchviz_cnn.models.keras.weights import load_keras_weights
+from torchviz_cnn.models.torchvision_networks import from_torchvision
 
 
 def load_model(
@@ -87,7 +85,7 @@ def load_model(
     source = None if weights is None else os.fspath(weights)
     if isinstance(model, str):
         name = model
-        load = _from_factory if ":" in name else _from_catalogue if name in CATALOGUE else _from_torchvision
+        load = _from_factory if ":" in name else _from_catalogue if name in CATALOGUE else from_torchvision
         with torch.random.fork_rng(devices=[]):  # random weights are the same each time
             torch.default_generator.manual_seed(0)  # `torch.manual_seed` would seed GPUs, too
             module, preprocess, categories, source = load(name, source)
@@ -103,24 +101,12 @@ def load_model(
     guessed = preprocess is None or (isinstance(model, Network) and model.guessed)
     preprocess = _adapted(preprocess or _usual(module), input_size, mean, std, geometry)
     if labels is not None:
-        categories = _labels(labels)
-        _require_outputs(module, name, len(categories))
+        categories = read_labels(labels)
+        require_outputs(module, name, len(categories))
     return Network(module, preprocess, categories, name, source, guessed)
 
 
-def model_names() -> list[str]:
-    """List the names that `load_model` knows: the networks of this library, then torchvision's."""
-    import torchvision
-
-    listed: list[str] = torchvision.models.list_models(module=torchvision.models)
-    return [*CATALOGUE, *sorted(listed)]
-
-
-_Loaded = tuple[nn.Module, Preprocess | None, tuple[str, ...] | None, str]
-"""A network, how photos are prepared for it where that is known, its class names, and where its weights are from."""
-
-
-def _from_catalogue(name: str, weights: str | None) -> _Loaded:
+def _from_catalogue(name: str, weights: str | None) -> Loaded:
     entry = CATALOGUE[name]
     if weights is None and name not in BUNDLED:
         trained = ", ".join(BUNDLED)
@@ -140,7 +126,7 @@ def _from_catalogue(name: str, weights: str | None) -> _Loaded:
         if metadata:
             entry = _trained(entry, metadata, str(source))
     categories = entry.categories or (imagenet_categories() if entry.imagenet else None)
-    return model, entry.preprocess, _matching(categories, model), "bundled" if weights is None else weights
+    return model, entry.preprocess, matching(categories, model), "bundled" if weights is None else weights
 
 
 def _variant(factory: Callable[..., Any], state: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Any]:
@@ -160,7 +146,7 @@ def _trained(entry: Entry, metadata: dict[str, str], source: str) -> Entry:
     with _metadata_of(source):
         size = int(metadata["input_size"])
         mean, std = (tuple(float(v) for v in json.loads(metadata[key])) for key in ("mean", "std"))
-        categories = _class_names(json.loads(metadata["categories"]))
+        categories = class_names(json.loads(metadata["categories"]))
         return Entry(entry.factory, Preprocess((size, size), "crop", size, mean, std), categories)
 
 
@@ -172,59 +158,7 @@ def _metadata_of(source: str) -> Iterator[None]:
         raise CheckpointError(f"the metadata of {source} cannot be read: {error!r}") from error
 
 
-def _from_torchvision(name: str, weights: str | None) -> _Loaded:
-    import torchvision
-
-    known = model_names()
-    if name not in known:
-        if name in torchvision.models.list_models():
-            raise ModelError(
-                f"torchvision's {name} is not a classifier of images in floating point: make it yourself, and "
-                "wrap it in a module whose forward returns scores of classes (B, n)"
-            )
-        near = did_you_mean(name, known) or "; torchviz_cnn.model_names() lists them"
-        if Path(name).suffix in (".pth", ".pt", ".ckpt", ".safetensors", *KERAS_SUFFIXES):
-            near = "; this is a file of weights: name the network that it is for, and give the file as its weights"
-        raise ModelError(f"no model {name!r}{near} (your own: 'package.module:factory')")
-    if weights is None:
-        raise ModelError(f"{name} needs weights: a checkpoint file, 'random', or 'DEFAULT', which downloads them")
-    entries = list(torchvision.models.get_model_weights(name))
-    entry = entries[0] if entries else None
-    versions = {"DEFAULT": torchvision.models.get_model_weights(name).DEFAULT} if entries else {}
-    versions |= {version.name: version for version in entries}
-    if weights == "random":
-        model = _build(name)
-    elif weights in versions and not Path(weights).exists():
-        entry = versions[weights]
-        try:
-            model = torchvision.models.get_model(name, weights=entry)
-        except (OSError, RuntimeError) as error:
-            raise CheckpointError(f"the weights {entry} could not be downloaded from {entry.url}: {error}") from error
-        weights = str(entry)
-    else:
-        _require_weights_file(name, weights, ["random", *versions])
-        state = read_checkpoint(weights)
-        official = next((version for version in entries if version.url.endswith(f"/{Path(weights).name}")), None)
-        entry = official or entry
-        model = _build_for(name, state, official is not None)
-        load_state(model, state, weights)
-    return model, _preset(entry), _matching(_categories(entry), model), weights
-
-
-def _require_weights_file(name: str, weights: str, offered: list[str]) -> None:
-    """Raise ModelError for what is neither a file of PyTorch's nor one of the names that are offered."""
-    if not Path(weights).exists() and not Path(weights).suffix:
-        raise ModelError(
-            f"{name} has no weights {weights!r}{did_you_mean(weights, offered)} (a file, or {', '.join(offered)})"
-        )
-    if Path(weights).suffix.lower() in KERAS_SUFFIXES:
-        raise ModelError(
-            f"{weights} is a Keras file, whose networks want other inputs than torchvision's {name}: build the "
-            "network, call load_keras_weights(model, path), and prepare the photos as Keras does"
-        )
-
-
-def _from_factory(name: str, weights: str | None) -> _Loaded:
+def _from_factory(name: str, weights: str | None) -> Loaded:
     target = _imported(name)
     if not isinstance(target, nn.Module | Network):
         if not callable(target):
@@ -238,7 +172,7 @@ def _from_factory(name: str, weights: str | None) -> _Loaded:
     return _from_object(target, name, weights)
 
 
-def _from_object(target: Any, name: str, weights: str | None) -> _Loaded:
+def _from_object(target: Any, name: str, weights: str | None) -> Loaded:
     """A module or a Network, with the weights of a file if there is one."""
     if isinstance(target, Network):
         model, preprocess, categories, source = target.model, target.preprocess, target.categories, target.weights
@@ -272,74 +206,9 @@ def _imported(name: str) -> Any:
     return target
 
 
-def _build(name: str, **options: Any) -> nn.Module:
-    import torchvision
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the way an unused initialisation will change
-        model: nn.Module = torchvision.models.get_model(name, weights=None, **options)
-    return model
-
-
-def _build_for(name: str, state: dict[str, Tensor], official: bool) -> nn.Module:
-    """The network a checkpoint was saved from: its number of classes, its auxiliary heads."""
-    build = partial(_build, name)
-    options: dict[str, Any] = class_options(build, state)
-    outline = sketch(build, **options)
-    accepted = inspect.signature(type(outline).__init__).parameters
-    if "init_weights" in accepted:
-        options["init_weights"] = False  # slow, and overwritten
-    if "aux_logits" in accepted:
-        own = outline.state_dict()
-        tensors, _ = renamed(state, own)
-        auxiliary = [key for key in own if key.lower().startswith("aux")]
-        options["aux_logits"] = all(k in tensors and tensors[k].shape == own[k].shape for k in auxiliary)
-    if "transform_input" in accepted:
-        options["transform_input"] = official  # those weights were trained on inputs of another scale
-    return _build(name, **options)
-
-
 def _usual(model: nn.Module) -> Preprocess:
     """The preprocessing that is assumed for a network of which nothing is known."""
     return Preprocess(mean=(0.5,), std=(0.5,)) if input_channels(model) == 1 else Preprocess()
-
-
-def _preset(entry: Any) -> Preprocess | None:
-    """The preprocessing that torchvision states for a set of weights."""
-    if entry is None:
-        return None
-    preset = entry.transforms()
-    return Preprocess(
-        size=(preset.crop_size[0], preset.crop_size[-1]),
-        resize=preset.resize_size[0],
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
-        interpolation=preset.interpolation.value,
-    )
-
-
-def imagenet_categories() -> tuple[str, ...]:
-    """The thousand class names of ImageNet, in the order of the outputs."""
-    from torchvision.models import AlexNet_Weights
-
-    return tuple(AlexNet_Weights.IMAGENET1K_V1.meta["categories"])
-
-
-def _categories(entry: Any) -> tuple[str, ...] | None:
-    return tuple(entry.meta["categories"]) if entry is not None and "categories" in entry.meta else None
-
-
-def _matching(categories: tuple[str, ...] | None, model: nn.Module) -> tuple[str, ...] | None:
-    """Class names, where the network has as many outputs."""
-    outputs = {p.shape[0] for name, p in model.named_parameters() if name.endswith("bias") and p.ndim == 1}
-    return categories if categories and len(categories) in outputs else None
-
-
-def _require_outputs(model: nn.Module, name: str, labels: int) -> None:
-    """Raise InputError where no layer has as many outputs as there are labels; two may name a single output."""
-    counts = {p.shape[0] for p in model.parameters() if p.ndim}
-    if counts and labels not in counts and not (labels == 2 and 1 in counts):
-        raise InputError(f"{labels} labels were given, and no layer of {name} has that many outputs")
 
 
 def _adapted(
@@ -359,37 +228,3 @@ def _adapted(
         changes["size"] = size = checks.sides("input_size", changes.pop("input_size"))
         changes["resize"] = round(min(size) * preprocess.resize / min(preprocess.size))
     return replace(preprocess, **changes) if changes else preprocess
-
-
-def _labels(labels: str | Path | Iterable[str] | Mapping[str, int]) -> tuple[str, ...]:
-    """Class names from a list or dict, a file with a name per line, or JSON."""
-    if not isinstance(labels, (str, os.PathLike)):
-        ordered = isinstance(labels, Iterable) and not isinstance(labels, (Mapping, Set))
-        return _class_names(list(labels) if ordered else labels)
-    try:
-        text = Path(labels).read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise InputError(f"the labels file {labels} cannot be read: {error}") from error
-    if Path(labels).suffix.lower() != ".json":
-        return tuple(line.strip() for line in text.split("\n") if line.strip())
-    try:
-        return _class_names(json.loads(text))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"the labels file {labels} is not read: {error}") from error
-
-
-def _class_names(names: Any) -> tuple[str, ...]:
-    """The names in a list, in a dict from index to name, or, as torchvision's `class_to_idx`, from name to index."""
-    if isinstance(names, Mapping):
-        numbers = range(len(names))
-        if all(isinstance(v, (int, np.integer)) for v in names.values()) and sorted(names.values()) == list(numbers):
-            names = sorted(names, key=names.__getitem__)
-        else:
-            by_text = {str(key): name for key, name in names.items()}
-            names = [by_text.get(str(number)) for number in numbers]
-    if isinstance(names, list):
-        # ImageNet's well-known file has [wordnet id, name] for each class.
-        names = [name[-1] if isinstance(name, (list, tuple)) and name else name for name in names]
-        if all(isinstance(name, (str, int, float, np.generic)) for name in names):
-            return tuple(str(name) for name in names)
-    raise InputError("class names are a list of names, a dict from index to name, or a dict from name to index")

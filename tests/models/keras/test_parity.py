@@ -17,12 +17,12 @@ from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning, Torchvi
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.models.convnets import convnet_2017, convnet_2025, fashion_mnist_convnet
-from torchviz_cnn.models.keras_import import load_keras_weights
+from torchviz_cnn.models.keras.weights import load_keras_weights
 from torchviz_cnn.models.xception import mini_xception, mini_xception_fer2013, xception
 from torchviz_cnn.scores.targets import Score
 
 h5py = pytest.importorskip("h5py")
-DATA = Path(os.environ.get("TORCHVIZ_CNN_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("TORCHVIZ_CNN_DATA", Path(__file__).parents[4] / "shared" / "data"))
 FORMATS = ("model.h5", "weights.h5", "model.weights.h5", "model.keras")
 
 

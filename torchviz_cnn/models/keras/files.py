@@ -22,8 +22,9 @@ import numpy as np
 
 from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning
 from torchviz_cnn.core.warn import warn
-from torchviz_cnn.models.checkpoints import DAMAGE
+from torchviz_cnn.models.checkpoints.reading import DAMAGE
 
+KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
 KERAS_EPSILON = 1e-3
 MAX_CONFIG_BYTES = 64 << 20
 MAX_SIDE = 4096

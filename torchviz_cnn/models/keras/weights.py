@@ -22,7 +22,7 @@ from torchviz_cnn.hooks.interrupts import FunctionMode
 from torchviz_cnn.hooks.network import Network, module_of
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.defaults import input_channels
-from torchviz_cnn.models.keras_files import KerasLayer, keras_file
+from torchviz_cnn.models.keras.files import KerasLayer, keras_file
 
 _log = logging.getLogger("torchviz_cnn")
 Target = TypeVar("Target", bound=nn.Module | Network)

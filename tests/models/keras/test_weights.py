@@ -14,7 +14,7 @@ from torch import nn
 
 from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning
 from torchviz_cnn.models.convnets import fashion_mnist_convnet
-from torchviz_cnn.models.keras_import import load_keras_weights
+from torchviz_cnn.models.keras.weights import load_keras_weights
 
 h5py = pytest.importorskip("h5py")
 
@@ -315,7 +315,7 @@ def test_an_archive_that_unpacks_to_far_too_much_is_refused(tmp_path: Path) -> N
 
 @pytest.fixture
 def convert(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "scripts"))
     return pytest.importorskip("convert_keras").main
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 import torchviz_cnn as tvc
-from torchviz_cnn.models.fitting import class_options, sketch
+from torchviz_cnn.models.checkpoints.fitting import class_options, sketch
 
 State = dict[str, Tensor]
 SMALL = ("mnasnet0_5", "regnet_x_400mf", "squeezenet1_1")

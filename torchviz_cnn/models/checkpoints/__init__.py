@@ -1,0 +1,1 @@
+"""PyTorch checkpoints: read as data, and fitted to networks."""

@@ -1,0 +1,1 @@
+"""Keras files: their layers with weights, and PyTorch networks that take them."""
