@@ -16,6 +16,7 @@ from torchviz_cnn.attribution.occlusion import Occlusion, occlusion
 from torchviz_cnn.attribution.result import Box
 from torchviz_cnn.attribution.saliency import Saliency, guided_grad_cam, input_x_gradient, saliency
 from torchviz_cnn.attribution.smoothing import integrated_gradients, smooth_grad
+from torchviz_cnn.attribution.video import CamVideo, cam_video
 from torchviz_cnn.core.errors import (
     CheckpointError,
     CheckpointWarning,
@@ -63,6 +64,7 @@ __all__ = [
     "Activations",
     "Atlas",
     "Box",
+    "CamVideo",
     "CheckpointError",
     "CheckpointWarning",
     "Comparison",
@@ -96,6 +98,7 @@ __all__ = [
     "TopActivations",
     "TorchvizError",
     "TorchvizWarning",
+    "cam_video",
     "capture",
     "class_activation_map",
     "compare",
