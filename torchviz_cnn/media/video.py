@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 import re
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ CODECS = {".avi": "MJPG", ".m4v": "mp4v", ".mkv": "mp4v", ".mov": "mp4v", ".mp4"
 """What can be written, by the ending of the file's name, and the codec: those that every build of OpenCV has."""
 _USUAL_RATE = 25.0
 _RATES = (0.1, 1000.0)
+_one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +82,7 @@ def open_clip(source: Source, fps: float | None = None) -> Clip:
         path = Path(source)
         return _folder(path, fps) if path.is_dir() else _file(path, fps)
     if not isinstance(source, Sequence) or not len(source):
-        what = kind_of(source) if source else f"an empty {type(source).__name__}"
+        what = f"an empty {type(source).__name__}" if isinstance(source, Sequence) else kind_of(source)
         raise InputError(f"a clip is a file, a folder, a camera's number or a list of photos, not {what}")
     first = source[0]
     folder = Path(first).parent if isinstance(first, (str, os.PathLike)) else "the clip"
@@ -155,8 +157,8 @@ def _opened(source: str | int, problem: str) -> Iterator[Any]:
 def _captured(capture: Any, only: Collection[int] | None) -> Iterator[Array]:
     cv2 = opencv()
     to_rgb = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
-    for number in itertools.count():
-        if (only is not None and number > max(only)) or not capture.grab():
+    for number in itertools.count() if only is None else range(max(only) + 1):
+        if not capture.grab():
             return
         if only is None or number in only:
             found, frame = capture.retrieve()
@@ -198,8 +200,8 @@ def written(temporary: Path, path: Path, fps: float, width: int, height: int) ->
         writer.release()
     with _quiet():
         there = cv2.VideoCapture(str(temporary))
-        found = sum(1 for _ in iter(there.grab, False))
-        there.release()
+    found = sum(1 for _ in iter(there.grab, False))
+    there.release()
     if found != count:
         raise OutputError(f"cannot write {path}: {found} of {count} frames are in the file; the disk may be full")
 
@@ -208,14 +210,16 @@ def written(temporary: Path, path: Path, fps: float, width: int, height: int) ->
 def _quiet() -> Iterator[None]:
     """Keep away what OpenCV and its FFmpeg print to stderr of files that they cannot open: an error says it."""
     level = "OPENCV_FFMPEG_LOGLEVEL"  # FFmpeg's, which OpenCV reads when it opens its first file
-    unset = os.environ.setdefault(level, "-8") == "-8"
-    null, stderr = os.open(os.devnull, os.O_WRONLY), os.dup(2)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(null)
-        os.close(stderr)
-        if unset:
-            del os.environ[level]
+    with _one_at_a_time:
+        unset = level not in os.environ
+        os.environ.setdefault(level, "-8")
+        null, stderr = os.open(os.devnull, os.O_WRONLY), os.dup(2)
+        try:
+            os.dup2(null, 2)
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(null)
+            os.close(stderr)
+            if unset:
+                del os.environ[level]
