@@ -23,6 +23,8 @@ Interpolation = Literal["nearest", "bilinear", "quadratic"]
 Order = Literal["rows", "columns"]
 Preset = Literal["dlwp-2017", "dlwp-2025"]
 _BAND = 256
+_ONE_THREAD = 200_000
+"""Up to how many multiplications OpenBLAS, which NumPy uses, computes a product in one thread."""
 _ROUNDING = 1e-6
 
 
@@ -273,8 +275,12 @@ def _sampled(
 ) -> Iterator[tuple[slice, slice, Array]]:
     """A map on the pixels of a picture that lie in its box, in bands, as a large photo is large in floating point."""
     rows, columns = _inside(box, width, height)
-    for top in range(rows.start, rows.stop if columns.stop > columns.start else rows.start, _BAND):
-        band = slice(top, min(top + _BAND, rows.stop))
+    if columns.stop <= columns.start:
+        return
+    # Products that are small enough for one thread: of several, each waits longer for the others than it computes.
+    step = min(max(_ONE_THREAD // (values.shape[1] * (columns.stop - columns.start)), 16), _BAND)
+    for top in range(rows.start, rows.stop, step):
+        band = slice(top, min(top + step, rows.stop))
         yield band, columns, _sample(values, box, band, columns, interpolation)
 
 
