@@ -46,8 +46,13 @@ def class_map_command(kind: Kind, words: str, **options: Any) -> shared.Command:
 def _add_class_map(parser: argparse.ArgumentParser, kind: Kind) -> None:
     """Add the methods of a kind, the options that they take, and how a map is drawn."""
     shared.add_network(parser)
-    shared.add_photos(parser)
-    shared.add_out(parser)
+    if kind == "cam":
+        shared.add_photos(parser, "photos, or folders of them; or one clip, or the number of a camera")
+        shared.add_out(parser, words="folder to write to, or the clip, which makes one of a folder of frames")
+        clips.add_arguments(parser)
+    else:
+        shared.add_photos(parser)
+        shared.add_out(parser)
     methods, add = _methods(kind), parser.add_argument
     first = next(iter(methods))
     if len(methods) > 1:
@@ -70,8 +75,6 @@ def _add_class_map(parser: argparse.ArgumentParser, kind: Kind) -> None:
     add("--blend", choices=get_args(render.Blend), default="add", help="add: as in the textbook; mix: translucent")
     add("--colormap", help="a name that matplotlib knows (default: jet; for saliency gray, and hot over the photo)")
     add("--preset", choices=get_args(render.Preset), help="draw the overlay as the textbook's listing, to the byte")
-    if kind == "cam":
-        clips.add_arguments(parser)
 
 
 def _draw_class_maps(args: argparse.Namespace, kind: Kind, **options: Any) -> None:
