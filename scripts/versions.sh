@@ -18,6 +18,7 @@ torchvision==0.21.0
 numpy==1.26.4
 pillow==10.1.0
 matplotlib==3.8.0
+opencv-python-headless==4.8.1.78
 safetensors==0.4.0
 tqdm==4.66.0
 jinja2==3.1.0

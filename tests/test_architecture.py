@@ -59,7 +59,7 @@ def test_nothing_calls_backward() -> None:
 
 
 def test_importing_the_package_does_not_import_what_only_some_calls_need() -> None:
-    heavy = ["matplotlib", "torchvision", "h5py", "safetensors.torch", "torch._dynamo", "skimage"]
+    heavy = ["matplotlib", "torchvision", "h5py", "safetensors.torch", "torch._dynamo", "skimage", "cv2"]
     code = (
         "import sys, torch; before = set(sys.modules); import torchviz_cnn; "
         f"print([m for m in {heavy} if m in sys.modules and m not in before])"

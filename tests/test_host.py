@@ -60,6 +60,9 @@ CALLS: dict[str, Call] = {
         for name, method in CAM_METHODS.items()
     },
     "HookManager": hook_manager,
+    "cam_video": lambda model, x, layer, folder: tvc.cam_video(
+        network(model), [photo(), photo()], folder / "clip.avi", layer=layer, scale="clip"
+    ),
     "capture": lambda model, x, layer, folder: (tvc.capture(model, x), tvc.capture(model, x, layer)),
     "class_activation_map": lambda model, x, layer, folder: tvc.class_activation_map(model, x, 0),
     "compare": lambda model, x, layer, folder: tvc.compare({"a": (model, x[:1])}, {"a": [layer]}),
@@ -168,7 +171,7 @@ def tensors_of(result: object) -> list[Tensor]:
 
 @pytest.mark.parametrize("network_name", NETWORKS)
 @pytest.mark.parametrize(
-    "name", [name for name in CALLS if "target" in inspect.signature(getattr(tvc, name)).parameters]
+    "name", [name for name in CALLS if {"x", "target"} <= set(inspect.signature(getattr(tvc, name)).parameters)]
 )
 def test_a_target_that_is_refused_leaves_no_trace(name: str, network_name: str) -> None:
     model, x, _ = host(network_name, "train")

@@ -29,6 +29,8 @@ def results(folder: Path) -> dict[str, Any]:
     return {
         "Activations": tvc.capture(net, photo, ["features.0"]),
         "Atlas": tvc.filter_atlas(net, folder / "atlas", "features.0", 2, size=16, steps=1),
+        "Box": tvc.Box(1, 2, 3, 4, 0.5),
+        "CamVideo": tvc.cam_video(net, [photo, photo], folder / "clip.avi", target=1),
         "Comparison": tvc.compare({"a": net}, {"a": ["features.0"]}, photo=photo, k=1),
         "Deconvolution": tvc.deconvnet(net, photo, "features.3", 0),
         "Description": tvc.describe(model, (32, 32)),

@@ -13,8 +13,10 @@ from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.attribution.cam import CAM_METHODS as _CAM_METHODS
 from torchviz_cnn.attribution.cam import Heatmap, class_activation_map
 from torchviz_cnn.attribution.occlusion import Occlusion, occlusion
+from torchviz_cnn.attribution.result import Box
 from torchviz_cnn.attribution.saliency import Saliency, guided_grad_cam, input_x_gradient, saliency
 from torchviz_cnn.attribution.smoothing import integrated_gradients, smooth_grad
+from torchviz_cnn.attribution.video import CamVideo, cam_video
 from torchviz_cnn.core.errors import (
     CheckpointError,
     CheckpointWarning,
@@ -61,6 +63,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Activations",
     "Atlas",
+    "Box",
+    "CamVideo",
     "CheckpointError",
     "CheckpointWarning",
     "Comparison",
@@ -94,6 +98,7 @@ __all__ = [
     "TopActivations",
     "TorchvizError",
     "TorchvizWarning",
+    "cam_video",
     "capture",
     "class_activation_map",
     "compare",

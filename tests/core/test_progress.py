@@ -23,6 +23,13 @@ def test_a_line_about_every_minute_where_there_is_no_terminal(
     assert lines == [f"photos: {done} of 20 photos" for done in (6, 12, 18)]
 
 
+def test_a_line_of_what_has_no_known_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(time, "monotonic", iter([0.0, 60.0, 60.0]).__next__)
+    with progress.progress_bar(True, total=None, desc="drawing", unit=" frames") as bar:
+        bar.update(3)
+    assert capsys.readouterr().err == "drawing: 3 frames\n"
+
+
 def test_nothing_is_written_and_no_thread_is_left_where_no_progress_is_asked_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import EmptyMapWarning, InputError, ModelError
+from torchviz_cnn.core.errors import EmptyMapWarning, GeometryWarning, InputError, ModelError
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.inputs import Given
 from torchviz_cnn.hooks.network import category_name
@@ -21,6 +21,19 @@ from torchviz_cnn.media.origin import Origin, Photo, as_photo
 from torchviz_cnn.runs import files
 from torchviz_cnn.scores.outputs import Activation, both_classes, probabilities
 from torchviz_cnn.scores.targets import Targets
+
+
+class Box(NamedTuple):
+    """A box around a connected part of a map, in pixels of the photo; `photo.crop(box[:4])` cuts it out."""
+
+    left: int
+    top: int
+    right: int
+    """The first column that is not in it."""
+    bottom: int
+    """The first row that is not in it."""
+    strength: float
+    """The map's strongest value in this part, as a share of its strongest on the photo: 0..1."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -74,6 +87,7 @@ class ClassMap:
         colormap: str | None = None,
         interpolation: render.Interpolation = "bilinear",
         geometry: Geometry | Preprocess | None = None,
+        preset: render.Preset | None = None,
     ) -> Image.Image:
         """Draw the map in colour over the photo, at the photo's own size.
 
@@ -86,11 +100,23 @@ class ClassMap:
             colormap: a name that matplotlib knows.
             interpolation: `nearest`, `bilinear` or `quadratic`.
             geometry: how the photo became the input; by default as the Network says.
+            preset: draw as the textbook's listing does, to the byte: `dlwp-2017` (OpenCV's jet and resizing, sum
+                rounded and clipped) or `dlwp-2025` (matplotlib's jet, colours enlarged, sum stretched to 0..255). Both
+                lay the map over the whole photo. By default (None) as the other options say.
 
         Raises:
-            InputError: for an alpha outside 0..1, an unknown option, or no photo.
+            InputError: for an alpha outside 0..1, an unknown option, a preset together with another way to blend, to
+                colour or to interpolate, or no photo.
+
+        Warns:
+            GeometryWarning: where a preset lays the map over more of the photo than the network saw.
         """
         picture = self._photo(photo, index)
+        if preset is not None:
+            if (blend, colormap, interpolation) != ("add", None, "bilinear"):
+                raise InputError("preset says how to blend, colour and interpolate: leave these options out")
+            self._require_stretched(picture, geometry)
+            return render.listing(preset, picture, self.map(index, nth), alpha)
         return render.overlay(
             picture,
             self.map(index, nth),
@@ -171,9 +197,60 @@ class ClassMap:
         self, photo: Photo | None = None, *, index: int = 0, nth: int = 0, geometry: Geometry | Preprocess | None = None
     ) -> tuple[int, int]:
         """The pixel (x, y) of the photo where the map is strongest."""
-        picture = self._photo(photo, index)
-        box = self.origin.box(picture, self.input_size, geometry)
-        return render.strongest(self.map(index, nth), box, picture.width, picture.height)
+        return render.strongest(*self._on_photo(photo, index, nth, geometry))
+
+    def mask(
+        self,
+        threshold: float = 0.15,
+        *,
+        photo: Photo | None = None,
+        index: int = 0,
+        nth: int = 0,
+        geometry: Geometry | Preprocess | None = None,
+    ) -> render.Array:
+        """Mark the pixels of the photo where the map is strong.
+
+        Args:
+            threshold: how strong, as a share of the map's strongest value on the photo, above 0 and at most 1.
+            photo, index, nth, geometry: as for `overlay`.
+
+        Returns:
+            True where the map, enlarged bilinearly, is at least that strong: (height, width) of the photo. False
+            beyond the region that the network saw, and everywhere where the map is all zeros.
+
+        Raises:
+            InputError: for a threshold outside 0..1, or no photo.
+        """
+        return render.mask(*self._on_photo(photo, index, nth, geometry), _threshold(threshold))
+
+    def box(
+        self,
+        threshold: float = 0.15,
+        *,
+        photo: Photo | None = None,
+        index: int = 0,
+        nth: int = 0,
+        geometry: Geometry | Preprocess | None = None,
+    ) -> list[Box]:
+        """Find boxes around the connected parts of `mask`.
+
+        Args:
+            threshold: as for `mask`. The default is that of the Grad-CAM paper, which takes the box around the
+                largest part.
+            photo, index, nth, geometry: as for `overlay`.
+
+        Returns:
+            The boxes in pixels of the photo, that of the strongest part first, equally strong ones from the top; an
+            empty list where the map is all zeros. Pixels that touch at a corner are connected.
+
+        Raises:
+            InputError: for a threshold outside 0..1, or no photo.
+
+        Selvaraju et al., arXiv 1610.02391, section 4.1.
+        """
+        return [
+            Box(*one) for one in render.regions(*self._on_photo(photo, index, nth, geometry), _threshold(threshold))
+        ]
 
     def _title(self) -> str:
         """What the map is called in a figure."""
@@ -202,6 +279,26 @@ class ClassMap:
     def _photo(self, photo: Photo | None, index: int) -> Image.Image:
         return self.origin.photo(index) if photo is None else as_photo(photo)
 
+    def _on_photo(
+        self, photo: Photo | None, index: int, nth: int, geometry: Geometry | Preprocess | None
+    ) -> tuple[render.Array, render.Box, int, int]:
+        """A map, what it covers of the photo, and the photo's width and height."""
+        picture = self._photo(photo, index)
+        box = self.origin.box(picture, self.input_size, geometry)
+        return self.map(index, nth), box, picture.width, picture.height
+
+    def _require_stretched(self, photo: Image.Image, geometry: Geometry | Preprocess | None) -> None:
+        """Warn where the network saw another part of a photo than all of it."""
+        box = self.origin.box(photo, self.input_size, geometry)
+        if max(abs(a - b) for a, b in zip(box, (0, 0, *photo.size), strict=True)) > 1:
+            left, top, right, bottom = (round(side) for side in box)
+            warn(
+                f"the listing stretches the map over the whole photo, but the network saw {left}, {top} to {right}, "
+                f"{bottom} of {photo.width} x {photo.height}: the heat is not in its place; leave preset out, or give "
+                "the network the whole photo (geometry 'stretch')",
+                GeometryWarning,
+            )
+
     def _drawn(
         self,
         values: render.Array,
@@ -226,6 +323,12 @@ class ClassMap:
         tiles = [render.heat_image(self.map(*one), box, width, height, colormap_name=self.palette) for one in shown]
         stacked = np.stack([np.asarray(tile) for tile in tiles])
         return files.png(Image.fromarray(render.tile_grid(stacked, columns=min(4, len(tiles)), margin=4)))
+
+
+def _threshold(value: float) -> float:
+    if not 0 < checks.number("threshold", value) <= 1:
+        raise InputError(f"threshold is a share of the strongest value, above 0 and at most 1, not {value}")
+    return value
 
 
 def of_targets(given: Given, targets: Targets) -> dict[str, Any]:

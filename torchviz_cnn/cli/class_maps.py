@@ -13,7 +13,7 @@ import numpy as np
 import torchviz_cnn as tvc
 from torchviz_cnn.attribution.methods import Kind, Method, methods_of
 from torchviz_cnn.attribution.saliency import Reduce
-from torchviz_cnn.cli import shared
+from torchviz_cnn.cli import clips, shared
 from torchviz_cnn.cli.outputs import Outputs, together
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.media import render
@@ -46,8 +46,13 @@ def class_map_command(kind: Kind, words: str, **options: Any) -> shared.Command:
 def _add_class_map(parser: argparse.ArgumentParser, kind: Kind) -> None:
     """Add the methods of a kind, the options that they take, and how a map is drawn."""
     shared.add_network(parser)
-    shared.add_photos(parser)
-    shared.add_out(parser)
+    if kind == "cam":
+        shared.add_photos(parser, "photos, or folders of them; or one clip, or the number of a camera")
+        shared.add_out(parser, words="folder to write to, or the clip, which makes one of a folder of frames")
+        clips.add_arguments(parser)
+    else:
+        shared.add_photos(parser)
+        shared.add_out(parser)
     methods, add = _methods(kind), parser.add_argument
     first = next(iter(methods))
     if len(methods) > 1:
@@ -69,12 +74,18 @@ def _add_class_map(parser: argparse.ArgumentParser, kind: Kind) -> None:
     add("--alpha", type=shared.share, default=0.4, help="strength of the colours over the photo (%(default)s)")
     add("--blend", choices=get_args(render.Blend), default="add", help="add: as in the textbook; mix: translucent")
     add("--colormap", help="a name that matplotlib knows (default: jet; for saliency gray, and hot over the photo)")
+    add("--preset", choices=get_args(render.Preset), help="draw the overlay as the textbook's listing, to the byte")
 
 
 def _draw_class_maps(args: argparse.Namespace, kind: Kind, **options: Any) -> None:
     """Explain each photo and class by the chosen method, then draw and save the maps."""
     method, chosen = _chosen(args, kind)
     render.colormap(np.zeros((1, 1)), args.colormap or "gray")  # an unknown one is reported before the work
+    if args.preset and (args.blend != "add" or args.colormap):
+        raise InputError("--preset says how to blend and colour: leave --blend and --colormap out")
+    if kind == "cam" and clips.is_clip(args):
+        clips.draw(args, args.method, chosen)
+        return
     photos = shared.named_photos(args)
     outputs = Outputs(args, photos)
     net = shared.network(args)
@@ -98,7 +109,8 @@ def _draw(args: argparse.Namespace, maps: Any, paths: list[Path], index: int, nt
     coloured = {**which, "colormap": args.colormap}
     over = {**coloured, "alpha": args.alpha, "blend": args.blend}
     shown = maps.clipped() if isinstance(maps, tvc.Saliency) else maps  # a few pixels would leave the others black
-    drawings = (shown.image(**coloured), shown.overlay(**over), maps.plot(truth=args.truth, **over))
+    overlay = shown.overlay(**over, preset=args.preset)
+    drawings = (shown.image(**coloured), overlay, maps.plot(truth=args.truth, **over))
     for path, picture in zip(paths, drawings, strict=True):
         files.save_image(path, picture)
     x, y = maps.peak(**which)

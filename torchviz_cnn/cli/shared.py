@@ -68,15 +68,15 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     add("--device", type=_device, default="auto", help=words)
 
 
-def add_photos(parser: argparse.ArgumentParser) -> None:
+def add_photos(parser: argparse.ArgumentParser, words: str = "photos, or folders of them") -> None:
     """Add the arguments of a command that takes photos."""
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="photos, or folders of them")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help=words)
     parser.add_argument("--batch-size", type=positive, default=16, help="photos at once (%(default)s)")
 
 
-def add_out(parser: argparse.ArgumentParser, default: str = "out") -> None:
+def add_out(parser: argparse.ArgumentParser, default: str = "out", words: str = "folder to write to") -> None:
     """Add the folder that a command writes to."""
-    parser.add_argument("--out", type=Path, default=Path(default), help="folder to write to (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path(default), help=f"{words} (%(default)s)")
 
 
 def add_layers(parser: argparse.ArgumentParser, default: str) -> None:

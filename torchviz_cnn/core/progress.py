@@ -29,9 +29,12 @@ class _NoBar:
 class _Lines(_NoBar):
     """Writes a line about every minute, which a log can keep."""
 
-    def __init__(self, *, total: float, initial: float = 0, desc: str = "", unit: str = "", **options: Any) -> None:
+    def __init__(
+        self, *, total: float | None, initial: float = 0, desc: str = "", unit: str = "", **options: Any
+    ) -> None:
         self.n, self._last, self._scale = initial, time.monotonic(), float(options.get("unit_scale", 1))
-        self._form = f"{desc or 'done'}: {{:.0f}} of {total * self._scale:.0f} {unit.strip()}"
+        of = "" if total is None else f" of {total * self._scale:.0f}"
+        self._form = f"{desc or 'done'}: {{:.0f}}{of} {unit.strip()}"
 
     def update(self, n: float = 1) -> None:
         """Count, and say how far it is if that was said a minute ago."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, did_you_mean
+from torchviz_cnn.core.opencv import opencv
 from torchviz_cnn.media.bands import Bands, colour
 
 Array = NDArray[Any]
@@ -19,7 +21,11 @@ Box = tuple[float, float, float, float]
 Blend = Literal["add", "mix"]
 Interpolation = Literal["nearest", "bilinear", "quadratic"]
 Order = Literal["rows", "columns"]
+Preset = Literal["dlwp-2017", "dlwp-2025"]
 _BAND = 256
+_ONE_THREAD = 200_000
+"""Up to how many multiplications OpenBLAS, which NumPy uses, computes a product in one thread."""
+_ROUNDING = 1e-6
 
 
 def standardised_tiles(maps: Array) -> Array:
@@ -86,7 +92,7 @@ def colormap(values: Array, name: str) -> Array:
 
 def _levels(values: Array) -> Array:
     """0..1 as 0..255, truncated as the textbook does; values within 1e-6 below a level are rounded up to it."""
-    return np.asarray(np.clip(values, 0, 1) * 255 + 1e-6).astype(np.uint8)
+    return np.asarray(np.clip(values, 0, 1) * 255 + _ROUNDING).astype(np.uint8)
 
 
 @lru_cache(maxsize=16)
@@ -153,20 +159,63 @@ def overlay(
 
     `add`: photo + alpha x colour, clipped, as in the textbook. `mix`: (1 - alpha) x photo + alpha x colour.
     """
+    picture = np.array(photo.convert("RGB"))
+    draw_on(picture, values, box, alpha=alpha, blend=blend, colormap_name=colormap_name, interpolation=interpolation)
+    return Image.fromarray(picture)
+
+
+def draw_on(
+    picture: Array,
+    values: Array,
+    box: Box,
+    *,
+    alpha: float = 0.4,
+    blend: Blend = "add",
+    colormap_name: str = "jet",
+    interpolation: Interpolation = "bilinear",
+) -> None:
+    """The same, on the pixels (H, W, 3) of a picture in place."""
+    _require_share(alpha)
+    checks.one_of("blend", blend, get_args(Blend))
+    cv2, palette = opencv(), _palette(colormap_name)
+    # Colours that are added are cut off to whole numbers, as when the sum is cast to pixels: what the original does.
+    colours = (alpha * palette.astype(np.float32)).astype(np.uint8) if blend == "add" else palette
+    for rows, columns, heat in _sampled(values, box, picture.shape[1], picture.shape[0], interpolation):
+        part, heat = picture[rows, columns], cv2.applyColorMap(_levels(heat), colours[:, None])
+        both = cv2.add(part, heat) if blend == "add" else cv2.addWeighted(part, 1 - alpha, heat, alpha, 0)
+        picture[rows, columns] = both
+
+
+def listing(preset: Preset, photo: Image.Image, values: Array, alpha: float = 0.4) -> Image.Image:
+    """A map in 0..1 over all of a photo, to the byte as the textbook's listing of that edition draws it.
+
+    2017: OpenCV enlarges the map, colours it by its own jet, and rounds and clips the sum where it writes the picture.
+    2025: the small map is coloured by matplotlib's jet and then enlarged by Pillow; Keras stretches the colours, and
+    again the sum, from its smallest to its largest value over 0..255.
+    """
+    _require_share(alpha)
+    if checks.one_of("preset", preset, get_args(Preset)) == "dlwp-2017":
+        cv2 = opencv()
+        levels = np.uint8(255 * cv2.resize(values.astype(np.float32), photo.size))
+        colours = cv2.applyColorMap(levels, cv2.COLORMAP_JET)[..., ::-1]
+        return Image.fromarray(np.rint(np.clip(colours * alpha + np.asarray(photo), 0, 255)).astype(np.uint8))
+    from matplotlib import colormaps
+
+    jet: Array = colormaps["jet"](np.arange(256))[:, :3]
+    colours = jet[np.uint8(255 * values.astype(np.float32))]
+    large = np.asarray(_stretched(colours).resize(photo.size), np.float32)
+    return _stretched(large * alpha + np.asarray(photo, np.float32))
+
+
+def _require_share(alpha: float) -> None:
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha is a share between 0 and 1, not {alpha}")
-    checks.one_of("blend", blend, get_args(Blend))
-    picture = np.array(photo.convert("RGB"))
-    palette = alpha * _palette(colormap_name).astype(np.float32)
-    keep = 1 if blend == "add" else 1 - alpha
-    rows, columns = _inside(box, photo.width, photo.height)
-    for top in range(rows.start, rows.stop, _BAND):  # in bands, as a photo of many pixels is large in floating point
-        band = slice(top, min(top + _BAND, rows.stop))
-        heat = _sample(values, box, band, columns, interpolation)
-        blended = keep * picture[band, columns].astype(np.float32) + palette[_levels(heat)]
-        # Truncated, as when an array is cast to pixels: what the original does.
-        picture[band, columns] = np.clip(blended, 0, 255).astype(np.uint8)
-    return Image.fromarray(picture)
+
+
+def _stretched(values: Array) -> Image.Image:
+    """Values (h, w, 3) from their smallest to their largest as 0..255, cut off: Keras' `array_to_img`."""
+    values = values.astype(np.float32) - np.float32(values.min())
+    return Image.fromarray((values / (values.max() or 1) * 255).astype(np.uint8))
 
 
 def heat_image(
@@ -185,14 +234,54 @@ def heat_image(
 
 def strongest(values: Array, box: Box, width: int, height: int) -> tuple[int, int]:
     """The pixel (x, y) of a picture of `width` x `height` where a map that covers `box` is strongest."""
-    rows, columns = _inside(box, width, height)
     best, place = -math.inf, (0, 0)
-    for top in range(rows.start, rows.stop, _BAND):
-        sampled = _sample(values, box, slice(top, min(top + _BAND, rows.stop)), columns, "bilinear")
+    for rows, columns, sampled in _sampled(values, box, width, height):
         y, x = np.unravel_index(int(sampled.argmax()), sampled.shape)
         if sampled[y, x] > best:
-            best, place = float(sampled[y, x]), (columns.start + int(x), top + int(y))
+            best, place = float(sampled[y, x]), (columns.start + int(x), rows.start + int(y))
     return place
+
+
+def mask(values: Array, box: Box, width: int, height: int, threshold: float) -> Array:
+    """Where a map that covers `box` is at least this share of its strongest value on a picture: (height, width)."""
+    inside = np.zeros((height, width), bool)
+    peak = max((float(sampled.max()) for *_, sampled in _sampled(values, box, width, height)), default=0.0)
+    if peak > 0:
+        for rows, columns, sampled in _sampled(values, box, width, height):
+            inside[rows, columns] = sampled >= threshold * peak * (1 - _ROUNDING)
+    return inside
+
+
+def regions(
+    values: Array, box: Box, width: int, height: int, threshold: float
+) -> list[tuple[int, int, int, int, float]]:
+    """The connected parts of `mask`: (left, top, right, bottom, strength), the strongest first, then by their place.
+
+    The strength is the strongest value in the part, as a share of the strongest on the picture.
+    """
+    inside = mask(values, box, width, height, threshold)
+    _, labels, places, _ = opencv().connectedComponentsWithStats(inside.view(np.uint8))
+    peaks = np.zeros(len(places))
+    for rows, columns, sampled in _sampled(values, box, width, height):
+        np.maximum.at(peaks, labels[rows, columns], sampled)
+    found = []
+    for (left, top, across, down, _), peak in zip(places[1:].tolist(), peaks[1:], strict=True):
+        found.append((left, top, left + across, top + down, round(float(peak / peaks[1:].max()), 6)))
+    return sorted(found, key=lambda part: (-part[4], part[1], part[0]))
+
+
+def _sampled(
+    values: Array, box: Box, width: int, height: int, interpolation: Interpolation = "bilinear"
+) -> Iterator[tuple[slice, slice, Array]]:
+    """A map on the pixels of a picture that lie in its box, in bands, as a large photo is large in floating point."""
+    rows, columns = _inside(box, width, height)
+    if columns.stop <= columns.start:
+        return
+    # Products that are small enough for one thread: of several, each waits longer for the others than it computes.
+    step = min(max(_ONE_THREAD // (values.shape[1] * (columns.stop - columns.start)), 16), _BAND)
+    for top in range(rows.start, rows.stop, step):
+        band = slice(top, min(top + step, rows.stop))
+        yield band, columns, _sample(values, box, band, columns, interpolation)
 
 
 def _inside(box: Box, width: int, height: int) -> tuple[slice, slice]:

@@ -7,7 +7,7 @@ import io
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,17 +24,26 @@ def write(path: str | Path, fill: Callable[[BinaryIO], object]) -> Path:
 
     Makes the folder where needed. Raises OutputError where it cannot be written; nothing is then left behind.
     """
+    with whole(path) as temporary, open(temporary, "xb") as file:
+        fill(file)
+    return Path(path)
+
+
+@contextlib.contextmanager
+def whole(path: str | Path, ending: str = ".part") -> Iterator[Path]:
+    """The temporary name of a file that is written in the block, and renamed at its end: see `write`."""
     path = Path(path)
-    temporary = path.parent / f".{uuid.uuid4().hex}.part"
+    temporary = path.parent / f".{uuid.uuid4().hex}{ending}"
     if os.path.isdir(path):
         raise OutputError(f"cannot write {path}: it is a folder")
     if "\0" in str(path):
         raise OutputError(f"cannot write {str(path)!r}: a file's name has no null character")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
-            fill(file)
+        yield temporary
         os.replace(temporary, path)
+    except OutputError:
+        raise
     except FileExistsError as error:
         raise OutputError(f"cannot write {path}: {error.filename} is a file, not a folder") from error
     except OSError as error:
@@ -42,7 +51,6 @@ def write(path: str | Path, fill: Callable[[BinaryIO], object]) -> Path:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-    return path
 
 
 def save_image(path: str | Path, image: Image.Image) -> Path:
