@@ -102,7 +102,7 @@ def _softmax(layer: KerasLayer) -> nn.Module:
 def _prelu(layer: KerasLayer) -> nn.Module:
     (alpha,) = layer.weights("alpha")
     shape = layer.put("weight", alpha, (None,) * (layer.rank - 1), lambda slope: ours.our_order(slope[None])[0])
-    if math.prod(shape) == shape[-1]:  # one for all, or one for each channel
+    if math.prod(shape) in (1, shape[-1]) and shape[-1] in (1, layer.channels):  # one for all, or one for each channel
         layer.put("weight", alpha, shape, torch.flatten)
         return nn.PReLU(shape[-1])
     return ours.PReLUOfPlaces((shape[2], *shape[:2]) if len(shape) == 3 else shape)
@@ -234,7 +234,7 @@ def _batch_norm(layer: KerasLayer) -> nn.Module:
         layer.refuse("it is called with training=True" if layer.training else "normalising sequences is not known")
     affine = _scale_and_center(layer)
     *arrays, mean, variance = layer.weights(*affine, "moving_mean", "moving_variance")
-    shape = layer.put("running_mean", mean, (None,))
+    shape = layer.put("running_mean", mean, (layer.channels,))
     layer.put("running_var", variance, shape)
     _put_affine(layer, affine, arrays, shape)
     layer.constant("num_batches_tracked", torch.tensor(0, device="cpu"))
@@ -426,6 +426,14 @@ def _merged(layer: KerasLayer, operation: str) -> nn.Module:
             constants[place] = value
             layer.constant(f"constant_{place}", value)
     return ours.Merge(operation, constants)
+
+
+@builds("CustomScaleLayer")
+def _scaled_sum(layer: KerasLayer) -> nn.Module:
+    """The residual sum of Keras' Inception-ResNet."""
+    scale = _by_axes(layer, layer.number("scale"), ()).float()
+    layer.constant("constant_2", scale)
+    return ours.Merge("ScaledSum", {2: scale})
 
 
 _FUNCTIONS = {

@@ -206,6 +206,7 @@ OPERATIONS: Mapping[str, Callable[[Sequence[Any]], Tensor]] = {
     "Multiply": lambda parts: reduce(torch.mul, parts),
     "Divide": lambda parts: torch.div(*parts),
     "Average": lambda parts: reduce(torch.add, parts) / len(parts),
+    "ScaledSum": lambda parts: parts[0] + parts[1] * parts[2],
     "Maximum": lambda parts: reduce(torch.maximum, parts),
     "Minimum": lambda parts: reduce(torch.minimum, parts),
 }

@@ -88,7 +88,7 @@ def keras_network(path: str | Path) -> Network:
             _fill(network, builder.fills, 2**20 + 4 * max(size, file.id.get_filesize()))
         except (ModelError, CheckpointError) as error:
             raise type(error)(f"{path} cannot be built: {error}" if str(path) not in str(error) else error) from error
-    if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
+    if not all(bool(tensor.sum().isfinite()) for tensor in network.state_dict().values()):
         warn(f"{path} has weights that are not finite numbers", CheckpointWarning)
     return Network(network, preprocess, None, path.name, str(path), guessed)
 
@@ -140,9 +140,11 @@ class _Builder:
             layer = call.result.layer
             taken = tuple(_result(results, source) for source in call.sources)
             last = final and _is_last(graph, call)
-            own = [modules[name] for name in built[layer]] if layer in built else []
-            own = own or self._modules(graph, call, arrays, taken, f"{prefix}{names[layer]}.", last)
-            given = _run(own, taken, call)
+            if layer in built:
+                own = [modules[name] for name in built[layer]]
+                given = _run(own, taken, call)
+            else:
+                own, given = self._modules(graph, call, arrays, taken, f"{prefix}{names[layer]}.", last)
             if last and _gives_probabilities(own[-1], given):
                 own.pop()
             if layer not in built:
@@ -155,25 +157,26 @@ class _Builder:
 
     def _modules(
         self, graph: Graph, call: Call, arrays: Arrays, taken: tuple[Tensor, ...], prefix: str, last: bool
-    ) -> list[nn.Module]:
-        """The module of a layer that is called for the first time, and that of the activation inside it."""
+    ) -> tuple[list[nn.Module], Any]:
+        """The module of a layer that is called for the first time, that of the activation in it, and what they give."""
         layer = graph.layers[call.result.layer]
         if layer.graph is not None:
             inside = arrays.inside.get(layer.name, Arrays())
-            return [self.network(layer.graph, inside, taken, prefix, last)[0]]
+            network, given = self.network(layer.graph, inside, taken, prefix, last)
+            return [network], given
         own = arrays.own.get(layer.name, {})
         shapes = [tuple(tensor.shape) for tensor in taken]
         described = KerasLayer(
             layer.name, layer.class_name, layer.config, own, shapes, call.arguments, call.training, self.keras2
         )
         try:
-            modules = build(described)
+            modules = [module.to("meta") for module in build(described) if module is not None]
         except TorchvizError:
             raise
         except DAMAGE as error:
             described.refuse(f"it cannot be built: {_first_line(error)}")
         self.fills |= {f"{prefix}{parameter}": fill for parameter, fill in described.fills.items()}
-        return [module.to("meta") for module in modules if module is not None]
+        return modules, _run(modules, taken, call)
 
 
 def _run(modules: Sequence[nn.Module], taken: tuple[Tensor, ...], call: Call) -> Any:

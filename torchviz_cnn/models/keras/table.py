@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -123,7 +124,7 @@ class KerasLayer:
 
 
 def _read(array: Any, turn: Turn | None) -> Tensor:
-    values = torch.from_numpy(array[()].astype("float32"))
+    values = torch.from_numpy(np.asarray(array[()], dtype="float32"))
     return values.contiguous() if turn is None else turn(values).contiguous()
 
 
