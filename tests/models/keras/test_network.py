@@ -61,9 +61,11 @@ def test_methods_run_on_it_and_leave_it_as_it_was(net: tvc.Network, tmp_path: Pa
     acts = tvc.capture(net, X, ["conv", "conv_act", "nested"])
     torch.testing.assert_close(acts["conv_act"], acts["conv"].clamp(min=0))
     assert tvc.saliency(net, photo, target=1, relu="guided").values.shape == (1, 8, 8)
-    assert "conv_act" in str(tvc.describe(net, 8))
+    assert "conv_act" in str(tvc.describe(net, (8, 8)))
     patterns = tvc.filter_patterns(net, "conv", channels=[0], size=16, steps=2)
-    assert patterns.images.shape == (1, 3, 16, 16)
+    assert patterns.values.shape == (1, 3, 16, 16)
+    page = tvc.report(net, [photo], tmp_path / "page.html")
+    assert "nested.inner_conv" in Path(page).read_text(encoding="utf-8")
 
 
 def test_it_is_copied_pickled_and_turned_into_other_types(net: tvc.Network) -> None:
