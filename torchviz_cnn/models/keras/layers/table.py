@@ -1,6 +1,6 @@
 """A Keras layer that is to be built, and the table of those that can be.
 
-A layer that is missing is added by one function in `layers.py`, here for one of a single vector of weights:
+A layer that is missing is added by one function in a file beside this one, here for one of a single vector of weights:
 
     @builds("MyScale")
     def _my_scale(layer: KerasLayer) -> nn.Module:
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import CheckpointError, ModelError, TorchvizError
 from torchviz_cnn.models.keras.files import MAX_SIDE
-from torchviz_cnn.models.keras.modules import our_axis
+from torchviz_cnn.models.keras.layers.modules import our_axis, our_order
 
 Turn = Callable[[Tensor], Tensor]
 
@@ -121,6 +121,17 @@ class KerasLayer:
 
     def constant(self, parameter: str, value: Tensor) -> None:
         self.fills[parameter] = lambda: value
+
+    def by_axes(self, values: Any, axes: Sequence[int]) -> Tensor:
+        """Numbers that the layer has along some of Keras' axes, or for all, as a tensor for its input in our order."""
+        try:
+            tensor = torch.as_tensor(values, dtype=torch.float64, device="cpu")
+            shape = [1] * self.rank
+            for place, side in zip(sorted(axes, reverse=True), reversed(tensor.shape), strict=False):
+                shape[place] = side
+            return our_order(tensor.reshape(shape))
+        except (TypeError, ValueError, RuntimeError, OverflowError, LookupError):
+            self.refuse("its numbers do not fit its input")
 
 
 def _read(array: Any, turn: Turn | None) -> Tensor:
