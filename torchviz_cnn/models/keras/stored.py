@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,8 @@ def _named(root: Any, graph: Graph, path: Path) -> Arrays:
         if layer.graph is None:
             own[name] = {_leaf(weight): array for weight, array in listed.items()}
         else:
-            inside[name] = _distributed(layer.graph, _by_layer(listed))
+            names = {nested.name for nested in layer.graph.every_layer()}
+            inside[name] = _distributed(layer.graph, _by_layer(listed), names)
     return Arrays(own, inside)
 
 
@@ -82,22 +83,24 @@ def _by_layer(listed: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return groups
 
 
-def _distributed(graph: Graph, groups: dict[str, dict[str, Any]]) -> Arrays:
+def _distributed(graph: Graph, groups: dict[str, dict[str, Any]], names: Set[str]) -> Arrays:
     """A nested model's arrays, which are listed without its structure: each layer takes the first of its name."""
     own: dict[str, Mapping[str, Any]] = {}
     inside: dict[str, Arrays] = {}
     for name, layer in graph.layers.items():
         if layer.graph is not None:
-            inside[name] = _distributed(layer.graph, groups)
-        elif (found := next(_matching(name, groups), None)) is not None:
+            inside[name] = _distributed(layer.graph, groups, names)
+        elif (found := next(_matching(name, groups, names), None)) is not None:
             own[name] = groups.pop(found)
     return Arrays(own, inside)
 
 
-def _matching(name: str, groups: Mapping[str, Any]) -> Iterator[str]:
-    """Paths `.../name`; then those that an old TensorFlow made unique with a number, `name_1`."""
+def _matching(name: str, groups: Mapping[str, Any], names: Set[str]) -> Iterator[str]:
+    """Paths `.../name`; then those that an old TensorFlow made unique with a number, `name_1`, no layer's own name."""
+    leaves = {path: path.rpartition("/")[2] for path in groups}
     yield from (path for path in groups if f"/{path}".endswith(f"/{name}"))
-    yield from (path for path in groups if re.fullmatch(rf"(.*/)?{re.escape(name)}_\d+", path))
+    numbered = (path for path, leaf in leaves.items() if leaf.startswith(f"{name}_") and leaf not in names)
+    yield from (path for path in numbered if leaves[path].removeprefix(f"{name}_").isdigit())
 
 
 def _leaf(weight: str) -> str:

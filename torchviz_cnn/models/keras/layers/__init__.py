@@ -8,12 +8,12 @@ from torch import nn
 from torchviz_cnn.core.errors import did_you_mean
 from torchviz_cnn.models.keras.layers import maps, weighted
 from torchviz_cnn.models.keras.layers.activations import activation
-from torchviz_cnn.models.keras.layers.table import BUILDERS, KerasLayer
+from torchviz_cnn.models.keras.layers.table import BUILDERS, LayerPlan
 
 __all__ = ["build", "maps", "weighted"]
 
 
-def build(layer: KerasLayer) -> tuple[nn.Module, nn.Module | None]:
+def build(layer: LayerPlan) -> tuple[nn.Module, nn.Module | None]:
     """The module of a layer, on the meta device, and that of the activation inside it. Raises ModelError."""
     if layer.class_name not in BUILDERS:
         if layer.class_name == "Lambda":

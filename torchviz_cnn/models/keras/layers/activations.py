@@ -12,7 +12,7 @@ from torch import nn
 
 from torchviz_cnn.core.errors import did_you_mean
 from torchviz_cnn.models.keras.layers import modules as ours
-from torchviz_cnn.models.keras.layers.table import BUILDERS, KerasLayer, builds
+from torchviz_cnn.models.keras.layers.table import BUILDERS, LayerPlan, builds
 
 _PLAIN: dict[str, Callable[[], nn.Module]] = {
     **{"relu": nn.ReLU, "relu6": nn.ReLU6, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "elu": nn.ELU, "selu": nn.SELU},
@@ -25,14 +25,14 @@ _PLAIN: dict[str, Callable[[], nn.Module]] = {
 """Activations by Keras' names, with its defaults; `softmax` and `log_softmax` need an axis."""
 
 
-def activation(layer: KerasLayer, value: Any) -> nn.Module | None:
+def activation(layer: LayerPlan, value: Any) -> nn.Module | None:
     """The module of an activation that an option names; None for the identity."""
     if value is None or value == "linear":
         return None
     if isinstance(value, dict):
         kind, config = value.get("class_name"), value.get("config")
         if kind in ("ReLU", "LeakyReLU", "ELU", "Softmax") and isinstance(config, dict):
-            return BUILDERS[kind](KerasLayer(layer.name, kind, config, {}, layer.shapes, keras2=layer.keras2))
+            return BUILDERS[kind](LayerPlan(layer.name, kind, config, {}, layer.shapes, keras2=layer.keras2))
         value = config if kind == "function" else kind
     if value in ("softmax", "log_softmax"):
         dim = ours.our_axis(-1, layer.rank)
@@ -44,12 +44,12 @@ def activation(layer: KerasLayer, value: Any) -> nn.Module | None:
 
 
 @builds("Activation")
-def _activation_layer(layer: KerasLayer) -> nn.Module:
+def _activation_layer(layer: LayerPlan) -> nn.Module:
     return activation(layer, layer.config.get("activation")) or nn.Identity()
 
 
 @builds("ReLU")
-def _relu(layer: KerasLayer) -> nn.Module:
+def _relu(layer: LayerPlan) -> nn.Module:
     top = layer.config.get("max_value")
     slope, threshold = layer.number("negative_slope", 0), layer.number("threshold", 0)
     if threshold == 0 and top is None:
@@ -61,24 +61,24 @@ def _relu(layer: KerasLayer) -> nn.Module:
 
 
 @builds("LeakyReLU")
-def _leaky_relu(layer: KerasLayer) -> nn.Module:
+def _leaky_relu(layer: LayerPlan) -> nn.Module:
     return nn.LeakyReLU(layer.number("negative_slope" if "negative_slope" in layer.config else "alpha", 0.3))
 
 
 @builds("ELU")
-def _elu(layer: KerasLayer) -> nn.Module:
+def _elu(layer: LayerPlan) -> nn.Module:
     return nn.ELU(layer.number("alpha", 1))
 
 
 @builds("Softmax")
-def _softmax(layer: KerasLayer) -> nn.Module:
+def _softmax(layer: LayerPlan) -> nn.Module:
     axis = layer.config.get("axis", -1)
     axis = axis[0] if isinstance(axis, list) and len(axis) == 1 else axis
     return nn.Softmax(ours.our_axis(layer.whole_number("axis", axis, -4, 3), layer.rank))
 
 
 @builds("PReLU")
-def _prelu(layer: KerasLayer) -> nn.Module:
+def _prelu(layer: LayerPlan) -> nn.Module:
     (alpha,) = layer.weights("alpha")
     shape = layer.put("weight", alpha, (None,) * (layer.rank - 1), lambda slope: ours.our_order(slope[None])[0])
     if math.prod(shape) in (1, shape[-1]) and shape[-1] in (1, layer.channels):  # one for all, or one for each channel

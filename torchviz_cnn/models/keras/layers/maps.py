@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from torchviz_cnn.models.keras.config import Ref
 from torchviz_cnn.models.keras.files import MAX_SIDE
 from torchviz_cnn.models.keras.layers import modules as ours
-from torchviz_cnn.models.keras.layers.table import KerasLayer, builds
+from torchviz_cnn.models.keras.layers.table import LayerPlan, builds
 
 # --- pooling, padding, sizes --------------------------------------------------------------------------------------
 
 
 @builds("MaxPooling2D", "MaxPool2D", "AveragePooling2D", "AvgPool2D")
-def _pooling(layer: KerasLayer) -> nn.Module:
+def _pooling(layer: LayerPlan) -> nn.Module:
     size = layer.pair("pool_size", 2)
     strides = size if layer.config.get("strides") is None else layer.pair("strides")
     same = layer.choice("padding", ("valid", "same"), "valid") == "same"
@@ -23,7 +23,7 @@ def _pooling(layer: KerasLayer) -> nn.Module:
 
 
 @builds("GlobalAveragePooling2D", "GlobalAvgPool2D", "GlobalMaxPooling2D", "GlobalMaxPool2D")
-def _global_pooling(layer: KerasLayer) -> nn.Module:
+def _global_pooling(layer: LayerPlan) -> nn.Module:
     keep = layer.flag("keepdims", False)
     if "Max" in layer.class_name:
         return nn.AdaptiveMaxPool2d(1) if keep else ours.GlobalMaxPool2d()
@@ -31,7 +31,7 @@ def _global_pooling(layer: KerasLayer) -> nn.Module:
 
 
 @builds("ZeroPadding2D", "Cropping2D")
-def _padding(layer: KerasLayer) -> nn.Module:
+def _padding(layer: LayerPlan) -> nn.Module:
     key = "padding" if layer.class_name == "ZeroPadding2D" else "cropping"
     value = layer.config.get(key)
     rows = [value, value] if type(value) is int else value
@@ -49,7 +49,7 @@ _MODES = {"nearest": "nearest-exact", "bilinear": "bilinear", "bicubic": "bicubi
 
 
 @builds("UpSampling2D")
-def _up_sampling(layer: KerasLayer) -> nn.Module:
+def _up_sampling(layer: LayerPlan) -> nn.Module:
     mode = layer.choice("interpolation", _MODES, "nearest")
     size = layer.pair("size", 2)
     factors = (float(size[0]), float(size[1]))
@@ -57,7 +57,7 @@ def _up_sampling(layer: KerasLayer) -> nn.Module:
 
 
 @builds("Resizing")
-def _resizing(layer: KerasLayer) -> nn.Module:
+def _resizing(layer: LayerPlan) -> nn.Module:
     size = tuple(layer.whole_number(key, layer.config.get(key), 1, MAX_SIDE) for key in ("height", "width"))
     mode = _MODES[layer.choice("interpolation", _MODES, "bilinear")]
     if layer.flag("pad_to_aspect_ratio", False):
@@ -70,12 +70,12 @@ def _resizing(layer: KerasLayer) -> nn.Module:
 
 
 @builds("Flatten")
-def _flatten(layer: KerasLayer) -> nn.Module:
+def _flatten(layer: LayerPlan) -> nn.Module:
     return ours.Flatten() if layer.rank == 4 else nn.Flatten()
 
 
 @builds("Reshape")
-def _reshape(layer: KerasLayer) -> nn.Module:
+def _reshape(layer: LayerPlan) -> nn.Module:
     shape = layer.config.get("target_shape")
     if not isinstance(shape, list):
         layer.refuse(f"target_shape is {shape!r:.80}")
@@ -83,7 +83,7 @@ def _reshape(layer: KerasLayer) -> nn.Module:
 
 
 @builds("Permute")
-def _permute(layer: KerasLayer) -> nn.Module:
+def _permute(layer: LayerPlan) -> nn.Module:
     dims = layer.config.get("dims")
     if not isinstance(dims, list):
         layer.refuse(f"dims is {dims!r:.80}")
@@ -91,13 +91,13 @@ def _permute(layer: KerasLayer) -> nn.Module:
 
 
 @builds("Concatenate", "Stack")
-def _concatenate(layer: KerasLayer) -> nn.Module:
+def _concatenate(layer: LayerPlan) -> nn.Module:
     axis = layer.whole_number("axis", layer.config.get("axis", -1), -5, 4)
     return ours.Concatenate(axis) if layer.class_name == "Concatenate" else ours.Stack(axis)
 
 
 @builds("GetItem", "SlicingOpLambda")
-def _get_item(layer: KerasLayer) -> nn.Module:
+def _get_item(layer: LayerPlan) -> nn.Module:
     key = layer.arguments[1] if len(layer.arguments) == 2 else None
     key = key if isinstance(key, tuple) else (key,)
     if not all(part is ... or part is None or type(part) in (int, slice) for part in key):
@@ -106,12 +106,12 @@ def _get_item(layer: KerasLayer) -> nn.Module:
 
 
 @builds("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Average", "Maximum", "Minimum")
-def _merge(layer: KerasLayer) -> nn.Module:
+def _merge(layer: LayerPlan) -> nn.Module:
     """A merge of layers, or an operation between results and constants."""
     return _merged(layer, layer.class_name.removeprefix("True"))
 
 
-def _merged(layer: KerasLayer, operation: str) -> nn.Module:
+def _merged(layer: LayerPlan, operation: str) -> nn.Module:
     parts = layer.arguments[0] if isinstance(layer.arguments[0], tuple) else layer.arguments
     constants: dict[int, Tensor] = {}
     for place, part in enumerate(part for part in parts if not isinstance(part, str)):
@@ -123,7 +123,7 @@ def _merged(layer: KerasLayer, operation: str) -> nn.Module:
 
 
 @builds("CustomScaleLayer")
-def _scaled_sum(layer: KerasLayer) -> nn.Module:
+def _scaled_sum(layer: LayerPlan) -> nn.Module:
     """The residual sum of Keras' Inception-ResNet."""
     scale = layer.by_axes(layer.number("scale"), ()).float()
     layer.constant("constant_2", scale)
@@ -137,7 +137,7 @@ _FUNCTIONS = {
 
 
 @builds("TFOpLambda")
-def _tensorflow_operation(layer: KerasLayer) -> nn.Module:
+def _tensorflow_operation(layer: LayerPlan) -> nn.Module:
     """TensorFlow's arithmetic between layers, as Keras 2 writes it."""
     function = layer.config.get("function")
     if not isinstance(function, str) or function not in _FUNCTIONS:
@@ -149,13 +149,13 @@ def _tensorflow_operation(layer: KerasLayer) -> nn.Module:
 
 
 @builds("Dropout", "AlphaDropout")
-def _dropout(layer: KerasLayer) -> nn.Module:
+def _dropout(layer: LayerPlan) -> nn.Module:
     kind = nn.Dropout if layer.class_name == "Dropout" else nn.AlphaDropout
     return kind(layer.number("rate", 0.5))
 
 
 @builds("SpatialDropout2D")
-def _spatial_dropout(layer: KerasLayer) -> nn.Module:
+def _spatial_dropout(layer: LayerPlan) -> nn.Module:
     return nn.Dropout2d(layer.number("rate", 0.5))
 
 
@@ -167,5 +167,5 @@ def _spatial_dropout(layer: KerasLayer) -> nn.Module:
     *("RandomPerspective", "RandomPosterization", "RandomElasticTransform", "AugMix", "CutMix", "MixUp"),
     "RandAugment",
 )
-def _identity(layer: KerasLayer) -> nn.Module:
+def _identity(layer: LayerPlan) -> nn.Module:
     return nn.Identity()

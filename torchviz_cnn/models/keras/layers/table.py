@@ -3,7 +3,7 @@
 A layer that is missing is added by one function in a file beside this one, here for one of a single vector of weights:
 
     @builds("MyScale")
-    def _my_scale(layer: KerasLayer) -> nn.Module:
+    def _my_scale(layer: LayerPlan) -> nn.Module:
         (gamma,) = layer.weights("gamma")
         (channels,) = layer.put("weight", gamma, (None,))
         return MyScale(channels)
@@ -32,7 +32,7 @@ Turn = Callable[[Tensor], Tensor]
 
 
 @dataclass(eq=False)
-class KerasLayer:
+class LayerPlan:
     """A layer that is to be built: what the file says of it, and the shapes (in our order) of what it is called with.
 
     `fills` says how the values of each parameter and buffer are got.
@@ -139,7 +139,7 @@ def _read(array: Any, turn: Turn | None) -> Tensor:
     return values.contiguous() if turn is None else turn(values).contiguous()
 
 
-Builder = Callable[[KerasLayer], nn.Module]
+Builder = Callable[[LayerPlan], nn.Module]
 BUILDERS: dict[str, Builder] = {}
 """Keras' class names, and what builds their modules."""
 

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn.models.keras.layers import modules as ours
-from torchviz_cnn.models.keras.layers.table import KerasLayer, Turn, builds
+from torchviz_cnn.models.keras.layers.table import LayerPlan, Turn, builds
 
 
-def _bias(layer: KerasLayer) -> list[str]:
+def _bias(layer: LayerPlan) -> list[str]:
     return ["bias"] if layer.flag("use_bias", True) else []
 
 
 def _convolution(
-    layer: KerasLayer, channels: int, filters: int, kernel: tuple[int, int], groups: int, bias: bool
+    layer: LayerPlan, channels: int, filters: int, kernel: tuple[int, int], groups: int, bias: bool
 ) -> nn.Conv2d:
     strides, dilation = layer.pair("strides", 1), layer.pair("dilation_rate", 1)
     spread = [(k - 1) * d for k, d in zip(kernel, dilation, strict=True)]
@@ -41,7 +41,7 @@ def _depthwise_kernel(kernel: Tensor) -> Tensor:
 
 
 @builds("Conv2D", "Convolution2D")
-def _conv2d(layer: KerasLayer) -> nn.Module:
+def _conv2d(layer: LayerPlan) -> nn.Module:
     kernel, *bias = layer.weights("kernel", *_bias(layer))
     size, filters, groups = layer.pair("kernel_size"), layer.whole("filters"), layer.whole("groups", 1)
     inside = layer.put("weight", kernel, (*size, None, filters), _turned(3, 2, 0, 1))[2]
@@ -51,7 +51,7 @@ def _conv2d(layer: KerasLayer) -> nn.Module:
 
 
 @builds("DepthwiseConv2D")
-def _depthwise(layer: KerasLayer) -> nn.Module:
+def _depthwise(layer: LayerPlan) -> nn.Module:
     names = ["depthwise_kernel" if "depthwise_kernel" in layer.arrays else "kernel", *_bias(layer)]
     kernel, *bias = layer.weights(*names)
     size, multiplier = layer.pair("kernel_size"), layer.whole("depth_multiplier", 1)
@@ -62,7 +62,7 @@ def _depthwise(layer: KerasLayer) -> nn.Module:
 
 
 @builds("SeparableConv2D", "SeparableConvolution2D")
-def _separable(layer: KerasLayer) -> nn.Module:
+def _separable(layer: LayerPlan) -> nn.Module:
     depthwise, pointwise, *bias = layer.weights("depthwise_kernel", "pointwise_kernel", *_bias(layer))
     size, multiplier = layer.pair("kernel_size"), layer.whole("depth_multiplier", 1)
     channels = layer.put("depthwise.weight", depthwise, (*size, None, multiplier), _depthwise_kernel)[2]
@@ -76,7 +76,7 @@ def _separable(layer: KerasLayer) -> nn.Module:
 
 
 @builds("Conv2DTranspose", "Convolution2DTranspose")
-def _transposed(layer: KerasLayer) -> nn.Module:
+def _transposed(layer: LayerPlan) -> nn.Module:
     kernel, *bias = layer.weights("kernel", *_bias(layer))
     size, filters = layer.pair("kernel_size"), layer.whole("filters")
     channels = layer.put("weight", kernel, (*size, filters, None), _turned(3, 2, 0, 1))[3]
@@ -100,7 +100,7 @@ def _transposed(layer: KerasLayer) -> nn.Module:
 
 
 @builds("Dense")
-def _dense(layer: KerasLayer) -> nn.Module:
+def _dense(layer: LayerPlan) -> nn.Module:
     kernel, *bias = layer.weights("kernel", *_bias(layer))
     inside, units = layer.put("weight", kernel, (None, layer.whole("units")), torch.t)
     for array in bias:
@@ -111,11 +111,11 @@ def _dense(layer: KerasLayer) -> nn.Module:
 # --- normalisation ------------------------------------------------------------------------------------------------
 
 
-def _scale_and_center(layer: KerasLayer) -> list[str]:
+def _scale_and_center(layer: LayerPlan) -> list[str]:
     return ["gamma"] * layer.flag("scale", True) + ["beta"] * layer.flag("center", True)
 
 
-def _put_affine(layer: KerasLayer, names: list[str], arrays: list[Any], shape: Sequence[int | None]) -> tuple[int, ...]:
+def _put_affine(layer: LayerPlan, names: list[str], arrays: list[Any], shape: Sequence[int | None]) -> tuple[int, ...]:
     """Scale and centre of a normalisation: what the layer has not is 1 or 0. Gives the shape."""
     given = dict(zip(names, arrays, strict=True))
     sides = tuple(shape)
@@ -130,7 +130,7 @@ def _put_affine(layer: KerasLayer, names: list[str], arrays: list[Any], shape: S
 
 
 @builds("BatchNormalization", "SyncBatchNormalization", "BatchNormalizationV1")
-def _batch_norm(layer: KerasLayer) -> nn.Module:
+def _batch_norm(layer: LayerPlan) -> nn.Module:
     layer.last_axis()
     if layer.rank == 3 or layer.training:
         layer.refuse("it is called with training=True" if layer.training else "normalising sequences is not known")
@@ -145,7 +145,7 @@ def _batch_norm(layer: KerasLayer) -> nn.Module:
 
 
 @builds("LayerNormalization")
-def _layer_norm(layer: KerasLayer) -> nn.Module:
+def _layer_norm(layer: LayerPlan) -> nn.Module:
     axis = layer.config.get("axis", -1)
     axes = axis if isinstance(axis, list) else [axis]
     places = sorted(layer.whole_number("axis", each, -layer.rank, layer.rank - 1) % layer.rank for each in axes)
@@ -159,27 +159,27 @@ def _layer_norm(layer: KerasLayer) -> nn.Module:
 
 
 @builds("GroupNormalization")
-def _group_norm(layer: KerasLayer) -> nn.Module:
+def _group_norm(layer: LayerPlan) -> nn.Module:
     layer.last_axis()
     names, groups = _scale_and_center(layer), layer.whole("groups", 32, least=-1)
     _put_affine(layer, names, layer.weights(*names) if names else [], (layer.channels,))
     return nn.GroupNorm(layer.channels if groups == -1 else groups, layer.channels, layer.number("epsilon", 1e-3))
 
 
-def _rescaled(layer: KerasLayer, scale: Tensor, offset: Tensor) -> nn.Module:
+def _rescaled(layer: LayerPlan, scale: Tensor, offset: Tensor) -> nn.Module:
     layer.constant("scale", scale.float())
     layer.constant("offset", offset.float())
     return ours.Rescaling(scale.float(), offset.float())
 
 
 @builds("Rescaling")
-def _rescaling(layer: KerasLayer) -> nn.Module:
+def _rescaling(layer: LayerPlan) -> nn.Module:
     values = (layer.config.get("scale"), layer.config.get("offset", 0.0))
     return _rescaled(layer, *(layer.by_axes(value, [layer.rank - 1]) for value in values))
 
 
 @builds("Normalization")
-def _normalization(layer: KerasLayer) -> nn.Module:
+def _normalization(layer: LayerPlan) -> nn.Module:
     axis = layer.config.get("axis", -1)
     listed = [] if axis is None else axis if isinstance(axis, list) else [axis]
     axes = [layer.whole_number("axis", each, -layer.rank, layer.rank - 1) % layer.rank for each in listed]
@@ -198,7 +198,7 @@ def _normalization(layer: KerasLayer) -> nn.Module:
 
 
 @builds("LayerScale")
-def _layer_scale(layer: KerasLayer) -> nn.Module:
+def _layer_scale(layer: LayerPlan) -> nn.Module:
     (gamma,) = layer.weights("gamma")
     layer.put("gamma", gamma, (layer.channels,))
     scale = layer.by_axes(layer.fills.pop("gamma")(), [layer.rank - 1])
