@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import NamedTuple
 
 from torchviz_cnn.media.images import IMAGENET_MEAN, IMAGENET_STD, Preprocess
@@ -37,16 +38,8 @@ _KNOWN: tuple[tuple[str, _Scale, int], ...] = (
 """The networks of `keras.applications` by the name of a layer near their end, their scale and their side."""
 _NEUTRAL = ("Identity", "Dropout", "GaussianNoise", "Resizing", "ZeroPadding2D", "Cropping2D")
 """Layers, besides augmentation, that leave values as they are."""
-_SCALING = (
-    "Rescaling",
-    "Normalization",
-    "TrueDivide",
-    "Subtract",
-    "Multiply",
-    "TFOpLambda",
-    "GetItem",
-    "SlicingOpLambda",
-)
+_SCALING = {"Rescaling", "Normalization", "TrueDivide", "Subtract", "Multiply", "GetItem"}
+_SCALING |= {"TFOpLambda", "SlicingOpLambda"}
 
 
 def preparation(graph: Graph, shape: tuple[int, int | None, int | None]) -> tuple[Preprocess, bool]:
@@ -60,14 +53,15 @@ def preparation(graph: Graph, shape: tuple[int, int | None, int | None]) -> tupl
     names = [layer.name for layer in graph.every_layer()]
     scale, side = next(((known, edge) for pattern, known, edge in _KNOWN if _has(pattern, names)), (_UNIT, 224))
     begin = list(_beginning(graph))
-    resized = next((layer.config for layer, _ in begin if layer.class_name == "Resizing"), {})
+    neutral = [layer for layer, _ in takewhile(lambda each: each[0].class_name in _NEUTRAL, begin)]
+    resized = next((layer.config for layer in neutral if layer.class_name == "Resizing"), {})
     resized_to = [resized.get(key) for key in ("height", "width")]
     if None in sides and all(type(value) is int and 0 < value <= MAX_SIDE for value in resized_to):
         sides = resized_to
-    first = next(((layer, call) for layer, call in begin if layer.class_name not in _NEUTRAL), None)
-    says = first is not None and first[0].class_name in _SCALING
-    if first is not None and says:
-        scale = _UNIT if _takes_unit(*first) else _BYTES
+    first = begin[len(neutral) : len(neutral) + 1]
+    says = bool(first) and first[0][0].class_name in _SCALING
+    if says:
+        scale = _UNIT if _takes_unit(*first[0]) else _BYTES
     size = (sides[0] or sides[1] or side, sides[1] or sides[0] or side)
     mean, std = (values if len(values) == channels else (sum(values) / len(values),) * channels for values in scale)
     return Preprocess(size, "stretch", min(size), mean, std), not (says and all(sides))

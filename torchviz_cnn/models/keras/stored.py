@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,8 @@ def _named(root: Any, graph: Graph, path: Path) -> Arrays:
             own[name] = {_leaf(weight): array for weight, array in listed.items()}
         else:
             names = {nested.name for nested in layer.graph.every_layer()}
-            inside[name] = _distributed(layer.graph, _by_layer(listed), names)
+            groups = _by_layer(listed)
+            inside[name] = _distributed(layer.graph, groups, _index(groups, names))
     return Arrays(own, inside)
 
 
@@ -83,24 +84,32 @@ def _by_layer(listed: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return groups
 
 
-def _distributed(graph: Graph, groups: dict[str, dict[str, Any]], names: Set[str]) -> Arrays:
+def _index(groups: Mapping[str, Any], names: Set[str]) -> Mapping[str, list[str]]:
+    """The paths of groups by the layer's name that they end in, which may have slashes.
+
+    Last those that an old TensorFlow made unique with a number, `name_1`, where no layer is called so.
+    """
+    index: defaultdict[str, list[str]] = defaultdict(list)
+    parts = {path: path.split("/") for path in groups}
+    for path, words in parts.items():
+        for count in range(1, min(len(words), 4) + 1):
+            index["/".join(words[-count:])].append(path)
+    for path, words in parts.items():
+        if words[-1] not in names:
+            index[re.sub(r"_\d+$", "", words[-1])].append(path)
+    return index
+
+
+def _distributed(graph: Graph, groups: dict[str, dict[str, Any]], index: Mapping[str, list[str]]) -> Arrays:
     """A nested model's arrays, which are listed without its structure: each layer takes the first of its name."""
     own: dict[str, Mapping[str, Any]] = {}
     inside: dict[str, Arrays] = {}
     for name, layer in graph.layers.items():
         if layer.graph is not None:
-            inside[name] = _distributed(layer.graph, groups, names)
-        elif (found := next(_matching(name, groups, names), None)) is not None:
+            inside[name] = _distributed(layer.graph, groups, index)
+        elif (found := next((path for path in index.get(name, ()) if path in groups), None)) is not None:
             own[name] = groups.pop(found)
     return Arrays(own, inside)
-
-
-def _matching(name: str, groups: Mapping[str, Any], names: Set[str]) -> Iterator[str]:
-    """Paths `.../name`; then those that an old TensorFlow made unique with a number, `name_1`, no layer's own name."""
-    leaves = {path: path.rpartition("/")[2] for path in groups}
-    yield from (path for path in groups if f"/{path}".endswith(f"/{name}"))
-    numbered = (path for path, leaf in leaves.items() if leaf.startswith(f"{name}_") and leaf not in names)
-    yield from (path for path in numbered if leaves[path].removeprefix(f"{name}_").isdigit())
 
 
 def _leaf(weight: str) -> str:

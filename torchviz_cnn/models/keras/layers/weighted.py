@@ -141,7 +141,7 @@ def _batch_norm(layer: LayerPlan) -> nn.Module:
     _put_affine(layer, affine, arrays, shape)
     layer.constant("num_batches_tracked", torch.tensor(0, device="cpu"))
     kind = nn.BatchNorm2d if layer.rank == 4 else nn.BatchNorm1d
-    return kind(shape[0], layer.number("epsilon", 1e-3), 1 - layer.number("momentum", 0.99))
+    return kind(shape[0], layer.number("epsilon", 1e-3), round(1 - layer.number("momentum", 0.99), 9))
 
 
 @builds("LayerNormalization")
