@@ -144,14 +144,15 @@ def row(keras: Any, name: str) -> str:
         results = [compared(model, Path(folder) / file, case.sizes, case.scale) for file in FILES]
     sizes = ", ".join(f"{height} x {width}" for height, width in case.sizes)
     parameters = f"{model.count_params():,}".replace(",", " ")
-    return f"| {name} | {parameters} | {sizes} | {max(r[0] for r in results):.1e} | {results[0][1]:.2g} |"
+    largest = max(difference for difference, _ in results)
+    return f"| {name} | {parameters} | {sizes} | {largest:.1e} | {largest / results[0][1]:.1e} |"
 
 
 def main(names: list[str]) -> None:
     os.environ.setdefault("KERAS_BACKEND", "torch")
     keras = importlib.import_module("keras")
     lines = [
-        "| network | parameters | photos | largest difference | standard deviation of the outputs |",
+        "| network | parameters | photos | largest difference | in standard deviations of the outputs |",
         "|---|---|---|---|---|",
     ]
     for name in names or CASES:

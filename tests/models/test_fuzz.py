@@ -137,6 +137,18 @@ def descriptions(draw: st.DrawFn) -> Any:
 
 
 @EVERY
+@given(places=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=6), end=st.floats(0, 1))
+def test_damaged_keras_files(places: list[tuple[float, int]], end: float, tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.keras", *small())
+    data = bytearray(path.read_bytes())
+    for place, value in places:
+        data[int(place * (len(data) - 1))] = value
+    path.write_bytes(data[: int(end * len(data))] if end < 0.5 else data)
+    with within_limits(), contextlib.suppress(tvc.ModelError, tvc.CheckpointError):
+        tvc.load_model(path)
+
+
+@EVERY
 @given(description=descriptions() | JSON)
 def test_descriptions_of_keras_files(description: Any, tmp_path: Path) -> None:
     path = tmp_path / "a.keras"

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from tests.models.keras.test_parity import keras, keras_outputs, save, scramble
+from torchviz_cnn.models.keras.layers.table import BUILDERS
 from torchviz_cnn.models.keras.network import keras_network
-from torchviz_cnn.models.keras.table import BUILDERS
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
 __all__ = ["keras"]  # a fixture

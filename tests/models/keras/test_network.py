@@ -61,9 +61,11 @@ def test_methods_run_on_it_and_leave_it_as_it_was(net: tvc.Network, tmp_path: Pa
     acts = tvc.capture(net, X, ["conv", "conv_act", "nested"])
     torch.testing.assert_close(acts["conv_act"], acts["conv"].clamp(min=0))
     assert tvc.saliency(net, photo, target=1, relu="guided").values.shape == (1, 8, 8)
-    assert "conv_act" in str(tvc.describe(net, 8))
+    assert "conv_act" in str(tvc.describe(net, (8, 8)))
     patterns = tvc.filter_patterns(net, "conv", channels=[0], size=16, steps=2)
-    assert patterns.images.shape == (1, 3, 16, 16)
+    assert patterns.values.shape == (1, 3, 16, 16)
+    page = tvc.report(net, [photo], tmp_path / "page.html")
+    assert "nested.inner_conv" in Path(page).read_text(encoding="utf-8")
 
 
 def test_it_is_copied_pickled_and_turned_into_other_types(net: tvc.Network) -> None:
@@ -232,6 +234,9 @@ def test_sequentials_of_every_age(tmp_path: Path) -> None:
         ({"class_name": "Rescaling", "scale": 2.0, "offset": -1.0}, 0.0, 1.0, False),
         ({"class_name": "Normalization", "mean": [120.0] * 3, "variance": [60.0] * 3}, 0.0, 1 / 255, False),
         ({"class_name": "Normalization", "mean": [0.5] * 3, "variance": [0.25] * 3}, 0.0, 1.0, False),
+        ({"class_name": "TrueDivide", "by": 127.5}, 0.0, 1 / 255, False),
+        ({"class_name": "Subtract", "by": 0.5}, 0.0, 1.0, False),
+        ({"class_name": "Subtract", "by": 127.5}, 0.0, 1 / 255, False),
         ({"class_name": "RandomFlip"}, 0.0, 1.0, True),
         ({"class_name": "Activation", "activation": "relu", "name": "block14_sepconv2"}, 0.5, 0.5, True),
     ],
@@ -241,11 +246,30 @@ def test_preparation_is_what_the_file_says_or_a_guess(
 ) -> None:
     options = {"name": "begin", **begin}
     first = layer(options.pop("class_name"), options.pop("name"), "in", **options)
+    first["inbound_nodes"][0]["args"] += [begin["by"]] if "by" in begin else []
     description = functional(photo(), layer("RandomFlip", "flip", "in"), first, conv("conv", first["name"]))
     net = tvc.load_model(archive(tmp_path / "a.keras", description, ONE))
     assert (net.preprocess.mean, net.preprocess.std, net.guessed) == ((mean,) * 3, (std,) * 3, guessed)
     changed = tvc.load_model(tmp_path / "a.keras", mean=(0.1,) * 3, std=(0.2,) * 3, geometry="pad")
     assert (changed.preprocess.mean, changed.preprocess.geometry) == ((0.1,) * 3, "pad")
+
+
+def test_a_network_that_resizes_says_its_size(tmp_path: Path) -> None:
+    resized = layer("Resizing", "resize", "in", height=20, width=30)
+    description = functional(
+        photo("in", None, None), resized, layer("Rescaling", "r", "resize", scale=0.003, offset=0.0)
+    )
+    net = tvc.load_model(archive(tmp_path / "a.keras", description, {}))
+    assert (net.input_size, net.guessed) == ((20, 30), False)
+
+
+def test_caffes_way_of_preparing_photos_can_be_said() -> None:
+    """Blue, green and red minus their means, as docs/models.md says it."""
+    mean = (103.939 / 255, 116.779 / 255, 123.68 / 255)
+    preprocess = tvc.Preprocess((2, 2), "stretch", 2, mean, (1 / 255,) * 3, bands=(2, 1, 0))
+    given = preprocess(np.tile(np.array([10, 20, 30], np.uint8), (2, 2, 1)))
+    expected = torch.tensor([30 - 103.939, 20 - 116.779, 10 - 123.68]).view(3, 1, 1).expand(3, 2, 2)
+    torch.testing.assert_close(given, expected, atol=1e-3, rtol=0)
 
 
 def test_a_size_that_the_file_leaves_open_is_guessed(tmp_path: Path) -> None:

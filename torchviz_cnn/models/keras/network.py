@@ -18,9 +18,9 @@ from torchviz_cnn.models.checkpoints.reading import DAMAGE
 from torchviz_cnn.models.keras.config import Call, Graph, Ref, read_graph
 from torchviz_cnn.models.keras.files import MAX_SIDE, opened, text_of
 from torchviz_cnn.models.keras.layers import build
+from torchviz_cnn.models.keras.layers.table import LayerPlan
 from torchviz_cnn.models.keras.preparation import preparation
 from torchviz_cnn.models.keras.stored import Arrays, stored_arrays
-from torchviz_cnn.models.keras.table import KerasLayer
 
 _MOST_VALUES = 2**31
 """How many values a map may have, for one photo."""
@@ -166,7 +166,7 @@ class _Builder:
             return [network], given
         own = arrays.own.get(layer.name, {})
         shapes = [tuple(tensor.shape) for tensor in taken]
-        described = KerasLayer(
+        described = LayerPlan(
             layer.name, layer.class_name, layer.config, own, shapes, call.arguments, call.training, self.keras2
         )
         try:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from itertools import takewhile
+from typing import NamedTuple
 
 from torchviz_cnn.media.images import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from torchviz_cnn.models.keras.config import Graph, Layer
+from torchviz_cnn.models.keras.config import Call, Graph, Layer
+from torchviz_cnn.models.keras.files import MAX_SIDE
 
 _CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)
 
@@ -34,17 +36,10 @@ _KNOWN: tuple[tuple[str, _Scale, int], ...] = (
     (r"block7[a-z]_project_conv", _BYTES, 224),  # EfficientNet
 )
 """The networks of `keras.applications` by the name of a layer near their end, their scale and their side."""
-_AUGMENTATION = ("Identity", "Dropout", "GaussianNoise", "Resizing", "ZeroPadding2D", "Cropping2D", "InputLayer")
-_SCALING = (
-    "Rescaling",
-    "Normalization",
-    "TrueDivide",
-    "Subtract",
-    "Multiply",
-    "TFOpLambda",
-    "GetItem",
-    "SlicingOpLambda",
-)
+_NEUTRAL = ("Identity", "Dropout", "GaussianNoise", "Resizing", "ZeroPadding2D", "Cropping2D")
+"""Layers, besides augmentation, that leave values as they are."""
+_SCALING = {"Rescaling", "Normalization", "TrueDivide", "Subtract", "Multiply", "GetItem"}
+_SCALING |= {"TFOpLambda", "SlicingOpLambda"}
 
 
 def preparation(graph: Graph, shape: tuple[int, int | None, int | None]) -> tuple[Preprocess, bool]:
@@ -54,43 +49,48 @@ def preparation(graph: Graph, shape: tuple[int, int | None, int | None]) -> tupl
     not say: for those of `keras.applications` their own scale is taken, for the rest 0..1. Networks that wanted blue,
     green, red (VGG, ResNet) get red, green, blue.
     """
-    channels, height, width = shape
+    channels, *sides = shape
     names = [layer.name for layer in graph.every_layer()]
-    known = next(((scale, side) for pattern, scale, side in _KNOWN if _has(pattern, names)), None)
-    scaling = next((layer for layer in _beginning(graph) if layer.class_name not in _AUGMENTATION), None)
-    says = scaling is not None and scaling.class_name in _SCALING
-    scale, side = known or (_UNIT, 224)
-    if scaling is not None and says:
-        scale = _scale_before(scaling)
-    size = (height or width or side, width or height or side)
-    mean, std = (_for_channels(values, channels) for values in scale)
-    return Preprocess(size, "stretch", min(size), mean, std), not (says and height and width)
+    scale, side = next(((known, edge) for pattern, known, edge in _KNOWN if _has(pattern, names)), (_UNIT, 224))
+    begin = list(_beginning(graph))
+    neutral = [layer for layer, _ in takewhile(lambda each: each[0].class_name in _NEUTRAL, begin)]
+    resized = next((layer.config for layer in neutral if layer.class_name == "Resizing"), {})
+    resized_to = [resized.get(key) for key in ("height", "width")]
+    if None in sides and all(type(value) is int and 0 < value <= MAX_SIDE for value in resized_to):
+        sides = resized_to
+    first = begin[len(neutral) : len(neutral) + 1]
+    says = bool(first) and first[0][0].class_name in _SCALING
+    if says:
+        scale = _UNIT if _takes_unit(*first[0]) else _BYTES
+    size = (sides[0] or sides[1] or side, sides[1] or sides[0] or side)
+    mean, std = (values if len(values) == channels else (sum(values) / len(values),) * channels for values in scale)
+    return Preprocess(size, "stretch", min(size), mean, std), not (says and all(sides))
 
 
-def _beginning(graph: Graph) -> Iterator[Layer]:
-    """The layers that a photo meets first, into nested models, as long as each hands its result to one other."""
+def _beginning(graph: Graph) -> Iterator[tuple[Layer, Call]]:
+    """The layers as they run, those of nested models in their place, without augmentation."""
     for call in graph.calls:
         layer = graph.layers[call.result.layer]
-        if layer.graph is None:
-            if not layer.class_name.startswith("Random"):
-                yield layer
-        else:
+        if layer.graph is not None:
             yield from _beginning(layer.graph)
+        elif not layer.class_name.startswith("Random"):
+            yield layer, call
 
 
-def _scale_before(layer: Layer) -> _Scale:
-    """The scale of what a layer that scales takes: bytes, or values of 0..1 where it would make bytes large."""
-    config: Any = layer.config
-    factor, mean = config.get("scale"), config.get("mean")
-    mean = mean[0] if isinstance(mean, list) and mean else mean
-    small = isinstance(factor, (int, float)) and abs(factor) > 0.1
-    small = small or (isinstance(mean, (int, float)) and 0 < abs(mean) <= 1)
-    return _UNIT if small else _BYTES
+def _takes_unit(layer: Layer, call: Call) -> bool:
+    """Whether a layer that scales takes values of 0..1: it would make those of 0..255 large, or moves by little."""
+    config = layer.config
+    given = [part for part in call.arguments if isinstance(part, (int, float))]
+    number = next(iter(given), config.get("mean") if layer.class_name == "Normalization" else config.get("scale"))
+    number = number[0] if isinstance(number, list) and number else number
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        return False
+    function = layer.class_name + str(config.get("function", ""))
+    if "divide" in function.lower():
+        return abs(number) < 16
+    moves = "subtract" in function.lower() or layer.class_name == "Normalization"
+    return 0 < abs(number) <= 1 if moves else abs(number) > 0.1
 
 
 def _has(pattern: str, names: list[str]) -> bool:
     return any(re.fullmatch(pattern, name) for name in names)
-
-
-def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    return values if len(values) == channels else (sum(values) / len(values),) * channels

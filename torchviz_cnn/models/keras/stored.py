@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,9 @@ def _named(root: Any, graph: Graph, path: Path) -> Arrays:
         if layer.graph is None:
             own[name] = {_leaf(weight): array for weight, array in listed.items()}
         else:
-            inside[name] = _distributed(layer.graph, _by_layer(listed))
+            names = {nested.name for nested in layer.graph.every_layer()}
+            groups = _by_layer(listed)
+            inside[name] = _distributed(layer.graph, groups, _index(groups, names))
     return Arrays(own, inside)
 
 
@@ -82,22 +84,32 @@ def _by_layer(listed: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return groups
 
 
-def _distributed(graph: Graph, groups: dict[str, dict[str, Any]]) -> Arrays:
+def _index(groups: Mapping[str, Any], names: Set[str]) -> Mapping[str, list[str]]:
+    """The paths of groups by the layer's name that they end in, which may have slashes.
+
+    Last those that an old TensorFlow made unique with a number, `name_1`, where no layer is called so.
+    """
+    index: defaultdict[str, list[str]] = defaultdict(list)
+    parts = {path: path.split("/") for path in groups}
+    for path, words in parts.items():
+        for count in range(1, min(len(words), 4) + 1):
+            index["/".join(words[-count:])].append(path)
+    for path, words in parts.items():
+        if words[-1] not in names:
+            index[re.sub(r"_\d+$", "", words[-1])].append(path)
+    return index
+
+
+def _distributed(graph: Graph, groups: dict[str, dict[str, Any]], index: Mapping[str, list[str]]) -> Arrays:
     """A nested model's arrays, which are listed without its structure: each layer takes the first of its name."""
     own: dict[str, Mapping[str, Any]] = {}
     inside: dict[str, Arrays] = {}
     for name, layer in graph.layers.items():
         if layer.graph is not None:
-            inside[name] = _distributed(layer.graph, groups)
-        elif (found := next(_matching(name, groups), None)) is not None:
+            inside[name] = _distributed(layer.graph, groups, index)
+        elif (found := next((path for path in index.get(name, ()) if path in groups), None)) is not None:
             own[name] = groups.pop(found)
     return Arrays(own, inside)
-
-
-def _matching(name: str, groups: Mapping[str, Any]) -> Iterator[str]:
-    """Paths `.../name`; then those that an old TensorFlow made unique with a number, `name_1`."""
-    yield from (path for path in groups if f"/{path}".endswith(f"/{name}"))
-    yield from (path for path in groups if re.fullmatch(rf"(.*/)?{re.escape(name)}_\d+", path))
 
 
 def _leaf(weight: str) -> str:

@@ -1,9 +1,9 @@
 """A Keras layer that is to be built, and the table of those that can be.
 
-A layer that is missing is added by one function in `layers.py`, here for one of a single vector of weights:
+A layer that is missing is added by one function in a file beside this one, here for one of a single vector of weights:
 
     @builds("MyScale")
-    def _my_scale(layer: KerasLayer) -> nn.Module:
+    def _my_scale(layer: LayerPlan) -> nn.Module:
         (gamma,) = layer.weights("gamma")
         (channels,) = layer.put("weight", gamma, (None,))
         return MyScale(channels)
@@ -26,13 +26,13 @@ from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import CheckpointError, ModelError, TorchvizError
 from torchviz_cnn.models.keras.files import MAX_SIDE
-from torchviz_cnn.models.keras.modules import our_axis
+from torchviz_cnn.models.keras.layers.modules import our_axis, our_order
 
 Turn = Callable[[Tensor], Tensor]
 
 
 @dataclass(eq=False)
-class KerasLayer:
+class LayerPlan:
     """A layer that is to be built: what the file says of it, and the shapes (in our order) of what it is called with.
 
     `fills` says how the values of each parameter and buffer are got.
@@ -122,13 +122,24 @@ class KerasLayer:
     def constant(self, parameter: str, value: Tensor) -> None:
         self.fills[parameter] = lambda: value
 
+    def by_axes(self, values: Any, axes: Sequence[int]) -> Tensor:
+        """Numbers that the layer has along some of Keras' axes, or for all, as a tensor for its input in our order."""
+        try:
+            tensor = torch.as_tensor(values, dtype=torch.float64, device="cpu")
+            shape = [1] * self.rank
+            for place, side in zip(sorted(axes, reverse=True), reversed(tensor.shape), strict=False):
+                shape[place] = side
+            return our_order(tensor.reshape(shape))
+        except (TypeError, ValueError, RuntimeError, OverflowError, LookupError):
+            self.refuse("its numbers do not fit its input")
+
 
 def _read(array: Any, turn: Turn | None) -> Tensor:
     values = torch.from_numpy(np.asarray(array[()], dtype="float32"))
     return values.contiguous() if turn is None else turn(values).contiguous()
 
 
-Builder = Callable[[KerasLayer], nn.Module]
+Builder = Callable[[LayerPlan], nn.Module]
 BUILDERS: dict[str, Builder] = {}
 """Keras' class names, and what builds their modules."""
 
