@@ -29,7 +29,7 @@ pytestmark = [
 def after(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Names]]:
     """The names that there are after each block of the page, run on networks with random weights.
 
-    Where the page draws 64 filters, 3 are drawn, and Keras takes 5 steps for each: time is short.
+    Where the page draws 64 filters, 3 are drawn, and Keras takes 2 steps for each: time is short.
     """
     os.environ.setdefault("KERAS_BACKEND", "torch")
     keras = pytest.importorskip("keras")
@@ -41,7 +41,7 @@ def after(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Names]]:
     snapshots = []
     try:
         for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S):
-            short = re.sub(r"range\((30|40)\)", "range(5)", block.replace("range(64)", "range(3)"))
+            short = re.sub(r"range\((30|40)\)", "range(2)", block.replace("range(64)", "range(3)"))
             exec(compile(short, str(PAGE), "exec"), names)
             snapshots.append(dict(names))
         yield snapshots
@@ -94,12 +94,12 @@ def test_activations(after: list[Names]) -> None:
 
 @pytest.mark.parametrize(("place", "ascend"), [(4, "generate_pattern"), (6, "gradient_ascent")])
 def test_filter_patterns(place: int, ascend: str, after: list[Names]) -> None:
-    """After 5 steps, of nearly all values; later, with random weights, last digits decide where a filter goes."""
+    """After 2 steps, of nearly all values; later, with random weights, last digits decide where a filter goes."""
     names = after[place]
     shown, net = names["patterns"], names["net"]
     assert bool(shown.raised.any())
     start, ours = (
-        tvc.filter_patterns(net, shown.layer, range(3), preset=shown.recipe, steps=steps).values for steps in (0, 5)
+        tvc.filter_patterns(net, shown.layer, range(3), preset=shown.recipe, steps=steps).values for steps in (0, 2)
     )
     for i in range(3):
         theirs = names[ascend](start[i : i + 1].permute(0, 2, 3, 1), i).detach().permute(0, 3, 1, 2)[0]

@@ -54,7 +54,7 @@ def load_model(
     final softmax, or sigmoid of one output, is left out, so that the network gives logits, and the probabilities of
     these are Keras' outputs. Photos are stretched to the input's size, with the values that a Rescaling or
     Normalization in the file takes; where there is none, those that `keras.applications` uses for a base it knows by
-    its layers' names, or 0..1, are a guess.
+    its layers' names, or 0..1, are a guess; kernels of those that want blue, green, red are then reversed.
 
     Args:
         model: a bundled network (`"cats_and_dogs"`), torchvision's or another of this library's by name (`"vgg16"`,
@@ -101,7 +101,7 @@ def load_model(
     if isinstance(model, str) and Path(model).suffix.lower() in KERAS_SUFFIXES:
         if source is not None and (source == "random" or Path(source).suffix.lower() in KERAS_SUFFIXES):
             raise ModelError(f"{model} has its weights itself: load_model({model!r}), without weights {source!r}")
-        model = keras_network(model)
+        model = keras_network(model, reverse=mean is None and std is None)
     if isinstance(model, str):
         name = model
         load = _from_factory if ":" in name else _from_catalogue if name in CATALOGUE else from_torchvision

@@ -412,3 +412,17 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
     (tmp_path / "folder.keras").mkdir()
     with pytest.raises(tvc.CheckpointError, match="is a folder"):
         tvc.load_model(tmp_path / "folder.keras")
+
+
+def test_a_network_that_wants_blue_green_red_takes_red_green_blue(tmp_path: Path) -> None:
+    """As VGG and ResNet of `keras.applications`, which are known by their layers' names."""
+    layers = [photo(), conv("block1_conv1", "in"), conv("block5_conv3", "block1_conv1")]
+    arrays = {"layers/conv2d/vars/0": (3, 3, 3, 4), "layers/conv2d/vars/1": (4,)}
+    arrays |= {"layers/conv2d_1/vars/0": (3, 3, 4, 4), "layers/conv2d_1/vars/1": (4,)}
+    file = archive(tmp_path / "a.keras", functional(*layers), arrays)
+    net, plain = tvc.load_model(file), tvc.load_model(file, mean=(0, 0, 0), std=(1, 1, 1))
+    x = torch.rand(2, 3, 8, 8)
+    assert net.guessed
+    assert net.preprocess.mean == pytest.approx((123.68 / 255, 116.779 / 255, 103.939 / 255))
+    assert torch.allclose(net.model(x), plain.model(x.flip(1)), atol=1e-5)
+    assert not torch.allclose(net.model(x), plain.model(x), atol=1e-3)

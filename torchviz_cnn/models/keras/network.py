@@ -63,11 +63,12 @@ class KerasNetwork(nn.Module):
         return outputs if len(outputs) > 1 else outputs[0]
 
 
-def keras_network(path: str | Path) -> Network:
+def keras_network(path: str | Path, *, reverse: bool = True) -> Network:
     """The network of a `.keras`, `.h5` or `.hdf5` file that holds its own description, with its weights.
 
-    Its module is in evaluation mode and gives logits: a final softmax, or sigmoid of one output, is left out. Raises
-    CheckpointError and ModelError, which name the file.
+    Its module is in evaluation mode and gives logits: a final softmax, or sigmoid of one output, is left out. One that
+    is taken to want blue, green, red (VGG, ResNet) takes red, green, blue with `reverse`: its first kernels are
+    reversed. Raises CheckpointError and ModelError, which name the file.
     """
     path = Path(path)
     size = path.stat().st_size if path.is_file() else 0
@@ -80,12 +81,15 @@ def keras_network(path: str | Path) -> Network:
         try:
             graph = read_graph(beside["config"])
             shape = _input_shape(graph)
-            preprocess, guessed = preparation(graph, shape)
+            preprocess, guessed, bgr = preparation(graph, shape)
             keras2 = text_of(beside["version"] or "3").startswith(("1.", "2."))
             builder = _Builder(keras2)
             image = torch.empty(1, shape[0], *preprocess.size, device="meta")
             network, _ = builder.network(graph, stored_arrays(file, graph, path), [image], "", final=True)
             _fill(network, builder.fills, 2**20 + 4 * max(size, file.id.get_filesize()))
+            if bgr and reverse:
+                first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+                first.weight = nn.Parameter(first.weight.detach().flip(1))
         except (ModelError, CheckpointError) as error:
             raise type(error)(f"{path} cannot be built: {error}" if str(path) not in str(error) else error) from error
     if not all(bool(tensor.sum().isfinite()) for tensor in network.state_dict().values()):

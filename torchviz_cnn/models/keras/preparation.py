@@ -42,12 +42,21 @@ _SCALING = {"Rescaling", "Normalization", "TrueDivide", "Subtract", "Multiply", 
 _SCALING |= {"TFOpLambda", "SlicingOpLambda"}
 
 
-def preparation(graph: Graph, shape: tuple[int, int | None, int | None]) -> tuple[Preprocess, bool]:
-    """How photos are prepared, stretched as Keras does, and whether any of it is guessed.
+class Preparation(NamedTuple):
+    """How photos are prepared."""
+
+    preprocess: Preprocess
+    guessed: bool
+    """Whether the file leaves any of it open."""
+    reversed: bool
+    """Whether the network is taken to want blue, green, red."""
+
+
+def preparation(graph: Graph, shape: tuple[int, int | None, int | None]) -> Preparation:
+    """How photos are prepared, stretched as Keras does.
 
     A network that begins with a scaling of its own takes values of 0..255, or of 0..1 where it scales up. Others do
-    not say: for those of `keras.applications` their own scale is taken, for the rest 0..1. Networks that wanted blue,
-    green, red (VGG, ResNet) get red, green, blue.
+    not say: for those of `keras.applications` their own scale is taken, for the rest 0..1.
     """
     channels, *sides = shape
     names = [layer.name for layer in graph.every_layer()]
@@ -64,7 +73,8 @@ def preparation(graph: Graph, shape: tuple[int, int | None, int | None]) -> tupl
         scale = _UNIT if _takes_unit(*first[0]) else _BYTES
     size = (sides[0] or sides[1] or side, sides[1] or sides[0] or side)
     mean, std = (values if len(values) == channels else (sum(values) / len(values),) * channels for values in scale)
-    return Preprocess(size, "stretch", min(size), mean, std), not (says and all(sides))
+    preprocess = Preprocess(size, "stretch", min(size), mean, std)
+    return Preparation(preprocess, not (says and all(sides)), scale is _CAFFE and channels == 3)
 
 
 def _beginning(graph: Graph) -> Iterator[tuple[Layer, Call]]:
