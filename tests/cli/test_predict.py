@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import NET
+from tests.models.keras.files import archive, small
 from torchviz_cnn.cli.main import main
 
 
@@ -17,3 +18,19 @@ def test_predict(here: Path, count: str, capsys: pytest.CaptureFixture[str]) -> 
     assert first.startswith("clinet:net on c")
     assert [line for line in lines if not line.startswith(" ")] == ["photo.png", "other/photo.png"]
     assert len(lines) == 6
+
+
+def test_a_keras_file_is_a_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("h5py")
+    archive(Path("small.keras"), *small())
+    Path("classes.txt").write_text("a\nb\nc\nd\ne\n")
+    asked = ["photo.png", "--model", "small.keras", "--labels", "classes.txt"]
+    assert main(["predict", *asked]) == 0
+    shown = capsys.readouterr().out
+    assert "small.keras on cpu; photos: 8 x 8 (stretched)" in shown
+    assert "as small.keras has it" in shown
+    assert main(["cam", *asked, "--target", "b", "--layer", "nested.inner_conv", "--out", "o"]) == 0
+    assert main(["predict", *asked, "--weights", "random"]) == 2
+    assert "small.keras has its weights itself" in capsys.readouterr().err
+    assert main(["predict", "photo.png", "--model", "smal.keras"]) == 2
+    assert "no Keras file smal.keras; did you mean 'small.keras'?" in capsys.readouterr().err

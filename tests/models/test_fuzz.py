@@ -1,8 +1,9 @@
-"""Whatever a checkpoint holds, and however its file is damaged: weights within limits, or the library's own error."""
+"""Whatever a checkpoint or a Keras file holds, and however it is damaged: a network within limits, or our own error."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import warnings
 from functools import cache
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 import torchviz_cnn as tvc
 from tests.conftest import within_limits
+from tests.models.keras.files import archive, small
 
 pytestmark = pytest.mark.slow
 EVERY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -97,3 +99,64 @@ def test_any_content(content: Any, tmp_path: Path) -> None:
     with contextlib.suppress(UnicodeEncodeError):  # a name that no file holds
         torch.save(content, path)
         load(path)
+
+
+# --- descriptions in Keras files ----------------------------------------------------------------------------------
+
+WORDS = ("in", "conv", "nested", "Add", "Sequential", "Functional", "Lambda", "Reshape", "same", "relu", "-1", "", "\0")
+SIDES = (-(10**9), -1, 0, 1, 2, 3, 10**9, 10**30)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.sampled_from(SIDES) | st.floats() | st.sampled_from(WORDS) | st.text(max_size=2),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Every place in a JSON value: the list or dict, and the index or key in it."""
+    if not isinstance(value, (list, dict)):
+        return []
+    keys = list(value) if isinstance(value, dict) else range(len(value))
+    return [(value, key) for key in keys] + [place for key in keys for place in places(value[key])]
+
+
+@st.composite
+def descriptions(draw: st.DrawFn) -> Any:
+    """The description of a network in which some values are others, gone, or those of another place."""
+    description = small()[0]
+    for _ in range(draw(st.integers(1, 4))):
+        there = places(description)
+        container, key = draw(st.sampled_from(there))
+        change = draw(st.sampled_from(["other", "moved", "gone"]))
+        if change == "gone":
+            del container[key]
+        else:
+            source, name = draw(st.sampled_from(there))
+            container[key] = draw(JSON) if change == "other" else copy.deepcopy(source[name])
+    return description
+
+
+@EVERY
+@given(places=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=6), end=st.floats(0, 1))
+def test_damaged_keras_files(places: list[tuple[float, int]], end: float, tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.keras", *small())
+    data = bytearray(path.read_bytes())
+    for place, value in places:
+        data[int(place * (len(data) - 1))] = value
+    path.write_bytes(data[: int(end * len(data))] if end < 0.5 else data)
+    with within_limits(), contextlib.suppress(tvc.ModelError, tvc.CheckpointError):
+        tvc.load_model(path)
+
+
+@EVERY
+@given(description=descriptions() | JSON)
+def test_descriptions_of_keras_files(description: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.keras"
+    with contextlib.suppress(UnicodeEncodeError):
+        archive(path, description, small()[1])
+    with within_limits(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with contextlib.suppress(tvc.ModelError, tvc.CheckpointError):
+            net = tvc.load_model(path)
+            if net.model.training or any(tensor.is_meta for tensor in net.model.state_dict().values()):
+                raise AssertionError("a network that is not whole")

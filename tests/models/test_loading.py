@@ -205,7 +205,6 @@ def test_names_that_do_not_exist(user_module: Path) -> None:
         ("deeplabv3_resnet50", "random", "not a classifier of images .*whose forward returns scores of classes"),
         ("quantized_resnet18", "random", "not a classifier of images in floating point"),
         ("weights/mine.pth", None, "this is a file of weights: name the network that it is for"),
-        ("my.keras", None, "this is a file of weights: name the network that it is for"),
     ]:
         with pytest.raises(tvc.ModelError, match=words):
             tvc.load_model(name, weights)

@@ -50,7 +50,11 @@ class Command(NamedTuple):
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose a network."""
     add = parser.add_argument
-    add("--model", default="cats_and_dogs", help="bundled, torchvision's, or package.module:factory (%(default)s)")
+    add(
+        "--model",
+        default="cats_and_dogs",
+        help="bundled, torchvision's, a Keras file, or package.module:factory (%(default)s)",
+    )
     add("--weights", help="a checkpoint file, 'random', or 'DEFAULT' to download torchvision's")
     add("--head", choices=get_args(Head), help="none: the checkpoint is of a network without its head")
     add("--labels", help="class names: a file with one per line, or JSON")

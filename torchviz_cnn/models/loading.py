@@ -26,12 +26,13 @@ from torchviz_cnn.models.checkpoints.fitting import Head, class_options, load_st
 from torchviz_cnn.models.checkpoints.reading import read_checkpoint, read_metadata
 from torchviz_cnn.models.class_names import class_names, imagenet_categories, matching, read_labels, require_outputs
 from torchviz_cnn.models.keras.files import KERAS_SUFFIXES, MAX_SIDE
+from torchviz_cnn.models.keras.network import keras_network
 from torchviz_cnn.models.keras.weights import load_keras_weights
 from torchviz_cnn.models.torchvision_networks import from_torchvision
 
 
 def load_model(
-    model: str | nn.Module | Network,
+    model: str | os.PathLike[str] | nn.Module | Network,
     weights: str | os.PathLike[str] | None = None,
     *,
     head: Head | None = None,
@@ -48,10 +49,17 @@ def load_model(
     file. Of your own network they are guessed: 224 x 224 pixels normalised as for ImageNet, or grey where its first
     convolution has one channel; say otherwise with the options below.
 
+    A Keras file is built from its own description, and nothing in it is executed: modules have its layers' names, those
+    in a nested model with a dot (`xception.block14_sepconv2_act`), the activation inside a layer is `<layer>_act`. A
+    final softmax, or sigmoid of one output, is left out, so that the network gives logits, and the probabilities of
+    these are Keras' outputs. Photos are stretched to the input's size, with the values that a Rescaling or
+    Normalization in the file takes; where there is none, those that `keras.applications` uses for a base it knows by
+    its layers' names, or 0..1, are a guess; kernels of those that want blue, green, red are then reversed.
+
     Args:
         model: a bundled network (`"cats_and_dogs"`), torchvision's or another of this library's by name (`"vgg16"`,
-            `"xception"`), your own as `"package.module:factory"`, or a module or a Network itself, which stays in the
-            mode it is in.
+            `"xception"`), a Keras file with its own description (`"model.keras"`, or `.h5`), your own as
+            `"package.module:factory"`, or a module or a Network itself, which stays in the mode it is in.
         weights: a checkpoint file (`.pth`, `.pt`, `.safetensors`: a state_dict or a dict that holds one, read as data
             and never executed; Keras' `.h5`, `.keras` for this library's networks), `"random"`, or for torchvision's
             networks `"DEFAULT"` or a version's name, which downloads. By default a bundled network's own, and what
@@ -89,6 +97,11 @@ def load_model(
         checks.one_of("head", head, get_args(Head))
         if source in (None, "random") or Path(source or "").suffix.lower() in KERAS_SUFFIXES:
             raise InputError(f"head={head!r} is for a PyTorch checkpoint without the head, and weights names none")
+    model = os.fspath(model) if isinstance(model, os.PathLike) else model
+    if isinstance(model, str) and Path(model).suffix.lower() in KERAS_SUFFIXES:
+        if source is not None and (source == "random" or Path(source).suffix.lower() in KERAS_SUFFIXES):
+            raise ModelError(f"{model} has its weights itself: load_model({model!r}), without weights {source!r}")
+        model = keras_network(model, reverse=mean is None and std is None)
     if isinstance(model, str):
         name = model
         load = _from_factory if ":" in name else _from_catalogue if name in CATALOGUE else from_torchvision

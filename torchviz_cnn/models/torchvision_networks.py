@@ -30,7 +30,7 @@ def from_torchvision(name: str, weights: str | None, head: Head | None = None) -
                 "wrap it in a module whose forward returns scores of classes (B, n)"
             )
         near = did_you_mean(name, known) or "; torchviz_cnn.model_names() lists them"
-        if Path(name).suffix in (".pth", ".pt", ".ckpt", ".safetensors", *KERAS_SUFFIXES):
+        if Path(name).suffix in (".pth", ".pt", ".ckpt", ".safetensors"):
             near = "; this is a file of weights: name the network that it is for, and give the file as its weights"
         raise ModelError(f"no model {name!r}{near} (your own: 'package.module:factory')")
     if weights is None:
@@ -66,8 +66,9 @@ def _require_weights_file(name: str, weights: str, offered: list[str]) -> None:
         )
     if Path(weights).suffix.lower() in KERAS_SUFFIXES:
         raise ModelError(
-            f"{weights} is a Keras file, whose networks want other inputs than torchvision's {name}: build the "
-            "network, call load_keras_weights(model, path), and prepare the photos as Keras does"
+            f"{weights} is a Keras file, whose networks want other inputs than torchvision's {name}: "
+            f"load_model({weights!r}) builds the network that the file describes; one of weights alone goes into a "
+            "network that you build, load_keras_weights(model, path)"
         )
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning
+from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning, TorchvizError, did_you_mean
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.models.checkpoints.reading import DAMAGE
 
@@ -71,43 +71,63 @@ def keras_file(path: Path, max_bytes: int) -> Iterator[KerasFile]:
     `max_bytes` bounds what is unpacked from a `.keras` archive. Raises `CheckpointError`, which names the file, where
     it is missing, truncated, neither HDF5 nor a Keras archive, or has no weights.
     """
+    with opened(path, max_bytes) as (file, metadata):
+        yield _read(file, metadata.get("config"), path)
+
+
+@contextmanager
+def opened(path: Path, max_bytes: int) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The HDF5 file in a Keras file, and the texts beside it: `config` (JSON) and `version` (of Keras), where known.
+
+    Raises as `keras_file`.
+    """
     try:
         h5py: Any = importlib.import_module("h5py")
     except ImportError as error:
         raise ImportError("reading Keras files needs h5py: pip install h5py") from error
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, not a Keras file")
     if not path.is_file():
-        raise CheckpointError(f"no Keras file {path}")
+        names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise CheckpointError(f"no Keras file {path}{did_you_mean(path.name, names)}")
     try:
-        source, config_text = _open_archive(path, max_bytes) if zipfile.is_zipfile(path) else (path, None)
-        with h5py.File(source, "r") as file:
-            yield _read(file, config_text, path)
-    except CheckpointError:
+        archive = _open_archive(path, max_bytes) if zipfile.is_zipfile(path) else None
+        with h5py.File(path if archive is None else archive[0], "r") as file:
+            if archive is None:
+                config, version = (file.attrs.get(name) for name in ("model_config", "keras_version"))
+                yield file, {"config": config, "version": version}
+            else:
+                yield file, archive[1]
+    except TorchvizError:
         raise
     except DAMAGE as error:
         raise CheckpointError(f"{path} cannot be read as a Keras file: {error}") from error
 
 
-def _open_archive(path: Path, max_bytes: int) -> tuple[io.BytesIO, bytes | None]:
+def _open_archive(path: Path, max_bytes: int) -> tuple[io.BytesIO, dict[str, Any]]:
     with zipfile.ZipFile(path) as archive:
         sizes = {info.filename: info.file_size for info in archive.infolist()}
         if "model.weights.h5" not in sizes:
             raise CheckpointError(f"{path} is an archive without model.weights.h5: no .keras file")
         if sizes["model.weights.h5"] > max_bytes:
             raise CheckpointError(
-                f"{path} unpacks to {sizes['model.weights.h5']:,} bytes of weights; "
-                f"this model has use for {max_bytes:,}"
+                f"{path} unpacks to {sizes['model.weights.h5']:,} bytes of weights; at most {max_bytes:,} are read"
             )
-        config = None
-        if sizes.get("config.json", MAX_CONFIG_BYTES) < MAX_CONFIG_BYTES:
-            config = archive.read("config.json")
-        return io.BytesIO(archive.read("model.weights.h5")), config
+        texts = {
+            key: archive.read(name)
+            for key, name in (("config", "config.json"), ("metadata", "metadata.json"))
+            if sizes.get(name, MAX_CONFIG_BYTES) < MAX_CONFIG_BYTES
+        }
+        version = re.search(rb'"keras_version": *"([^"]+)"', texts.get("metadata", b""))
+        beside = {"config": texts.get("config"), "version": version and version[1]}
+        return io.BytesIO(archive.read("model.weights.h5")), beside
 
 
 def _read(file: Any, config_text: Any, path: Path) -> KerasFile:
-    nodes = _nodes(file.attrs.get("model_config") if config_text is None else config_text)
+    nodes = _nodes(config_text)
     configs = _configs(nodes)
-    root = file["model_weights"] if _link(file, "model_weights", path) else file
-    groups = _attribute(root, "layer_names")
+    root = file["model_weights"] if has_own(file, "model_weights", path) else file
+    groups = attribute(root, "layer_names")
     if groups is None:
         layers = [_layer(name, arrays, configs) for name, arrays in _vars(file, "", path, set())]
     else:
@@ -119,13 +139,13 @@ def _read(file: Any, config_text: Any, path: Path) -> KerasFile:
 
 def _legacy_group(root: Any, name: str, configs: dict[str, LayerConfig], path: Path) -> list[KerasLayer]:
     """The layers of one top-level group, whose weights an attribute lists; a nested model has many."""
-    group = _child(root, name, path)
+    group = child(root, name, path)
     weights: dict[str, list[str]] = {}
-    for weight in _attribute(group, "weight_names") or ():
+    for weight in attribute(group, "weight_names") or ():
         weights.setdefault(weight.rpartition("/")[0], []).append(weight)
     # A nested model lists trainable layers before frozen ones; their names (block1_conv1, conv2d_7) are numbered in
     # order.
-    parents = sorted(weights, key=_natural)
+    parents = sorted(weights, key=natural)
     if len(parents) > 1 and not configs:
         warn(
             f"{path} does not describe its nested model {name!r}: its layers are taken in the order of their names, "
@@ -135,7 +155,7 @@ def _legacy_group(root: Any, name: str, configs: dict[str, LayerConfig], path: P
     return [
         _layer(
             name if len(parents) == 1 else parent.rpartition("/")[2],
-            [_child(group, weight, path) for weight in weights[parent]],
+            [child(group, weight, path) for weight in weights[parent]],
             configs,
             hint=" ".join(weights[parent]),
         )
@@ -148,21 +168,21 @@ def _vars(group: Any, where: str, path: Path, visited: set[Any]) -> Iterator[tup
     if group in visited:
         raise CheckpointError(f"{path}: the group {where!r} is in two places, as in no file that Keras wrote")
     visited.add(group)
-    if _link(group, "vars", path):
-        numbered = _child(group, "vars", path)
-        arrays = [_child(numbered, key, path) for key in sorted(numbered, key=_natural)]
+    if has_own(group, "vars", path):
+        numbered = child(group, "vars", path)
+        arrays = [child(numbered, key, path) for key in sorted(numbered, key=natural)]
         # A random layer's seed is an integer.
         arrays = [array for array in arrays if hasattr(array, "dtype") and array.dtype.kind == "f"]
         if arrays:
             stored = numbered.attrs.get("name")
-            yield _text(stored) if stored is not None else where.rpartition("/")[2], arrays
+            yield text_of(stored) if stored is not None else where.rpartition("/")[2], arrays
     skipped = ("vars", "seed_generator") if where else ("vars", "optimizer", "metrics", "compile_metrics")
-    children = [(key, _child(group, key, path)) for key in sorted(group, key=_natural) if key not in skipped]
-    groups = [(key, child) for key, child in children if hasattr(child, "keys")]
+    children = [(key, child(group, key, path)) for key in sorted(group, key=natural) if key not in skipped]
+    groups = [(key, part) for key, part in children if hasattr(part, "keys")]
     # Without a description nothing says where a nested model stands among its neighbours: it is taken for the base
     # below the head, which is how nested models are used.
-    for key, child in sorted(groups, key=lambda item: "layers" not in item[1]):
-        yield from _vars(child, f"{where}/{key}", path, visited)
+    for key, part in sorted(groups, key=lambda item: "layers" not in item[1]):
+        yield from _vars(part, f"{where}/{key}", path, visited)
 
 
 def _layer(name: str, arrays: Sequence[Any], configs: dict[str, LayerConfig], hint: str = "") -> KerasLayer:
@@ -266,23 +286,23 @@ def _input_shape(nodes: list[tuple[str, dict[str, Any]]]) -> tuple[int, int, int
     return None
 
 
-def _attribute(group: Any, name: str) -> list[str] | None:
+def attribute(group: Any, name: str) -> list[str] | None:
     """A list of strings; Keras cuts one that is too long for HDF5 into `name0`, `name1`, ..."""
     parts = itertools.takewhile(group.attrs.__contains__, (f"{name}{part}" for part in itertools.count()))
     names = [name] if name in group.attrs else list(parts)
-    return [_text(value) for part in names for value in group.attrs[part]] if names else None
+    return [text_of(value) for part in names for value in group.attrs[part]] if names else None
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def natural(name: str) -> list[tuple[int, str]]:
     """`conv2d`, `conv2d_2`, `conv2d_10` in this order."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _link(group: Any, name: str, path: Path) -> bool:
+def has_own(group: Any, name: str, path: Path) -> bool:
     """Whether `group` holds `name`, itself and not as a link elsewhere."""
     link = group.get(name, getlink=True)
     if link is not None and type(link).__name__ != "HardLink":
@@ -290,10 +310,10 @@ def _link(group: Any, name: str, path: Path) -> bool:
     return link is not None
 
 
-def _child(group: Any, name: str, path: Path) -> Any:
+def child(group: Any, name: str, path: Path) -> Any:
     """A group or dataset inside this very file."""
     for part in name.split("/"):
-        if not _link(group, part, path):
+        if not has_own(group, part, path):
             raise CheckpointError(f"{path}: {name!r} is listed but not there")
         group = group[part]
     if getattr(group, "external", None) or getattr(group, "is_virtual", False):
