@@ -175,6 +175,69 @@ def layer_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     return torch.einsum("bkc...,bc...->bk...", gradients.relu(), activations)
 
 
+@cam_method(
+    "HiResCAM",
+    "the places that hold evidence for a class, each by its own gradient",
+    "Draelos & Carin, arXiv 2011.08891",
+)
+def hires_cam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Compute HiResCAM: a layer's maps, each place weighted by its own gradient: sum_c G_c A_c."""
+    return torch.einsum("bkc...,bc...->bk...", gradients, activations)
+
+
+@cam_method(
+    "Grad-CAM++",
+    "regions that hold evidence, also where an object is there several times",
+    "Chattopadhyay et al., arXiv 1710.11063",
+)
+def grad_cam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Compute Grad-CAM++: a layer's maps, weighted by positive gradients that count the more the fewer they are.
+
+    values = ReLU( sum_c  sum_S( a_c relu(G_c) )  A_c ),   a_c = G_c^2 / (2 G_c^2 + sum_S(A_c) G_c^3)
+    """
+    sums = activations.flatten(2).sum(2)[(...,) + (None,) * (activations.ndim - 2)][:, None]
+    # Both sides of the fraction divided by the gradient's square, which may be too small for float32.
+    shares = torch.where(gradients != 0, 1 / (2 + sums * gradients), 0)
+    weights = (shares * gradients.relu()).flatten(3).sum(3)
+    return torch.einsum("bkc,bc...->bk...", weights, activations)
+
+
+@cam_method(
+    "XGrad-CAM",
+    "regions whose activations account for the score, channel by channel",
+    "Fu et al., arXiv 2008.02312",
+)
+def xgrad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Compute XGrad-CAM: a layer's maps, each weighted by the mean of its gradient where it is active.
+
+    values = ReLU( sum_c  w_c A_c ),   w_c = sum_S(G_c A_c) / sum_S(A_c)
+    """
+    products = torch.einsum("bkc...,bc...->bkc", gradients, activations)
+    sums = activations.flatten(2).sum(2)[:, None]
+    return torch.einsum("bkc,bc...->bk...", torch.where(sums != 0, products / sums, 0), activations)
+
+
+@cam_method(
+    "Eigen-CAM",
+    "what a layer's channels have most in common in a photo, whatever the class",
+    "Muhammad & Yeasin, arXiv 2008.00299",
+)
+def eigen_cam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Compute Eigen-CAM: a layer's maps on their first principal component over channels, the same for every class.
+
+    The larger side of the component is the positive one.
+    """
+    maps = activations.flatten(2)
+    maps = maps - maps.mean(2, keepdim=True)
+    places = maps.shape[2] < maps.shape[1]  # the smaller of the two Gram matrices has the same component
+    values, vectors = torch.linalg.eigh(maps.mT @ maps if places else maps @ maps.mT)
+    first = vectors[..., -1]
+    component = first * values[:, -1:].clamp(min=0).sqrt() if places else torch.einsum("bc,bcn->bn", first, maps)
+    side = component.gather(1, component.abs().argmax(1, keepdim=True)).sign()
+    shape = activations.shape[2:]
+    return (side * component).view(-1, 1, *shape).expand(-1, gradients.shape[1], *shape)
+
+
 def cam_maps(run: Trace, layer: str, formulas: Sequence[Formula], *, keep_graph: bool = False) -> list[Tensor]:
     """The maps (B, K, h, w) of several formulas at one layer of a trace, before their ReLU."""
     activations = run.activations[layer].detach().float()
