@@ -257,14 +257,19 @@ def _explain(
     with prepared(model, x) as given:
         name = layer_of(given, layer)
         with trace(given, [name], target, score) as run:
-            _require_places(given.model, name, run.activations[name])
+            require_places(given.model, name, run.activations[name])
             (values,) = cam_maps(run, name, [formula])
         if relu:
-            values = values.relu()
-            shown = name.replace("{", "{{").replace("}", "}}")
-            why = f"no positive evidence for class {{label}} at layer {shown!r} in image {{image}}"
-            warn_of_empty(values.amax((2, 3)) <= 0, run.targets.classes, why)
-        return _heatmap(title, given, name, values, run)
+            values = positive(values, name, run.targets)
+        return heatmap_of(title, given, name, values, run)
+
+
+def positive(values: Tensor, layer: str, targets: Targets) -> Tensor:
+    """Maps (B, K, h, w) without their negative values; warns (EmptyMapWarning) of those that have no others."""
+    shown = layer.replace("{", "{{").replace("}", "}}")
+    why = f"no positive evidence for class {{label}} at layer {shown!r} in image {{image}}"
+    warn_of_empty(values.amax((2, 3)) <= 0, targets.classes, why)
+    return values.relu()
 
 
 def class_activation_map(model: Model, x: Input, target: Target = None, *, layer: Layer = None) -> Heatmap:
@@ -299,7 +304,7 @@ def class_activation_map(model: Model, x: Input, target: Target = None, *, layer
         name = layer_of(given, layer, pooled=True)
         with trace(given, [name], target) as run:
             leaf = run.activations[name]
-            _require_places(given.model, name, leaf)
+            require_places(given.model, name, leaf)
             gradients = run.gradient(name)
             _require_pooled(given.model, name, leaf, gradients)
             maps = leaf.detach().float()
@@ -307,7 +312,7 @@ def class_activation_map(model: Model, x: Input, target: Target = None, *, layer
                 area = maps.shape[2] * maps.shape[3]
                 values = area * torch.einsum("bkchw,bchw->bkhw", gradients, maps)
         _require_linear(given, name, leaf, values, run.targets)
-        return _heatmap("CAM", given, name, values, run)
+        return heatmap_of("CAM", given, name, values, run)
 
 
 _LARGE = 64
@@ -334,7 +339,7 @@ def _require_pooled(model: nn.Module, layer: str, leaf: Tensor, gradients: Tenso
     passes = gradients != 0
     weight = gradients.sum((-2, -1), keepdim=True) / passes.sum((-2, -1), keepdim=True).clamp(min=1)
     scale = gradients.abs().amax(dim=(-3, -2, -1), keepdim=True)
-    tolerance = _tolerance(leaf) * scale
+    tolerance = tolerance_of(leaf) * scale
     uneven = passes & ((gradients - weight).abs() > tolerance)
     blocked = ~passes & (leaf[:, None] > 0) & (weight.abs() > tolerance)
     if bool((uneven | blocked).any()):
@@ -342,11 +347,11 @@ def _require_pooled(model: nn.Module, layer: str, leaf: Tensor, gradients: Tenso
 
 
 def _equal(a: Tensor, b: Tensor, leaf: Tensor) -> bool:
-    close = (a.detach() - b.detach()).abs() <= _tolerance(leaf) * torch.maximum(a.abs().max(), b.abs().max())
+    close = (a.detach() - b.detach()).abs() <= tolerance_of(leaf) * torch.maximum(a.abs().max(), b.abs().max())
     return bool(close.all())
 
 
-def _tolerance(leaf: Tensor) -> float:
+def tolerance_of(leaf: Tensor) -> float:
     return 1e-3 if leaf.dtype in (torch.float32, torch.float64) else 5e-2
 
 
@@ -358,14 +363,14 @@ def _not_pooled(model: nn.Module, layer: str, why: str) -> ModelError:
     )
 
 
-def _require_places(model: nn.Module, layer: str, maps: Tensor) -> None:
+def require_places(model: nn.Module, layer: str, maps: Tensor) -> None:
     if maps.shape[2:] == (1, 1):
         raise LayerError(
             f"layer {layer!r} of {type(model).__name__} gives maps of a single pixel, which locate nothing"
         )
 
 
-def _heatmap(method: str, given: Given, layer: str, values: Tensor, run: Trace) -> Heatmap:
+def heatmap_of(method: str, given: Given, layer: str, values: Tensor, run: Trace) -> Heatmap:
     return Heatmap(
         values=run.targets.squeezed(values),
         layer=layer,
