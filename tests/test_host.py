@@ -65,6 +65,7 @@ CALLS: dict[str, Call] = {
     ),
     "capture": lambda model, x, layer, folder: (tvc.capture(model, x), tvc.capture(model, x, layer)),
     "class_activation_map": lambda model, x, layer, folder: tvc.class_activation_map(model, x, 0),
+    "competitive_cam": lambda model, x, layer, folder: tvc.competitive_cam(model, x, layer, 0),
     "compare": lambda model, x, layer, folder: tvc.compare({"a": (model, x[:1])}, {"a": [layer]}),
     "deconvnet": lambda model, x, layer, folder: tvc.deconvnet(model, x, layer, [0, 1]),
     "describe": lambda model, x, layer, folder: (tvc.describe(model, x[:1]), tvc.describe(model, (32, 32))),

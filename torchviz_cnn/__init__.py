@@ -12,6 +12,7 @@ from torchviz_cnn.ascent.recipes import Recipe
 from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.attribution.cam import CAM_METHODS as _CAM_METHODS
 from torchviz_cnn.attribution.cam import Heatmap, class_activation_map
+from torchviz_cnn.attribution.competition import competitive_cam
 from torchviz_cnn.attribution.occlusion import Occlusion, occlusion
 from torchviz_cnn.attribution.result import Box
 from torchviz_cnn.attribution.saliency import Saliency, guided_grad_cam, input_x_gradient, saliency
@@ -102,6 +103,7 @@ __all__ = [
     "capture",
     "class_activation_map",
     "compare",
+    "competitive_cam",
     "deconvnet",
     "describe",
     "filter_atlas",

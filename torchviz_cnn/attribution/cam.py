@@ -175,6 +175,69 @@ def layer_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     return torch.einsum("bkc...,bc...->bk...", gradients.relu(), activations)
 
 
+@cam_method(
+    "HiResCAM",
+    "the places that hold evidence for a class, each by its own gradient",
+    "Draelos & Carin, arXiv 2011.08891",
+)
+def hires_cam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Compute HiResCAM: a layer's maps, each place weighted by its own gradient: sum_c G_c A_c."""
+    return torch.einsum("bkc...,bc...->bk...", gradients, activations)
+
+
+@cam_method(
+    "Grad-CAM++",
+    "regions that hold evidence, also where an object is there several times",
+    "Chattopadhyay et al., arXiv 1710.11063",
+)
+def grad_cam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Compute Grad-CAM++: a layer's maps, weighted by positive gradients that count the more the fewer they are.
+
+    values = ReLU( sum_c  sum_S( a_c relu(G_c) )  A_c ),   a_c = G_c^2 / (2 G_c^2 + sum_S(A_c) G_c^3)
+    """
+    sums = activations.flatten(2).sum(2)[(...,) + (None,) * (activations.ndim - 2)][:, None]
+    # Both sides of the fraction divided by the gradient's square, which may be too small for float32.
+    shares = torch.where(gradients != 0, 1 / (2 + sums * gradients), 0)
+    weights = (shares * gradients.relu()).flatten(3).sum(3)
+    return torch.einsum("bkc,bc...->bk...", weights, activations)
+
+
+@cam_method(
+    "XGrad-CAM",
+    "regions whose activations account for the score, channel by channel",
+    "Fu et al., arXiv 2008.02312",
+)
+def xgrad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Compute XGrad-CAM: a layer's maps, each weighted by the mean of its gradient where it is active.
+
+    values = ReLU( sum_c  w_c A_c ),   w_c = sum_S(G_c A_c) / sum_S(A_c)
+    """
+    products = torch.einsum("bkc...,bc...->bkc", gradients, activations)
+    sums = activations.flatten(2).sum(2)[:, None]
+    return torch.einsum("bkc,bc...->bk...", torch.where(sums != 0, products / sums, 0), activations)
+
+
+@cam_method(
+    "Eigen-CAM",
+    "what a layer's channels have most in common in a photo, whatever the class",
+    "Muhammad & Yeasin, arXiv 2008.00299",
+)
+def eigen_cam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Compute Eigen-CAM: a layer's maps on their first principal component over channels, the same for every class.
+
+    The larger side of the component is the positive one.
+    """
+    maps = activations.flatten(2)
+    maps = maps - maps.mean(2, keepdim=True)
+    places = maps.shape[2] < maps.shape[1]  # the smaller of the two Gram matrices has the same component
+    values, vectors = torch.linalg.eigh(maps.mT @ maps if places else maps @ maps.mT)
+    first = vectors[..., -1]
+    component = first * values[:, -1:].clamp(min=0).sqrt() if places else torch.einsum("bc,bcn->bn", first, maps)
+    side = component.gather(1, component.abs().argmax(1, keepdim=True)).sign()
+    shape = activations.shape[2:]
+    return (side * component).view(-1, 1, *shape).expand(-1, gradients.shape[1], *shape)
+
+
 def cam_maps(run: Trace, layer: str, formulas: Sequence[Formula], *, keep_graph: bool = False) -> list[Tensor]:
     """The maps (B, K, h, w) of several formulas at one layer of a trace, before their ReLU."""
     activations = run.activations[layer].detach().float()
@@ -194,14 +257,19 @@ def _explain(
     with prepared(model, x) as given:
         name = layer_of(given, layer)
         with trace(given, [name], target, score) as run:
-            _require_places(given.model, name, run.activations[name])
+            require_places(given.model, name, run.activations[name])
             (values,) = cam_maps(run, name, [formula])
         if relu:
-            values = values.relu()
-            shown = name.replace("{", "{{").replace("}", "}}")
-            why = f"no positive evidence for class {{label}} at layer {shown!r} in image {{image}}"
-            warn_of_empty(values.amax((2, 3)) <= 0, run.targets.classes, why)
-        return _heatmap(title, given, name, values, run)
+            values = positive(values, name, run.targets)
+        return heatmap_of(title, given, name, values, run)
+
+
+def positive(values: Tensor, layer: str, targets: Targets) -> Tensor:
+    """Maps (B, K, h, w) without their negative values; warns (EmptyMapWarning) of those that have no others."""
+    shown = layer.replace("{", "{{").replace("}", "}}")
+    why = f"no positive evidence for class {{label}} at layer {shown!r} in image {{image}}"
+    warn_of_empty(values.amax((2, 3)) <= 0, targets.classes, why)
+    return values.relu()
 
 
 def class_activation_map(model: Model, x: Input, target: Target = None, *, layer: Layer = None) -> Heatmap:
@@ -236,7 +304,7 @@ def class_activation_map(model: Model, x: Input, target: Target = None, *, layer
         name = layer_of(given, layer, pooled=True)
         with trace(given, [name], target) as run:
             leaf = run.activations[name]
-            _require_places(given.model, name, leaf)
+            require_places(given.model, name, leaf)
             gradients = run.gradient(name)
             _require_pooled(given.model, name, leaf, gradients)
             maps = leaf.detach().float()
@@ -244,7 +312,7 @@ def class_activation_map(model: Model, x: Input, target: Target = None, *, layer
                 area = maps.shape[2] * maps.shape[3]
                 values = area * torch.einsum("bkchw,bchw->bkhw", gradients, maps)
         _require_linear(given, name, leaf, values, run.targets)
-        return _heatmap("CAM", given, name, values, run)
+        return heatmap_of("CAM", given, name, values, run)
 
 
 _LARGE = 64
@@ -271,7 +339,7 @@ def _require_pooled(model: nn.Module, layer: str, leaf: Tensor, gradients: Tenso
     passes = gradients != 0
     weight = gradients.sum((-2, -1), keepdim=True) / passes.sum((-2, -1), keepdim=True).clamp(min=1)
     scale = gradients.abs().amax(dim=(-3, -2, -1), keepdim=True)
-    tolerance = _tolerance(leaf) * scale
+    tolerance = tolerance_of(leaf) * scale
     uneven = passes & ((gradients - weight).abs() > tolerance)
     blocked = ~passes & (leaf[:, None] > 0) & (weight.abs() > tolerance)
     if bool((uneven | blocked).any()):
@@ -279,11 +347,11 @@ def _require_pooled(model: nn.Module, layer: str, leaf: Tensor, gradients: Tenso
 
 
 def _equal(a: Tensor, b: Tensor, leaf: Tensor) -> bool:
-    close = (a.detach() - b.detach()).abs() <= _tolerance(leaf) * torch.maximum(a.abs().max(), b.abs().max())
+    close = (a.detach() - b.detach()).abs() <= tolerance_of(leaf) * torch.maximum(a.abs().max(), b.abs().max())
     return bool(close.all())
 
 
-def _tolerance(leaf: Tensor) -> float:
+def tolerance_of(leaf: Tensor) -> float:
     return 1e-3 if leaf.dtype in (torch.float32, torch.float64) else 5e-2
 
 
@@ -295,14 +363,14 @@ def _not_pooled(model: nn.Module, layer: str, why: str) -> ModelError:
     )
 
 
-def _require_places(model: nn.Module, layer: str, maps: Tensor) -> None:
+def require_places(model: nn.Module, layer: str, maps: Tensor) -> None:
     if maps.shape[2:] == (1, 1):
         raise LayerError(
             f"layer {layer!r} of {type(model).__name__} gives maps of a single pixel, which locate nothing"
         )
 
 
-def _heatmap(method: str, given: Given, layer: str, values: Tensor, run: Trace) -> Heatmap:
+def heatmap_of(method: str, given: Given, layer: str, values: Tensor, run: Trace) -> Heatmap:
     return Heatmap(
         values=run.targets.squeezed(values),
         layer=layer,

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Literal
 
 from torchviz_cnn.attribution.cam import CAM_METHODS, class_activation_map
+from torchviz_cnn.attribution.competition import competitive_cam
 from torchviz_cnn.attribution.occlusion import occlusion
 from torchviz_cnn.attribution.result import ClassMap
 from torchviz_cnn.attribution.saliency import guided_grad_cam, input_x_gradient, saliency
@@ -48,6 +49,14 @@ def _cam_methods() -> dict[str, Method]:
 
 METHODS: dict[str, Method] = {
     **_cam_methods(),
+    "competitive_cam": Method(
+        "Competitive CAM",
+        "cam",
+        competitive_cam,
+        ("layer",),
+        "where a class is the best explanation, in photos of several things or of classes that are alike",
+        "after Gupta & Arora, arXiv 1905.12152",
+    ),
     "cam": Method(
         "CAM",
         "cam",

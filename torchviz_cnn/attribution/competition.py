@@ -1,0 +1,148 @@
+"""Competitive CAM: the classes compete for every place of a layer."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from torchviz_cnn.attribution.cam import (
+    CAM_METHODS,
+    Heatmap,
+    Layer,
+    cam_maps,
+    heatmap_of,
+    positive,
+    require_places,
+    tolerance_of,
+)
+from torchviz_cnn.core import checks
+from torchviz_cnn.core.errors import InputError, ModelError
+from torchviz_cnn.hooks.inputs import Given, Input, prepared
+from torchviz_cnn.hooks.manager import HookManager
+from torchviz_cnn.hooks.network import Model
+from torchviz_cnn.scores.gradients import require_gradient, score_gradients
+from torchviz_cnn.scores.outputs import class_outputs
+from torchviz_cnn.scores.targets import Target
+from torchviz_cnn.scores.trace import Trace, layer_of, trace
+
+RIVALS = 50
+"""How many classes compete where no global average pooling follows the layer."""
+_log = logging.getLogger("torchviz_cnn")
+
+
+def competitive_cam(
+    model: Model,
+    x: Input,
+    layer: Layer = None,
+    target: Target = None,
+    *,
+    rivals: int | None = None,
+    temperature: float | None = None,
+) -> Heatmap:
+    """Compute Grad-CAM in which classes compete for every place: where a class is the best explanation.
+
+        values = ReLU(M_c) * softmax_k( E_k / T )[c],   E_k = area * M_k + (logit_k - sum_S M_k)
+
+    M_k is the Grad-CAM map of class k before its ReLU, and E_k what the logit would be if the whole layer were as at
+    this place: exactly so in networks that end in global average pooling and a linear layer. To be preferred where a
+    photo shows several things, or classes are alike; for a photo of one thing, Grad-CAM keeps more of the evidence
+    that classes share.
+
+    Args:
+        model: a module or a Network.
+        x: a batch (B, C, H, W) on the model's scale or, with a Network, a photo or several.
+        layer: as for `grad_cam`.
+        target: as for `grad_cam`.
+        rivals: how many of the likeliest classes compete with the target; by default all where global average
+            pooling follows the layer, else 50.
+        temperature: T, above 0; by default the standard deviation of E over the classes at each place.
+
+    Returns:
+        A Heatmap with values (B, h, w) or (B, K, h, w), at least 0.
+
+    Raises:
+        InputError: for rivals below 1, and a temperature that is not above 0.
+        LayerError, TargetError, ModelError: as for `grad_cam`.
+
+    Warns:
+        EmptyMapWarning: where a map has no positive value.
+
+    The idea of competition: Gupta & Arora, arXiv 1905.12152.
+
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    >>> competitive_cam(model, torch.rand(3, 1, 8, 8), "1").values.shape
+    torch.Size([3, 6, 6])
+    """
+    if rivals is not None:
+        checks.whole_number("rivals", rivals)
+    if temperature is not None and not checks.number("temperature", temperature) > 0:
+        raise InputError(f"temperature is above 0, not {temperature!r}")
+    with prepared(model, x) as given:
+        name = layer_of(given, layer)
+        with trace(given, [name], target) as run:
+            require_places(given.model, name, run.activations[name])
+        asked, logits = run.targets.classes, run.targets.logits.detach()
+        weights = _pooled_weights(given, name, run)
+        count = min(rivals or (logits.shape[1] if weights is not None else RIVALS), logits.shape[1])
+        likeliest = logits.topk(count, 1).indices
+        classes = torch.cat([asked, likeliest], 1)
+        if weights is not None:
+            own = weights.gather(1, classes[..., None].expand(-1, -1, weights.shape[2]))
+            maps = torch.einsum("bkc,bchw->bkhw", own, run.activations[name].detach().float())
+        else:
+            with trace(given, [name], replace(run.targets, classes=classes, single=False)) as everyone:
+                (maps,) = cam_maps(everyone, name, [CAM_METHODS["grad_cam"].formula])
+        local = maps.shape[2] * maps.shape[3] * maps + _constant(logits.gather(1, classes), maps)
+        mine, theirs = local[:, : asked.shape[1]], local[:, asked.shape[1] :]
+        shares = [
+            _share(mine[:, k], theirs, asked[:, k, None] == likeliest, temperature) for k in range(asked.shape[1])
+        ]
+        values = positive(maps[:, : asked.shape[1]], name, run.targets) * torch.stack(shares, 1)
+        return heatmap_of("Competitive CAM", given, name, values, run)
+
+
+def _pooled_weights(given: Given, layer: str, run: Trace) -> Tensor | None:
+    """The mean gradient of every class over each map of a layer: (B, n, C); None where it is not simply pooled.
+
+    Where global average pooling follows the layer, the network gives the same for maps of one place, their means, and
+    only what follows the pooling is differentiated.
+    """
+    maps, logits = run.activations[layer].detach(), run.targets.logits.detach()
+    try:
+        with torch.enable_grad(), HookManager(given.model) as hooks:
+            means = maps.mean((2, 3), keepdim=True).requires_grad_()
+            pooled = class_outputs(hooks.run_from(layer, means, given.x), len(means), given.origin.categories)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ModelError) as error:
+        _log.info("%d classes compete, not all: %s", RIVALS, str(error).partition("\n")[0])
+        return None
+    if not torch.allclose(pooled, logits, rtol=0, atol=tolerance_of(maps) * float(logits.abs().max())):
+        _log.info("%d classes compete, not all: layer %r is not followed by global average pooling", RIVALS, layer)
+        return None
+    parts = [require_gradient(part, given.model, layer) for (part,) in score_gradients(pooled, [means])]
+    return torch.cat(parts).flatten(2).float().transpose(0, 1) / (maps.shape[2] * maps.shape[3])
+
+
+def _constant(logits: Tensor, maps: Tensor) -> Tensor:
+    """What of each logit its map does not account for: (B, K, 1, 1)."""
+    return (logits - maps.sum((2, 3)))[..., None, None]
+
+
+def _share(mine: Tensor, theirs: Tensor, same: Tensor, temperature: float | None) -> Tensor:
+    """The softmax of a class's local logits (B, h, w) among its rivals' (B, R, h, w), of which it may be one itself."""
+    local = torch.cat([mine[:, None], theirs], 1)
+    competing = torch.cat([torch.ones_like(same[:, :1]), ~same], 1)[..., None, None]
+    mean = torch.where(competing, local, 0).sum(1, keepdim=True) / competing.sum(1, keepdim=True)
+    above = local - mean
+    if temperature is None:
+        variance = torch.where(competing, above.square(), 0).sum(1, keepdim=True) / competing.sum(1, keepdim=True)
+        scale = variance.sqrt().clamp(min=torch.finfo(local.dtype).tiny)
+    else:
+        scale = torch.full_like(mean, temperature)
+    return (above / scale).masked_fill(~competing, -math.inf).softmax(1)[:, 0]
