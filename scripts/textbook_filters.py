@@ -1,4 +1,4 @@
-"""Draw the textbook's filter grids beside clean ones, from real weights of VGG16 and Xception: figures of docs/filters.md.
+"""Draw the textbook's filter grids beside clean ones, from real weights of VGG16 and Xception, for docs/filters.md.
 
 python scripts/textbook_filters.py vgg16_features.safetensors kitchenware_xception.keras [FOLDER]
 
@@ -84,4 +84,5 @@ def save(picture: Image.Image, path: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit(__doc__)
-    main(*sys.argv[1:3], Path(sys.argv[3]) if len(sys.argv) > 3 else Path(__file__).parents[1] / "docs" / "figures")
+    vgg16, xception = sys.argv[1:3]
+    main(vgg16, xception, Path(sys.argv[3]) if len(sys.argv) > 3 else Path(__file__).parents[1] / "docs" / "figures")
