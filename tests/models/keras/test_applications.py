@@ -43,7 +43,7 @@ def test_outputs_are_those_of_keras(keras: Any, parity: Any, name: str, tmp_path
     for file in parity.FILES:
         difference, spread = parity.compared(model, tmp_path / file, case.sizes, case.scale)
         (tmp_path / file).unlink()
-        assert difference < 1e-4 * min(spread, 1) or difference < 1e-5 * spread
+        assert difference < 1e-4 * spread
 
 
 def test_every_network_of_the_page_is_tested(parity: Any) -> None:

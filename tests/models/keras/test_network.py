@@ -342,7 +342,7 @@ BAD: dict[str, tuple[Any, str]] = {
     ),
     "deep nesting": (deep(), "nested too deeply"),
     "models in models": (matryoshka(60, False), "nested more than 30 deep"),
-    "models that double": (matryoshka(20, True), "calls of layers; at most 20,000"),
+    "models that double": (matryoshka(20, True), "calls of layers; at most 5,000"),
     "no JSON": ("{", "not one that Keras writes"),
     "another JSON": ("[1, 2]", "not one that Keras writes"),
     "no layers": ({"class_name": "Sequential", "config": {"layers": []}}, "has no layers"),

@@ -15,7 +15,7 @@ from typing import Any
 
 from torchviz_cnn.core.errors import ModelError
 
-MAX_CALLS = 20_000
+MAX_CALLS = 5_000
 """How many calls of layers a network may have; nested models that call one another twice would double it each time."""
 _MAX_DEPTH = 30
 _MODELS = ("Functional", "Sequential", "Model")

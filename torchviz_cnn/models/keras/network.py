@@ -140,10 +140,11 @@ class _Builder:
         built: dict[str, tuple[str, ...]] = {}
         results: dict[Ref, Any] = dict(zip(graph.inputs, inputs, strict=True))
         steps: list[Step] = []
+        end = _end(graph) if final else None
         for call in graph.calls:
             layer = call.result.layer
             taken = tuple(_result(results, source) for source in call.sources)
-            last = final and _is_last(graph, call)
+            last = call.result == end
             if layer in built:
                 own = [modules[name] for name in built[layer]]
                 given = _run(own, taken, call)
@@ -214,11 +215,12 @@ def _keep(results: dict[Ref, Any], result: Ref, given: Any) -> None:
     results.update((Ref(result.layer, result.call, place), part) for place, part in enumerate(parts))
 
 
-def _is_last(graph: Graph, call: Call) -> bool:
-    """Whether a call gives the output of its graph, and nothing else."""
-    layers = [other.result.layer for other in graph.calls]
-    used = any(source.layer == call.result.layer for other in graph.calls for source in other.sources)
-    return graph.outputs == (call.result,) and layers.count(call.result.layer) == 1 and not used
+def _end(graph: Graph) -> Ref | None:
+    """The output of a graph, where it is the only result of a layer, and no other layer takes it."""
+    layer = graph.outputs[0].layer
+    calls = sum(call.result.layer == layer for call in graph.calls)
+    used = any(source.layer == layer for call in graph.calls for source in call.sources)
+    return graph.outputs[0] if len(graph.outputs) == calls == 1 and not used else None
 
 
 def _gives_probabilities(module: nn.Module, output: Any) -> bool:
@@ -230,9 +232,10 @@ def _gives_probabilities(module: nn.Module, output: Any) -> bool:
 
 def _module_names(graph: Graph) -> dict[str, str]:
     """A name for the module of each layer: Keras' own, without what PyTorch does not take."""
-    names: dict[str, str] = {}
+    names, taken = dict[str, str](), set[str]()
     for layer in graph.layers:
-        names[layer] = _unique(re.sub(r"[./#*?\[\]\s]", "_", layer) or "layer", set(names.values()))
+        names[layer] = _unique(re.sub(r"[./#*?\[\]\s]", "_", layer) or "layer", taken)
+        taken.add(names[layer])
     return names
 
 
