@@ -25,6 +25,7 @@ from torchviz_cnn.media.bands import Pixels
 from torchviz_cnn.media.images import Geometry, Preprocess, read_stored
 from torchviz_cnn.media.origin import picture_of
 from torchviz_cnn.media.photo_folder import PhotoFolder
+from torchviz_cnn.models.checkpoints.fitting import Head
 from torchviz_cnn.page.provenance import preparation
 from torchviz_cnn.runs import files
 
@@ -51,6 +52,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", default="cats_and_dogs", help="bundled, torchvision's, or package.module:factory (%(default)s)")
     add("--weights", help="a checkpoint file, 'random', or 'DEFAULT' to download torchvision's")
+    add("--head", choices=get_args(Head), help="none: the checkpoint is of a network without its head")
     add("--labels", help="class names: a file with one per line, or JSON")
     add("--geometry", choices=get_args(Geometry), help="how a photo becomes the input (default: as trained)")
     add("--input-size", type=positive, nargs="+", metavar="PIXELS", help="side, or height and width, of the input")
@@ -101,7 +103,7 @@ def network(args: argparse.Namespace, verbose: bool = True) -> tvc.Network:
         if args.input_size or args.geometry not in (None, "crop"):
             raise InputError("--crop stands for --geometry crop and --input-size: give one or the other")
         args.input_size, args.geometry = two_sides("--crop", args.crop), "crop"
-    known = options(args, "labels", "geometry", "input_size", "mean", "std", "device")
+    known = options(args, "head", "labels", "geometry", "input_size", "mean", "std", "device")
     net = tvc.load_model(args.model, args.weights, **known)
     _require_photos(net)
     preprocess: Any = net.preprocess

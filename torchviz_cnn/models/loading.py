@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,16 @@ from torchviz_cnn.core.errors import CheckpointError, InputError, ModelError, di
 from torchviz_cnn.hooks.network import Network, module_of
 from torchviz_cnn.layers.defaults import input_channels
 from torchviz_cnn.media.images import Geometry, Preprocess
-from torchviz_cnn.models.catalogue import BUNDLED, CATALOGUE, INSTALLED, Entry, Loaded, bundled_path, installed_path
-from torchviz_cnn.models.checkpoints.fitting import class_options, load_state
+from torchviz_cnn.models.catalogue import (
+    BUNDLED,
+    CATALOGUE,
+    INSTALLED,
+    Entry,
+    Loaded,
+    bundled_path,
+    installed_path,
+)
+from torchviz_cnn.models.checkpoints.fitting import Head, class_options, load_state
 from torchviz_cnn.models.checkpoints.reading import read_checkpoint, read_metadata
 from torchviz_cnn.models.class_names import class_names, imagenet_categories, matching, read_labels, require_outputs
 from torchviz_cnn.models.keras.files import KERAS_SUFFIXES, MAX_SIDE
@@ -34,6 +42,7 @@ def load_model(
     model: str | nn.Module | Network,
     weights: str | os.PathLike[str] | None = None,
     *,
+    head: Head | None = None,
     labels: str | Path | Sequence[str] | Mapping[str, int] | None = None,
     geometry: Geometry | None = None,
     input_size: int | tuple[int, int] | None = None,
@@ -57,6 +66,7 @@ def load_model(
             networks `"DEFAULT"` or a version's name, which downloads. By default those that were installed with it, and
             what your factory or module has. The number of classes is the checkpoint's (a Keras file's must be the
             network's own).
+        head: `"none"` for a checkpoint without the network's head, as of VGG16's convolutions: it gives no classes.
         labels: class names: a list, a dict from name to index, or a file with a name per line or JSON of these.
         geometry: how a photo becomes the input: `crop`, `stretch` or `pad`.
         input_size: a side, or (height, width), in pixels.
@@ -84,16 +94,20 @@ def load_model(
             "a module by model.load_state_dict(state), and load_model(model) makes a Network of that"
         )
     source = None if weights is None else os.fspath(weights)
+    if head is not None:
+        checks.one_of("head", head, get_args(Head))
+        if source in (None, "random") or Path(source or "").suffix.lower() in KERAS_SUFFIXES:
+            raise InputError(f"head={head!r} is for a PyTorch checkpoint without the head, and weights names none")
     if isinstance(model, str):
         name = model
         load = _from_factory if ":" in name else _from_catalogue if name in CATALOGUE else from_torchvision
         with torch.random.fork_rng(devices=[]):  # random weights are the same each time
             torch.default_generator.manual_seed(0)  # `torch.manual_seed` would seed GPUs, too
-            module, preprocess, categories, source = load(name, source)
+            module, preprocess, categories, source = load(name, source, head)
         module = module.eval()
     else:
         name = model.name if isinstance(model, Network) else type(module_of(model)).__name__
-        module, preprocess, categories, source = _from_object(model, name, source)
+        module, preprocess, categories, source = _from_object(model, name, source, head)
     if device is not None:
         try:
             module = module.to(device)
@@ -107,7 +121,7 @@ def load_model(
     return Network(module, preprocess, categories, name, source, guessed)
 
 
-def _from_catalogue(name: str, weights: str | None) -> Loaded:
+def _from_catalogue(name: str, weights: str | None, head: Head | None) -> Loaded:
     entry = CATALOGUE[name]
     if weights is None and name not in (*BUNDLED, *INSTALLED):
         trained = ", ".join((*BUNDLED, *INSTALLED))
@@ -117,18 +131,20 @@ def _from_catalogue(name: str, weights: str | None) -> Loaded:
     elif weights is not None and Path(weights).suffix.lower() in KERAS_SUFFIXES:
         model = load_keras_weights(entry.factory(), weights, input_size=entry.preprocess.size)
     else:
-        source = weights or (bundled_path(name) if name in BUNDLED else installed_path(name))
+        own = bundled_path if name in BUNDLED else installed_path
+        source = own(name) if weights is None else weights
         state = read_checkpoint(source)
         metadata = {} if weights is None else read_metadata(source)
         with _metadata_of(str(source)):
             factory = partial(entry.factory, **_variant(entry.factory, state, metadata))
             model = factory(**class_options(factory, state))
-        load_state(model, state, str(source))
+        load_state(model, state, str(source), head)
         if metadata:
             entry = _trained(entry, metadata, str(source))
     categories = entry.categories or (imagenet_categories() if entry.imagenet else None)
-    given = weights or ("bundled" if name in BUNDLED else INSTALLED[name][0])
-    return model, entry.preprocess, matching(categories, model), given
+    if weights is None:
+        weights = "bundled" if name in BUNDLED else INSTALLED[name][0]
+    return model, entry.preprocess, matching(categories, model), weights
 
 
 def _variant(factory: Callable[..., Any], state: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Any]:
@@ -160,7 +176,7 @@ def _metadata_of(source: str) -> Iterator[None]:
         raise CheckpointError(f"the metadata of {source} cannot be read: {error!r}") from error
 
 
-def _from_factory(name: str, weights: str | None) -> Loaded:
+def _from_factory(name: str, weights: str | None, head: Head | None) -> Loaded:
     target = _imported(name)
     if not isinstance(target, nn.Module | Network):
         if not callable(target):
@@ -171,10 +187,10 @@ def _from_factory(name: str, weights: str | None) -> Loaded:
             target = target(**classes)
         except (Exception, SystemExit) as error:  # a user's factory may raise anything
             raise ModelError(f"{name!r} failed: {type(error).__name__}: {error}") from error
-    return _from_object(target, name, weights)
+    return _from_object(target, name, weights, head)
 
 
-def _from_object(target: Any, name: str, weights: str | None) -> Loaded:
+def _from_object(target: Any, name: str, weights: str | None, head: Head | None) -> Loaded:
     """A module or a Network, with the weights of a file if there is one."""
     if isinstance(target, Network):
         model, preprocess, categories, source = target.model, target.preprocess, target.categories, target.weights
@@ -183,7 +199,7 @@ def _from_object(target: Any, name: str, weights: str | None) -> Loaded:
     else:
         raise ModelError(f"{name!r} gave {kind_of(target)}, not a torch.nn.Module")
     if weights not in (None, "random"):
-        load_state(model, read_checkpoint(str(weights)), str(weights))
+        load_state(model, read_checkpoint(str(weights)), str(weights), head)
         source = str(weights)
     return model, preprocess, categories, source
 

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torchviz_cnn.core.errors import CheckpointError, ModelError, did_you_mean
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.models.catalogue import Loaded, model_names
-from torchviz_cnn.models.checkpoints.fitting import class_options, load_state, renamed, sketch
+from torchviz_cnn.models.checkpoints.fitting import Head, class_options, load_state, renamed, sketch
 from torchviz_cnn.models.checkpoints.reading import read_checkpoint
 from torchviz_cnn.models.class_names import matching
 from torchviz_cnn.models.keras.files import KERAS_SUFFIXES
 
 
-def from_torchvision(name: str, weights: str | None) -> Loaded:
+def from_torchvision(name: str, weights: str | None, head: Head | None = None) -> Loaded:
     import torchvision
 
     known = model_names()
@@ -54,7 +54,7 @@ def from_torchvision(name: str, weights: str | None) -> Loaded:
         official = next((version for version in entries if version.url.endswith(f"/{Path(weights).name}")), None)
         entry = official or entry
         model = _build_for(name, state, official is not None)
-        load_state(model, state, weights)
+        load_state(model, state, weights, head)
     return model, _preset(entry), matching(_categories(entry), model), weights
 
 

@@ -114,6 +114,8 @@ def read_classes(
     """The class outputs of a model, as `class_outputs` gives them, and what makes probabilities of them."""
     scores = _scores_in(output, batch, categories)
     logits = _as_rows(scores, batch)
+    if scores.shape == (batch, 0):
+        raise ModelError(f"the model gives a tensor ({batch}, 0) for {batch} images, no classes: it has no head")
     if logits is None:
         kind = "" if scores.is_floating_point() else f" of {str(scores.dtype).removeprefix('torch.')}"
         what = f"a tensor {tuple(scores.shape)}{kind} for {batch} images, not class scores ({batch}, n)"

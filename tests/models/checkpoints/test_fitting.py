@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 import torchviz_cnn as tvc
+from torchviz_cnn.core.errors import CheckpointError, InputError, ModelError
 from torchviz_cnn.models.checkpoints.fitting import class_options, sketch
 
 State = dict[str, Tensor]
@@ -268,3 +270,68 @@ def test_how_torchvision_builds_small_ones(name: str) -> None:
 
     state = {key: torch.zeros(value.shape) for key, value in sketch(build, num_classes=5).state_dict().items()}
     assert class_options(build, state) == {"num_classes": 5}
+
+
+# --- checkpoints without the head -------------------------------------------------------------------------------
+
+
+def without(state: State, *heads: str) -> State:
+    return {name: value for name, value in state.items() if not name.startswith(heads)}
+
+
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [
+        ("resnet18", ("fc",)),
+        ("squeezenet1_1", ("classifier",)),
+        ("mobilenet_v3_small", ("classifier.3",)),
+        ("swin_t", ("head",)),
+    ],
+)
+def test_a_checkpoint_without_the_head_gives_a_network_without_classes(
+    name: str, heads: tuple[str, ...], tmp_path: Path
+) -> None:
+    whole = tvc.load_model(name, "random").model
+    torch.save(without(whole.state_dict(), *heads), tmp_path / "headless.pth")
+    net = tvc.load_model(name, tmp_path / "headless.pth", head="none")
+    x = torch.rand(2, 3, 64, 64)
+    names = tvc.layer_names(whole)
+    layer = names[len(names) // 2]
+    assert torch.equal(tvc.capture(net.model, x, layer)[layer], tvc.capture(whole, x, layer)[layer])
+    assert net.categories is None
+    assert net.model(x).shape == (2, 0)
+    with pytest.raises(ModelError, match="no classes: it has no head"):
+        tvc.grad_cam(net.model, x, layer)
+
+
+def test_a_missing_head_is_named_with_the_option_that_loads_the_rest(tmp_path: Path) -> None:
+    state = tvc.load_model("resnet18", "random").model.state_dict()
+    torch.save(without(state, "fc"), tmp_path / "headless.pth")
+    with pytest.raises(CheckpointError, match=r"missing fc\.weight, fc\.bias; it has no head \(fc\): head='none'"):
+        tvc.load_model("resnet18", tmp_path / "headless.pth")
+    torch.save(without(state, "fc", "layer1"), tmp_path / "less.pth")
+    for head in (None, "none"):
+        with pytest.raises(CheckpointError, match=r"missing layer1\.0\.conv1\.weight") as caught:
+            tvc.load_model("resnet18", tmp_path / "less.pth", head=head)  # type: ignore[arg-type]
+        assert "head='none'" not in str(caught.value)
+
+
+def test_a_head_that_cannot_be_left_out_is_said_and_the_model_stays_as_it_was(tmp_path: Path) -> None:
+    model = torchvision.models.resnet18()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.save(before, tmp_path / "whole.pth")
+    torch.save(without(before, "fc", "layer1"), tmp_path / "less.pth")
+    with pytest.raises(CheckpointError, match="for a checkpoint without the head"):
+        tvc.load_model(model, tmp_path / "whole.pth", head="none")
+    with pytest.raises(CheckpointError, match="missing"):
+        tvc.load_model(model, tmp_path / "less.pth", head="none")
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    for weights in (None, "random", "model.keras"):
+        with pytest.raises(InputError, match="weights names none"):
+            tvc.load_model("resnet18", weights, head="none")
+
+
+def test_convolutions_of_vgg16_alone(data: Path) -> None:
+    net = tvc.load_model("vgg16", data / "checkpoints" / "vgg16_features.safetensors", head="none")
+    assert tvc.capture(net, data / "images" / "elephant.jpg", "features.29")["features.29"].shape == (1, 512, 14, 14)

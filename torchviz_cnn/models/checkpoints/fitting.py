@@ -8,7 +8,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ _OLD_NAMES = tuple(
         (r"^_fc\.", "classifier."),
     )
 )
+Head = Literal["none"]
 _CLASS_OPTIONS = ("num_classes", "n_classes", "classes", "num_labels")
 
 
@@ -63,9 +64,24 @@ def renamed(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dic
     return tensors, other
 
 
-def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Put tensors into a model by name. Raises CheckpointError, with the model unchanged, unless all its own fit."""
+class NoHead(nn.Module):
+    """Stands where a network's head was: it gives scores of no classes, (B, 0)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :0]
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str, head: Head | None = None) -> None:
+    """Put tensors into a model by name. Raises CheckpointError, with the model unchanged, unless all its own fit.
+
+    With the head `"none"` its last modules, of which the checkpoint has no tensor, give place to a `NoHead`.
+    """
+    absent = _head(model, state)
+    if head is not None and not absent:
+        raise CheckpointError(f"head={head!r} is for a checkpoint without the head, and {source} is not one")
     whole = model.state_dict()
+    if head is not None:
+        whole = {name: value for name, value in whole.items() if not _lies_in(name, absent)}
     own = {name: value for name, value in whole.items() if isinstance(value, Tensor)}
     tensors, other = renamed(state, own)
     shared = {n: _like(tensors[n], own[n]) for n in own if n in tensors}
@@ -83,14 +99,42 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
             "other kind:": [f"{n} is {_kind(shared[n])}, not {_kind(own[n])}" for n in odd],
         }
         parts = [f"{source} does not fit {type(model).__name__}: {fit} of its {len(own)} tensors match"]
-        raise CheckpointError("; ".join(parts + [f"{what} {_few(names)}" for what, names in wrong.items() if names]))
+        parts += [f"{what} {_few(names)}" for what, names in wrong.items() if names]
+        if absent and missing == [n for n in missing if _lies_in(n, absent)] and not (unexpected or shapes or odd):
+            parts.append(f"it has no head ({_few(absent)}): head='none' loads the rest")
+        raise CheckpointError("; ".join(parts))
     whole.update((n, value.to(own[n].dtype)) for n, value in shared.items())
+    for name in absent if head is not None else []:
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, NoHead())
     model.load_state_dict(whole)  # with the model's own versions of formats, as the names and shapes are its own
     if other:
         warn(f"{source} has tensors besides {type(model).__name__}'s, not used: {_few(other)}", CheckpointWarning)
     unusable = [n for n in shared if not bool(whole[n].isfinite().all())]
     if unusable:
         warn(f"{source} has values that are not finite in {_few(unusable)}", CheckpointWarning)
+
+
+def _head(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """The modules after the last of which a checkpoint has a tensor, if those have any: the outermost of each."""
+    own = {n: value for n, value in model.state_dict().items() if isinstance(value, Tensor) and not _is_counter(n)}
+    tensors, _ = renamed(state, own)
+    names = list(own)
+    given = [place for place, name in enumerate(names, start=1) if name in tensors]
+    last = max(given, default=len(names))
+    kept = {module for name in names[:last] for module in _modules_of(name)}
+    outermost = [next((m for m in _modules_of(name) if m not in kept), None) for name in names[last:]]
+    return [] if None in outermost else [name for name in dict.fromkeys(outermost) if name]
+
+
+def _lies_in(name: str, modules: list[str]) -> bool:
+    return any(module in modules for module in _modules_of(name))
+
+
+def _modules_of(name: str) -> list[str]:
+    """The modules that a tensor lies in, from the outermost."""
+    parts = name.split(".")[:-1]
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
 def sketch(factory: Callable[..., nn.Module], **options: Any) -> nn.Module:
