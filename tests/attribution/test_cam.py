@@ -361,8 +361,9 @@ def test_overlay_covers_only_what_the_network_saw() -> None:
     heat = tvc.grad_cam(net, images(1), target=0, relu=False)
     drawn = np.asarray(heat.image(photo))
     assert drawn.shape == (100, 300, 3)
-    columns = np.flatnonzero(drawn.any((0, 2)))
-    assert (columns.min(), columns.max()) == (100, 199)
+    veiled = (drawn == drawn[0, 0]).all((0, 2))
+    assert np.array_equal(np.flatnonzero(~veiled), np.arange(100, 200))
+    assert 0.5 < drawn[0, 0].mean() / 255 < 0.7  # of a white photo, under a veil that lets it through
     over = np.asarray(heat.overlay(photo, blend="mix"))
     assert (over[:, :100] == 255).all()
     assert (over[:, 200:] == 255).all()

@@ -42,7 +42,7 @@ class ConvBN(nn.Sequential):
             self.conv = nn.Conv2d(channels, width, kernel, padding=kernel // 2, groups=groups, bias=False)
         else:
             self.conv = Conv2dSame(channels, width, kernel, stride, groups=groups, bias=False)
-        nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")  # the default fades to nothing in 50 layers
+        nn.init.kaiming_uniform_(self.conv.weight, nonlinearity="relu")  # the default fades to nothing in 50 layers
         self.bn = nn.BatchNorm2d(width, eps=_EPSILON, momentum=_MOMENTUM)
         if not linear:
             self.relu = nn.ReLU6()
