@@ -420,3 +420,25 @@ def test_save(tmp_path: Path) -> None:
         assert str(saved["layer"]) == "features"
     with pytest.raises(tvc.OutputError, match=r"arrays are saved as \.npz"):
         heat.save(tmp_path / "cam.txt")
+
+
+def test_the_feature_map_of_a_panel_is_one_that_is_alive() -> None:
+    class Drawn(Exception):
+        """Ends the drawing where the pictures are known."""
+
+    values = torch.zeros(1, 40, 3, 3)
+    values[0, [7, 23]] = torch.rand(2, 3, 3)
+    model = nn.Sequential(nn.Identity(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 2))
+    heat = tvc.grad_cam(model, values, "1", target=0, relu=False)
+    shown = set()
+    for seed in range(12):
+        with pytest.MonkeyPatch.context() as patch:
+
+            def panel(pictures: list[object], titles: list[str], headline: str) -> None:
+                shown.add(titles[3])
+                raise Drawn
+
+            patch.setattr("torchviz_cnn.attribution.result.figures.panel", panel)
+            with pytest.raises(Drawn):
+                heat.plot(Image.new("RGB", (9, 9)), seed=seed)
+    assert shown == {"a random feature map: channel 7", "a random feature map: channel 23"}

@@ -49,10 +49,10 @@ def write_page(
     """
     net = tvc.load_model(model)
     if model in INSTALLED:
-        layers, shown = list(_LAYERS), ("coffee", "chelsea", "rocket")
+        layers, shown = list(_LAYERS), ["coffee", "chelsea", "rocket"]
     else:
         layers = [name for name, _ in net.model.named_children() if name.startswith(("bn", "block", "pool"))]
-        shown = ("chelsea",)
+        shown = ["chelsea"]
     photos = list(images) or {name: _photo(name) for name in shown}
     return tvc.report(net, photos, out / "index.html", layers=layers, budget=budget, command=command, progress=progress)
 
