@@ -43,7 +43,7 @@ def write_page(
     command: str | None = None,
     progress: bool = False,
 ) -> tvc.Report:
-    """Write the report of a trained network for photos, by default for CC0 photos, to `index.html` in a folder.
+    """Write the report of a trained network for photos, by default for scikit-image's, to `index.html` in a folder.
 
     No further filter pattern is begun after `budget` seconds. The page names the `command` line that made it.
     """
@@ -58,7 +58,7 @@ def write_page(
 
 
 def _photo(name: str) -> Image.Image:
-    """A CC0 photo that scikit-image carries."""
+    """A photo that scikit-image carries, CC0 or in the public domain."""
     try:
         from skimage import data
     except ImportError:

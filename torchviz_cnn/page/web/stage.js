@@ -154,6 +154,7 @@ async function drawHeatmap() {
 async function drawCards() {
   const layer = heated.find(({ name }) => name === DATA.explained), method = stripMethod();
   if (!layer || !method) return;
+  byId("coloured").hidden = false;
   for (const card of document.querySelectorAll(".card")) {
     const photo = Number(card.dataset.photo), canvas = card.querySelector("canvas");
     const { values, w, h } = await heatOf(layer, method, photo, 0);
@@ -161,7 +162,6 @@ async function drawCards() {
     await drawOverlay(canvas, photo, overlay, state.opacity);
     canvas.hidden = false;
   }
-  byId("coloured").hidden = false;
 }
 
 /** The heatmaps of the strip: those of the chosen method or, where that has none, of the first one that has. */
