@@ -1,4 +1,4 @@
-"""Make the pictures of README and docs from what the code computes: the bundled network on a CC0 photo.
+"""Make the pictures of README and docs from what the code computes: trained networks on CC0 photos.
 
 python scripts/figures.py [FOLDER]
 """
@@ -22,37 +22,43 @@ from torchviz_cnn.ascent.recipes import Quality
 from torchviz_cnn.cli.commands import demo
 from torchviz_cnn.media import render
 
+RELUS = (
+    *("stem", "blocks.2.depthwise.relu", "blocks.4.depthwise.relu"),
+    *("blocks.7.expand.relu", "blocks.10.expand.relu", "head"),
+)
+"""From the first to the last."""
+PATTERNS = ("blocks.1", "blocks.4", "blocks.7", "blocks.10")
+
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    net = tvc.load_model("cats_and_dogs")
-    photo = Image.fromarray(data.chelsea())  # type: ignore[no-untyped-call]
+    net = tvc.load_model("efficientnet_lite0")
+    photo = Image.fromarray(data.coffee())  # type: ignore[no-untyped-call]
 
-    heat = tvc.grad_cam(net, photo, target="cat")
-    save(heat.plot(truth="cat"), folder / "grad_cam.png", 1400)
+    heat = tvc.grad_cam(net, photo, target="espresso")
+    save(heat.plot(truth="espresso"), folder / "grad_cam.jpg", 1400)
 
-    acts = tvc.capture(net, photo)
-    save(acts.plot("conv3", channels=range(48)), folder / "activations.png", 1200)
-    layers = [name for name in acts if acts[name].shape[2] > 1]
-    rows = [strip(acts, name) for name in layers]
-    save(stack(rows), folder / "depth.png", 1000)
-    save(draw(net, photo, patch=32), folder / "saliency_methods.png", 1400)
-    projections = tvc.deconvnet(net, photo, [f"relu{i}" for i in (1, 2, 3, 4, 5)], k=4)
-    save(projections.plot(), folder / "deconvnet.png", 1200)
+    acts = tvc.capture(net, photo, ["blocks.1.expand.relu", *RELUS])
+    save(acts.plot("blocks.1.expand.relu", channels=range(48)), folder / "activations.jpg", 1200)
+    save(stack([strip(acts, name) for name in RELUS]), folder / "depth.jpg", 1000)
+    save(draw(net, photo, patch=32), folder / "saliency_methods.jpg", 1400)
 
     qualities: tuple[Quality, Quality] = ("textbook", "clean")
-    both = [patterns(net, layer, quality, 6) for layer in ("conv3", "conv5") for quality in qualities]
-    save(stack(both), folder / "filters_quality.png", 640)
-    deeper = [patterns(net, layer, "clean", 8) for layer in ("conv3", "conv5")]
-    save(stack([patterns(net, "conv1", "textbook", 8), *deeper]), folder / "filters.png", 820)
-    save(top_page(net), folder / "top.png", 1200)
+    both = [patterns(net, layer, quality, 6) for layer in ("blocks.4", "blocks.10") for quality in qualities]
+    save(stack(both), folder / "filters_quality.jpg", 640)
+    save(stack([patterns(net, layer, "clean", 8) for layer in PATTERNS]), folder / "filters.jpg", 820)
     report_page(folder)
+
+    # The deconvnet is for networks that pool by maxima, which EfficientNet does not.
+    pooling, cat = tvc.load_model("cats_and_dogs"), Image.fromarray(data.chelsea())  # type: ignore[no-untyped-call]
+    projections = tvc.deconvnet(pooling, cat, [f"relu{i}" for i in (1, 2, 3, 4, 5)], k=4)
+    save(projections.plot(), folder / "deconvnet.jpg", 1200)
+    save(top_page(pooling), folder / "top.jpg", 1200)
 
 
 def patterns(net: tvc.Network, layer: str, quality: Quality, count: int, side: int = 100) -> Image.Image:
     """What the first so many filters of a layer want to see, in a row."""
-    recipe = tvc.Recipe.named("clean" if quality == "clean" else "dlwp-2025", rectify=layer == "conv1")
-    filters = tvc.filter_patterns(net, layer, range(count), preset=recipe, size=128)
+    filters = tvc.filter_patterns(net, layer, range(count), quality=quality, size=128)
     tiles = [filters.image(i).resize((side, side), Image.Resampling.LANCZOS) for i in range(count)]
     return Image.fromarray(render.tile_grid(np.stack([np.asarray(tile) for tile in tiles]), columns=count, margin=2))
 
@@ -61,15 +67,15 @@ def report_page(folder: Path) -> None:
     """The demo's report as the system's Chromium shows it: its top, and beside it one unit."""
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
-        print("no Chromium here: report.png stays as it is", file=sys.stderr)
+        print("no Chromium here: report.jpg stays as it is", file=sys.stderr)
         return
     from playwright.sync_api import sync_playwright
 
     shots = []
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as play:
-        page = demo.write_page(Path(scratch)).path.as_uri()
+        page = demo.write_page(Path(scratch), model="efficientnet_lite0", budget=150).path.as_uri()
         browser = play.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-        for address, scheme in (("#/heatmaps", "light"), ("#bn5/505", "dark")):
+        for address, scheme in (("", "light"), ("#blocks.7/50", "dark")):
             view: Any = {
                 "viewport": {"width": 1120, "height": 1000},
                 "color_scheme": scheme,
@@ -83,7 +89,7 @@ def report_page(folder: Path) -> None:
     both = Image.new("RGB", (sum(shot.width for shot in shots) + 16, shots[0].height), "white")
     for i, shot in enumerate(shots):
         both.paste(shot, (i * (shot.width + 16), 0))
-    save(both, folder / "report.png", 1400)
+    save(both, folder / "report.jpg", 1400)
 
 
 def top_page(net: tvc.Network, layer: str = "relu3", count: int = 8) -> Image.Image:
@@ -114,11 +120,10 @@ def stack(rows: list[Image.Image]) -> Image.Image:
 
 
 def save(picture: Image.Image, path: Path, width: int) -> None:
-    """As a palette PNG, at most `width` pixels wide: small enough for a repository."""
+    """As a JPEG, at most `width` pixels wide: small enough for a repository."""
     if picture.width > width:
         picture = picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
-    palette = picture.quantize(256)
-    picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+    picture.convert("RGB").save(path, quality=90, subsampling=0)
 
 
 if __name__ == "__main__":

@@ -231,11 +231,11 @@ CLI = ["--layer", "conv1", "conv3", "--k", "40", "--size", "48", "--steps", "4"]
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "patterns"
-    assert main(["filters", "--layer", "conv1", "--k", "10", "--size", "40", "--steps", "2", "--out", str(out)]) == 0
+    asked = ["filters", "--model", "cats_and_dogs", "--layer", "conv1", "--k", "10", "--size", "40", "--steps", "2"]
+    assert main([*asked, "--out", str(out)]) == 0
     assert "conv1.png: 10 filters, 10 raised" in capsys.readouterr().out
     assert Image.open(out / "conv1.png").size == (8 * 30 + 7 * 5, 2 * 30 + 5)
-    again = ["filters", "--layer", "conv1", "--k", "10", "--size", "40", "--steps", "2", "--out", str(out)]
-    assert main([*again, "--columns", "5"]) == 0
+    assert main([*asked, "--out", str(out), "--columns", "5"]) == 0
     assert Image.open(out / "conv1.png").size == (5 * 30 + 4 * 5, 2 * 30 + 5)
 
 
@@ -254,7 +254,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_mistakes_at_the_command_line_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    assert main(["filters", "--steps", "1", *arguments, "--out", str(tmp_path / "o")]) == 2
+    network = ["--model", "cats_and_dogs"]
+    assert main(["filters", *network, "--steps", "1", *arguments, "--out", str(tmp_path / "o")]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

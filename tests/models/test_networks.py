@@ -18,6 +18,7 @@ from torchviz_cnn.core.errors import CheckpointError, ModelError
 from torchviz_cnn.models import load_model
 from torchviz_cnn.models.catalogue import BUNDLED, CATALOGUE, bundled_path
 from torchviz_cnn.models.convnets import convnet_2017, convnet_2025, fashion_mnist_convnet, zfnet
+from torchviz_cnn.models.efficientnet_lite import efficientnet_lite0
 from torchviz_cnn.models.xception import MaxPool2dSame, mini_xception, mini_xception_fer2013, xception
 
 DATA = Path(os.environ.get("TORCHVIZ_CNN_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -26,6 +27,7 @@ TEST_PHOTOS = DATA / "cats_and_dogs" / "test"
 FACTORIES: dict[str, tuple[Callable[..., nn.Module], int, int]] = {
     "convnet_2017": (convnet_2017, 3_453_121, 0),
     "convnet_2025": (convnet_2025, 1_569_089, 0),
+    "efficientnet_lite0": (efficientnet_lite0, 4_652_008, 42_016),
     "fashion_mnist_convnet": (fashion_mnist_convnet, 98_442, 0),
     "mini_xception": (mini_xception, 718_849, 3_008),
     "mini_xception_fer2013": (mini_xception_fer2013, 56_951, 1_472),
@@ -59,7 +61,7 @@ def test_outputs_and_channels_are_chosen(name: str) -> None:
 def test_every_rectifier_is_a_module_of_its_own(name: str) -> None:
     """Rules for ReLUs and hooks on them need one module per place, and leave inputs alone."""
     model = FACTORIES[name][0]().eval()
-    relus = [m for m in model.modules() if isinstance(m, nn.ReLU)]
+    relus = [m for m in model.modules() if isinstance(m, (nn.ReLU, nn.ReLU6))]
     calls: list[nn.Module] = []
     for relu in relus:
         relu.register_forward_hook(lambda module, args, out: calls.append(module))

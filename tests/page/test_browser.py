@@ -74,6 +74,20 @@ def violations(tab: Tab) -> list[str]:
     ]
 
 
+def test_each_prediction_opens_with_its_evidence_and_the_photo_is_under_the_pointer(
+    browser: Browser, page: Path
+) -> None:
+    with browser.tab() as tab:
+        tab.open(page)
+        tab.until("!document.querySelector('.pick canvas[hidden]')")
+        assert "The colours show" in text(tab, "#coloured")
+        assert tab.pixels(".card:first-child canvas") == tab.pixels("#heatmap")  # the likeliest class, as below
+        opacity = "getComputedStyle(document.querySelector('.pick canvas')).opacity"
+        assert tab.page.evaluate(opacity) == "1"
+        tab.page.hover(".pick >> nth=0")
+        tab.until(f"{opacity} === '0'")
+
+
 def test_from_photo_to_layer_to_channel_to_class(browser: Browser, page: Path) -> None:
     with browser.tab() as tab:
         tab.open(page)

@@ -502,8 +502,21 @@ def test_how_it_was_made_is_told(tmp_path: Path) -> None:
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos(1)[0].save(tmp_path / "a.png")
-    out = str(tmp_path / "out.html")
-    wanted = ["--layers", "conv1", "pool*", "--k", "3", "--budget", "0", "--input-size", "96", "--classes", "1"]
+    out, network = str(tmp_path / "out.html"), ["--model", "cats_and_dogs"]
+    wanted = [
+        *network,
+        "--layers",
+        "conv1",
+        "pool*",
+        "--k",
+        "3",
+        "--budget",
+        "0",
+        "--input-size",
+        "96",
+        "--classes",
+        "1",
+    ]
     assert main(["report", str(tmp_path / "a.png"), "--out", out, *wanted]) == 0
     first, *rest = capsys.readouterr().out.splitlines()
     assert first.startswith("cats_and_dogs on cpu; photos: 96 x 96")
@@ -511,7 +524,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     page = Page(out)
     assert "torchviz-cnn report" in page.words
     assert "--k 3" in page.words
-    assert main(["report", "--layers", "nothing", "--out", out]) == 2
+    assert main(["report", *network, "--layers", "nothing", "--out", out]) == 2
     assert "no layer 'nothing'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["report", "--budget", "abc", "--out", out])

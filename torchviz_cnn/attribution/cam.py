@@ -55,9 +55,11 @@ class Heatmap(ClassMap):
         self, photo: Image.Image, index: int, nth: int, seed: int, geometry: Geometry | Preprocess | None
     ) -> tuple[str, Image.Image | render.Array]:
         generator = torch.Generator().manual_seed(seed)
-        channel = int(torch.randint(self.activations.shape[1], (1,), generator=generator))
-        feature = self._of(self.activations, index)[channel].detach().float().cpu().numpy()
-        return f"a random feature map: channel {channel}", feature
+        maps = self._of(self.activations, index).detach().float().cpu()
+        alive = (maps.flatten(1).amax(1) > 0).nonzero().flatten()
+        channels = alive if len(alive) else torch.arange(len(maps))
+        channel = int(channels[torch.randint(len(channels), (1,), generator=generator)])
+        return f"a random feature map: channel {channel}", maps[channel].numpy()
 
     def save(self, path: str | Path) -> Path:
         """Write values, target, logits, layer and method to a `.npz` file. Raises OutputError."""

@@ -139,6 +139,8 @@ class ClassMap:
     ) -> Image.Image:
         """Draw the map alone in colour: at the photo's size and place, or without one at the size of the input.
 
+        What the network did not see of the photo lies under a veil around it.
+
         Args:
             photo, index, nth, colormap, interpolation, geometry: as for `overlay`.
         """
@@ -161,8 +163,9 @@ class ClassMap:
         """Draw photo, map, overlay and a picture to compare with, side by side.
 
         The headline names the true class (where `truth` is given), the predicted one and its probability, and the
-        class that is explained. The last picture is: of a heatmap a random feature map of its layer, of a saliency map
-        the evidence for (red) and against (blue) the class, of an occlusion the score by place of the patch.
+        class that is explained. The last picture is: of a heatmap a random feature map of its layer, of those that are
+        above zero somewhere on the photo; of a saliency map the evidence for (red) and against (blue) the class; of an
+        occlusion the score by place of the patch.
 
         Args:
             photo, index, nth, alpha, blend, colormap, geometry: as for `overlay`.
@@ -309,12 +312,14 @@ class ClassMap:
         geometry: Geometry | Preprocess | None,
     ) -> Image.Image:
         height, width = self.input_size
-        box = (0.0, 0.0, float(width), float(height))
+        box, picture = (0.0, 0.0, float(width), float(height)), None
         if photo is not None or self.origin.photos is not None:
             picture = self._photo(photo, index)
             width, height = picture.size
             box = self.origin.box(picture, self.input_size, geometry)
-        return render.heat_image(values, box, width, height, colormap_name=colormap, interpolation=interpolation)
+        return render.heat_image(
+            values, box, width, height, colormap_name=colormap, interpolation=interpolation, photo=picture
+        )
 
     def _repr_png_(self) -> bytes:
         shown = [(i, k) for i in range(len(self.values)) for k in range(self.target[0].numel())][:16]

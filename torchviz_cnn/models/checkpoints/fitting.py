@@ -31,6 +31,14 @@ _OLD_NAMES = tuple(
         (r"\bmlp\.linear_2\.", "mlp.3."),
         (r"\bweight_g$", "parametrizations.weight.original0"),  # weight_norm before it was a parametrisation
         (r"\bweight_v$", "parametrizations.weight.original1"),
+        (r"^_conv_(stem|head)\.", r"\1.conv."),  # EfficientNet-Lite, as published for PyTorch
+        (r"^_blocks\.(\d+)\._(\w+)_conv\.", r"blocks.\1.\2.conv."),
+        (r"^_blocks\.(\d+)\._bn0\.", r"blocks.\1.expand.bn."),
+        (r"^_blocks\.(\d+)\._bn1\.", r"blocks.\1.depthwise.bn."),
+        (r"^_blocks\.(\d+)\._bn2\.", r"blocks.\1.project.bn."),
+        (r"^_bn0\.", "stem.bn."),
+        (r"^_bn1\.", "head.bn."),
+        (r"^_fc\.", "classifier."),
     )
 )
 Head = Literal["none"]

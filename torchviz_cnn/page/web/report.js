@@ -100,5 +100,6 @@ setUpStage();
 setUpLayers();
 loadPictures();
 if (DATA.photos.length) change({ photo: 0, rank: 0, layer: state.layer });
+track(drawCards());
 follow("instant");
 document.documentElement.dataset.ready = "true";

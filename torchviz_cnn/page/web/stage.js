@@ -150,6 +150,20 @@ async function drawHeatmap() {
   byId("method-shows").textContent = `${method.title} shows ${method.shows}.`;
 }
 
+/** Lay over each photo among the predictions the heatmap of its likeliest class. */
+async function drawCards() {
+  const layer = heated.find(({ name }) => name === DATA.explained), method = stripMethod();
+  if (!layer || !method) return;
+  byId("coloured").hidden = false;
+  for (const card of document.querySelectorAll(".card")) {
+    const photo = Number(card.dataset.photo), canvas = card.querySelector("canvas");
+    const { values, w, h } = await heatOf(layer, method, photo, 0);
+    const overlay = ({ width, height }) => paint(document.createElement("canvas"), enlarged(values, w, h, width, height), width, height, "jet", true);
+    await drawOverlay(canvas, photo, overlay, state.opacity);
+    canvas.hidden = false;
+  }
+}
+
 /** The heatmaps of the strip: those of the chosen method or, where that has none, of the first one that has. */
 const stripMethod = () => currentMethod()?.heat ?? DATA.methods.find((method) => method.heat)?.heat;
 
