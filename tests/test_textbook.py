@@ -50,6 +50,7 @@ def after(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Names]]:
 
 
 def write_files(keras: Any, folder: Path) -> None:
+    keras.utils.clear_session()  # layers are numbered anew
     keras.utils.set_random_seed(0)
     layers = keras.layers
     keras_convnet_2017(keras).save(folder / "convnet.keras")

@@ -231,7 +231,8 @@ def test_photos_that_are_not_those_of_the_result_are_not_drawn(tmp_path: Path) -
 
 
 def command(folder: Path, out: Path, *more: str) -> list[str]:
-    return ["top", str(folder), "--layers", "conv1", "relu3", "--k", "4", "--workers", "0", "--out", str(out), *more]
+    network = ["--model", "cats_and_dogs", "--layers", "conv1", "relu3"]
+    return ["top", str(folder), *network, "--k", "4", "--workers", "0", "--out", str(out), *more]
 
 
 @pytest.mark.slow

@@ -83,7 +83,8 @@ def test_ranks_together_come_to_what_one_has_alone(count: int, exact: bool) -> N
 
 def start(folder: Path, out: Path, count: int, *more: str) -> subprocess.Popen[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
-    command = [sys.executable, *launcher, "-m", "torchviz_cnn", "top", str(folder), "--layers", "conv1", "relu3"]
+    network = ["--model", "cats_and_dogs", "--layers", "conv1", "relu3"]
+    command = [sys.executable, *launcher, "-m", "torchviz_cnn", "top", str(folder), *network]
     return subprocess.Popen(
         [*command, "--k", "4", "--workers", "0", "--batch-size", "2", "--pages", "0", "--out", str(out), *more],
         cwd=ROOT,
