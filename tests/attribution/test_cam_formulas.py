@@ -122,3 +122,10 @@ def test_a_method_equals_grad_cams(name: str, theirs: str, layer: str) -> None:
     if name == "eigen_cam":  # its sign is by chance in grad-cam
         expected *= np.sign((expected * ours).sum((1, 2), keepdims=True))
     assert np.abs(ours - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_eigen_cam_of_maps_that_are_the_same_everywhere_is_empty() -> None:
+    """What rounding leaves of them is not stretched to full scale."""
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)).eval()
+    with pytest.warns(tvc.EmptyMapWarning):
+        assert not tvc.eigen_cam(model, torch.full((1, 3, 7, 9), 0.3), "0").values.any()

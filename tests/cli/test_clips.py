@@ -82,6 +82,7 @@ def test_a_folder_of_frames_is_a_clip_where_a_clip_is_to_be_written(
         (["fim.avi", "--out", "film.mp4"], "did you mean 'film.avi'"),
         (["7", "--out", "film.mp4"], "there is no camera 7"),
         (["photo.png", "--preset", "dlwp-2017", "--blend", "mix"], "--preset says how to blend and colour"),
+        (["frames", "--out", "film.avi"], "film.avi is there already: name another file with --out"),
         (["mixed", "--out", "film.mp4"], "mixed changes its size at frame 1: 60 x 40 and 9 x 9"),
     ],
 )

@@ -33,6 +33,7 @@ from torchviz_cnn.scores.trace import Trace, layer_of, trace
 
 Layer = LayerName | Sequence[LayerName] | None
 """A layer by its name or as a module, alone or in a list; None for the one that is explained by default."""
+_ROUNDING = 16 * torch.finfo(torch.float32).eps
 Formula = Callable[[Tensor, Tensor], Tensor]
 """(activations (B, C, *S), gradients (B, K, C, *S)) -> maps (B, K, *S), in float32."""
 
@@ -229,8 +230,10 @@ def eigen_cam(activations: Tensor, gradients: Tensor) -> Tensor:
 
     The larger side of the component is the positive one.
     """
-    maps = activations.flatten(2)
-    maps = maps - maps.mean(2, keepdim=True)
+    flat = activations.flatten(2)
+    maps = flat - flat.mean(2, keepdim=True)
+    # A channel that is the same everywhere is so but for rounding, which is nothing that channels have in common.
+    maps = torch.where(maps.abs().amax(2, keepdim=True) > _ROUNDING * flat.abs().amax(2, keepdim=True), maps, 0)
     places = maps.shape[2] < maps.shape[1]  # the smaller of the two Gram matrices has the same component
     values, vectors = torch.linalg.eigh(maps.mT @ maps if places else maps @ maps.mT)
     first = vectors[..., -1]

@@ -12,7 +12,7 @@ import torchviz_cnn as tvc
 from torchviz_cnn.attribution.video import Scale
 from torchviz_cnn.cli import shared
 from torchviz_cnn.cli.outputs import Outputs
-from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.core.errors import InputError, OutputError
 from torchviz_cnn.media.video import CODECS, natural
 
 _ENDINGS = {*CODECS, ".3gp", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".wmv"}
@@ -49,8 +49,10 @@ def is_clip(args: argparse.Namespace) -> bool:
 
 def draw(args: argparse.Namespace, method: str, chosen: dict[str, Any]) -> None:
     """Explain the frames of a clip, and write it with the heatmaps over them."""
-    source = _source(args)
-    net, out = shared.network(args), args.out
+    source, out = _source(args), args.out
+    if out.is_file():
+        raise OutputError(f"{out} is there already: name another file with --out, or remove it")
+    net = shared.network(args)
     if not out.suffix or out.is_dir():
         parts = [Path(args.images[0]).stem, method, *filter(None, [args.layer, *(args.target or ())])]
         out = Outputs(args, []).path(parts, ".mp4", args.images[:1])

@@ -113,7 +113,7 @@ def _graph(node: Any, depth: int) -> Graph:
     class_name, config = str(node["class_name"]), node["config"]
     if class_name not in _MODELS:
         raise ModelError(
-            f"it is of the class {class_name!r}, whose code is not in the file; a Sequential or Functional"
+            f"it is of the class {class_name!r}, whose code is not in the file; only Sequential and Functional are read"
         )
     if isinstance(config, list):  # Keras 1 and early Keras 2 wrote a Sequential's layers without a name around them
         config = {"layers": config}

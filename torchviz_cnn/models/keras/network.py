@@ -100,12 +100,17 @@ def keras_network(path: str | Path, *, reverse: bool = True) -> Network:
 def _input_shape(graph: Graph) -> tuple[int, int | None, int | None]:
     """(C, H, W) of the only input; sides that the file leaves open are None."""
     if len(graph.inputs) > 1 or len(graph.outputs) > 1:
-        counts = f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
+        counts = " and ".join(
+            f"{len(refs)} {what}{'s' * (len(refs) != 1)}"
+            for refs, what in ((graph.inputs, "input"), (graph.outputs, "output"))
+        )
         raise ModelError(f"it has {counts}: only networks of one photo and one output are read")
     shape = graph.input_shape()
     sides = shape[1:] if shape is not None and len(shape) == 4 else None
     if sides is None or not all(side is None or (type(side) is int and 0 < side <= MAX_SIDE) for side in sides):
         raise ModelError(f"its input is {shape!r:.80}, not photos (None, height, width, channels)")
+    if any(layer.config.get("data_format") == "channels_first" for layer in graph.every_layer()):
+        raise ModelError("it has layers whose data_format is 'channels_first'; only channels_last is read")
     height, width, channels = sides
     if channels is None or channels > 16:
         raise ModelError(f"its input has {channels or 'any number of'} channels; photos have up to 16")
