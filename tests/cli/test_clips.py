@@ -69,7 +69,7 @@ def test_a_folder_of_frames_is_a_clip_where_a_clip_is_to_be_written(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["film.avi", "--out", "film.avi"], "film.avi is the clip itself"),
+        (["film.avi", "--out", "film.avi"], "film.avi is there already"),
         (["film.avi", "--out", "film.flv"], "clips are written as .avi"),
         (["film.avi", "photo.png"], "one clip at a time"),
         (["film.avi", "--target", "0", "1"], "one class of a clip is explained, not 2"),
