@@ -271,10 +271,10 @@ def regions(
     peaks = np.zeros(len(places))
     for rows, columns, sampled in _sampled(values, box, width, height):
         np.maximum.at(peaks, labels[rows, columns], sampled)
-    found = []
+    parts = []
     for (left, top, across, down, _), peak in zip(places[1:].tolist(), peaks[1:], strict=True):
-        found.append((left, top, left + across, top + down, round(float(peak / peaks[1:].max()), 6)))
-    return sorted(found, key=lambda part: (-part[4], part[1], part[0]))
+        parts.append((left, top, left + across, top + down, round(float(peak / peaks[1:].max()), 6)))
+    return sorted(parts, key=lambda part: (-part[4], part[1], part[0]))
 
 
 def _sampled(

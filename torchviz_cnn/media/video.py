@@ -200,10 +200,10 @@ def written(temporary: Path, path: Path, fps: float, width: int, height: int) ->
         writer.release()
     with _quiet():
         there = cv2.VideoCapture(str(temporary))
-    found = sum(1 for _ in iter(there.grab, False))
+    written = sum(1 for _ in iter(there.grab, False))
     there.release()
-    if found != count:
-        raise OutputError(f"cannot write {path}: {found} of {count} frames are in the file; the disk may be full")
+    if written != count:
+        raise OutputError(f"cannot write {path}: {written} of {count} frames are in the file; the disk may be full")
 
 
 @contextlib.contextmanager

@@ -119,8 +119,8 @@ INSTALLED: Mapping[str, tuple[str, str]] = MappingProxyType(
 def installed_path(name: str) -> Path:
     """The file of a network of `INSTALLED`. Raises CheckpointError, which names the extra, where it is not there."""
     package, file = INSTALLED[name]
-    found = find_spec(package.replace("-", "_"))  # where it is: its code is not run
-    path = next((Path(folder) / file for folder in (found and found.submodule_search_locations) or ()), None)
+    spec = find_spec(package.replace("-", "_"))  # where it is: its code is not run
+    path = next((Path(folder) / file for folder in (spec and spec.submodule_search_locations) or ()), None)
     if path is None or not path.is_file():
         raise CheckpointError(
             f"the weights of {name} come with the package {package}, which is not installed"

@@ -76,12 +76,11 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str, head:
 
     With the head `"none"` its last modules, of which the checkpoint has no tensor, give place to a `NoHead`.
     """
-    absent = _head(model, state)
+    absent = [] if head is None else _head(model, state)
     if head is not None and not absent:
         raise CheckpointError(f"head={head!r} is for a checkpoint without the head, and {source} is not one")
     whole = model.state_dict()
-    if head is not None:
-        whole = {name: value for name, value in whole.items() if not _lies_in(name, absent)}
+    whole = {name: value for name, value in whole.items() if not _lies_in(name, absent)} if absent else whole
     own = {name: value for name, value in whole.items() if isinstance(value, Tensor)}
     tensors, other = renamed(state, own)
     shared = {n: _like(tensors[n], own[n]) for n in own if n in tensors}
@@ -100,11 +99,12 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str, head:
         }
         parts = [f"{source} does not fit {type(model).__name__}: {fit} of its {len(own)} tensors match"]
         parts += [f"{what} {_few(names)}" for what, names in wrong.items() if names]
-        if absent and missing == [n for n in missing if _lies_in(n, absent)] and not (unexpected or shapes or odd):
-            parts.append(f"it has no head ({_few(absent)}): head='none' loads the rest")
+        left_out = _head(model, state) if missing and not (unexpected or shapes or odd) else []
+        if left_out and all(_lies_in(name, left_out) for name in missing):
+            parts.append(f"it has no head ({_few(left_out)}): head='none' loads the rest")
         raise CheckpointError("; ".join(parts))
     whole.update((n, value.to(own[n].dtype)) for n, value in shared.items())
-    for name in absent if head is not None else []:
+    for name in absent:
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, NoHead())
     model.load_state_dict(whole)  # with the model's own versions of formats, as the names and shapes are its own

@@ -240,10 +240,10 @@ def _refs(part: Any) -> tuple[Ref, ...]:
     if isinstance(part, dict):
         part = list(part.values())
     value = _value(part)
-    found = list(_flat((value,)))
-    if not all(isinstance(ref, Ref) for ref in found):
+    refs = list(_flat((value,)))
+    if not all(isinstance(ref, Ref) for ref in refs):
         raise ModelError(f"its inputs or outputs are not results of layers: {part!r:.80}")
-    return tuple(found)
+    return tuple(refs)
 
 
 def _flat(value: Any) -> Iterator[Any]:

@@ -107,8 +107,8 @@ def _distributed(graph: Graph, groups: dict[str, dict[str, Any]], index: Mapping
     for name, layer in graph.layers.items():
         if layer.graph is not None:
             inside[name] = _distributed(layer.graph, groups, index)
-        elif (found := next((path for path in index.get(name, ()) if path in groups), None)) is not None:
-            own[name] = groups.pop(found)
+        elif (path := next((each for each in index.get(name, ()) if each in groups), None)) is not None:
+            own[name] = groups.pop(path)
     return Arrays(own, inside)
 
 
