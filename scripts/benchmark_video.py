@@ -18,7 +18,7 @@ from PIL import Image
 import torchviz_cnn as tvc
 from torchviz_cnn.media.video import open_clip
 
-ROUNDS = 3
+ROUNDS = 5
 
 
 def main(clip: str, model: str = "efficientnet_lite0", weights: str | None = None) -> None:
