@@ -20,7 +20,7 @@ import torchviz_cnn as tvc
 from tests import networks
 from tests.conftest import unchanged
 from tests.networks import CLASSES, images, seeded
-from torchviz_cnn.attribution.cam import CAM_METHODS
+from torchviz_cnn.attribution.cam.formulas import CAM_METHODS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.TorchvizWarning"),

@@ -10,9 +10,10 @@ from torchviz_cnn.ascent.atlas import Atlas, filter_atlas
 from torchviz_cnn.ascent.maximize import filter_patterns, maximize
 from torchviz_cnn.ascent.recipes import Recipe
 from torchviz_cnn.ascent.result import Patterns
-from torchviz_cnn.attribution.cam import CAM_METHODS as _CAM_METHODS
-from torchviz_cnn.attribution.cam import Heatmap, class_activation_map
-from torchviz_cnn.attribution.competition import competitive_cam
+from torchviz_cnn.attribution.cam.competition import competitive_cam
+from torchviz_cnn.attribution.cam.exact import class_activation_map
+from torchviz_cnn.attribution.cam.formulas import CAM_METHODS as _CAM_METHODS
+from torchviz_cnn.attribution.cam.heatmap import Heatmap
 from torchviz_cnn.attribution.occlusion import Occlusion, occlusion
 from torchviz_cnn.attribution.result import Box
 from torchviz_cnn.attribution.saliency import Saliency, guided_grad_cam, input_x_gradient, saliency
@@ -56,7 +57,7 @@ from torchviz_cnn.topk.mining import top_activations
 from torchviz_cnn.topk.result import TopActivations
 
 if TYPE_CHECKING:  # for type checkers, what the table gives at run time
-    from torchviz_cnn.attribution.cam import *  # noqa: F403
+    from torchviz_cnn.attribution.cam.formulas import *  # noqa: F403
 
 globals().update({name: method.function for name, method in _CAM_METHODS.items()})
 

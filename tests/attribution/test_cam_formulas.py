@@ -12,7 +12,7 @@ from torch import nn
 
 import torchviz_cnn as tvc
 from tests import networks
-from torchviz_cnn.attribution.cam import CAM_METHODS
+from torchviz_cnn.attribution.cam.formulas import CAM_METHODS
 
 Array = np.ndarray[Any, Any]
 

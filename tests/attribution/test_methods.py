@@ -12,7 +12,7 @@ import torch
 import torchviz_cnn as tvc
 from tests import networks
 from tests.networks import images
-from torchviz_cnn.attribution.cam import CAM_METHODS
+from torchviz_cnn.attribution.cam.formulas import CAM_METHODS
 from torchviz_cnn.attribution.methods import METHODS, methods_of
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from tests.cli.conftest import NET, PREPARED, pictures
-from torchviz_cnn.attribution.cam import CAM_METHODS, cam_method
+from torchviz_cnn.attribution.cam.formulas import CAM_METHODS, cam_method
 from torchviz_cnn.attribution.methods import methods_of
 from torchviz_cnn.cli.main import main
 

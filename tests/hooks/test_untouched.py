@@ -25,7 +25,7 @@ import torchviz_cnn as tvc
 from tests import networks
 from tests.conftest import unchanged
 from tests.networks import NETWORKS, images
-from torchviz_cnn.attribution.cam import grad_cam
+from torchviz_cnn.attribution.cam.formulas import grad_cam
 from torchviz_cnn.core.errors import ModelError
 from torchviz_cnn.hooks.inputs import input_for
 from torchviz_cnn.hooks.manager import HookManager

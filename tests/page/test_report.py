@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import torchviz_cnn as tvc
 from tests.networks import CLASSES, NETWORKS, vgg_like
-from torchviz_cnn.attribution.cam import CAM_METHODS, cam_method
+from torchviz_cnn.attribution.cam.formulas import CAM_METHODS, cam_method
 from torchviz_cnn.attribution.methods import METHODS
 from torchviz_cnn.cli.main import main
 from torchviz_cnn.page.collect import HEAT_SIDE, MAP_SIDE, Collected, collect

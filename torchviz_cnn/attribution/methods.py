@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from torchviz_cnn.attribution.cam import CAM_METHODS, class_activation_map
-from torchviz_cnn.attribution.competition import competitive_cam
+from torchviz_cnn.attribution.cam.competition import competitive_cam
+from torchviz_cnn.attribution.cam.exact import class_activation_map
+from torchviz_cnn.attribution.cam.formulas import CAM_METHODS
 from torchviz_cnn.attribution.occlusion import occlusion
 from torchviz_cnn.attribution.result import ClassMap
 from torchviz_cnn.attribution.saliency import guided_grad_cam, input_x_gradient, saliency

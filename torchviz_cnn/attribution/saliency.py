@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from torchviz_cnn.attribution.cam import CAM_METHODS, Layer, cam_maps
+from torchviz_cnn.attribution.cam.formulas import CAM_METHODS, cam_maps
+from torchviz_cnn.attribution.cam.heatmap import Layer
 from torchviz_cnn.attribution.result import ClassMap, of_targets, warn_of_empty
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchviz_cnn.attribution.cam import CAM_METHODS
+from torchviz_cnn.attribution.cam.formulas import CAM_METHODS
 from torchviz_cnn.core.errors import LayerError
 from torchviz_cnn.core.names import Call, expand, named_layers
 from torchviz_cnn.hooks.inputs import Given, Input, prepared

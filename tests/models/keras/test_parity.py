@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VGG, vgg16
 
-from torchviz_cnn.attribution.cam import grad_cam
+from torchviz_cnn.attribution.cam.formulas import grad_cam
 from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning, TorchvizWarning
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.media.images import Preprocess

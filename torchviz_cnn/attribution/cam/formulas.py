@@ -1,4 +1,4 @@
-"""Class heatmaps of a layer: Grad-CAM and its variants, each a formula, and exact class activation maps.
+"""Class heatmaps of a layer: Grad-CAM and its variants, each a formula.
 
 A variant is a function of a layer's activations (B, C, *S) and the gradients of K scores with respect to them
 (B, K, C, *S) that gives maps (B, K, *S). Today's traces give maps of two dimensions, *S = (h, w). `cam_method` makes
@@ -10,66 +10,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from torchviz_cnn.attribution.result import ClassMap, of_targets, warn_of_empty
-from torchviz_cnn.core.errors import LayerError, ModelError
-from torchviz_cnn.core.names import LayerName
-from torchviz_cnn.hooks.inputs import Given, Input, prepared
-from torchviz_cnn.hooks.manager import HookManager
+from torchviz_cnn.attribution.cam.heatmap import Heatmap, Layer, heatmap_of, positive, require_places
+from torchviz_cnn.hooks.inputs import Input, prepared
 from torchviz_cnn.hooks.network import Model
-from torchviz_cnn.media import render
-from torchviz_cnn.media.images import Geometry, Preprocess
-from torchviz_cnn.runs import files
 from torchviz_cnn.scores.gradients import require_gradient
-from torchviz_cnn.scores.outputs import class_outputs
-from torchviz_cnn.scores.targets import Score, Target, Targets, check_score
+from torchviz_cnn.scores.targets import Score, Target, check_score
 from torchviz_cnn.scores.trace import Trace, layer_of, trace
 
-Layer = LayerName | Sequence[LayerName] | None
-"""A layer by its name or as a module, alone or in a list; None for the one that is explained by default."""
 _ROUNDING = 16 * torch.finfo(torch.float32).eps
 Formula = Callable[[Tensor, Tensor], Tensor]
 """(activations (B, C, *S), gradients (B, K, C, *S)) -> maps (B, K, *S), in float32."""
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Heatmap(ClassMap):
-    """How strong the evidence for a class is at each place of a layer. Raw values: see `ClassMap`.
-
-    After the ReLU, `values` are at least 0.
-    """
-
-    layer: str
-    activations: Tensor
-    """What the layer gave: (B, C, h, w)."""
-
-    def _title(self) -> str:
-        return f"{self.method}, {self.layer}"
-
-    def _comparison(
-        self, photo: Image.Image, index: int, nth: int, seed: int, geometry: Geometry | Preprocess | None
-    ) -> tuple[str, Image.Image | render.Array]:
-        generator = torch.Generator().manual_seed(seed)
-        maps = self._of(self.activations, index).detach().float().cpu()
-        alive = (maps.flatten(1).amax(1) > 0).nonzero().flatten()
-        channels = alive if len(alive) else torch.arange(len(maps))
-        channel = int(channels[torch.randint(len(channels), (1,), generator=generator)])
-        return f"a random feature map: channel {channel}", maps[channel].numpy()
-
-    def save(self, path: str | Path) -> Path:
-        """Write values, target, logits, layer and method to a `.npz` file. Raises OutputError."""
-        arrays = {"values": self.values, "target": self.target, "logits": self.logits}
-        return files.save_arrays(path, {**arrays, "layer": self.layer, "method": self.method})
-
-    def __repr__(self) -> str:
-        shape = " x ".join(map(str, self.values.shape))
-        return f"Heatmap({self.method} at {self.layer}: {shape}, classes {self.target.tolist()})"
 
 
 class CamFunction(Protocol):
@@ -267,119 +222,3 @@ def _explain(
         if relu:
             values = positive(values, name, run.targets)
         return heatmap_of(title, given, name, values, run)
-
-
-def positive(values: Tensor, layer: str, targets: Targets) -> Tensor:
-    """Maps (B, K, h, w) without their negative values; warns (EmptyMapWarning) of those that have no others."""
-    shown = layer.replace("{", "{{").replace("}", "}}")
-    why = f"no positive evidence for class {{label}} at layer {shown!r} in image {{image}}"
-    warn_of_empty(values.amax((2, 3)) <= 0, targets.classes, why)
-    return values.relu()
-
-
-def class_activation_map(model: Model, x: Input, target: Target = None, *, layer: Layer = None) -> Heatmap:
-    """Compute the exact class activation map of a network whose score is the mean of a map, up to a constant.
-
-        values = sum_c w_kc A_c,   score_k = mean_ij values + b_k
-
-    Such networks end in global average pooling and a linear layer (ResNet, DenseNet, ...), or in a 1 x 1 convolution
-    and global average pooling (SqueezeNet). That it holds is not looked up but measured: the score's gradient is the
-    same at every place of the map (behind a ReLU: wherever the map is positive) and accounts for the whole score.
-
-    Args:
-        model: a module or a Network.
-        x: a batch (B, C, H, W) or, with a Network, photos.
-        target: as for `grad_cam`.
-        layer: by default the last with a map larger than one pixel.
-
-    Returns:
-        A Heatmap with values (B, h, w) or (B, K, h, w), with their sign.
-
-    Raises:
-        ModelError: for a network that has no exact class activation map, as VGG.
-        LayerError, TargetError: as for `grad_cam`.
-
-    Zhou et al., arXiv 1512.04150.
-
-    >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 5))
-    >>> class_activation_map(model, torch.rand(3, 1, 8, 8), target=4).values.shape
-    torch.Size([3, 6, 6])
-    """
-    with prepared(model, x) as given:
-        name = layer_of(given, layer, pooled=True)
-        with trace(given, [name], target) as run:
-            leaf = run.activations[name]
-            require_places(given.model, name, leaf)
-            gradients = run.gradient(name)
-            _require_pooled(given.model, name, leaf, gradients)
-            maps = leaf.detach().float()
-            with torch.autocast(maps.device.type, enabled=False):
-                area = maps.shape[2] * maps.shape[3]
-                values = area * torch.einsum("bkchw,bchw->bkhw", gradients, maps)
-        _require_linear(given, name, leaf, values, run.targets)
-        return heatmap_of("CAM", given, name, values, run)
-
-
-_LARGE = 64
-"""What follows a layer is linear if it is so for its own maps and for maps this many times as large."""
-
-
-def _require_linear(given: Given, layer: str, leaf: Tensor, values: Tensor, targets: Targets) -> None:
-    """Raise ModelError unless the maps account for the scores, and for those of much larger maps."""
-    first = leaf.detach()[:1]
-    large = _LARGE if leaf.dtype != torch.float16 else 1 / _LARGE  # half precision ends at 65504
-    with torch.no_grad(), HookManager(given.model) as hooks:
-        maps = torch.cat([0 * first, large * first])
-        constant, scaled = class_outputs(hooks.run_from(layer, maps, given.x[:1]), 2, given.origin.categories)
-    explained, classes = values.mean((2, 3)), targets.classes
-    if not (
-        _equal(targets.scores, explained + constant[classes], leaf)
-        and _equal(scaled[classes[0]], large * explained[0] + constant[classes[0]], leaf)
-    ):
-        raise _not_pooled(given.model, layer, "what follows it is not linear")
-
-
-def _require_pooled(model: nn.Module, layer: str, leaf: Tensor, gradients: Tensor) -> None:
-    """Raise ModelError unless gradients (B, K, C, h, w) are one number per channel, except where a ReLU gives 0."""
-    passes = gradients != 0
-    weight = gradients.sum((-2, -1), keepdim=True) / passes.sum((-2, -1), keepdim=True).clamp(min=1)
-    scale = gradients.abs().amax(dim=(-3, -2, -1), keepdim=True)
-    tolerance = tolerance_of(leaf) * scale
-    uneven = passes & ((gradients - weight).abs() > tolerance)
-    blocked = ~passes & (leaf[:, None] > 0) & (weight.abs() > tolerance)
-    if bool((uneven | blocked).any()):
-        raise _not_pooled(model, layer, "the gradient of the score varies over it")
-
-
-def _equal(a: Tensor, b: Tensor, leaf: Tensor) -> bool:
-    close = (a.detach() - b.detach()).abs() <= tolerance_of(leaf) * torch.maximum(a.abs().max(), b.abs().max())
-    return bool(close.all())
-
-
-def tolerance_of(leaf: Tensor) -> float:
-    return 1e-3 if leaf.dtype in (torch.float32, torch.float64) else 5e-2
-
-
-def _not_pooled(model: nn.Module, layer: str, why: str) -> ModelError:
-    return ModelError(
-        f"{type(model).__name__} has no exact class activation map: it does not end in global average pooling and a "
-        "linear layer, or a 1 x 1 convolution and global average pooling "
-        f"(the last map is that of {layer!r}, and {why}); use grad_cam"
-    )
-
-
-def require_places(model: nn.Module, layer: str, maps: Tensor) -> None:
-    if maps.shape[2:] == (1, 1):
-        raise LayerError(
-            f"layer {layer!r} of {type(model).__name__} gives maps of a single pixel, which locate nothing"
-        )
-
-
-def heatmap_of(method: str, given: Given, layer: str, values: Tensor, run: Trace) -> Heatmap:
-    return Heatmap(
-        values=run.targets.squeezed(values),
-        layer=layer,
-        method=method,
-        activations=run.activations[layer].detach(),
-        **of_targets(given, run.targets),
-    )

@@ -9,16 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from torchviz_cnn.attribution.cam import (
-    CAM_METHODS,
-    Heatmap,
-    Layer,
-    cam_maps,
-    heatmap_of,
-    positive,
-    require_places,
-    tolerance_of,
-)
+from torchviz_cnn.attribution.cam.exact import tolerance_of
+from torchviz_cnn.attribution.cam.formulas import CAM_METHODS, cam_maps
+from torchviz_cnn.attribution.cam.heatmap import Heatmap, Layer, heatmap_of, positive, require_places
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, ModelError
 from torchviz_cnn.hooks.inputs import Given, Input, prepared
