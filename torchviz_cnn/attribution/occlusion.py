@@ -20,7 +20,7 @@ from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess
 from torchviz_cnn.runs import files
-from torchviz_cnn.scores.targets import Score, Target, Targets, check_score, run_classes, score_of
+from torchviz_cnn.scores.targets import Score, Target, asked, check_score, scores_of
 
 _BATCH_ON_CPU = 8  # images at a time on a CPU: more fall out of its cache, and take up to twice as long each
 _BATCH_ON_GPU = 128
@@ -122,20 +122,17 @@ def occlusion(
         rows, columns = _starts(height, sides[0], steps[0]), _starts(width, sides[1], steps[1])
         corners = [(top, left) for top in rows for left in columns]
         at_once = batch_size or (_BATCH_ON_CPU if given.x.device.type == "cpu" else _BATCH_ON_GPU)
-        read = [run_classes(given, part.clone()) for part in given.x.split(at_once)]  # type: ignore[no-untyped-call]
-        logits = torch.cat([part for part, _ in read])
-        targets = Targets.of_classes(logits, read[0][1], target, score, given.origin.categories)
+        targets = asked(given, target, score)
         occluded = []
-        with progress_bar(progress, total=len(corners) * len(logits), unit=" patches") as bar:
-            for part in _batches(len(logits), corners, at_once):
+        with progress_bar(progress, total=len(corners) * len(given.x), unit=" patches") as bar:
+            for part in _batches(len(given.x), corners, at_once):
                 images = [image for image, _ in part]
                 pictures = given.x[images]
                 for picture, (_, (top, left)) in zip(pictures, part, strict=True):
                     picture[:, top : top + sides[0], left : left + sides[1]] = colour
-                outputs, _ = run_classes(given, pictures)
-                occluded.append(score_of(outputs, targets.classes[images], score, targets.activation))
+                occluded.append(scores_of(given, pictures, images, targets))
                 bar.update(len(part))
-        scores = torch.cat(occluded).view(len(logits), len(rows), len(columns), -1).permute(0, 3, 1, 2).contiguous()
+        scores = torch.cat(occluded).view(len(given.x), len(rows), len(columns), -1).permute(0, 3, 1, 2).contiguous()
         drops = targets.scores[:, :, None, None] - scores
         drops = -drops if score == "cross_entropy" else drops
         values = _spread(drops, corners, sides, (height, width))

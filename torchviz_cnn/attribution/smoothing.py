@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,7 +15,7 @@ from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.hooks.inputs import Given, Input, prepared
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.hooks.relu_rules import OtherActivations, Rule
-from torchviz_cnn.scores.targets import Score, Target, Targets, run_classes
+from torchviz_cnn.scores.targets import Score, Target, Targets, asked, scores_of
 
 Statistic = Literal["mean", "square", "variance"]
 _TITLES = {"mean": "SmoothGrad", "square": "SmoothGrad squared", "variance": "VarGrad"}
@@ -69,10 +68,10 @@ def smooth_grad(
     checks.number("noise", noise, 0)
     checks.whole_number("batch_size", batch_size)
 
-    def average(image: Tensor, targets: Targets) -> Tensor:
+    def average(image: Tensor, index: int) -> Tensor:
         noisy = image + noise * (image.max() - image.min()) * gaussian(seed, samples, image)
         mean = spread = square = torch.zeros(())
-        gradients = _gradients(given, noisy, targets, batch_size, relu, other_activations)
+        gradients = _gradients(given, noisy, index, targets, batch_size, relu, other_activations)
         for count, gradient in enumerate(gradients, 1):
             step = gradient - mean
             mean = mean + step / count
@@ -81,8 +80,8 @@ def smooth_grad(
         return {"mean": mean, "square": square, "variance": spread / samples}[statistic]
 
     with prepared(model, x) as given:
-        targets = _targets(given, target, score)
-        averaged = torch.stack([average(image, targets.of_image(i)) for i, image in enumerate(given.x)])
+        targets = asked(given, target, score)
+        averaged = torch.stack([average(image, index) for index, image in enumerate(given.x)])
         return saliency_of(_TITLES[statistic], given, targets, averaged, reduce)
 
 
@@ -137,23 +136,22 @@ def integrated_gradients(
     nodes, shares = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(steps))
     with prepared(model, x) as given:
         starts = _baselines(baselines, given.x)
-        targets = _targets(given, target, score)
+        targets = asked(given, target, score)
         points, weights = ((nodes + 1) / 2).to(given.x), (shares / 2).to(given.x.device, torch.float32)
 
-        def attribute(image: Tensor, start: Tensor, targets: Targets) -> Tensor:
+        def attribute(image: Tensor, start: Tensor, index: int) -> Tensor:
             path = start + points[:, None, None, None] * (image - start)
-            gradients = _gradients(given, path, targets, batch_size)
+            gradients = _gradients(given, path, index, targets, batch_size)
             total = torch.zeros(())
             for weight, gradient in zip(weights, gradients, strict=True):
                 total = total + weight * gradient
             return total * (image - start).float()
 
         def mean_over_baselines(index: int) -> Tensor:
-            image, asked = given.x[index], targets.of_image(index)
-            return torch.stack([attribute(image, start[index], asked) for start in starts]).mean(0)
+            return torch.stack([attribute(given.x[index], start[index], index) for start in starts]).mean(0)
 
         attributions = torch.stack([mean_over_baselines(index) for index in range(len(given.x))])
-        at_starts = [replace(targets, logits=run_classes(given, start.clone())[0]).scores for start in starts]
+        at_starts = [scores_of(given, start.clone(), range(len(start)), targets) for start in starts]
         error = attributions.sum((2, 3, 4)) - (targets.scores - torch.stack(at_starts).mean(0))
         return saliency_of("integrated gradients", given, targets, attributions, reduce, error)
 
@@ -177,19 +175,17 @@ def _baselines(given: Tensor | float | Sequence[Any], x: Tensor) -> list[Tensor]
     return starts
 
 
-def _targets(given: Given, target: Target, score: Score) -> Targets:
-    return Targets.of_classes(*run_classes(given, given.x.clone()), target, score, given.origin.categories)
-
-
 def _gradients(
     given: Given,
     samples: Tensor,
+    index: int,
     targets: Targets,
     batch_size: int,
     relu: Rule = "standard",
     other_activations: OtherActivations = "error",
 ) -> Iterator[Tensor]:
-    """The gradient of each sample (n, C, H, W) for the classes of one image, one by one: (K, C, H, W)."""
+    """The gradient of each sample (n, C, H, W), made from one image, for its classes, one by one: (K, C, H, W)."""
     for part in samples.split(batch_size):  # type: ignore[no-untyped-call]
-        same = replace(targets, classes=targets.classes.expand(len(part), -1))
-        yield from input_gradients(replace(given, x=part), same, targets.score, relu, other_activations)[1]
+        images = [index] * len(part)
+        same, copies = targets.of_images(images), given.of_images(images, part)
+        yield from input_gradients(copies, same, targets.score, relu, other_activations)[1]

@@ -1,7 +1,8 @@
-"""Calls of a network: which one is running, and why one failed."""
+"""Calls of a network: which one is running, why one failed, and what it takes and gives."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import re
@@ -9,11 +10,16 @@ import sys
 from types import CodeType, FrameType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
+from torch.utils._pytree import tree_leaves, tree_map
 
 from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.core.names import is_compiled
 
+Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
+"""One input of a model, a tuple of several, or a dict of keyword inputs."""
 _CALL = nn.Module._call_impl.__code__
 _CALLS = {_CALL, *(part for part in _CALL.co_consts if isinstance(part, CodeType))}
 """What runs a module's hooks and its forward."""
@@ -70,10 +76,7 @@ OF_FRAMES = (
     "saliency and occlusion explain a network of videos or volumes that is wrapped in a module whose forward takes "
     "the frames as channels (B, C * T, H, W), as model(x.unflatten(1, (3, -1))) does"
 )
-SEVERAL_INPUTS = (
-    "a network of several inputs is wrapped in a module whose forward takes one tensor and splits it, "
-    "as model(*x.split(3, 1)) does"
-)
+SEVERAL_INPUTS = "the inputs of a model of several are given as a tuple, or as a dict of its keyword inputs"
 
 
 def explain_arguments(error: TypeError, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -81,4 +84,32 @@ def explain_arguments(error: TypeError, model: nn.Module, args: tuple[Any, ...],
     try:
         inspect.signature(model.forward).bind(*args, **kwargs)
     except TypeError as wrong:
-        raise InputError(f"{type(model).__name__} does not run on one input: {wrong}; {SEVERAL_INPUTS}") from error
+        raise InputError(
+            f"{type(model).__name__} does not run on what it is given: {wrong}; {SEVERAL_INPUTS}"
+        ) from error
+
+
+def rows_of(output: Any) -> int:
+    """How many images an output is for; -1 where that is not known."""
+    first = next(iter(tree_leaves(output)), None)
+    return len(first) if isinstance(first, Tensor) and first.ndim else -1
+
+
+def repeated(inputs: Inputs, count: int) -> Any:
+    """A copy of the inputs of one image or, with a count above 1, for this many."""
+
+    def repeat(part: Any) -> Any:
+        if not isinstance(part, Tensor):
+            return part
+        alone = count == 1 or not part.ndim or len(part) != 1
+        return part.clone() if alone else part.expand(count, *part.shape[1:]).clone()
+
+    return tree_map(repeat, inputs)
+
+
+def eagerly(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
+    """Hooks need the modules to run one by one: hold off compiled code inside the model, where there is any."""
+    compiled = any(is_compiled(m) or getattr(m, "_compiled_call_impl", None) for m in model.modules())
+    if not compiled:
+        return contextlib.nullcontext()
+    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return, no-untyped-call]

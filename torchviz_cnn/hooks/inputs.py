@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,8 +18,14 @@ from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.media.origin import Origin, Photo, inputs_and_pictures, is_photo
 from torchviz_cnn.media.photo_folder import preprocess_of_transform
 
-Input = Tensor | Photo | Sequence[Photo]
-"""What every function takes as its `x`: a batch (B, C, H, W) on the model's scale or, with a Network, photos."""
+Input = Tensor | Photo | Sequence[Photo] | tuple[Any, ...] | Mapping[str, Any]
+"""What every function takes as its `x`: a batch (B, C, H, W) on the model's scale or, with a Network, photos; of a
+model of several inputs a tuple, or a dict for keyword inputs, of which a tensor of as many rows is a batch too."""
+Output = str | int | Callable[[Any], Any] | None
+"""What of a model's output is explained: a key, an index or the name of an attribute, also several with dots in between
+(`"heads.0.logits"`), or a function that picks the tensor; None where the output is that of classes already."""
+Wrt = str | int | None
+"""Which of several inputs a gradient is taken with respect to: an index or a key; None for the first batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,39 +34,104 @@ class Given:
 
     model: nn.Module
     x: Tensor
-    """(B, C, H, W), a copy on the model's device and in its dtype."""
+    """(B, C, H, W), a copy on the model's device and in its dtype; of several inputs, the one that is explained."""
     origin: Origin
+    output: Output = None
+    """What of the model's output is explained."""
+    others: tuple[Any, ...] | dict[str, Any] | None = None
+    """The other inputs of a model of several, copies too, with `x` in its place left out (None)."""
+    wrt: str | int = 0
+    """Which of the inputs `x` is."""
 
     @property
     def input_size(self) -> tuple[int, int]:
         """(H, W) of the batch."""
         return self.x.shape[2], self.x.shape[3]
 
+    def inputs(self, x: Tensor) -> Tensor | tuple[Any, ...] | dict[str, Any]:
+        """What the model is called with, where `x` takes the place of the batch; the other inputs are copies."""
+        if self.others is None:
+            return x
+        copies = _mapped(self.others, lambda tensor: tensor.clone())
+        if isinstance(copies, dict):
+            return {**copies, self.wrt: x}
+        return tuple(x if place == self.wrt else part for place, part in enumerate(copies))
+
+    def of_images(self, images: Tensor | Sequence[int], x: Tensor) -> Given:
+        """The same for other images: `x` in place of the batch, and of the other inputs the rows that belong to it.
+
+        `images` says for each row of `x` which image of the batch it is made from.
+        """
+        rows = torch.as_tensor(images, device=self.x.device)
+        others = _mapped(self.others, lambda part: part[rows] if part.ndim and len(part) == len(self.x) else part)
+        return replace(self, x=x, others=others)
+
 
 @contextmanager
-def prepared(model: Model, x: Input, *, images: bool = True) -> Iterator[Given]:
+def prepared(model: Model, x: Input, *, images: bool = True, output: Output = None, wrt: Wrt = None) -> Iterator[Given]:
     """Freeze a model (see `untouched`) and make a batch from what was given: the way in of every method.
 
     Args:
         model: a module, or a Network, which says how photos are prepared and what the classes are called.
-        x: a batch (B, C, H, W) on the model's scale or, with a Network, a photo or several.
+        x: a batch (B, C, H, W) on the model's scale or, with a Network, a photo or several; a tuple or dict of the
+            inputs of a model of several.
         images: whether the batch must be images of finite numbers.
+        output: what of the model's output is explained.
+        wrt: which of several inputs the batch is.
 
     Raises:
         ModelError: for a model that cannot be explained.
         InputError: for a batch of another shape or kind, and for photos without a Network.
         ImageError: for a photo that cannot be read.
     """
+    others: Any = None
+    place: str | int = 0
+    if several_inputs(x):
+        others, place, x = _chosen_input(x, wrt)
+    elif wrt is not None:
+        raise InputError(f"wrt={wrt!r} chooses one of several inputs, and the model is given one alone")
     batch, origin = batch_of(model, x)
     if images:
         _require_images(batch)
     with untouched(model) as module:
         if isinstance(batch, Tensor) and batch.ndim and len(batch) > 1:
             warn_of_batch_statistics(module)
-        yield Given(module, input_for(module, batch), origin)
+        others = _mapped(others, lambda part: input_for(module, part))
+        yield Given(module, input_for(module, batch), origin, output, others, place)
 
 
-def batch_of(model: Model, x: Input) -> tuple[Tensor, Origin]:
+def several_inputs(x: Any) -> bool:
+    """Whether what was given is the inputs of a model of several: a tuple or dict that holds a tensor of numbers."""
+    parts = x.values() if isinstance(x, Mapping) else x if isinstance(x, tuple) else ()
+    return any(isinstance(part, Tensor) for part in parts) and not (isinstance(x, tuple) and all(map(is_photo, x)))
+
+
+def _chosen_input(x: Any, wrt: Wrt) -> tuple[Any, str | int, Any]:
+    """The other inputs, which one is explained, and that one. Raises InputError for one that is not there."""
+    parts = dict(x) if isinstance(x, Mapping) else dict(enumerate(x))
+    if isinstance(wrt, int) and wrt < 0 and len(parts) + wrt in parts:
+        wrt += len(parts)
+    batches = [place for place, part in parts.items() if isinstance(part, Tensor) and part.is_floating_point()]
+    place = wrt if wrt is not None else next(iter(batches), None)
+    if place not in batches:
+        listed = ", ".join(map(repr, batches)) or "none"
+        raise InputError(f"wrt={place!r} is none of the inputs of floating point: {listed}")
+    others = {name: None if name == place else part for name, part in parts.items()}
+    return (others if isinstance(x, Mapping) else tuple(others.values())), place, parts[place]
+
+
+def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A value with a function applied to each tensor in it, in tuples, lists and dicts too."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: _mapped(part, function) for key, part in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(_mapped(part, function) for part in value)
+    return value
+
+
+def batch_of(model: Model, x: Any) -> tuple[Tensor, Origin]:
     """The batch that was given, or that is made from the photos given, and where it comes from."""
     categories = model.categories if isinstance(model, Network) else None
     known = Origin(None, preprocess_of_transform(model.preprocess) if isinstance(model, Network) else None, categories)
@@ -68,8 +139,8 @@ def batch_of(model: Model, x: Input) -> tuple[Tensor, Origin]:
         return x, known
     several = isinstance(x, (list, tuple)) and len(x) > 0 and all(map(is_photo, x))
     if not several and not is_photo(x):
-        parts = x.values() if isinstance(x, dict) else x if isinstance(x, (list, tuple)) else ()
-        hint = f"; {SEVERAL_INPUTS}" if any(isinstance(part, Tensor) for part in parts) else ""
+        tensors = isinstance(x, list) and any(isinstance(part, Tensor) for part in x)
+        hint = f"; {SEVERAL_INPUTS}" if tensors else ""
         raise InputError(f"the input is one tensor (B, C, H, W), or photos (with a Network), not {_described(x)}{hint}")
     if not isinstance(model, Network):
         raise InputError(

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
-from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from torchviz_cnn.core.errors import HookError, LayerError, kind_of
@@ -22,13 +21,12 @@ from torchviz_cnn.core.names import (
     Call,
     LayerName,
     call_name,
-    is_compiled,
     named_layers,
     one_or_several,
     resolve,
     unwrap,
 )
-from torchviz_cnn.hooks.calls import explain_arguments, explain_shape, running_calls
+from torchviz_cnn.hooks.calls import Inputs, eagerly, explain_arguments, explain_shape, repeated, rows_of, running_calls
 from torchviz_cnn.hooks.interrupts import FunctionMode, uninterrupted
 from torchviz_cnn.hooks.network import Model, module_of
 from torchviz_cnn.hooks.recorder import Check, Recorder, in_backward
@@ -170,7 +168,7 @@ class HookManager:
         """
         self._stopping = stop_early
         try:
-            with _eagerly(self.model), self._asking(), _own_hooks_taken_off(self.model):
+            with eagerly(self.model), self._asking(), _own_hooks_taken_off(self.model):
                 return self.model(*args, **kwargs)
         except _StopForward as stop:
             if stop.manager is not self:
@@ -191,7 +189,15 @@ class HookManager:
         is_on = any(isinstance(mode, OptionalGradients) for mode in modes)
         return contextlib.nullcontext() if is_on else self._optional
 
-    def run_from(self, layer: str, maps: Tensor, x: Tensor) -> Any:
+    def run_on(self, inputs: Inputs, *, stop_early: bool = True) -> Any:
+        """Run the model on one input, on a tuple of inputs, or on a dict of keyword inputs: see `run`."""
+        if isinstance(inputs, tuple):
+            return self.run(*inputs, stop_early=stop_early)
+        if isinstance(inputs, dict):
+            return self.run(stop_early=stop_early, **inputs)
+        return self.run(inputs, stop_early=stop_early)
+
+    def run_from(self, layer: str, maps: Tensor, x: Inputs) -> Any:
         """Run what follows a layer on other maps (n, C, ...) than its own; what comes before runs for one image alone.
 
         A network in which a shortcut leads around the layer may not take n maps for one image: then its whole runs
@@ -200,7 +206,7 @@ class HookManager:
         Args:
             layer: the name of the call whose output is replaced.
             maps: what it is replaced by.
-            x: the input (1, C, H, W) that belongs to the maps.
+            x: the input (1, C, H, W) that belongs to the maps, or the inputs of a model of several.
 
         Returns:
             The model's output for the n maps.
@@ -208,17 +214,17 @@ class HookManager:
         with HookManager(self.model) as hooks:
             hooks.on_forward(layer, lambda name, output: maps.clone())
             try:
-                output = hooks.run(x.clone(), stop_early=False)
+                output = hooks.run_on(repeated(x, 1), stop_early=False)
                 hooks.require_reached()
-                if _batch_of(output) == len(maps):
+                if rows_of(output) == len(maps):
                     return output
-                reason = f"its output is for {_batch_of(output)} images"
+                reason = f"its output is for {rows_of(output)} images"
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
                 reason = str(error).partition("\n")[0]
             _log.info("%s does not take %d maps for one image (%s): all of it runs for each", layer, len(maps), reason)
-            return hooks.run(x.expand(len(maps), *x.shape[1:]).contiguous(), stop_early=False)
+            return hooks.run_on(repeated(x, len(maps)), stop_early=False)
 
     def remove_on_close(self, handle: Any) -> None:
         """Have `handle.remove()` called when this manager is closed."""
@@ -377,17 +383,3 @@ def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
         return None if alive is None else alive(*args)
 
     return hook
-
-
-def _batch_of(output: Any) -> int:
-    """How many images an output is for; -1 where that is not known."""
-    first = next(iter(tree_leaves(output)), None)
-    return len(first) if isinstance(first, Tensor) and first.ndim else -1
-
-
-def _eagerly(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
-    """Hooks need the modules to run one by one: hold off compiled code inside the model, where there is any."""
-    compiled = any(is_compiled(m) or getattr(m, "_compiled_call_impl", None) for m in model.modules())
-    if not compiled:
-        return contextlib.nullcontext()
-    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return, no-untyped-call]

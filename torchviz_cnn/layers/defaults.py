@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchviz_cnn.core.errors import LayerError, ModelError
 from torchviz_cnn.core.graph import graph_nodes
 from torchviz_cnn.core.names import LayerPattern, named_layers, one_or_several, resolve, unwrap
+from torchviz_cnn.hooks.calls import Inputs
 from torchviz_cnn.hooks.inputs import input_for
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model, module_of
@@ -104,7 +105,12 @@ def convolutions(model: Model, x: Tensor, *, first: bool = False) -> list[str]:
 
 
 def explained_layer(
-    model: nn.Module, x: Tensor, read: Callable[[Any], Tensor] | None = None, *, pooled: bool = False
+    model: nn.Module,
+    x: Tensor,
+    read: Callable[[Any], Tensor] | None = None,
+    *,
+    pooled: bool = False,
+    inputs: Callable[[Tensor], Inputs] | None = None,
 ) -> str:
     """The layer that a class heatmap is of by default: the last with the last convolution's resolution.
 
@@ -114,9 +120,10 @@ def explained_layer(
     maps with their channels last, and, where there are others, maps as large as the image. Where that map is in one of
     several branches of a block that gives another size, what comes before the block is taken. With `pooled`, the last
     layer with a map larger than one pixel, whatever gives it. Runs the model, which is frozen (see `untouched`), on `x`
-    once; `read` gives the scores in its output. Raises LayerError where there is no such layer.
+    once, with what `inputs` makes of it; `read` gives the scores in its output. Raises LayerError where there is no
+    such layer.
     """
-    calls, is_bypassed = _spatial_calls(model, x, read)
+    calls, is_bypassed = _spatial_calls(model, x, read, inputs)
     if not pooled:
         calls = [call for call in calls if call.size != tuple(x.shape[2:])] or calls
     explained: _SpatialCall | None = None
@@ -155,7 +162,10 @@ class _SpatialCall(NamedTuple):
 
 
 def _spatial_calls(
-    model: nn.Module, x: Tensor, read: Callable[[Any], Tensor] | None
+    model: nn.Module,
+    x: Tensor,
+    read: Callable[[Any], Tensor] | None,
+    inputs: Callable[[Tensor], Inputs] | None = None,
 ) -> tuple[list[_SpatialCall], Callable[[_SpatialCall], bool]]:
     """The calls with maps by which the scores depend on the input; all with maps where no dependence shows.
 
@@ -173,7 +183,7 @@ def _spatial_calls(
         hooks.on_forward([f"{name}#*" for name in layers], note)
         image = x.detach().requires_grad_().clone()
         start = image.grad_fn
-        output = hooks.run(image, stop_early=False)
+        output = hooks.run_on(image if inputs is None else inputs(image), stop_early=False)
         scores = output if read is None else read(output)
 
     def is_bypassed(call: _SpatialCall) -> bool:

@@ -38,7 +38,8 @@ class Ending(OptionalGradients):
     """Notices, in a block in which a network runs, whether it ends in a softmax or sigmoid of its own.
 
     It does where its output is what a softmax or sigmoid gave, a copy or a mean of these; and where every row is a
-    distribution, and the network has computed exponentials.
+    distribution, and the network has computed exponentials. Where the output is what a single softmax over classes, or
+    sigmoid, gave, what stood before it is known too.
     """
 
     def __init__(self) -> None:
@@ -46,6 +47,8 @@ class Ending(OptionalGradients):
         self._squashed: list[tuple[Tensor, int, float]] = []
         """What was computed from softmax and sigmoid alone, with its version, which grows where something is written in
         it, and the greatest value that it can have."""
+        self._before: list[tuple[Tensor, int, Tensor]] = []
+        """What a softmax or sigmoid gave, with its version, and what it was given."""
         self._exponentials = False
 
     def __torch_function__(
@@ -59,7 +62,25 @@ class Ending(OptionalGradients):
         small = isinstance(output, Tensor) and (name == "stack" or all(side == 1 for side in output.shape[2:]))
         if small and greatest is not None:
             self._squashed.append((output, output._version, greatest))
+            if name in _SQUASHED and args and isinstance(args[0], Tensor) and args[0].shape == output.shape:
+                self._before.append((output, output._version, args[0]))
         return output
+
+    def logits(self, outputs: Tensor, batch: int) -> tuple[Tensor, Activation] | None:
+        """What a softmax or sigmoid at the end was given (B, n), and which it is; None where that is not known."""
+        for output, version, before in reversed(self._before):
+            rows = _as_rows(before, batch)
+            same = (
+                output._version == version
+                and output.numel() == outputs.numel()
+                and _storage(output) == _storage(outputs)
+            )
+            if same and rows is not None and rows.shape == outputs.shape:
+                return next(
+                    ((rows, kind) for kind in ("softmax", "sigmoid") if _equal(outputs, probabilities(rows, kind))),
+                    None,
+                )
+        return None
 
     def activation(self, outputs: Tensor) -> Activation | None:
         """`none` for outputs (B, n) of a network that ends in a softmax or sigmoid; None where nothing tells."""
@@ -91,11 +112,19 @@ class Ending(OptionalGradients):
             return value if value > 0 else None
         if not isinstance(value, Tensor) or value.layout != torch.strided:
             return None
-        place = value.untyped_storage().data_ptr()
         for tensor, version, greatest in reversed(self._squashed):
-            if tensor._version == version and tensor.untyped_storage().data_ptr() == place:
+            if tensor._version == version and _storage(tensor) == _storage(value):
                 return greatest
         return None
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _equal(outputs: Tensor, others: Tensor) -> bool:
+    rounding = 1e-5 if outputs.dtype in (torch.float32, torch.float64) else 1e-2
+    return torch.allclose(outputs.detach().float(), others.detach().float(), rtol=0, atol=rounding)
 
 
 def class_outputs(output: Any, batch: int, categories: Categories = None) -> Tensor:
@@ -111,7 +140,10 @@ def class_outputs(output: Any, batch: int, categories: Categories = None) -> Ten
 def read_classes(
     output: Any, batch: int, categories: Categories = None, ending: Ending | None = None
 ) -> tuple[Tensor, Activation]:
-    """The class outputs of a model, as `class_outputs` gives them, and what makes probabilities of them."""
+    """The class outputs of a model, as `class_outputs` gives them, and what makes probabilities of them.
+
+    Of a model that ends in a softmax or sigmoid, what stands before it, if `ending` knows it.
+    """
     scores = _scores_in(output, batch, categories)
     logits = _as_rows(scores, batch)
     if scores.shape == (batch, 0):
@@ -127,7 +159,11 @@ def read_classes(
             f"the model gives NaN for image {int(nan.nonzero()[0, 0])}: some of its weights, its input or what it "
             "computes on the way are not finite numbers"
         )
-    activation = (ending and ending.activation(logits)) or usual_activation(logits)
+    before = ending.logits(logits, batch) if ending is not None else None
+    if before is not None:
+        logits, activation = before
+    else:
+        activation = (ending and ending.activation(logits)) or usual_activation(logits)
     binary = logits.shape[1] == 1 and categories is not None and len(categories) == 2
     return (both_classes(logits.float(), activation) if binary else logits.float()), activation
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -12,85 +12,101 @@ import torch
 from torch import Tensor
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import TargetError, TorchvizWarning
+from torchviz_cnn.core.errors import InputError, TargetError, TorchvizWarning
 from torchviz_cnn.core.warn import warn
-from torchviz_cnn.hooks.inputs import Given, Input, prepared
+from torchviz_cnn.hooks.inputs import Given, Input, Output, prepared
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model, class_index
-from torchviz_cnn.scores.outputs import (
-    Activation,
-    Categories,
-    Ending,
-    class_outputs,
-    log_probabilities,
-    probabilities,
-    read_classes,
-)
+from torchviz_cnn.scores.outputs import Activation, Categories, Ending, log_probabilities, probabilities
+from torchviz_cnn.scores.reader import Reader, ReadyTarget, TargetFunction, label_of
 
 Score = Literal["logit", "probability", "log_probability", "cross_entropy"]
-Target = int | str | Tensor | Sequence[Any] | np.ndarray[Any, Any] | None
-"""None: each image's top class; an index or a class name: that class for all; (B,): one each; (B, K): K each."""
+Target = int | str | Tensor | Sequence[Any] | np.ndarray[Any, Any] | TargetFunction | None
+"""None: each image's top class; an index or a class name: that class for all; (B,): one each; (B, K): K each; or a
+function of the model's output."""
 
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """The classes that are explained of a batch, and which score of each: resolved once, the same in every method."""
+    """What is explained of a batch: classes and which score of each, or a function; the same in every method."""
 
     logits: Tensor
     """What the model gives for all classes: (B, n), float32, part of the graph where there is one. Of one output with
-    two class names, z, it is -z and z: (B, 2)."""
+    two class names, z, it is -z and z: (B, 2). Of a function, its K numbers: (B, K)."""
     classes: Tensor
-    """The indices of the K classes of each image: (B, K)."""
+    """The indices of the K classes of each image: (B, K). Of a function, 0 to K - 1."""
     single: bool
     """Whether one class per image was asked for; results are then without the dimension of the classes."""
     score: Score = "logit"
     activation: Activation | None = None
     """What makes probabilities of the logits; None: a softmax, or the sigmoid of a single one."""
+    reader: Reader = field(default_factory=Reader)
+    """How the logits are read from what the model gives."""
 
     @classmethod
     def of(
         cls,
+        given: Given,
         output: Any,
-        batch: int,
         target: Target | Targets = None,
         score: Score = "logit",
-        categories: Categories = None,
         ending: Ending | None = None,
     ) -> Targets:
-        """What a target asks for in a model's output for a batch of this many images.
+        """What a target asks for in a model's output for a batch.
 
         A target that is resolved already is taken over as it is. `ending` was on while the model ran, and tells whether
-        the model ends in a softmax or sigmoid: its output is then explained as it is, which a warning says.
+        the model ends in a softmax or sigmoid: what stands before it is explained then, or, where that cannot be
+        reached, its output as it is, which a warning says.
 
         Raises ModelError for an output that is not class scores, TargetError for a target that does not fit.
         """
         if isinstance(target, Targets):
-            return replace(target, logits=class_outputs(output, batch, categories))
-        return cls.of_classes(*read_classes(output, batch, categories, ending), target, score, categories)
-
-    @classmethod
-    def of_classes(
-        cls, logits: Tensor, activation: Activation, target: Target, score: Score, categories: Categories
-    ) -> Targets:
-        """The same, of class outputs that are read already."""
+            return target.again(output, ending)
+        reader = reader_of(given, target)
         check_score(score)
-        classes, single = resolve_target(target, logits, categories)
+        logits, activation, single = reader.read(output, len(given.x), ending)
+        if reader.function is not None:
+            if score != "logit":
+                raise InputError(f"score={score!r} is of classes, and the target is a function: it gives its own score")
+            columns = torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)
+            return cls(logits, columns, single, score, activation, reader)
+        classes, single = resolve_target(target, logits, reader.categories)
         warn_of_probabilities(activation, score)
-        return cls(logits, classes, single, score, activation)
+        return cls(logits, classes, single, score, activation, reader)
 
     @property
     def scores(self) -> Tensor:
         """The score of each class: (B, K)."""
         return score_of(self.logits, self.classes, self.score, self.activation)
 
-    def of_image(self, index: int) -> Targets:
-        """What is explained of one image alone."""
-        one = slice(index, index + 1)
-        return replace(self, logits=self.logits[one], classes=self.classes[one])
+    @property
+    def label(self) -> str | None:
+        """What a function explains, in words; None for classes."""
+        return None if self.reader.function is None else label_of(self.reader.function)
+
+    def again(self, output: Any, ending: Ending | None = None) -> Targets:
+        """The same, asked of another output of the model for as many images."""
+        return replace(self, logits=self.reader.read(output, len(self.classes), ending).logits)
+
+    def of_images(self, images: Tensor | Sequence[int]) -> Targets:
+        """What is explained of some images of the batch, each as often as its index is named."""
+        rows = torch.as_tensor(images, device=self.classes.device)
+        reader = self.reader.of_images(rows)
+        return replace(self, logits=self.logits[rows], classes=self.classes[rows], reader=reader)
 
     def squeezed(self, values: Tensor) -> Tensor:
         """Values (B, K, ...) without the dimension of the classes, where one class was asked for."""
         return values[:, 0] if self.single else values
+
+
+def reader_of(given: Given, target: Target | Targets) -> Reader:
+    """How what a target asks for is read from a model's output."""
+    if isinstance(target, Targets):
+        return target.reader
+    function = target if callable(target) else None
+    if isinstance(function, ReadyTarget):
+        function = function.named(given.origin.categories)
+    return Reader(given.output, given.origin.categories, function)
 
 
 def resolve_target(target: Target, outputs: Tensor, categories: Categories = None) -> tuple[Tensor, bool]:
@@ -132,7 +148,7 @@ def score_of(outputs: Tensor, target: Tensor, score: Score, activation: Activati
     return log if score == "log_probability" else -log
 
 
-def predict(model: Model, x: Input, *, activation: Activation | None = None) -> Tensor:
+def predict(model: Model, x: Input, *, activation: Activation | None = None, output: Output = None) -> Tensor:
     """Predict class probabilities.
 
     Args:
@@ -141,6 +157,8 @@ def predict(model: Model, x: Input, *, activation: Activation | None = None) -> 
         activation: what makes probabilities of the outputs: `softmax`, `sigmoid` (classes that do not exclude each
             other), or `none` for the outputs as they are. By default `none` for a model that ends in a softmax or
             sigmoid itself, the sigmoid of a single output, or else the softmax.
+        output: where the class scores are in what the model gives: a key, an index, an attribute (`"out"`,
+            `"heads.0.logits"`), or a function that picks them. By default they are looked for.
 
     Returns:
         Probabilities (B, n) in float32; of a Network with one output and two class names, of both: (B, 2).
@@ -155,16 +173,26 @@ def predict(model: Model, x: Input, *, activation: Activation | None = None) -> 
     """
     if activation is not None:
         checks.one_of("activation", activation, get_args(Activation))
-    with prepared(model, x, images=False) as given:
-        outputs, usual = run_classes(given, given.x)
+    with prepared(model, x, images=False, output=output) as given:
+        with torch.no_grad(), HookManager(given.model) as hooks, Ending() as ending:
+            raw = hooks.run_on(given.inputs(given.x), stop_early=False)
+        outputs, usual, _ = reader_of(given, None).read(raw, len(given.x), ending)
         return probabilities(outputs, activation or usual)
 
 
-def run_classes(given: Given, x: Tensor) -> tuple[Tensor, Activation]:
-    """The class outputs of a batch (B, n), without gradients, and what makes probabilities of them."""
+def asked(given: Given, target: Target, score: Score) -> Targets:
+    """What a target asks for in the output of a model for its batch, which runs without gradients."""
     with torch.no_grad(), HookManager(given.model) as hooks, Ending() as ending:
-        output = hooks.run(x, stop_early=False)
-    return read_classes(output, len(x), given.origin.categories, ending)
+        output = hooks.run_on(given.inputs(given.x.clone()), stop_early=False)
+    return Targets.of(given, output, target, score, ending)
+
+
+def scores_of(given: Given, x: Tensor, images: Tensor | Sequence[int], targets: Targets) -> Tensor:
+    """The scores (n, K) of other inputs `x`, without gradients; `images` says to which of the batch each belongs."""
+    some = given.of_images(images, x)
+    with torch.no_grad(), HookManager(given.model) as hooks, Ending() as ending:
+        output = hooks.run_on(some.inputs(x), stop_early=False)
+    return targets.of_images(images).again(output, ending).scores
 
 
 def warn_of_probabilities(activation: Activation, score: Score) -> None:

@@ -21,8 +21,8 @@ from torchviz_cnn.hooks.relu_rules import ReluRule, Rule
 from torchviz_cnn.layers.defaults import explained_layer
 from torchviz_cnn.layers.layout import require_channels_first
 from torchviz_cnn.scores.gradients import require_gradient, score_gradients
-from torchviz_cnn.scores.outputs import Ending, class_outputs
-from torchviz_cnn.scores.targets import Score, Target, Targets
+from torchviz_cnn.scores.outputs import Ending
+from torchviz_cnn.scores.targets import Score, Target, Targets, reader_of
 
 INPUT = ""
 """The name of the input itself, among the layers of a trace."""
@@ -115,13 +115,13 @@ def trace(
 
     with HookManager(model) as hooks, hooks.record(named, check or maps) as acts:
         with ruling or contextlib.nullcontext(), Ending() as ending:
-            output = hooks.run(leaf.clone(), stop_early=False)
+            output = hooks.run_on(given.inputs(leaf.clone()), stop_early=False)
         hooks.require_reached()
         if ruling is not None:
             ruling.require_ruled(model, output)
             if require_relu:
                 ruling.require_met(model)
-        targets = Targets.of(output, len(x), target, score, given.origin.categories, ending)
+        targets = Targets.of(given, output, target, score, ending)
         yield Trace(model, {**acts, **({INPUT: leaf} if INPUT in layers else {})}, targets, rule)
 
 
@@ -137,7 +137,13 @@ def require_maps(given: Given, layer: str, output: Any) -> Tensor:
     return output
 
 
-def layer_of(given: Given, layer: LayerName | Sequence[LayerName] | None, *, pooled: bool = False) -> str:
+def layer_of(
+    given: Given,
+    layer: LayerName | Sequence[LayerName] | None,
+    target: Target | Targets = None,
+    *,
+    pooled: bool = False,
+) -> str:
     """The name of the layer that was asked for, by name or as a module, alone or in a list; else the default one.
 
     The default layer is looked for on the first image (see `explained_layer`), or on the whole batch where the network
@@ -148,17 +154,23 @@ def layer_of(given: Given, layer: LayerName | Sequence[LayerName] | None, *, poo
         if len(layers) != 1:
             raise LayerError(f"one layer is explained at a time, and {len(layers)} were asked for")
         return one_call(given.model, layers[0])
+    reader = reader_of(given, target)
 
-    def default_layer(x: Tensor) -> str:
-        def scores(output: Any) -> Tensor:
-            return class_outputs(output, len(x), given.origin.categories)
-
-        return explained_layer(given.model, x, scores, pooled=pooled)
+    def default_layer(images: list[int]) -> str:
+        some = given.of_images(images, given.x[images])
+        reading = reader.of_images(torch.tensor(images))
+        return explained_layer(
+            given.model,
+            some.x,
+            lambda output: reading.read(output, len(images)).logits,
+            pooled=pooled,
+            inputs=some.inputs,
+        )
 
     try:
-        return default_layer(given.x[:1])
+        return default_layer([0])
     except (RuntimeError, IndexError, AssertionError, ValueError) as error:
         if len(given.x) == 1 or isinstance(error, torch.OutOfMemoryError):
             raise
         _log.info("the layer is looked for on the whole batch, not on one image: %s", str(error).partition("\n")[0])
-        return default_layer(given.x)
+        return default_layer(list(range(len(given.x))))

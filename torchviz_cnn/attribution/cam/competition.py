@@ -18,7 +18,7 @@ from torchviz_cnn.hooks.inputs import Given, Input, prepared
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.scores.gradients import require_gradient, score_gradients
-from torchviz_cnn.scores.outputs import class_outputs
+from torchviz_cnn.scores.outputs import Ending
 from torchviz_cnn.scores.targets import Target
 from torchviz_cnn.scores.trace import Trace, layer_of, trace
 
@@ -107,9 +107,10 @@ def _pooled_weights(given: Given, layer: str, run: Trace) -> Tensor | None:
     """
     maps, logits = run.activations[layer].detach(), run.targets.logits.detach()
     try:
-        with torch.enable_grad(), HookManager(given.model) as hooks:
+        with torch.enable_grad(), HookManager(given.model) as hooks, Ending() as ending:
             means = maps.mean((2, 3), keepdim=True).requires_grad_()
-            pooled = class_outputs(hooks.run_from(layer, means, given.x), len(means), given.origin.categories)
+            output = hooks.run_from(layer, means, given.inputs(given.x))
+            pooled = run.targets.again(output, ending).logits
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ModelError) as error:

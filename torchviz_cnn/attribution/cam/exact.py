@@ -10,7 +10,7 @@ from torchviz_cnn.core.errors import ModelError
 from torchviz_cnn.hooks.inputs import Given, Input, prepared
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model
-from torchviz_cnn.scores.outputs import class_outputs
+from torchviz_cnn.scores.outputs import Ending
 from torchviz_cnn.scores.targets import Target, Targets
 from torchviz_cnn.scores.trace import layer_of, trace
 
@@ -66,9 +66,11 @@ def _require_linear(given: Given, layer: str, leaf: Tensor, values: Tensor, targ
     """Raise ModelError unless the maps account for the scores, and for those of much larger maps."""
     first = leaf.detach()[:1]
     large = _LARGE if leaf.dtype != torch.float16 else 1 / _LARGE  # half precision ends at 65504
-    with torch.no_grad(), HookManager(given.model) as hooks:
-        maps = torch.cat([0 * first, large * first])
-        constant, scaled = class_outputs(hooks.run_from(layer, maps, given.x[:1]), 2, given.origin.categories)
+    maps = torch.cat([0 * first, large * first])
+    image = given.of_images([0], given.x[:1])
+    with torch.no_grad(), HookManager(given.model) as hooks, Ending() as ending:
+        output = hooks.run_from(layer, maps, image.inputs(image.x))
+        constant, scaled = targets.of_images([0, 0]).again(output, ending).logits
     explained, classes = values.mean((2, 3)), targets.classes
     if not (
         _equal(targets.scores, explained + constant[classes], leaf)
