@@ -52,6 +52,7 @@ from torchviz_cnn.media.images import Preprocess, read_image
 from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.models import load_keras_weights, load_model, model_names
 from torchviz_cnn.page.report import Report, report
+from torchviz_cnn.scores import target_functions as targets
 from torchviz_cnn.scores.targets import predict
 from torchviz_cnn.topk.mining import top_activations
 from torchviz_cnn.topk.result import TopActivations
@@ -127,6 +128,7 @@ __all__ = [
     "report",
     "saliency",
     "smooth_grad",
+    "targets",
     "top_activations",
     "transformations",
     "unpool",

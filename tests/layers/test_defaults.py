@@ -273,10 +273,10 @@ class TwoInputs(Trunk):
         return self.scores(self.trunk(x) - self.trunk(other))
 
 
-@pytest.mark.parametrize("x", [(X, X), [X, X], {"x": X, "other": X}, X])
+@pytest.mark.parametrize("x", [[X, X], (X, X, X), {"x": X, "another": X}, X])
 def test_several_inputs_are_told_how(x: Any) -> None:
     for call in (tvc.grad_cam, tvc.saliency, tvc.predict, tvc.capture):
-        with pytest.raises(InputError, match="a network of several inputs is wrapped in a module"):
+        with pytest.raises(InputError, match="the inputs of a model of several are given as a tuple"):
             call(seeded(TwoInputs)(), x)
 
 

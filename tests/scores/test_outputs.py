@@ -76,16 +76,40 @@ SIGMOID: dict[str, Callable[[Tensor], Any]] = {
 }
 
 
+DIRECT = ("softmax", "module", "in a dict", "squeezed", "sigmoid'", "module'", "a view'")
+"""Ends of which what stands before the softmax or sigmoid is known."""
+
+
 @pytest.mark.parametrize("end", [*SOFTMAX.values(), *SIGMOID.values()], ids=[*SOFTMAX, *(f"{n}'" for n in SIGMOID)])
-def test_probabilities_of_the_network_are_not_squashed_again(end: Callable[[Tensor], Any]) -> None:
+def test_probabilities_of_the_network_are_not_squashed_again(
+    end: Callable[[Tensor], Any], request: pytest.FixtureRequest
+) -> None:
     model = Ends(end).eval()
     own = model(X)
     own = own["logits"] if isinstance(own, dict) else own.flatten(1)
     assert torch.equal(tvc.predict(model, X), own)
-    with pytest.warns(TorchvizWarning, match=ENDS_ITSELF):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         heat = tvc.grad_cam(model, X, "conv", relu=False)
     top = int(own[1].argmax())
     assert heat.headline(1) == f"predicted: class {top} ({own[1, top].item():.3f})"
+    direct = request.node.callspec.id in DIRECT
+    assert [ENDS_ITSELF in str(warning.message) for warning in told] == [True] * (not direct)
+    chosen = own.argmax(1)
+    logits = plain_grad_cam(model, lambda z: z.gather(1, chosen[:, None]))
+    assert torch.allclose(heat.values, logits, rtol=1e-4, atol=1e-6) == direct
+
+
+def test_what_stands_before_the_softmax_is_explained_where_the_network_is_asked_again() -> None:
+    ends, plain = Ends(nn.Softmax(dim=1)).eval(), Ends(lambda z: z).eval()
+    for explain in (tvc.grad_cam, tvc.competitive_cam):
+        a, b = (explain(model, X, "conv", 2).values for model in (ends, plain))  # type: ignore[operator]
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+    a, b = (tvc.occlusion(model, X, 2, patch=4).scores for model in (ends, plain))
+    assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+    path = [tvc.integrated_gradients(model, X, 2, steps=8) for model in (ends, plain)]
+    assert torch.allclose(path[0].gradients, path[1].gradients, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(path[0].completeness_error, path[1].completeness_error, atol=1e-4)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +154,7 @@ def test_a_gate_inside_is_no_end() -> None:
 @pytest.mark.parametrize(
     ("score", "value"),
     [
-        ("logit", lambda z: z.softmax(1)[:, 2]),
+        ("logit", lambda z: z[:, 2]),
         ("probability", lambda z: z.softmax(1)[:, 2]),
         ("log_probability", lambda z: z.log_softmax(1)[:, 2]),
         ("cross_entropy", lambda z: -z.log_softmax(1)[:, 2]),
@@ -144,7 +168,7 @@ def test_every_score_of_a_network_that_ends_in_softmax(score: Any, value: Callab
 
 
 def test_the_ending_is_told_once_by_methods_that_run_often() -> None:
-    model = Ends(lambda z: z.sigmoid()).eval()
+    model = Ends(lambda z: (z.sigmoid() + (2 * z).sigmoid()) / 2).eval()
     for explain in (tvc.smooth_grad, tvc.integrated_gradients, tvc.occlusion):
         options: dict[str, Any] = {"patch": 6} if explain is tvc.occlusion else {"batch_size": 2}
         options |= {tvc.smooth_grad: {"samples": 3}, tvc.integrated_gradients: {"steps": 3}}.get(explain, {})

@@ -17,9 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, LayerError, kind_of
+from torchviz_cnn.core.errors import InputError, LayerError, TargetError, kind_of
 from torchviz_cnn.core.names import LayerName
+from torchviz_cnn.hooks.inputs import Output
 from torchviz_cnn.scores.outputs import Ending, read_classes
+from torchviz_cnn.scores.reader import Reader, ReadyTarget, TargetFunction, label_of
 from torchviz_cnn.scores.targets import Score, check_score, resolve_target, score_of, warn_of_probabilities
 
 
@@ -176,6 +178,30 @@ def class_score(target: int | str | Sequence[int | str] | Tensor, *, score: Scor
 
     text = f"class_score({_shown(asked)}" + f", score={score!r}" * (score != "logit") + ")"
     return Objective(text, value, needs_output=True, count=len(asked) if several else None)
+
+
+def target(function: TargetFunction, *, output: Output = None) -> Objective:
+    """Take the number that a function makes of the model's output for each image, as those of `torchviz_cnn.targets`.
+
+    Args:
+        function: the model's output, or the part of it that was chosen -> (B,).
+        output: what of the model's output it is given: a key, an index, an attribute, or a function.
+
+    Raises:
+        TargetError: when it is used, for a function that gives something else than one number for each image.
+    """
+    if not callable(function):
+        raise InputError(f"a target function is callable, and {kind_of(function)} is not; class_score takes classes")
+
+    def value(given: Evaluation) -> Tensor:
+        asked = function.named(given.categories) if isinstance(function, ReadyTarget) else function
+        reading = Reader(output, given.categories, asked).of_images(given.rows).read(given.output, len(given.images))
+        if not reading.single:
+            count = reading.logits.shape[1]
+            raise TargetError(f"the target {label_of(function)} gives {count} numbers for each image; one is raised")
+        return reading.logits[:, 0]
+
+    return Objective(f"target({label_of(function)})", value, needs_output=True)
 
 
 def diversity(layer: LayerName) -> Objective:

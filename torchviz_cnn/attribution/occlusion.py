@@ -15,7 +15,7 @@ from torchviz_cnn.attribution.result import ClassMap, of_targets, warn_of_empty
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.core.progress import progress_bar
-from torchviz_cnn.hooks.inputs import Input, prepared
+from torchviz_cnn.hooks.inputs import Input, Output, Wrt, prepared
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.media import render
 from torchviz_cnn.media.images import Geometry, Preprocess
@@ -74,6 +74,8 @@ def occlusion(
     score: Score = "logit",
     batch_size: int | None = None,
     progress: bool = False,
+    output: Output = None,
+    wrt: Wrt = None,
 ) -> Occlusion:
     """Slide a patch over the picture and see where the score of a class falls.
 
@@ -81,7 +83,7 @@ def occlusion(
     runs through the whole network.
 
     Args:
-        model, x, target: as for `saliency`.
+        model, x, target, output: as for `saliency`.
         patch: a side, or height and width, in pixels of the input.
         stride: how far the patch moves at a time; by default half the patch.
         fill: the patch's value, or one for each channel (C,); 0 is the mean grey of a network with the usual
@@ -89,6 +91,7 @@ def occlusion(
         score: as for `saliency`; the paper's figure 7 shows `probability`.
         batch_size: how many occluded images run at a time; by default what is fast on the device.
         progress: whether to show a bar.
+        wrt: of several inputs, the one that patches hide; by default the first batch of images.
 
     Returns:
         An Occlusion with `values` (B, H, W), 0 where no patch comes, and `scores` (B, rows, columns); with K after B
@@ -114,7 +117,7 @@ def occlusion(
     steps = checks.sides("stride", tuple(max(side // 2, 1) for side in sides) if stride is None else stride)
     if batch_size is not None:
         checks.whole_number("batch_size", batch_size)
-    with prepared(model, x) as given, torch.no_grad():
+    with prepared(model, x, output=output, wrt=wrt) as given, torch.no_grad():
         height, width = given.input_size
         if sides[0] > height or sides[1] > width:
             raise InputError(f"a patch of {sides[0]} x {sides[1]} does not fit an input of {height} x {width}")

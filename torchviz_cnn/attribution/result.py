@@ -64,6 +64,8 @@ class ClassMap:
     """The photos, how they were prepared, and the names of the classes, as far as they are known."""
     activation: Activation | None = None
     """What makes probabilities of the logits: see `predict`; None for what is usual."""
+    label: str | None = None
+    """What a function explains, in words; None for classes."""
 
     def __post_init__(self) -> None:
         if not bool(self.values.isfinite().all()):
@@ -184,13 +186,17 @@ class ClassMap:
         self, index: int = 0, nth: int = 0, truth: str | None = None, categories: Sequence[str] | None = None
     ) -> str:
         """True, predicted and explained class of one map in words."""
+        words = [f"true: {truth}"] if truth is not None else []
+        if self.label is not None:
+            which = "" if self.target.ndim == 1 else f"[{nth}]"
+            words.append(f"explained: {self.label}{which} ({float(self._of(self.logits, index)[nth]):.3g})")
+            return ", ".join(words)
         names = self.origin.categories if categories is None else tuple(categories)
         shares = probabilities(self._of(self.logits, index)[None], self.activation)
         asked = int(self._of(self.target, index, nth))
         if shares.shape[1] == 1 and names is not None and len(names) == 2:  # the only output is the second class's
             shares, asked = both_classes(shares, "none"), 1
         top, shares = int(shares.argmax()), shares[0]
-        words = [f"true: {truth}"] if truth is not None else []
         words.append(f"predicted: {category_name(names, top)} ({float(shares[top]):.3f})")
         if asked != top:
             words.append(f"explained: {category_name(names, asked)} ({float(shares[asked]):.3f})")
@@ -344,6 +350,7 @@ def of_targets(given: Given, targets: Targets) -> dict[str, Any]:
         "input_size": given.input_size,
         "origin": given.origin,
         "activation": targets.activation,
+        "label": targets.label,
     }
 
 

@@ -16,7 +16,7 @@ from torchviz_cnn.attribution.cam.heatmap import Layer
 from torchviz_cnn.attribution.result import ClassMap, of_targets, warn_of_empty
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
-from torchviz_cnn.hooks.inputs import Given, Input, prepared
+from torchviz_cnn.hooks.inputs import Given, Input, Output, Wrt, prepared
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.hooks.relu_rules import OtherActivations, Rule, relu_rule
 from torchviz_cnn.media import render
@@ -128,6 +128,8 @@ def saliency(
     score: Score = "logit",
     reduce: Reduce = "max",
     other_activations: OtherActivations = "error",
+    output: Output = None,
+    wrt: Wrt = None,
 ) -> Saliency:
     """Differentiate a class score with respect to the input: which pixels, changed a little, change it most.
 
@@ -136,13 +138,17 @@ def saliency(
 
     Args:
         model: a module or a Network.
-        x: a batch (B, C, H, W) on the model's scale or, with a Network, a photo or several.
-        target: None for each image's top class, an index, a class name (with a Network), (B,) or (B, K).
+        x: a batch (B, C, H, W) on the model's scale or, with a Network, a photo or several; of a model of several
+            inputs a tuple, or a dict of keyword inputs.
+        target: as for `grad_cam`: classes, or a function of the model's output.
         relu: the backward rule of every ReLU: `guided` is guided backpropagation, `deconvnet` the deconvnet of the
             score; see `relu_rule`.
         score: `logit`, `probability`, `log_probability` or `cross_entropy`.
         reduce: how the channels of a pixel become one value: the `max` or the `sum` of their absolute values.
         other_activations: what a rule does about activations that are not ReLUs: see `relu_rule`.
+        output: what of the model's output is explained, as for `grad_cam`.
+        wrt: of several inputs, the one that the gradient is taken with respect to: an index or a key; by default the
+            first batch of images.
 
     Returns:
         A Saliency with `gradients` (B, C, H, W) and `values` (B, H, W); with K after B where (B, K) was asked for.
@@ -164,19 +170,26 @@ def saliency(
     (torch.Size([4, 3, 8, 8]), torch.Size([4, 8, 8]))
     """
     check_options(score, reduce)
-    with prepared(model, x) as given:
+    with prepared(model, x, output=output, wrt=wrt) as given:
         targets, gradients = input_gradients(given, target, score, relu, other_activations)
         title = {"standard": "saliency", "guided": "guided backpropagation", "deconvnet": "deconvnet"}[relu]
         return saliency_of(title, given, targets, gradients, reduce)
 
 
 def input_x_gradient(
-    model: Model, x: Input, target: Target = None, *, score: Score = "logit", reduce: Reduce = "max"
+    model: Model,
+    x: Input,
+    target: Target = None,
+    *,
+    score: Score = "logit",
+    reduce: Reduce = "max",
+    output: Output = None,
+    wrt: Wrt = None,
 ) -> Saliency:
     """Multiply the input by the gradient of the score: what each value contributes to it, to the first order.
 
     Args:
-        model, x, target, score, reduce: as for `saliency`.
+        model, x, target, score, reduce, output, wrt: as for `saliency`.
 
     Returns:
         A Saliency of the shapes that `saliency` gives.
@@ -187,7 +200,7 @@ def input_x_gradient(
     Shrikumar et al., arXiv 1605.01713.
     """
     check_options(score, reduce)
-    with prepared(model, x) as given:
+    with prepared(model, x, output=output, wrt=wrt) as given:
         targets, gradients = input_gradients(given, target, score)
         return saliency_of("input x gradient", given, targets, gradients * given.x.float()[:, None], reduce)
 
@@ -202,11 +215,13 @@ def guided_grad_cam(
     reduce: Reduce = "max",
     interpolation: Literal["bilinear", "nearest"] = "bilinear",
     other_activations: OtherActivations = "error",
+    output: Output = None,
+    wrt: Wrt = None,
 ) -> Saliency:
     """Multiply guided backpropagation by Grad-CAM: fine detail, only where the class is. One forward pass gives both.
 
     Args:
-        model, x, target, score, reduce, other_activations: as for `saliency`.
+        model, x, target, score, reduce, other_activations, output, wrt: as for `saliency`.
         layer: whose maps Grad-CAM weighs, by default as in `grad_cam`.
         interpolation: how the heatmap, after its ReLU, is enlarged to the input: `bilinear` or `nearest`.
 
@@ -221,8 +236,8 @@ def guided_grad_cam(
     check_options(score, reduce)
     checks.one_of("interpolation", interpolation, ("bilinear", "nearest"))
     rule = relu_rule("guided", other_activations=other_activations)
-    with prepared(model, x) as given:
-        name = layer_of(given, layer)
+    with prepared(model, x, output=output, wrt=wrt) as given:
+        name = layer_of(given, layer, target)
         with trace(given, [INPUT, name], target, score, rule) as run:
             rule.rule = "standard"
             (cam,) = cam_maps(run, name, [CAM_METHODS["grad_cam"].formula], keep_graph=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchviz_cnn.attribution.saliency import Reduce, Saliency, check_options, input_gradients, saliency_of
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
-from torchviz_cnn.hooks.inputs import Given, Input, prepared
+from torchviz_cnn.hooks.inputs import Given, Input, Output, Wrt, prepared
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.hooks.relu_rules import OtherActivations, Rule
 from torchviz_cnn.scores.targets import Score, Target, Targets, asked, scores_of
@@ -35,6 +35,8 @@ def smooth_grad(
     reduce: Reduce = "max",
     other_activations: OtherActivations = "error",
     batch_size: int = 16,
+    output: Output = None,
+    wrt: Wrt = None,
 ) -> Saliency:
     """Average the gradient over noisy copies of each image (SmoothGrad), so that noise in the gradient averages out.
 
@@ -42,7 +44,7 @@ def smooth_grad(
     where None, is that of the image without noise.
 
     Args:
-        model, x, target, relu, score, reduce, other_activations: as for `saliency`.
+        model, x, target, relu, score, reduce, other_activations, output, wrt: as for `saliency`.
         samples: how many noisy copies of each image, at least 1 (2 for the variance).
         noise: the deviation of the Gaussian noise as a share of the image's range (its maximum minus its minimum).
         statistic: the `mean` of the gradients; the mean of their `square`; their `variance`, which is VarGrad.
@@ -79,7 +81,7 @@ def smooth_grad(
             square = square + (gradient**2 - square) / count
         return {"mean": mean, "square": square, "variance": spread / samples}[statistic]
 
-    with prepared(model, x) as given:
+    with prepared(model, x, output=output, wrt=wrt) as given:
         targets = asked(given, target, score)
         averaged = torch.stack([average(image, index) for index, image in enumerate(given.x)])
         return saliency_of(_TITLES[statistic], given, targets, averaged, reduce)
@@ -101,6 +103,8 @@ def integrated_gradients(
     score: Score = "logit",
     reduce: Reduce = "max",
     batch_size: int = 16,
+    output: Output = None,
+    wrt: Wrt = None,
 ) -> Saliency:
     """Integrate the gradient on the straight line from a baseline to the image: what each value adds to the score.
 
@@ -110,7 +114,7 @@ def integrated_gradients(
     is in `completeness_error`: take more steps where that is large.
 
     Args:
-        model, x, target, score, reduce: as for `saliency`.
+        model, x, target, score, reduce, output, wrt: as for `saliency`.
         baselines: a number, an image (C, H, W), one for each image (B, C, H, W), or a list of these, over which the
             attributions are averaged. 0 is the mean colour for a network with the usual normalisation.
         steps: at how many points the integral is taken (Gauss-Legendre).
@@ -134,7 +138,7 @@ def integrated_gradients(
     checks.whole_number("steps", steps)
     checks.whole_number("batch_size", batch_size)
     nodes, shares = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(steps))
-    with prepared(model, x) as given:
+    with prepared(model, x, output=output, wrt=wrt) as given:
         starts = _baselines(baselines, given.x)
         targets = asked(given, target, score)
         points, weights = ((nodes + 1) / 2).to(given.x), (shares / 2).to(given.x.device, torch.float32)

@@ -18,7 +18,7 @@ from torchviz_cnn.media.video import CODECS, natural
 _ENDINGS = {*CODECS, ".3gp", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".wmv"}
 """Files that are clips without more being said; with the name of a clip as --out every file is."""
 _OF_CLIPS = ("scale", "fps", "seconds")
-_OF_PHOTOS = ("truth", "preset")
+_OF_PHOTOS = ("truth", "preset", "output")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

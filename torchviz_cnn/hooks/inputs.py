@@ -25,7 +25,7 @@ Output = str | int | Callable[[Any], Any] | None
 """What of a model's output is explained: a key, an index or the name of an attribute, also several with dots in between
 (`"heads.0.logits"`), or a function that picks the tensor; None where the output is that of classes already."""
 Wrt = str | int | None
-"""Which of several inputs a gradient is taken with respect to: an index or a key; None for the first batch."""
+"""Which of several inputs is explained: an index or a key; None for the first batch of images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,8 @@ def _chosen_input(x: Any, wrt: Wrt) -> tuple[Any, str | int, Any]:
     if isinstance(wrt, int) and wrt < 0 and len(parts) + wrt in parts:
         wrt += len(parts)
     batches = [place for place, part in parts.items() if isinstance(part, Tensor) and part.is_floating_point()]
-    place = wrt if wrt is not None else next(iter(batches), None)
+    images = [place for place in batches if parts[place].ndim > 2]
+    place = wrt if wrt is not None else next(iter(images or batches), None)
     if place not in batches:
         listed = ", ".join(map(repr, batches)) or "none"
         raise InputError(f"wrt={place!r} is none of the inputs of floating point: {listed}")

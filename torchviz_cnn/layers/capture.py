@@ -186,7 +186,7 @@ def capture(model: Model, x: Input, layers: Layers = None) -> Activations:
         to_the_end = "" in around or any(isinstance(p, str) and p.endswith("#*") for p in patterns)
         with hooks.record([str(call) for call in calls], check) as acts:
             hooks.on_forward(() if to_the_end else around, lambda name, output: None)
-            hooks.run(given.x, stop_early=not to_the_end)
+            hooks.run_on(given.inputs(given.x), stop_early=not to_the_end)
         hooks.require_reached(asked)
         if not acts:
             raise LayerError(f"no layer of {type(module).__name__} that was asked for gave a tensor on this input")

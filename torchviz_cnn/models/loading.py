@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import os
@@ -17,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import CheckpointError, InputError, ModelError, did_you_mean, kind_of
+from torchviz_cnn.core.errors import CheckpointError, InputError, ModelError, kind_of
+from torchviz_cnn.core.imports import imported
 from torchviz_cnn.hooks.network import Network, module_of
 from torchviz_cnn.layers.defaults import input_channels
 from torchviz_cnn.media.images import Geometry, Preprocess
@@ -190,7 +190,7 @@ def _metadata_of(source: str) -> Iterator[None]:
 
 
 def _from_factory(name: str, weights: str | None, head: Head | None) -> Loaded:
-    target = _imported(name)
+    target = imported(name, ModelError)
     if not isinstance(target, nn.Module | Network):
         if not callable(target):
             raise ModelError(f"{name!r} is {kind_of(target)}, not a function or class that makes a network")
@@ -215,26 +215,6 @@ def _from_object(target: Any, name: str, weights: str | None, head: Head | None)
         load_state(model, read_checkpoint(str(weights)), str(weights), head)
         source = str(weights)
     return model, preprocess, categories, source
-
-
-def _imported(name: str) -> Any:
-    """What `package.module:attribute` names."""
-    module_name, _, attribute = name.partition(":")
-    if module_name.endswith(".py"):
-        dotted = ".".join(part for part in Path(module_name).with_suffix("").parts if part not in (".", "..", "/"))
-        raise ModelError(f"{name!r} names a file: a module is named with dots, as '{dotted}:{attribute}'")
-    try:
-        target: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ModelError(f"no module {error.name!r} to import for {name!r}") from error
-    except (Exception, SystemExit) as error:  # a user's module may raise anything
-        raise ModelError(f"importing {module_name!r} failed: {type(error).__name__}: {error}") from error
-    for part in attribute.split("."):
-        public = [known for known in dir(target) if not known.startswith("_")]
-        if not hasattr(target, part):
-            raise ModelError(f"{module_name!r} has no {attribute!r}{did_you_mean(part, public)}")
-        target = getattr(target, part)
-    return target
 
 
 def _usual(model: nn.Module) -> Preprocess:

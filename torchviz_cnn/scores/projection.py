@@ -78,7 +78,7 @@ def projected_units(
     rule = relu_rule(projection, other_activations=other_activations)
     with HookManager(model) as hooks, hooks.record(layers, check) as acts:
         with rule:
-            hooks.run(leaf.clone())
+            hooks.run_on(given.inputs(leaf.clone()))
         hooks.require_reached()
         rule.require_ruled(model, dict(acts))
         for name, output in acts.items():

@@ -14,7 +14,7 @@ from torchviz_cnn.attribution.cam.formulas import CAM_METHODS, cam_maps
 from torchviz_cnn.attribution.cam.heatmap import Heatmap, Layer, heatmap_of, positive, require_places
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, ModelError
-from torchviz_cnn.hooks.inputs import Given, Input, prepared
+from torchviz_cnn.hooks.inputs import Given, Input, Output, Wrt, prepared
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.scores.gradients import require_gradient, score_gradients
@@ -35,6 +35,8 @@ def competitive_cam(
     *,
     rivals: int | None = None,
     temperature: float | None = None,
+    output: Output = None,
+    wrt: Wrt = None,
 ) -> Heatmap:
     """Compute Grad-CAM in which classes compete for every place: where a class is the best explanation.
 
@@ -49,16 +51,17 @@ def competitive_cam(
         model: a module or a Network.
         x: a batch (B, C, H, W) on the model's scale or, with a Network, a photo or several.
         layer: as for `grad_cam`.
-        target: as for `grad_cam`.
+        target: classes, as for `grad_cam`.
         rivals: how many of the likeliest classes compete with the target; by default all where global average
             pooling follows the layer, else 50.
         temperature: T, above 0; by default the standard deviation of E over the classes at each place.
+        output, wrt: as for `grad_cam`.
 
     Returns:
         A Heatmap with values (B, h, w) or (B, K, h, w), at least 0.
 
     Raises:
-        InputError: for rivals below 1, and a temperature that is not above 0.
+        InputError: for rivals below 1, a temperature that is not above 0, and a function as target.
         LayerError, TargetError, ModelError: as for `grad_cam`.
 
     Warns:
@@ -75,7 +78,9 @@ def competitive_cam(
         checks.whole_number("rivals", rivals)
     if temperature is not None and not checks.number("temperature", temperature) > 0:
         raise InputError(f"temperature is above 0, not {temperature!r}")
-    with prepared(model, x) as given:
+    if callable(target):
+        raise InputError("classes compete, and the target is a function: it has no rivals; grad_cam takes it")
+    with prepared(model, x, output=output, wrt=wrt) as given:
         name = layer_of(given, layer)
         with trace(given, [name], target) as run:
             require_places(given.model, name, run.activations[name])

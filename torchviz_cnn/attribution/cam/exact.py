@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from torchviz_cnn.attribution.cam.heatmap import Heatmap, Layer, heatmap_of, require_places
 from torchviz_cnn.core.errors import ModelError
-from torchviz_cnn.hooks.inputs import Given, Input, prepared
+from torchviz_cnn.hooks.inputs import Given, Input, Output, Wrt, prepared
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.scores.outputs import Ending
@@ -15,7 +15,15 @@ from torchviz_cnn.scores.targets import Target, Targets
 from torchviz_cnn.scores.trace import layer_of, trace
 
 
-def class_activation_map(model: Model, x: Input, target: Target = None, *, layer: Layer = None) -> Heatmap:
+def class_activation_map(
+    model: Model,
+    x: Input,
+    target: Target = None,
+    *,
+    layer: Layer = None,
+    output: Output = None,
+    wrt: Wrt = None,
+) -> Heatmap:
     """Compute the exact class activation map of a network whose score is the mean of a map, up to a constant.
 
         values = sum_c w_kc A_c,   score_k = mean_ij values + b_k
@@ -27,7 +35,7 @@ def class_activation_map(model: Model, x: Input, target: Target = None, *, layer
     Args:
         model: a module or a Network.
         x: a batch (B, C, H, W) or, with a Network, photos.
-        target: as for `grad_cam`.
+        target, output, wrt: as for `grad_cam`.
         layer: by default the last with a map larger than one pixel.
 
     Returns:
@@ -43,8 +51,8 @@ def class_activation_map(model: Model, x: Input, target: Target = None, *, layer
     >>> class_activation_map(model, torch.rand(3, 1, 8, 8), target=4).values.shape
     torch.Size([3, 6, 6])
     """
-    with prepared(model, x) as given:
-        name = layer_of(given, layer, pooled=True)
+    with prepared(model, x, output=output, wrt=wrt) as given:
+        name = layer_of(given, layer, target, pooled=True)
         with trace(given, [name], target) as run:
             leaf = run.activations[name]
             require_places(given.model, name, leaf)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from torchviz_cnn.attribution.cam.heatmap import Heatmap, Layer, heatmap_of, positive, require_places
-from torchviz_cnn.hooks.inputs import Input, prepared
+from torchviz_cnn.hooks.inputs import Given, Input, Output, Wrt, prepared
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.scores.gradients import require_gradient
 from torchviz_cnn.scores.targets import Score, Target, check_score
@@ -41,6 +41,8 @@ class CamFunction(Protocol):
         *,
         score: Score = "logit",
         relu: bool = True,
+        output: Output = None,
+        wrt: Wrt = None,
     ) -> Heatmap: ...
 
 
@@ -65,20 +67,25 @@ _ARGUMENTS = """
 
     Args:
         model: a module or a Network.
-        x: a batch (B, C, H, W) on the model's scale or, with a Network, a photo or several.
+        x: a batch (B, C, H, W) on the model's scale or, with a Network, a photo or several; of a model of several
+            inputs a tuple, or a dict of keyword inputs.
         layer: a dotted name, or the module; by default the last map that has the resolution of the last convolution,
             after its activation (the result's `layer` says which).
-        target: None for each image's top class, an index, a class name (with a Network), (B,) or (B, K).
+        target: None for each image's top class, an index, a class name (with a Network), (B,) or (B, K); or a function
+            of the model's output that gives (B,) or (B, K), as `torchviz_cnn.targets` has them.
         score: `logit` as in the paper, `probability` as in the textbook, `log_probability`, or `cross_entropy` (a
             loss: its map shows the evidence against the class).
         relu: whether negative evidence is left out, as in the paper.
+        output: what of the model's output is explained: a key, an index, an attribute (`"out"`, `"heads.0.logits"`),
+            or a function that picks the tensor. By default class scores are looked for.
+        wrt: which of several inputs the batch of images is; by default the first.
 
     Returns:
         A Heatmap with values (B, h, w) or (B, K, h, w).
 
     Raises:
         LayerError: for a layer that does not exist, is not reached or has no map (B, C, h, w).
-        TargetError: for a class that the network does not have.
+        TargetError: for a class that the network does not have, and a function that gives something else.
         ModelError: for a network without class scores, and where no gradient comes back.
 
     Warns:
@@ -100,8 +107,12 @@ def cam_method(title: str, shows: str, paper: str) -> Callable[[Formula], CamFun
             *,
             score: Score = "logit",
             relu: bool = True,
+            output: Output = None,
+            wrt: Wrt = None,
         ) -> Heatmap:
-            return _explain(title, formula, model, x, layer, target, score, relu)
+            check_score(score)
+            with prepared(model, x, output=output, wrt=wrt) as given:
+                return _explain(title, formula, given, layer, target, score, relu)
 
         name: str = formula.__name__  # type: ignore[attr-defined]
         function.__name__ = function.__qualname__ = name
@@ -211,14 +222,12 @@ def cam_maps(run: Trace, layer: str, formulas: Sequence[Formula], *, keep_graph:
 
 
 def _explain(
-    title: str, formula: Formula, model: Model, x: Input, layer: Layer, target: Target, score: Score, relu: bool
+    title: str, formula: Formula, given: Given, layer: Layer, target: Target, score: Score, relu: bool
 ) -> Heatmap:
-    check_score(score)
-    with prepared(model, x) as given:
-        name = layer_of(given, layer)
-        with trace(given, [name], target, score) as run:
-            require_places(given.model, name, run.activations[name])
-            (values,) = cam_maps(run, name, [formula])
-        if relu:
-            values = positive(values, name, run.targets)
-        return heatmap_of(title, given, name, values, run)
+    name = layer_of(given, layer, target)
+    with trace(given, [name], target, score) as run:
+        require_places(given.model, name, run.activations[name])
+        (values,) = cam_maps(run, name, [formula])
+    if relu:
+        values = positive(values, name, run.targets)
+    return heatmap_of(title, given, name, values, run)
