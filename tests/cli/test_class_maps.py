@@ -112,3 +112,43 @@ def test_other_activations_pass_their_own_gradient(here: Path, capsys: pytest.Ca
         assert "GELU" in error
         assert "--other-activations plain" in error
         assert main([command[0], "photo.png", *net, *command[1:], "--other-activations", "plain"]) == 0
+
+
+@pytest.mark.parametrize("command", ["cam", "saliency", "occlusion"])
+def test_a_function_of_the_output_is_a_target(here: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    net = ["--model", "clinet:pair", *PREPARED, "--output", "heads.0"]
+    assert main([command, *PHOTOS, *net, "--target", "clinet:second", "--out", "o"]) == 0
+    assert "photo.png: explained: second (" in capsys.readouterr().out
+    assert any(path.name.endswith("_second_overlay.png") for path in (here / "o").iterdir())
+    assert main([command, *PHOTOS, *net, "--target", "clinet:two", "--out", "o", "--batch-size", "1"]) == 0
+    told = capsys.readouterr().out
+    assert all(f"other/photo.png: explained: two[{nth}] (" in told for nth in (0, 1))
+    assert main(["saliency", "photo.png", "--model", "clinet:maps", *PREPARED, "--target", "clinet:corner"]) == 2
+    assert "region(class 2): the model gives 2 classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (["--target", "clinet:secund"], "has no 'secund'; did you mean 'second'?"),
+        (["--target", "clinot:second"], "no module 'clinot' to import for 'clinot:second'"),
+        (["--target", "clinet:number"], "'clinet:number' is an int, not a function of the model's output"),
+        (["--target", "clinet:second", "1"], "--target takes classes, or one function"),
+        (["--output", "head.0"], "has no key 'head' (of output='head.0'), but 'heads', 'maps'; did you mean 'heads'?"),
+        ([], "with the keys 'heads', 'maps', not class scores (B, n)"),
+    ],
+)
+def test_what_is_no_target_of_the_output(
+    here: Path, asked: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["cam", "photo.png", "--model", "clinet:pair", *PREPARED, "--out", "o", *asked]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert words in told[-1]
+    assert not list((here / "o").glob("*.png"))
+
+
+def test_a_class_name_with_a_colon_is_a_class(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "labels.txt").write_text("a:b\nclinet:second\nc\n")
+    assert main(["cam", "photo.png", *NET, "--target", "clinet:second"]) == 0
+    told = capsys.readouterr().out
+    assert "explained: clinet:second (" in told or "predicted: clinet:second (" in told
