@@ -231,9 +231,9 @@ def test_the_scores_among_several_outputs() -> None:
 
 @pytest.mark.parametrize("output", [(A, B), [B, A], (A, torch.rand(2)), (None, A, B)])
 def test_scores_that_cannot_be_told_are_refused(output: Any) -> None:
-    with pytest.raises(ModelError, match=r"may be class scores \(.*\); wrap it in a module whose forward returns"):
+    with pytest.raises(ModelError, match=r"may be class scores \(.*\); output= chooses a part of it"):
         class_outputs(output, 2)
-    with pytest.raises(ModelError, match="wrap it in a module"):
+    with pytest.raises(ModelError, match="output= chooses a part of it"):
         class_outputs({"boxes": A, "scores": B}, 2)
 
 

@@ -151,8 +151,8 @@ def read_classes(
     if logits is None:
         kind = "" if scores.is_floating_point() else f" of {str(scores.dtype).removeprefix('torch.')}"
         what = f"a tensor {tuple(scores.shape)}{kind} for {batch} images, not class scores ({batch}, n)"
-        hint = _OF_MAPS.format(_place(scores, output)) if scores.ndim > 3 and len(scores) == batch else ""
-        raise ModelError(f"the model gives {what}; {_WRAP}{hint}")
+        hint = _OF_MAPS * (scores.ndim > 2 and len(scores) == batch)
+        raise ModelError(f"the model gives {what}; {_CHOOSE}{hint}")
     nan = logits.isnan().any(1)
     if bool(nan.any()):
         raise ModelError(
@@ -219,23 +219,13 @@ def _scores_in(output: Any, batch: int, categories: Categories) -> Tensor:
         return _scores_among(output, batch, categories)
     if not isinstance(scores, Tensor):
         keys = f" with the keys {', '.join(map(repr, output))}" if isinstance(output, dict) else ""
-        raise ModelError(f"the model gives {kind_of(output)}{keys}, not class scores (B, n); {_WRAP}")
+        raise ModelError(f"the model gives {kind_of(output)}{keys}, not class scores (B, n); {_CHOOSE}")
     return scores
 
 
-def _place(scores: Tensor, output: Any) -> str:
-    """Where in what a model gives its scores are, as Python says it."""
-    if isinstance(output, Tensor):
-        return ""
-    parts = (
-        output.items() if isinstance(output, dict) else enumerate(output) if isinstance(output, (tuple, list)) else ()
-    )
-    return next((f"[{key!r}]" for key, part in parts if part is scores), ".logits")
-
-
-_WRAP = "wrap it in a module whose forward returns the scores alone"
-_OF_MAPS = ", as the mean of each class over its map: return self.model(x){}.flatten(2).mean(2)"
-_OF_BOXES = ", as those of each image's surest box: return torch.stack([one['scores'][:1] for one in self.model(x)])"
+_CHOOSE = "output= chooses a part of it, and target= takes a function of it"
+_OF_MAPS = ", as tvc.targets.region(mask, class) is one of maps of scores"
+_OF_BOXES = ", as tvc.targets.box() is one of boxes"
 
 
 def _scores_among(parts: tuple[Any, ...] | list[Any], batch: int, categories: Categories) -> Tensor:
@@ -250,9 +240,9 @@ def _scores_among(parts: tuple[Any, ...] | list[Any], batch: int, categories: Ca
         return tensors[place]
     if counts:
         shapes = ", ".join(f"{place}: {tuple(tensors[place].shape)}" for place in counts)
-        raise ModelError(f"several tensors that the model gives may be class scores ({shapes}); {_WRAP}")
+        raise ModelError(f"several tensors that the model gives may be class scores ({shapes}); {_CHOOSE}")
     if not isinstance(parts[0], Tensor):
-        hint = _WRAP + _OF_BOXES * (isinstance(parts[0], dict) and "scores" in parts[0])
+        hint = _CHOOSE + _OF_BOXES * (isinstance(parts[0], dict) and "scores" in parts[0])
         raise ModelError(f"the model gives {kind_of(parts)}, not class scores (B, n); {hint}")
     return parts[0]
 
