@@ -19,7 +19,8 @@ from torchviz_cnn.media.origin import Origin, Photo, inputs_and_pictures, is_pho
 from torchviz_cnn.media.photo_folder import preprocess_of_transform
 
 Input = Tensor | Photo | Sequence[Photo]
-"""What every function takes as its `x`: a batch (B, C, H, W) on the model's scale or, with a Network, photos."""
+"""What every function takes as its `x`: a batch (B, C, H, W) on the model's scale or, with a Network, photos. Class
+heatmaps and gradients also take signals (B, C, L), and volumes or videos (B, C, D, H, W)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,19 +33,20 @@ class Given:
     origin: Origin
 
     @property
-    def input_size(self) -> tuple[int, int]:
-        """(H, W) of the batch."""
-        return self.x.shape[2], self.x.shape[3]
+    def input_size(self) -> tuple[int, ...]:
+        """The spatial sides of the batch: (H, W) of images, (L,) of signals, (D, H, W) of volumes and videos."""
+        return tuple(self.x.shape[2:])
 
 
 @contextmanager
-def prepared(model: Model, x: Input, *, images: bool = True) -> Iterator[Given]:
+def prepared(model: Model, x: Input, *, images: bool = True, dims: Sequence[int] = (1, 2, 3)) -> Iterator[Given]:
     """Freeze a model (see `untouched`) and make a batch from what was given: the way in of every method.
 
     Args:
         model: a module, or a Network, which says how photos are prepared and what the classes are called.
         x: a batch (B, C, H, W) on the model's scale or, with a Network, a photo or several.
-        images: whether the batch must be images of finite numbers.
+        images: whether the batch must be images, or the like, of finite numbers.
+        dims: how many spatial dimensions these may have.
 
     Raises:
         ModelError: for a model that cannot be explained.
@@ -52,9 +54,9 @@ def prepared(model: Model, x: Input, *, images: bool = True) -> Iterator[Given]:
         ImageError: for a photo that cannot be read.
     """
     batch, origin = batch_of(model, x)
-    if images:
-        _require_images(batch)
     with untouched(model) as module:
+        if images:
+            _require_images(batch, module, dims)
         if isinstance(batch, Tensor) and batch.ndim and len(batch) > 1:
             warn_of_batch_statistics(module)
         yield Given(module, input_for(module, batch), origin)
@@ -121,11 +123,18 @@ def warn_of_batch_statistics(model: nn.Module) -> None:
             return
 
 
-def _require_images(x: Tensor) -> None:
-    """Raise InputError unless this is a batch of images (B, C, H, W) of finite numbers."""
-    if x.ndim != 4:
+def _require_images(x: Tensor, model: nn.Module, dims: Sequence[int]) -> None:
+    """Raise InputError unless this is a batch (B, C, *S) of finite numbers, with as many spatial dimensions as may be.
+
+    Three dimensions are those of one image without its batch where a network of images takes its first side for the
+    channels.
+    """
+    first = next((layer for layer in model.modules() if isinstance(layer, nn.modules.conv._ConvNd)), None)
+    alone = x.ndim == 3 and isinstance(first, nn.Conv2d) and len(x) == first.in_channels != x.shape[1]
+    if alone or x.ndim - 2 not in dims:
+        kinds = "(B, C, H, W)" if alone or tuple(dims) == (2,) else "(B, C, L), (B, C, H, W) or (B, C, D, H, W)"
         hint = {3: "; x[None] makes one image a batch", 5: f"; {OF_FRAMES}"}.get(x.ndim, "")
-        raise InputError(f"the input is a batch (B, C, H, W), not {tuple(x.shape)}{hint}")
+        raise InputError(f"the input is a batch {kinds}, not {tuple(x.shape)}{hint}")
     if x.dtype == torch.uint8:
         return  # reported by `input_for`
     if not x.is_floating_point():

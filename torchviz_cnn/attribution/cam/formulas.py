@@ -1,8 +1,8 @@
 """Class heatmaps of a layer: Grad-CAM and its variants, each a formula.
 
 A variant is a function of a layer's activations (B, C, *S) and the gradients of K scores with respect to them
-(B, K, C, *S) that gives maps (B, K, *S). Today's traces give maps of two dimensions, *S = (h, w). `cam_method` makes
-the public function of it and adds it to `CAM_METHODS`, which API, command line, page and docs read.
+(B, K, C, *S) that gives maps (B, K, *S), with one, two or three spatial dimensions. `cam_method` makes the public
+function of it and adds it to `CAM_METHODS`, which API, command line, page and docs read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from torchviz_cnn.attribution.cam.heatmap import Heatmap, Layer, heatmap_of, positive, require_places
 from torchviz_cnn.hooks.inputs import Input, prepared
 from torchviz_cnn.hooks.network import Model
-from torchviz_cnn.scores.gradients import require_gradient
+from torchviz_cnn.layers.layout import LayoutName
 from torchviz_cnn.scores.targets import Score, Target, check_score
 from torchviz_cnn.scores.trace import Trace, layer_of, trace
 
@@ -41,6 +41,7 @@ class CamFunction(Protocol):
         *,
         score: Score = "logit",
         relu: bool = True,
+        layout: LayoutName = None,
     ) -> Heatmap: ...
 
 
@@ -65,19 +66,23 @@ _ARGUMENTS = """
 
     Args:
         model: a module or a Network.
-        x: a batch (B, C, H, W) on the model's scale or, with a Network, a photo or several.
+        x: a batch (B, C, H, W) on the model's scale or, with a Network, a photo or several; also signals (B, C, L), and
+            volumes or videos (B, C, D, H, W).
         layer: a dotted name, or the module; by default the last map that has the resolution of the last convolution,
-            after its activation (the result's `layer` says which).
+            after its activation, or the last tokens on whose places the score depends (the result's `layer` says
+            which).
         target: None for each image's top class, an index, a class name (with a Network), (B,) or (B, K).
         score: `logit` as in the paper, `probability` as in the textbook, `log_probability`, or `cross_entropy` (a
             loss: its map shows the evidence against the class).
         relu: whether negative evidence is left out, as in the paper.
+        layout: how the layer's tensor is read: `channels_first` (B, C, *S), `channels_last` (B, *S, C), or tokens
+            (B, N, C) by the grid that the last of them make, as (14, 14); by default it is recognised.
 
     Returns:
-        A Heatmap with values (B, h, w) or (B, K, h, w).
+        A Heatmap with values (B, h, w) or (B, K, h, w); of signals (B, l), of volumes (B, d, h, w).
 
     Raises:
-        LayerError: for a layer that does not exist, is not reached or has no map (B, C, h, w).
+        LayerError: for a layer that does not exist, is not reached or has no map, as tokens that make no grid.
         TargetError: for a class that the network does not have.
         ModelError: for a network without class scores, and where no gradient comes back.
 
@@ -100,8 +105,9 @@ def cam_method(title: str, shows: str, paper: str) -> Callable[[Formula], CamFun
             *,
             score: Score = "logit",
             relu: bool = True,
+            layout: LayoutName = None,
         ) -> Heatmap:
-            return _explain(title, formula, model, x, layer, target, score, relu)
+            return _explain(title, formula, model, x, layer, target, score, relu, layout)
 
         name: str = formula.__name__  # type: ignore[attr-defined]
         function.__name__ = function.__qualname__ = name
@@ -199,11 +205,11 @@ def eigen_cam(activations: Tensor, gradients: Tensor) -> Tensor:
 
 
 def cam_maps(run: Trace, layer: str, formulas: Sequence[Formula], *, keep_graph: bool = False) -> list[Tensor]:
-    """The maps (B, K, h, w) of several formulas at one layer of a trace, before their ReLU."""
-    activations = run.activations[layer].detach().float()
+    """The maps (B, K, *S) of several formulas at one layer of a trace, before their ReLU."""
+    activations = run.maps(layer).float()
     parts: list[list[Tensor]] = [[] for _ in formulas]
     for gradients in run.gradients([layer], keep_graph=keep_graph):
-        gradient = require_gradient(gradients[layer], run.model, f"layer {layer!r}")
+        gradient = run.required(layer, gradients[layer])
         with torch.autocast(activations.device.type, enabled=False):
             for maps, formula in zip(parts, formulas, strict=True):
                 maps.append(formula(activations, gradient))
@@ -211,13 +217,21 @@ def cam_maps(run: Trace, layer: str, formulas: Sequence[Formula], *, keep_graph:
 
 
 def _explain(
-    title: str, formula: Formula, model: Model, x: Input, layer: Layer, target: Target, score: Score, relu: bool
+    title: str,
+    formula: Formula,
+    model: Model,
+    x: Input,
+    layer: Layer,
+    target: Target,
+    score: Score,
+    relu: bool,
+    layout: LayoutName,
 ) -> Heatmap:
     check_score(score)
     with prepared(model, x) as given:
-        name = layer_of(given, layer)
-        with trace(given, [name], target, score) as run:
-            require_places(given.model, name, run.activations[name])
+        name = layer_of(given, layer, layout=layout)
+        with trace(given, [name], target, score, layout=layout) as run:
+            require_places(given.model, name, run.maps(name))
             (values,) = cam_maps(run, name, [formula])
         if relu:
             values = positive(values, name, run.targets)
