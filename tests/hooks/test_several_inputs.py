@@ -56,7 +56,7 @@ def test_heatmaps_of_a_siamese_network(call: int, keywords: bool) -> None:
     x: Any = {"left": LEFT, "right": RIGHT} if keywords else (LEFT, RIGHT)
     heat = tvc.grad_cam(model, x, f"trunk#{call}", score, relu=False)
     assert close(heat.values, expected)
-    assert (heat.values.shape, heat.input_size) == ((3, 10, 10)[:1] + (8, 8), (12, 12))
+    assert (heat.values.shape, heat.input_size) == ((3, 8, 8), (12, 12))
     assert tvc.grad_cam(model, x, target=score).layer == "trunk"
 
 

@@ -262,7 +262,7 @@ def test_similarity_is_the_cosine() -> None:
     assert close(one.values, written_out(model, cosine)[2:, 0])
     with pytest.raises(TargetError, match="the model gives 5 numbers for each image"):
         tvc.grad_cam(model, X, "conv", targets.similarity(torch.ones(4)))
-    with pytest.raises(TargetError, match="row for 2 images, and the batch has 3|for 2 images, and the batch has more"):
+    with pytest.raises(TargetError, match="has a row for 2 images, and the batch has 3"):
         tvc.grad_cam(model, X, "conv", targets.similarity(other[:2]))
 
 

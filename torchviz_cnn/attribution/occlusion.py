@@ -117,8 +117,8 @@ def occlusion(
     steps = checks.sides("stride", tuple(max(side // 2, 1) for side in sides) if stride is None else stride)
     if batch_size is not None:
         checks.whole_number("batch_size", batch_size)
-    with prepared(model, x, output=output, wrt=wrt) as given, torch.no_grad():
-        height, width = given.input_size
+    with prepared(model, x, output=output, wrt=wrt, dims=(2,)) as given, torch.no_grad():
+        height, width = given.x.shape[2:]
         if sides[0] > height or sides[1] > width:
             raise InputError(f"a patch of {sides[0]} x {sides[1]} does not fit an input of {height} x {width}")
         colour = _colour(fill, given.x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
@@ -15,8 +16,8 @@ from torchviz_cnn.attribution.cam.formulas import CAM_METHODS, cam_maps
 from torchviz_cnn.attribution.cam.heatmap import Layer
 from torchviz_cnn.attribution.result import ClassMap, of_targets, warn_of_empty
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError
-from torchviz_cnn.hooks.inputs import Given, Input, Output, Wrt, prepared
+from torchviz_cnn.core.errors import InputError, LayerError
+from torchviz_cnn.hooks.inputs import Given, Input, LayoutName, Output, Wrt, prepared
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.hooks.relu_rules import OtherActivations, Rule, relu_rule
 from torchviz_cnn.media import render
@@ -61,8 +62,9 @@ class Saliency(ClassMap):
         """Cut each map's strongest values down to this percentile, so that a picture shows the others too."""
         if not 0 < percentile <= 100:
             raise InputError(f"a percentile is more than 0 and at most 100, not {percentile}")
-        level = torch.quantile(self.values.flatten(-2), percentile / 100, -1)
-        return replace(self, values=torch.minimum(self.values, level[..., None, None]))
+        start = self.target.ndim
+        level = torch.quantile(self.values.flatten(start), percentile / 100, -1)
+        return replace(self, values=torch.minimum(self.values, level.view(*level.shape, *[1] * len(self.input_size))))
 
     def signed(self, index: int = 0, nth: int = 0, percentile: float = 99.5) -> render.Array:
         """The sum over channels with its sign as 0..1 (H, W): 0.5 is nothing, 0 and 1 this percentile of its strength.
@@ -138,8 +140,9 @@ def saliency(
 
     Args:
         model: a module or a Network.
-        x: a batch (B, C, H, W) on the model's scale or, with a Network, a photo or several; of a model of several
-            inputs a tuple, or a dict of keyword inputs.
+        x: a batch (B, C, H, W) on the model's scale or, with a Network, a photo or several; also signals (B, C, L), and
+            volumes or videos (B, C, D, H, W), with results of these sides. Of a model of several inputs a tuple, or a
+            dict of keyword inputs.
         target: as for `grad_cam`: classes, or a function of the model's output.
         relu: the backward rule of every ReLU: `guided` is guided backpropagation, `deconvnet` the deconvnet of the
             score; see `relu_rule`.
@@ -217,13 +220,16 @@ def guided_grad_cam(
     other_activations: OtherActivations = "error",
     output: Output = None,
     wrt: Wrt = None,
+    layout: LayoutName = None,
 ) -> Saliency:
     """Multiply guided backpropagation by Grad-CAM: fine detail, only where the class is. One forward pass gives both.
 
     Args:
         model, x, target, score, reduce, other_activations, output, wrt: as for `saliency`.
         layer: whose maps Grad-CAM weighs, by default as in `grad_cam`.
-        interpolation: how the heatmap, after its ReLU, is enlarged to the input: `bilinear` or `nearest`.
+        interpolation: how the heatmap, after its ReLU, is enlarged to the input: `bilinear` (of signals linear, of
+            volumes trilinear) or `nearest`.
+        layout: as for `grad_cam`.
 
     Returns:
         A Saliency, as `saliency` gives it.
@@ -236,15 +242,27 @@ def guided_grad_cam(
     check_options(score, reduce)
     checks.one_of("interpolation", interpolation, ("bilinear", "nearest"))
     rule = relu_rule("guided", other_activations=other_activations)
-    with prepared(model, x, output=output, wrt=wrt) as given:
+    with prepared(model, x, output=output, wrt=wrt, layout=layout) as given:
         name = layer_of(given, layer, target)
         with trace(given, [INPUT, name], target, score, rule) as run:
             rule.rule = "standard"
             (cam,) = cam_maps(run, name, [CAM_METHODS["grad_cam"].formula], keep_graph=True)
             gradients = run.gradient(INPUT, rule="guided")
-        smooth = {"align_corners": False} if interpolation == "bilinear" else {}
-        cam = nn.functional.interpolate(cam.relu(), given.input_size, mode=interpolation, **smooth)
+        cam = enlarged(cam.relu(), given.input_size, interpolation)
         return saliency_of("guided Grad-CAM", given, run.targets, gradients * cam[:, :, None], reduce)
+
+
+def enlarged(maps: Tensor, size: Sequence[int], interpolation: str) -> Tensor:
+    """Maps (B, K, *S) at the size of the input: `bilinear`, or what that is in other dimensions, or `nearest`.
+
+    Raises LayerError for maps of another number of dimensions.
+    """
+    if maps.ndim - 2 != len(size):
+        raise LayerError(f"maps of {maps.ndim - 2} spatial dimensions are not enlarged to an input of {len(size)}")
+    if interpolation == "nearest":
+        return nn.functional.interpolate(maps, tuple(size), mode="nearest")
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
+    return nn.functional.interpolate(maps, tuple(size), mode=mode, align_corners=False)
 
 
 def input_gradients(
@@ -254,7 +272,7 @@ def input_gradients(
     relu: Rule = "standard",
     other_activations: OtherActivations = "error",
 ) -> tuple[Targets, Tensor]:
-    """What is explained, and its gradients with respect to the input: (B, K, C, H, W), float32.
+    """What is explained, and its gradients with respect to the input: (B, K, C, *S), float32.
 
     Raises LayerError for a rule, other than the standard one, that meets no ReLU.
     """
@@ -276,7 +294,7 @@ def saliency_of(
     reduce: Reduce,
     completeness_error: Tensor | None = None,
 ) -> Saliency:
-    """The result of a method from gradients (B, K, C, H, W)."""
+    """The result of a method from gradients (B, K, C, *S)."""
     gradients = gradients.contiguous()
     strength = gradients.abs()
     values = strength.amax(2) if reduce == "max" else strength.sum(2)

@@ -144,7 +144,7 @@ def integrated_gradients(
         points, weights = ((nodes + 1) / 2).to(given.x), (shares / 2).to(given.x.device, torch.float32)
 
         def attribute(image: Tensor, start: Tensor, index: int) -> Tensor:
-            path = start + points[:, None, None, None] * (image - start)
+            path = start + points.view(-1, *[1] * image.ndim) * (image - start)
             gradients = _gradients(given, path, index, targets, batch_size)
             total = torch.zeros(())
             for weight, gradient in zip(weights, gradients, strict=True):
@@ -156,7 +156,7 @@ def integrated_gradients(
 
         attributions = torch.stack([mean_over_baselines(index) for index in range(len(given.x))])
         at_starts = [scores_of(given, start.clone(), range(len(start)), targets) for start in starts]
-        error = attributions.sum((2, 3, 4)) - (targets.scores - torch.stack(at_starts).mean(0))
+        error = attributions.flatten(2).sum(2) - (targets.scores - torch.stack(at_starts).mean(0))
         return saliency_of("integrated gradients", given, targets, attributions, reduce, error)
 
 
@@ -166,7 +166,7 @@ def _baselines(given: Tensor | float | Sequence[Any], x: Tensor) -> list[Tensor]
     for baseline in given if isinstance(given, (list, tuple)) else [given]:
         try:
             values = torch.as_tensor(baseline, dtype=x.dtype, device=x.device).detach()
-            if values.ndim not in (0, 3, 4) or not bool(values.isfinite().all()):
+            if values.ndim not in (0, x.ndim - 1, x.ndim) or not bool(values.isfinite().all()):
                 raise ValueError
             starts.append(values.expand_as(x))
         except (TypeError, ValueError, RuntimeError):

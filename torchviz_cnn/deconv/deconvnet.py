@@ -178,7 +178,7 @@ def deconvnet(
     asked = {name: None if one is None else checks.indices("channel", one) for name, one in by_layer.items()}
     alone = isinstance(layer, (str, nn.Module))
     single = alone and k is None and (channel is None or isinstance(asked.get(layers[0]), int))
-    with prepared(model, x) as given:
+    with prepared(model, x, dims=(2,)) as given:
         parts: list[tuple[Tensor, ...]] = []
         with projected_units(given, layers, other_activations=other_activations) as units:
             for name in layers:

@@ -63,7 +63,7 @@ def explain_shape(error: RuntimeError | ValueError, model: nn.Module, args: tupl
     convolution = next((layer for layer in model.modules() if isinstance(layer, nn.modules.conv._ConvNd)), None)
     if isinstance(convolution, nn.Conv3d) and len(shape) == 4:
         raise InputError(
-            f"{type(model).__name__} takes videos or volumes (B, C, T, H, W), and the input is {shape}; {OF_FRAMES}"
+            f"{type(model).__name__} takes videos or volumes (B, C, D, H, W), and the input is {shape}; {OF_FRAMES}"
         ) from error
     mismatch = re.search(r"expected input\[([\d, ]+)\] to have (\d+) channels", str(error))
     if mismatch and tuple(int(side) for side in mismatch[1].split(",")) == shape:
@@ -73,8 +73,9 @@ def explain_shape(error: RuntimeError | ValueError, model: nn.Module, args: tupl
 
 
 OF_FRAMES = (
-    "saliency and occlusion explain a network of videos or volumes that is wrapped in a module whose forward takes "
-    "the frames as channels (B, C * T, H, W), as model(x.unflatten(1, (3, -1))) does"
+    "grad_cam and saliency explain videos and volumes (B, C, D, H, W) as they are; for occlusion a network of these is "
+    "wrapped in a module whose forward takes the frames as channels (B, C * D, H, W), as "
+    "model(x.unflatten(1, (3, -1))) does"
 )
 SEVERAL_INPUTS = "the inputs of a model of several are given as a tuple, or as a dict of its keyword inputs"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,16 @@ from torchviz_cnn.media.origin import Origin, Photo, inputs_and_pictures, is_pho
 from torchviz_cnn.media.photo_folder import preprocess_of_transform
 
 Input = Tensor | Photo | Sequence[Photo] | tuple[Any, ...] | Mapping[str, Any]
-"""What every function takes as its `x`: a batch (B, C, H, W) on the model's scale or, with a Network, photos; of a
-model of several inputs a tuple, or a dict for keyword inputs, of which a tensor of as many rows is a batch too."""
+"""What every function takes as its `x`: a batch (B, C, H, W) on the model's scale or, with a Network, photos. Class
+heatmaps and gradients also take signals (B, C, L), and volumes or videos (B, C, D, H, W). Of a model of several inputs
+a tuple, or a dict for keyword inputs, of which a tensor of as many rows is a batch too."""
 Output = str | int | Callable[[Any], Any] | None
 """What of a model's output is explained: a key, an index or the name of an attribute, also several with dots in between
 (`"heads.0.logits"`), or a function that picks the tensor; None where the output is that of classes already."""
 Wrt = str | int | None
 """Which of several inputs is explained: an index or a key; None for the first batch of images."""
+LayoutName = Literal["channels_first", "channels_last"] | tuple[int, ...] | None
+"""How layers' tensors are read: with their channels first or last, or as tokens of this grid; None: recognised."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +45,13 @@ class Given:
     """The other inputs of a model of several, copies too, with `x` in its place left out (None)."""
     wrt: str | int = 0
     """Which of the inputs `x` is."""
+    layout: LayoutName = None
+    """How layers' tensors are read."""
 
     @property
-    def input_size(self) -> tuple[int, int]:
-        """(H, W) of the batch."""
-        return self.x.shape[2], self.x.shape[3]
+    def input_size(self) -> tuple[int, ...]:
+        """The spatial sides of the batch: (H, W) of images, (L,) of signals, (D, H, W) of volumes and videos."""
+        return tuple(self.x.shape[2:])
 
     def inputs(self, x: Tensor) -> Tensor | tuple[Any, ...] | dict[str, Any]:
         """What the model is called with, where `x` takes the place of the batch; the other inputs are copies."""
@@ -68,16 +73,27 @@ class Given:
 
 
 @contextmanager
-def prepared(model: Model, x: Input, *, images: bool = True, output: Output = None, wrt: Wrt = None) -> Iterator[Given]:
+def prepared(
+    model: Model,
+    x: Input,
+    *,
+    images: bool = True,
+    dims: Sequence[int] = (1, 2, 3),
+    output: Output = None,
+    wrt: Wrt = None,
+    layout: LayoutName = None,
+) -> Iterator[Given]:
     """Freeze a model (see `untouched`) and make a batch from what was given: the way in of every method.
 
     Args:
         model: a module, or a Network, which says how photos are prepared and what the classes are called.
         x: a batch (B, C, H, W) on the model's scale or, with a Network, a photo or several; a tuple or dict of the
             inputs of a model of several.
-        images: whether the batch must be images of finite numbers.
+        images: whether the batch must be images, or the like, of finite numbers.
+        dims: how many spatial dimensions these may have.
         output: what of the model's output is explained.
         wrt: which of several inputs the batch is.
+        layout: how layers' tensors are read.
 
     Raises:
         ModelError: for a model that cannot be explained.
@@ -91,13 +107,13 @@ def prepared(model: Model, x: Input, *, images: bool = True, output: Output = No
     elif wrt is not None:
         raise InputError(f"wrt={wrt!r} chooses one of several inputs, and the model is given one alone")
     batch, origin = batch_of(model, x)
-    if images:
-        _require_images(batch)
     with untouched(model) as module:
+        if images:
+            _require_images(batch, module, dims)
         if isinstance(batch, Tensor) and batch.ndim and len(batch) > 1:
             warn_of_batch_statistics(module)
         others = _mapped(others, lambda part: input_for(module, part))
-        yield Given(module, input_for(module, batch), origin, output, others, place)
+        yield Given(module, input_for(module, batch), origin, output, others, place, layout)
 
 
 def several_inputs(x: Any) -> bool:
@@ -193,11 +209,18 @@ def warn_of_batch_statistics(model: nn.Module) -> None:
             return
 
 
-def _require_images(x: Tensor) -> None:
-    """Raise InputError unless this is a batch of images (B, C, H, W) of finite numbers."""
-    if x.ndim != 4:
+def _require_images(x: Tensor, model: nn.Module, dims: Sequence[int]) -> None:
+    """Raise InputError unless this is a batch (B, C, *S) of finite numbers, with as many spatial dimensions as may be.
+
+    Three dimensions are those of one image without its batch where a network of images takes its first side for the
+    channels.
+    """
+    first = next((layer for layer in model.modules() if isinstance(layer, nn.modules.conv._ConvNd)), None)
+    alone = x.ndim == 3 and isinstance(first, nn.Conv2d) and len(x) == first.in_channels != x.shape[1]
+    if alone or x.ndim - 2 not in dims:
+        kinds = "(B, C, H, W)" if alone or tuple(dims) == (2,) else "(B, C, L), (B, C, H, W) or (B, C, D, H, W)"
         hint = {3: "; x[None] makes one image a batch", 5: f"; {OF_FRAMES}"}.get(x.ndim, "")
-        raise InputError(f"the input is a batch (B, C, H, W), not {tuple(x.shape)}{hint}")
+        raise InputError(f"the input is a batch {kinds}, not {tuple(x.shape)}{hint}")
     if x.dtype == torch.uint8:
         return  # reported by `input_for`
     if not x.is_floating_point():

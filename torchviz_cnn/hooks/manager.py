@@ -29,7 +29,7 @@ from torchviz_cnn.core.names import (
 from torchviz_cnn.hooks.calls import Inputs, eagerly, explain_arguments, explain_shape, repeated, rows_of, running_calls
 from torchviz_cnn.hooks.interrupts import FunctionMode, uninterrupted
 from torchviz_cnn.hooks.network import Model, module_of
-from torchviz_cnn.hooks.recorder import Check, Recorder, in_backward
+from torchviz_cnn.hooks.recorder import Check, Recorder, in_backward, with_tensor
 
 ForwardHook = Callable[[str, Any], Any]
 BackwardHook = Callable[[str, Tensor], Any]
@@ -212,7 +212,7 @@ class HookManager:
             The model's output for the n maps.
         """
         with HookManager(self.model) as hooks:
-            hooks.on_forward(layer, lambda name, output: maps.clone())
+            hooks.on_forward(layer, lambda name, output: with_tensor(output, maps.clone()))
             try:
                 output = hooks.run_on(repeated(x, 1), stop_early=False)
                 hooks.require_reached()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -61,10 +62,13 @@ class Recorder(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._kept.values)
 
-    def _take(self, name: str, output: Any) -> Tensor | None:
+    def _take(self, name: str, output: Any) -> Any:
         tensor = self._check(name, output)
-        if tensor is None:
-            return None
+        replacement = None if tensor is None else self._keep(name, tensor)
+        return None if replacement is None else with_tensor(output, replacement)
+
+    def _keep(self, name: str, tensor: Tensor) -> Tensor | None:
+        """Keep a tensor, and give the copy with which the forward pass goes on, where it needs one."""
         if not torch.is_grad_enabled():
             self._kept.take(name, tensor)
             return None
@@ -122,6 +126,29 @@ class _KeptValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(tensor, Tensor) and tensor.layout is torch.strided:
                 for name in self._names.pop(_storage(tensor), []):
                     self.values[name] = self.values[name].clone()
+
+
+def only_tensor(output: Any) -> Tensor | None:
+    """What a layer gives if it is a tensor, or the only one among the entries of a tuple, list or dict; else None."""
+    if isinstance(output, Tensor):
+        return output
+    parts = output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else ()
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    return tensors[0] if len(tensors) == 1 else None
+
+
+def with_tensor(output: Any, tensor: Tensor) -> Any:
+    """What a layer gives, with another tensor in the place of its only one (see `only_tensor`)."""
+    if isinstance(output, dict):
+        changed = copy.copy(output)
+        for key, part in output.items():
+            if isinstance(part, Tensor):
+                changed[key] = tensor
+        return changed
+    if isinstance(output, (tuple, list)):
+        parts = [tensor if isinstance(part, Tensor) else part for part in output]
+        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+    return tensor
 
 
 def _tensor(name: str, output: Any) -> Tensor:

@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from torchviz_cnn.core.errors import LayerError, ModelError
 from torchviz_cnn.core.graph import graph_nodes
 from torchviz_cnn.core.names import LayerPattern, named_layers, one_or_several, resolve, unwrap
 from torchviz_cnn.hooks.calls import Inputs
-from torchviz_cnn.hooks.inputs import input_for
+from torchviz_cnn.hooks.inputs import LayoutName, input_for
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model, module_of
 from torchviz_cnn.hooks.untouched import untouched
-from torchviz_cnn.layers.layout import channels_last, is_permutation
+from torchviz_cnn.layers.layout import CONVOLUTIONS, Layout, Layouts, is_permutation
 
-CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.modules.conv._ConvNd,)
 POOLINGS: tuple[type[nn.Module], ...] = (
     *(nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd),
     *(nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd),
@@ -111,35 +111,42 @@ def explained_layer(
     *,
     pooled: bool = False,
     inputs: Callable[[Tensor], Inputs] | None = None,
+    layout: LayoutName = None,
 ) -> str:
     """The layer that a class heatmap is of by default: the last with the last convolution's resolution.
 
     That is the map of the last convolution larger than one pixel, under the outermost name, after the normalisation,
     the sums or concatenations and the activation that follow it, and before any pooling: `features.29` in VGG16,
-    `layer4` in a ResNet, `features` in a DenseNet. Layers that the model's scores do not depend on are left out, and
-    maps with their channels last, and, where there are others, maps as large as the image. Where that map is in one of
-    several branches of a block that gives another size, what comes before the block is taken. With `pooled`, the last
-    layer with a map larger than one pixel, whatever gives it. Runs the model, which is frozen (see `untouched`), on `x`
-    once, with what `inputs` makes of it; `read` gives the scores in its output. Raises LayerError where there is no
-    such layer.
+    `layer4` in a ResNet, `features` in a DenseNet. Layers that the model's scores do not depend on are left out, and,
+    where there are others, maps as large as the image. Where that map is in one of several branches of a block that
+    gives another size, what comes before the block is taken. With `pooled`, the last layer with a map larger than one
+    pixel, whatever gives it. Where tokens or maps with their channels last follow, it is the last of these on whose
+    places the scores depend: the normalisation before the last attention of a ViT that reads its class token. Runs the
+    model, which is frozen (see `untouched`), on `x` once, with what `inputs` makes of it; `read` gives the scores in
+    its output, and `layout` says how what layers give is read. Raises LayerError where there is no such layer.
     """
-    calls, is_bypassed = _spatial_calls(model, x, read, inputs)
+    calls = _SpatialCalls(model, x, read, inputs or (lambda image: image), layout)
+    first = calls.with_channels_first()
     if not pooled:
-        calls = [call for call in calls if call.size != tuple(x.shape[2:])] or calls
+        first = [call for call in first if call.size != tuple(x.shape[2:])] or first
     explained: _SpatialCall | None = None
-    for call in calls:
+    for call in first:
         same = explained is not None and call.size == explained.size and not isinstance(call.layer, POOLINGS)
         if pooled or same or isinstance(call.layer, CONVOLUTIONS) or is_permutation(call.layer):
             explained = call
+    last = calls.last_with_channels_last(explained)
+    if last is not None:
+        return last.name
     if explained is None:
+        sides = {1: "(B, C, l)", 2: "(B, C, h, w)", 3: "(B, C, d, h, w)"}[x.ndim - 2]
         raise LayerError(
-            f"{type(unwrap(model)).__name__} has no layer with a spatial map (B, C, h, w) that its scores depend on, "
+            f"{type(unwrap(model)).__name__} has no layer with a spatial map {sides} that its scores depend on, "
             "on this input; name a layer"
         )
     if pooled:
         return explained.name
-    of_size = [call for call in calls if call.size == explained.size and not isinstance(call.layer, POOLINGS)]
-    return _before_branches(of_size[: of_size.index(explained) + 1], is_bypassed)
+    of_size = [call for call in first if call.size == explained.size and not isinstance(call.layer, POOLINGS)]
+    return _before_branches(of_size[: of_size.index(explained) + 1], calls.is_bypassed)
 
 
 def _before_branches(calls: Sequence[_SpatialCall], is_bypassed: Callable[[_SpatialCall], bool]) -> str:
@@ -152,45 +159,83 @@ def _before_branches(calls: Sequence[_SpatialCall], is_bypassed: Callable[[_Spat
 
 
 class _SpatialCall(NamedTuple):
-    """A call of a layer that gives maps (B, C, h, w) of more than one pixel."""
+    """A call of a layer that gives maps of more than one place, of as many dimensions as the input."""
 
     name: str
     layer: nn.Module
+    layout: Layout
     size: tuple[int, ...]
     node: Any
     """The graph node that made the maps; None where they do not depend on the input."""
+    edge: Any
+    """The edge of the graph by which gradients come back to the maps; None with the node."""
 
 
-def _spatial_calls(
-    model: nn.Module,
-    x: Tensor,
-    read: Callable[[Any], Tensor] | None,
-    inputs: Callable[[Tensor], Inputs] | None = None,
-) -> tuple[list[_SpatialCall], Callable[[_SpatialCall], bool]]:
-    """The calls with maps by which the scores depend on the input; all with maps where no dependence shows.
+class _SpatialCalls:
+    """The calls with maps in one forward pass, in execution order, and which of them the scores depend on."""
 
-    Also a function that tells whether the scores depend on the input by a path around a call, as a shortcut is.
-    """
-    layers, calls = named_layers(model), list[_SpatialCall]()
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        read: Callable[[Any], Tensor] | None,
+        inputs: Callable[[Tensor], Inputs],
+        layout: LayoutName,
+    ) -> None:
+        layers, known = named_layers(model), Layouts(model, x, layout)
+        self._calls = list[_SpatialCall]()
 
-    def note(name: str, output: Any) -> None:
-        layer = layers[resolve(model, layers, name).name]
-        spatial = isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:] != (1, 1)
-        if spatial and not channels_last(layer, output, tuple(x.shape[2:])):
-            calls.append(_SpatialCall(name, layer, tuple(output.shape[2:]), output.grad_fn))
+        def note(name: str, output: Any) -> None:
+            layer = layers[resolve(model, layers, name).name]
+            if isinstance(layer, CONVOLUTIONS):
+                known.note(name, output)
+            try:
+                tensor = known.tensor(name, output)
+                own = known.of(name, tensor)
+            except LayerError:
+                return
+            size = tuple(own.maps(tensor).shape[2:])
+            if own.dims == x.ndim - 2 and any(side > 1 for side in size):
+                edge = torch.autograd.graph.get_gradient_edge(tensor) if tensor.grad_fn is not None else None
+                self._calls.append(_SpatialCall(name, layer, own, size, tensor.grad_fn, edge))
 
-    with HookManager(model) as hooks:
-        hooks.on_forward([f"{name}#*" for name in layers], note)
-        image = x.detach().requires_grad_().clone()
-        start = image.grad_fn
-        output = hooks.run_on(image if inputs is None else inputs(image), stop_early=False)
-        scores = output if read is None else read(output)
+        with HookManager(model) as hooks:
+            hooks.on_forward([f"{name}#*" for name in layers], note)
+            image = x.detach().requires_grad_().clone()
+            self._start = image.grad_fn
+            output = hooks.run_on(inputs(image), stop_early=False)
+            self._scores = output if read is None else read(output)
+        self._nodes = set(graph_nodes(self._scores))
 
-    def is_bypassed(call: _SpatialCall) -> bool:
-        return start in graph_nodes(scores, but_not_through=call.node)
+    def with_channels_first(self) -> list[_SpatialCall]:
+        """The calls with maps (B, C, *S) that the scores depend on; all such calls where no dependence shows."""
+        calls = [call for call in self._calls if not call.layout.last]
+        return [call for call in calls if call.node in self._nodes] or calls
 
-    nodes = set(graph_nodes(scores))
-    return [call for call in calls if call.node in nodes] or calls, is_bypassed
+    def last_with_channels_last(self, behind: _SpatialCall | None) -> _SpatialCall | None:
+        """The last call with tokens or maps (B, *S, C), behind another call, on whose places the scores depend.
+
+        A linear layer in a block that gives no such maps itself, as those of an attention's keys and values, is left
+        out.
+        """
+        later = self._calls[0 if behind is None else self._calls.index(behind) + 1 :]
+        for call in reversed(later):
+            inner = isinstance(call.layer, nn.Linear) and "." in call.name
+            if call.layout.last and call.node in self._nodes and not inner and self._reaches_places(call):
+                return call
+        return None
+
+    def is_bypassed(self, call: _SpatialCall) -> bool:
+        """Whether the scores depend on the input by a path around a call, as a shortcut is."""
+        return self._start in graph_nodes(self._scores, but_not_through=call.node)
+
+    def _reaches_places(self, call: _SpatialCall) -> bool:
+        if not call.layout.grid:
+            return True
+        tensors = [part for part in tree_leaves(self._scores) if isinstance(part, Tensor) and part.requires_grad]
+        highest = torch.stack([part.float().max() for part in tensors]).sum()
+        (gradient,) = torch.autograd.grad(highest, [call.edge], retain_graph=True, allow_unused=True)
+        return gradient is not None and bool(call.layout.maps(gradient).any())
 
 
 def input_channels(model: nn.Module) -> int:

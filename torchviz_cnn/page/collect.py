@@ -20,7 +20,7 @@ from torchviz_cnn.hooks.relu_rules import Rule, relu_rule
 from torchviz_cnn.layers.defaults import Layers, chosen_patterns
 from torchviz_cnn.page.encode import fitted
 from torchviz_cnn.scores.outputs import Activation
-from torchviz_cnn.scores.trace import INPUT, Trace, layer_of, require_maps, trace
+from torchviz_cnn.scores.trace import INPUT, Trace, layer_of, trace
 
 MAP_SIDE = 96
 """Activation maps are averaged down to at most this many pixels a side before they are kept."""
@@ -82,7 +82,7 @@ def collect(
     parts: list[Collected] = []
     explained: str | None = None
     for x in batches:
-        with prepared(net, x) as given:
+        with prepared(net, x, dims=(2,)) as given:
             if explain and not parts:
                 explained = _explained_layer(given)
             parts.append(_collect(given, _calls(given.model, layers), classes, explained))
@@ -116,9 +116,9 @@ def _collect(given: Given, calls: Sequence[Call], classes: int, explained: str |
     known = explained is None or explained in wanted or f"{explained.partition('#')[0]}#*" in wanted
     added = None if known else explained
 
-    def check(name: str, output: Any) -> Tensor | None:
-        if name in by_name:
-            return require_maps(given, name, output)
+    def check(name: str, output: Any) -> Any:
+        if name in by_name or name == added:
+            return output
         maps = isinstance(output, Tensor) and output.ndim == 4 and len(output) == batch and output.is_floating_point()
         return output if maps and output.shape[2:] != (1, 1) else None
 
@@ -129,12 +129,15 @@ def _collect(given: Given, calls: Sequence[Call], classes: int, explained: str |
         chosen = logits.detach().topk(min(classes, logits.shape[1]), 1).indices
         run = replace(run, targets=replace(run.targets, classes=chosen, single=False))
         names = [name for name in run.activations if name != INPUT]
+        for name in names:
+            if run.layouts[name].dims != 2:
+                raise LayerError(f"layer {name!r} gives maps of {run.layouts[name].dims} dimensions, the page shows 2")
         heat, standard = _heatmaps(run, names)
         pixels: dict[str, Tensor] = {}
         for name, own in PIXEL_METHODS.items():
             if standard is not None and (own == "standard" or rule.count):
                 pixels[name] = standard if own == "standard" else run.gradient(INPUT, rule=own, keep_graph=True).cpu()
-        layers = {name: _layer_maps(run.activations[name].detach(), heat[name]) for name in names}
+        layers = {name: _layer_maps(run.maps(name), heat[name]) for name in names}
     shown = explained if explained in layers else next((name for name in reversed(names) if heat[name]), None)
     return Collected(logits.detach().cpu(), chosen.cpu(), layers, pixels, shown, added, run.targets.activation)
 
@@ -152,7 +155,7 @@ def _heatmaps(run: Trace, layers: Sequence[str]) -> tuple[dict[str, dict[str, Te
         for layer, gradient in gradients.items():
             if gradient is None:
                 continue
-            maps = run.activations[layer].detach().float()
+            maps = run.maps(layer).float()
             with torch.autocast(maps.device.type, enabled=False):
                 for name, method in CAM_METHODS.items():
                     values = _at_most(method.formula(maps, gradient).relu(), HEAT_SIDE)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.core.errors import LayerError
+from torchviz_cnn.core.errors import LayerError, ModelError
 from torchviz_cnn.core.names import LayerName, one_call, one_or_several
 from torchviz_cnn.hooks.inputs import Given
 from torchviz_cnn.hooks.manager import HookManager
-from torchviz_cnn.hooks.recorder import Check
 from torchviz_cnn.hooks.relu_rules import ReluRule, Rule
 from torchviz_cnn.layers.defaults import explained_layer
-from torchviz_cnn.layers.layout import require_channels_first
+from torchviz_cnn.layers.layout import Layout, Layouts
 from torchviz_cnn.scores.gradients import require_gradient, score_gradients
 from torchviz_cnn.scores.outputs import Ending
 from torchviz_cnn.scores.targets import Score, Target, Targets, reader_of
@@ -36,9 +35,18 @@ class Trace:
 
     model: nn.Module
     activations: Mapping[str, Tensor]
-    """What the layers gave, by name, in execution order: (B, C, h, w), part of the graph."""
+    """What the layers gave, by name, in execution order, as they gave it: part of the graph."""
     targets: Targets
     rule: ReluRule | None = None
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
+    """How maps lie in what the layers gave."""
+
+    def maps(self, layer: str) -> Tensor:
+        """The maps in what a layer gave, or the `INPUT`: (B, C, *S), detached; a view."""
+        return self._maps_in(layer, self.activations[layer].detach())
+
+    def _maps_in(self, layer: str, tensor: Tensor) -> Tensor:
+        return self.layouts[layer].maps(tensor) if layer in self.layouts else tensor
 
     def gradients(
         self, layers: Sequence[str], *, rule: Rule | None = None, keep_graph: bool = False
@@ -51,28 +59,37 @@ class Trace:
             keep_graph: whether gradients will be read once more after this (False).
 
         Yields:
-            By layer, (B, k, C, h, w) in float32; None for a layer that the scores do not depend on.
+            By layer, (B, k, C, *S) in float32; None for a layer that the scores do not depend on.
         """
         if self.rule is not None and rule is not None:
             self.rule.rule = rule
         for parts in score_gradients(self.targets.scores, [self.activations[name] for name in layers], keep_graph):
             # Class by class in memory, image by image in use: the transposition is a view.
             yield {
-                name: None if part is None else part.detach().float().transpose(0, 1)
+                name: None if part is None else self._maps_in(name, part.detach().transpose(0, 1)).float()
                 for name, part in zip(layers, parts, strict=True)
             }
 
     def gradient(self, layer: str, *, rule: Rule | None = None, keep_graph: bool = False) -> Tensor:
-        """The gradients of all classes with respect to one layer's maps or the `INPUT`: (B, K, C, h, w), float32.
+        """The gradients of all classes with respect to one layer's maps or the `INPUT`: (B, K, C, *S), float32.
 
         Raises ModelError where none comes back.
         """
-        place = f"layer {layer!r}" if layer != INPUT else "the input"
         parts = [
-            require_gradient(part[layer], self.model, place)
-            for part in self.gradients([layer], rule=rule, keep_graph=keep_graph)
+            self.required(layer, part[layer]) for part in self.gradients([layer], rule=rule, keep_graph=keep_graph)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def required(self, layer: str, gradient: Tensor | None) -> Tensor:
+        """The gradient (B, K, C, *S) with respect to a layer; raises ModelError where none comes back to its places."""
+        layout = self.layouts.get(layer)
+        given = require_gradient(gradient, self.model, f"layer {layer!r}" if layer != INPUT else "the input")
+        if layout is not None and layout.leading and not bool(given.any()):
+            raise ModelError(
+                f"no gradient comes back to the {layout} of layer {layer!r} of {type(self.model).__name__}: behind it "
+                "the score depends on its class token alone, if at all; name a layer before the last attention, or none"
+            )
+        return given
 
 
 @contextmanager
@@ -83,7 +100,7 @@ def trace(
     score: Score = "logit",
     rule: ReluRule | None = None,
     *,
-    check: Check | None = None,
+    check: Callable[[str, Any], Any] | None = None,
     require_relu: bool = True,
 ) -> Iterator[Trace]:
     """Run a model once, to its end, and keep what is needed to differentiate scores with respect to layers' maps.
@@ -93,11 +110,11 @@ def trace(
 
     Args:
         given: the model and its batch.
-        layers: names of calls that give maps (B, C, h, w), and `INPUT`.
+        layers: names of calls that give maps or tokens (see `Layouts`), and `INPUT`.
         target: which classes, see `Target`, or what was resolved before.
         score: the score to explain, see `Score`.
         rule: the backward rule of ReLUs.
-        check: what tests the outputs of layers, see `HookManager.record`; by default `require_maps`.
+        check: called with the name and the output of each call: gives None for one that is left out.
         require_relu: whether a rule that meets no ReLU is an error.
 
     Raises:
@@ -110,10 +127,18 @@ def trace(
     leaf = x.detach().requires_grad_() if INPUT in layers else x.detach()
     named = [name for name in layers if name != INPUT]
 
-    def maps(name: str, output: Any) -> Tensor:
-        return require_maps(given, name, output)
+    known, layouts = Layouts(model, x, given.layout), dict[str, Layout]()
 
-    with HookManager(model) as hooks, hooks.record(named, check or maps) as acts:
+    def maps(name: str, output: Any) -> Tensor | None:
+        if check is not None and check(name, output) is None:
+            return None
+        tensor = known.tensor(name, output)
+        layouts[name] = known.of(name, tensor)
+        return tensor
+
+    with HookManager(model) as hooks, hooks.record(named, maps) as acts:
+        if named:
+            known.watch(hooks)
         with ruling or contextlib.nullcontext(), Ending() as ending:
             output = hooks.run_on(given.inputs(leaf.clone()), stop_early=False)
         hooks.require_reached()
@@ -122,19 +147,7 @@ def trace(
             if require_relu:
                 ruling.require_met(model)
         targets = Targets.of(given, output, target, score, ending)
-        yield Trace(model, {**acts, **({INPUT: leaf} if INPUT in layers else {})}, targets, rule)
-
-
-def require_maps(given: Given, layer: str, output: Any) -> Tensor:
-    """What a layer gives, if it is maps (B, C, h, w), as many as there are images; raises LayerError otherwise."""
-    model, batch = given.model, len(given.x)
-    if not isinstance(output, Tensor) or output.ndim != 4:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise LayerError(f"layer {layer!r} of {type(model).__name__} gives {shape}, not maps (B, C, h, w)")
-    if len(output) != batch:
-        raise LayerError(f"layer {layer!r} gives {len(output)} maps for {batch} images: they cannot be told apart")
-    require_channels_first(model, layer, output, given.input_size)
-    return output
+        yield Trace(model, {**acts, **({INPUT: leaf} if INPUT in layers else {})}, targets, rule, layouts)
 
 
 def layer_of(
@@ -165,6 +178,7 @@ def layer_of(
             lambda output: reading.read(output, len(images)).logits,
             pooled=pooled,
             inputs=some.inputs,
+            layout=given.layout,
         )
 
     try:

@@ -117,7 +117,7 @@ def project_units(
     for _, same in groupby(range(len(inputs)), key=lambda i: (inputs[i].shape, i // _ROWS)):
         part = list(same)
         with (
-            prepared(model, torch.stack([inputs[i] for i in part])) as given,
+            prepared(model, torch.stack([inputs[i] for i in part]), dims=(2,)) as given,
             projected_units(given, [layer], projection, other_activations) as units,
         ):
             maps = units.maps[layer]

@@ -14,7 +14,7 @@ from torchviz_cnn.attribution.cam.formulas import CAM_METHODS, cam_maps
 from torchviz_cnn.attribution.cam.heatmap import Heatmap, Layer, heatmap_of, positive, require_places
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, ModelError
-from torchviz_cnn.hooks.inputs import Given, Input, Output, Wrt, prepared
+from torchviz_cnn.hooks.inputs import Given, Input, LayoutName, Output, Wrt, prepared
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.scores.gradients import require_gradient, score_gradients
@@ -37,6 +37,7 @@ def competitive_cam(
     temperature: float | None = None,
     output: Output = None,
     wrt: Wrt = None,
+    layout: LayoutName = None,
 ) -> Heatmap:
     """Compute Grad-CAM in which classes compete for every place: where a class is the best explanation.
 
@@ -49,16 +50,16 @@ def competitive_cam(
 
     Args:
         model: a module or a Network.
-        x: a batch (B, C, H, W) on the model's scale or, with a Network, a photo or several.
+        x: as for `grad_cam`.
         layer: as for `grad_cam`.
         target: classes, as for `grad_cam`.
         rivals: how many of the likeliest classes compete with the target; by default all where global average
             pooling follows the layer, else 50.
         temperature: T, above 0; by default the standard deviation of E over the classes at each place.
-        output, wrt: as for `grad_cam`.
+        output, wrt, layout: as for `grad_cam`.
 
     Returns:
-        A Heatmap with values (B, h, w) or (B, K, h, w), at least 0.
+        A Heatmap with values (B, *S) or (B, K, *S), at least 0.
 
     Raises:
         InputError: for rivals below 1, a temperature that is not above 0, and a function as target.
@@ -80,10 +81,10 @@ def competitive_cam(
         raise InputError(f"temperature is above 0, not {temperature!r}")
     if callable(target):
         raise InputError("classes compete, and the target is a function: it has no rivals; grad_cam takes it")
-    with prepared(model, x, output=output, wrt=wrt) as given:
+    with prepared(model, x, output=output, wrt=wrt, layout=layout) as given:
         name = layer_of(given, layer)
         with trace(given, [name], target) as run:
-            require_places(given.model, name, run.activations[name])
+            require_places(given.model, name, run.maps(name))
         asked, logits = run.targets.classes, run.targets.logits.detach()
         weights = _pooled_weights(given, name, run)
         count = min(rivals or (logits.shape[1] if weights is not None else RIVALS), logits.shape[1])
@@ -91,11 +92,11 @@ def competitive_cam(
         classes = torch.cat([asked, likeliest], 1)
         if weights is not None:
             own = weights.gather(1, classes[..., None].expand(-1, -1, weights.shape[2]))
-            maps = torch.einsum("bkc,bchw->bkhw", own, run.activations[name].detach().float())
+            maps = torch.einsum("bkc,bc...->bk...", own, run.maps(name).float())
         else:
             with trace(given, [name], replace(run.targets, classes=classes, single=False)) as everyone:
                 (maps,) = cam_maps(everyone, name, [CAM_METHODS["grad_cam"].formula])
-        local = maps.shape[2] * maps.shape[3] * maps + _constant(logits.gather(1, classes), maps)
+        local = maps[0, 0].numel() * maps + _constant(logits.gather(1, classes), maps)
         mine, theirs = local[:, : asked.shape[1]], local[:, asked.shape[1] :]
         shares = [
             _share(mine[:, k], theirs, asked[:, k, None] == likeliest, temperature) for k in range(asked.shape[1])
@@ -107,15 +108,16 @@ def competitive_cam(
 def _pooled_weights(given: Given, layer: str, run: Trace) -> Tensor | None:
     """The mean gradient of every class over each map of a layer: (B, n, C); None where it is not simply pooled.
 
-    Where global average pooling follows the layer, the network gives the same for maps of one place, their means, and
-    only what follows the pooling is differentiated.
+    Where global average pooling follows the layer, the network gives the same for maps of one place, their means (of
+    tokens, for means everywhere), and only what follows the pooling is differentiated.
     """
-    maps, logits = run.activations[layer].detach(), run.targets.logits.detach()
+    maps, own, logits = run.maps(layer), run.activations[layer].detach(), run.targets.logits.detach()
+    places = tuple(range(2, maps.ndim))
     try:
         with torch.enable_grad(), HookManager(given.model) as hooks, Ending() as ending:
-            means = maps.mean((2, 3), keepdim=True).requires_grad_()
-            output = hooks.run_from(layer, means, given.inputs(given.x))
-            pooled = run.targets.again(output, ending).logits
+            means = maps.mean(places, keepdim=True).requires_grad_()
+            same = run.layouts[layer].own(means, own)
+            pooled = run.targets.again(hooks.run_from(layer, same, given.inputs(given.x)), ending).logits
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ModelError) as error:
@@ -125,18 +127,18 @@ def _pooled_weights(given: Given, layer: str, run: Trace) -> Tensor | None:
         _log.info("%d classes compete, not all: layer %r is not followed by global average pooling", RIVALS, layer)
         return None
     parts = [require_gradient(part, given.model, layer) for (part,) in score_gradients(pooled, [means])]
-    return torch.cat(parts).flatten(2).float().transpose(0, 1) / (maps.shape[2] * maps.shape[3])
+    return torch.cat(parts).flatten(2).float().transpose(0, 1) / maps[0, 0].numel()
 
 
 def _constant(logits: Tensor, maps: Tensor) -> Tensor:
-    """What of each logit its map does not account for: (B, K, 1, 1)."""
-    return (logits - maps.sum((2, 3)))[..., None, None]
+    """What of each logit its map does not account for: (B, K, 1, ...), to be added to maps (B, K, *S)."""
+    return (logits - maps.flatten(2).sum(2)).view(*logits.shape, *[1] * (maps.ndim - 2))
 
 
 def _share(mine: Tensor, theirs: Tensor, same: Tensor, temperature: float | None) -> Tensor:
-    """The softmax of a class's local logits (B, h, w) among its rivals' (B, R, h, w), of which it may be one itself."""
+    """The softmax of a class's local logits (B, *S) among its rivals' (B, R, *S), of which it may be one itself."""
     local = torch.cat([mine[:, None], theirs], 1)
-    competing = torch.cat([torch.ones_like(same[:, :1]), ~same], 1)[..., None, None]
+    competing = torch.cat([torch.ones_like(same[:, :1]), ~same], 1).view(*local.shape[:2], *[1] * (local.ndim - 2))
     mean = torch.where(competing, local, 0).sum(1, keepdim=True) / competing.sum(1, keepdim=True)
     above = local - mean
     if temperature is None:

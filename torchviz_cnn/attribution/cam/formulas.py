@@ -1,8 +1,8 @@
 """Class heatmaps of a layer: Grad-CAM and its variants, each a formula.
 
 A variant is a function of a layer's activations (B, C, *S) and the gradients of K scores with respect to them
-(B, K, C, *S) that gives maps (B, K, *S). Today's traces give maps of two dimensions, *S = (h, w). `cam_method` makes
-the public function of it and adds it to `CAM_METHODS`, which API, command line, page and docs read.
+(B, K, C, *S) that gives maps (B, K, *S), with one, two or three spatial dimensions. `cam_method` makes the public
+function of it and adds it to `CAM_METHODS`, which API, command line, page and docs read.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from torchviz_cnn.attribution.cam.heatmap import Heatmap, Layer, heatmap_of, positive, require_places
-from torchviz_cnn.hooks.inputs import Given, Input, Output, Wrt, prepared
+from torchviz_cnn.hooks.inputs import Given, Input, LayoutName, Output, Wrt, prepared
 from torchviz_cnn.hooks.network import Model
-from torchviz_cnn.scores.gradients import require_gradient
 from torchviz_cnn.scores.targets import Score, Target, check_score
 from torchviz_cnn.scores.trace import Trace, layer_of, trace
 
@@ -43,6 +42,7 @@ class CamFunction(Protocol):
         relu: bool = True,
         output: Output = None,
         wrt: Wrt = None,
+        layout: LayoutName = None,
     ) -> Heatmap: ...
 
 
@@ -67,10 +67,11 @@ _ARGUMENTS = """
 
     Args:
         model: a module or a Network.
-        x: a batch (B, C, H, W) on the model's scale or, with a Network, a photo or several; of a model of several
-            inputs a tuple, or a dict of keyword inputs.
+        x: a batch (B, C, H, W) on the model's scale or, with a Network, a photo or several; also signals (B, C, L), and
+            volumes or videos (B, C, D, H, W). Of a model of several inputs a tuple, or a dict of keyword inputs.
         layer: a dotted name, or the module; by default the last map that has the resolution of the last convolution,
-            after its activation (the result's `layer` says which).
+            after its activation, or the last tokens on whose places the score depends (the result's `layer` says
+            which).
         target: None for each image's top class, an index, a class name (with a Network), (B,) or (B, K); or a function
             of the model's output that gives (B,) or (B, K), as `torchviz_cnn.targets` has them.
         score: `logit` as in the paper, `probability` as in the textbook, `log_probability`, or `cross_entropy` (a
@@ -79,12 +80,14 @@ _ARGUMENTS = """
         output: what of the model's output is explained: a key, an index, an attribute (`"out"`, `"heads.0.logits"`),
             or a function that picks the tensor. By default class scores are looked for.
         wrt: which of several inputs the batch of images is; by default the first.
+        layout: how the layer's tensor is read: `channels_first` (B, C, *S), `channels_last` (B, *S, C), or tokens
+            (B, N, C) by the grid that the last of them make, as (14, 14); by default it is recognised.
 
     Returns:
-        A Heatmap with values (B, h, w) or (B, K, h, w).
+        A Heatmap with values (B, h, w) or (B, K, h, w); of signals (B, l), of volumes (B, d, h, w).
 
     Raises:
-        LayerError: for a layer that does not exist, is not reached or has no map (B, C, h, w).
+        LayerError: for a layer that does not exist, is not reached or has no map, as tokens that make no grid.
         TargetError: for a class that the network does not have, and a function that gives something else.
         ModelError: for a network without class scores, and where no gradient comes back.
 
@@ -109,9 +112,10 @@ def cam_method(title: str, shows: str, paper: str) -> Callable[[Formula], CamFun
             relu: bool = True,
             output: Output = None,
             wrt: Wrt = None,
+            layout: LayoutName = None,
         ) -> Heatmap:
             check_score(score)
-            with prepared(model, x, output=output, wrt=wrt) as given:
+            with prepared(model, x, output=output, wrt=wrt, layout=layout) as given:
                 return _explain(title, formula, given, layer, target, score, relu)
 
         name: str = formula.__name__  # type: ignore[attr-defined]
@@ -210,11 +214,11 @@ def eigen_cam(activations: Tensor, gradients: Tensor) -> Tensor:
 
 
 def cam_maps(run: Trace, layer: str, formulas: Sequence[Formula], *, keep_graph: bool = False) -> list[Tensor]:
-    """The maps (B, K, h, w) of several formulas at one layer of a trace, before their ReLU."""
-    activations = run.activations[layer].detach().float()
+    """The maps (B, K, *S) of several formulas at one layer of a trace, before their ReLU."""
+    activations = run.maps(layer).float()
     parts: list[list[Tensor]] = [[] for _ in formulas]
     for gradients in run.gradients([layer], keep_graph=keep_graph):
-        gradient = require_gradient(gradients[layer], run.model, f"layer {layer!r}")
+        gradient = run.required(layer, gradients[layer])
         with torch.autocast(activations.device.type, enabled=False):
             for maps, formula in zip(parts, formulas, strict=True):
                 maps.append(formula(activations, gradient))
@@ -226,7 +230,7 @@ def _explain(
 ) -> Heatmap:
     name = layer_of(given, layer, target)
     with trace(given, [name], target, score) as run:
-        require_places(given.model, name, run.activations[name])
+        require_places(given.model, name, run.maps(name))
         (values,) = cam_maps(run, name, [formula])
     if relu:
         values = positive(values, name, run.targets)

@@ -33,7 +33,7 @@ class Heatmap(ClassMap):
 
     layer: str
     activations: Tensor
-    """What the layer gave: (B, C, h, w)."""
+    """The maps that the layer gave: (B, C, *S)."""
 
     def _title(self) -> str:
         return f"{self.method}, {self.layer}"
@@ -59,15 +59,16 @@ class Heatmap(ClassMap):
 
 
 def positive(values: Tensor, layer: str, targets: Targets) -> Tensor:
-    """Maps (B, K, h, w) without their negative values; warns (EmptyMapWarning) of those that have no others."""
+    """Maps (B, K, *S) without their negative values; warns (EmptyMapWarning) of those that have no others."""
     shown = layer.replace("{", "{{").replace("}", "}}")
     why = f"no positive evidence for class {{label}} at layer {shown!r} in image {{image}}"
-    warn_of_empty(values.amax((2, 3)) <= 0, targets.classes, why)
+    warn_of_empty(values.flatten(2).amax(2) <= 0, targets.classes, why)
     return values.relu()
 
 
 def require_places(model: nn.Module, layer: str, maps: Tensor) -> None:
-    if maps.shape[2:] == (1, 1):
+    """Raise LayerError for maps (B, C, *S) of one place."""
+    if all(side == 1 for side in maps.shape[2:]):
         raise LayerError(
             f"layer {layer!r} of {type(model).__name__} gives maps of a single pixel, which locate nothing"
         )
@@ -78,6 +79,6 @@ def heatmap_of(method: str, given: Given, layer: str, values: Tensor, run: Trace
         values=run.targets.squeezed(values),
         layer=layer,
         method=method,
-        activations=run.activations[layer].detach(),
+        activations=run.maps(layer),
         **of_targets(given, run.targets),
     )
