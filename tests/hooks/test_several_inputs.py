@@ -78,14 +78,15 @@ def test_gradients_with_respect_to_each_input(wrt: int | str) -> None:
 
 def test_copies_of_an_image_meet_the_rows_of_its_own_other_inputs() -> None:
     model = Siamese().eval()
-    for explain, options in (
+    each: list[tuple[Any, dict[str, Any]]] = [
         (tvc.smooth_grad, {"samples": 5, "batch_size": 3}),
         (tvc.integrated_gradients, {"steps": 5, "batch_size": 3}),
         (tvc.occlusion, {"patch": 6, "batch_size": 4}),
-    ):
-        together = explain(model, (LEFT, RIGHT, NUMBERS), score, **options)  # type: ignore[operator]
+    ]
+    for explain, options in each:
+        together = explain(model, (LEFT, RIGHT, NUMBERS), score, **options)
         for i in range(3):
-            alone = explain(model, (LEFT[i : i + 1], RIGHT[i : i + 1], NUMBERS[i : i + 1]), score, **options)  # type: ignore[operator]
+            alone = explain(model, (LEFT[i : i + 1], RIGHT[i : i + 1], NUMBERS[i : i + 1]), score, **options)
             assert close(together.values[i : i + 1], alone.values)
 
 
@@ -96,14 +97,14 @@ def test_inputs_are_not_written_into_and_may_be_anything() -> None:
             extra["list"][0].add_(1)
             return super().forward(left, right, extra["list"][0] * 0)
 
-    extra = {"list": [NUMBERS.clone()], "text": "as it is", "none": None}
+    extra: dict[str, Any] = {"list": [NUMBERS.clone()], "text": "as it is", "none": None}
     left, right = LEFT.clone(), RIGHT.clone()
     heat = tvc.grad_cam(Writes().eval(), (left, right, extra), "trunk", score)
     again = tvc.grad_cam(Siamese().eval(), (LEFT, RIGHT * 0.5, NUMBERS * 0), "trunk", score)
     assert close(heat.values, again.values)
     assert torch.equal(left, LEFT)
     assert torch.equal(right, RIGHT)
-    assert torch.equal(extra["list"][0], NUMBERS)  # type: ignore[index]
+    assert torch.equal(extra["list"][0], NUMBERS)
 
 
 def test_the_first_images_are_explained_and_not_the_first_numbers() -> None:

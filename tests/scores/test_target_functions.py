@@ -6,7 +6,7 @@ import math
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -253,7 +253,8 @@ def test_similarity_is_the_cosine() -> None:
     other = torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
 
     def cosine(output: Tensor) -> Tensor:
-        return ((output * other).sum(1) / (output.norm(dim=1) * other.norm(dim=1)))[:, None]
+        value: Tensor = (output * other).sum(1) / (output.norm(dim=1) * other.norm(dim=1))
+        return value[:, None]
 
     assert close(
         tvc.grad_cam(model, X, "conv", targets.similarity(other), relu=False).values, written_out(model, cosine)[:, 0]
@@ -270,12 +271,12 @@ def test_similarity_is_the_cosine() -> None:
     ("make", "words"),
     [
         (lambda: targets.region(torch.ones(4), 0), r"a mask is \(H, W\), or \(B, H, W\), not \(4,\)"),
-        (lambda: targets.region("mask.png", 0), "a mask is a tensor or an array of numbers, not a str"),
+        (lambda: targets.region(cast(Any, "mask.png"), 0), "a mask is a tensor or an array of numbers, not a str"),
         (lambda: targets.similarity(torch.tensor([1.0, math.nan])), "of finite numbers"),
         (lambda: targets.sum_of([]), "at least one class"),
         (lambda: targets.box((3, 3, 1, 4)), r"a box is \(left, top, right, bottom\)"),
         (lambda: targets.box(-1), "which"),
-        (lambda: objectives.target(3), "an int is not"),
+        (lambda: objectives.target(cast(Any, 3)), "an int is not"),
     ],
 )
 def test_ready_targets_refuse_what_they_cannot_use(make: Callable[[], Any], words: str) -> None:
@@ -307,7 +308,11 @@ def test_boxes_of_detectors() -> None:
     }
     for target, expected in column.items():
         heat = tvc.grad_cam(model, X, "scores.conv", target, relu=False)
-        plain = written_out(model.scores, lambda rows, of=expected: of(rows)[:, None])[:, 0]
+
+        def column_of(rows: Tensor, of: Callable[[Tensor], Tensor] = expected) -> Tensor:
+            return of(rows)[:, None]
+
+        plain = written_out(model.scores, column_of)[:, 0]
         assert close(heat.values, plain), target
     with pytest.raises(TargetError, match="there are 1 such boxes in image 0"):
         tvc.grad_cam(model, X, "scores.conv", targets.box(1, 2))
