@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -20,6 +22,8 @@ import torchviz_cnn as tvc
 
 SIDES = (96, 128, 224)
 """Sides of the input in pixels; the first at which the network runs is taken."""
+Score = Callable[[Any], Tensor]
+"""What is explained of an output: (B,)."""
 Judge = Callable[["Subject"], str]
 """Says `ok`, `option: ...` or `not applicable: ...`; raises AssertionError where something is wrong."""
 
@@ -35,7 +39,9 @@ def build(name: str) -> nn.Module:
 
             model: nn.Module = timm.create_model(short, pretrained=False)
         else:
-            parts = {"weights_backbone": None} if room in ("segmentation", "detection") else {}
+            parts: dict[str, Any] = {"weights_backbone": None} if room in ("segmentation", "detection") else {}
+            if room == "detection":  # with random weights no box is sure
+                parts["box_score_thresh" if short.startswith("faster") else "score_thresh"] = 0.0
             model = torchvision.models.get_model(short, weights=None, **parts)
     for parameter in model.parameters():
         if not bool(parameter.any()):
@@ -59,10 +65,23 @@ class Subject:
             parameter.grad = torch.ones_like(parameter) if i % 5 == 1 else None
         self.layer = ""
         """The default layer, once `grad_cam` has said which it is."""
+        self.sides: tuple[int, ...] = ()
+        """The sides of its maps."""
+        self.asked, self.score = self._target()
 
     @property
     def side(self) -> int:
         return self.x.shape[-1]
+
+    def _target(self) -> tuple[dict[str, Any], Score]:
+        """What the library is asked to explain, and the same score of an output in plain PyTorch."""
+        if self.name.startswith("segmentation/"):
+            with torch.no_grad():
+                index = int(self.plain(self.x)["out"].argmax(1).mode().values.mode().values[0])
+            return {"target": tvc.targets.region(None, index), "output": "out"}, partial(predicted_region, index)
+        if self.name.startswith("detection/"):
+            return {"target": tvc.targets.box(0)}, lambda output: torch.stack([one["scores"][0] for one in output])
+        return {}, lambda output: output.amax(1)
 
     def _smallest_input(self) -> Tensor:
         frames = (8,) if self.name.startswith("video/") else ()
@@ -92,6 +111,12 @@ class Subject:
             norm.momentum = momentum
 
 
+def predicted_region(index: int, output: dict[str, Tensor]) -> Tensor:
+    """The mean score of a class over the pixels where it is predicted: (B,)."""
+    inside = output["out"].argmax(1) == index
+    return torch.stack([maps[index][one].mean() for maps, one in zip(output["out"], inside, strict=True)])
+
+
 # --- the references, in plain PyTorch -------------------------------------------------------------------------------
 
 
@@ -117,13 +142,24 @@ def kept(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def plain_grad_cam(model: nn.Module, x: Tensor, layer: str) -> tuple[Tensor, Tensor]:
-    """The layer's output, and the sum of its channels weighted by the top class's mean gradients, before the ReLU."""
-    with torch.enable_grad(), kept(model, layer) as outputs:
-        score = model(x.clone().requires_grad_()).amax(1).sum()
+def plain_grad_cam(subject: Subject, layer: str, sides: Sequence[int]) -> Tensor:
+    """The sum of a layer's channels weighted by their mean gradients, before the ReLU, for maps of these sides."""
+    with torch.enable_grad(), kept(subject.plain, layer) as outputs:
+        score = subject.score(subject.plain(subject.x.clone().requires_grad_())).sum()
         (gradient,) = torch.autograd.grad(score, outputs[0])
-    maps = outputs[0].detach()
-    return maps, (gradient.mean((2, 3), keepdim=True) * maps).sum(1)
+    maps, weights = (as_maps(tensor.detach(), sides) for tensor in (outputs[0], gradient))
+    places = tuple(range(2, maps.ndim))
+    return (weights.mean(places, keepdim=True) * maps).sum(1)
+
+
+def as_maps(tensor: Tensor, sides: Sequence[int]) -> Tensor:
+    """Maps (B, C, *sides) from these, from maps with their channels last, or from the last tokens of (B, N, C)."""
+    if tensor.shape[2:] == tuple(sides):
+        return tensor
+    if tensor.ndim == 3:
+        tensor = tensor[:, -math.prod(sides) :].unflatten(1, tuple(sides))
+    assert tensor.shape[1:-1] == tuple(sides), f"{tuple(tensor.shape)} are no maps of {tuple(sides)}"
+    return tensor.movedim(-1, 1)
 
 
 class Guided(torch.autograd.Function):
@@ -156,12 +192,12 @@ def guided_relu(x: Tensor, inplace: bool = False, top: float = float("inf")) -> 
     return out
 
 
-def guided_gradient(model: nn.Module, x: Tensor) -> Tensor:
-    """The gradient of the top class in a copy of the network whose ReLUs are others."""
+def guided_gradient(model: nn.Module, x: Tensor, score: Score) -> Tensor:
+    """The gradient of a score in a copy of the network whose ReLUs are others."""
     guided = rebuilt(model, guided_part)
     leaf = x.clone().requires_grad_()
     with mock.patch.object(F, "relu", guided_relu):
-        (gradient,) = torch.autograd.grad(guided(leaf).amax(1).sum(), leaf)
+        (gradient,) = torch.autograd.grad(score(guided(leaf)).sum(), leaf)
     return gradient
 
 
@@ -238,18 +274,16 @@ def close(ours: Tensor, expected: Tensor, what: str) -> str:
 
 
 def check_grad_cam(subject: Subject) -> str:
-    cam = tvc.grad_cam(subject.model, subject.x, relu=False)
-    subject.layer = cam.layer
-    _, expected = plain_grad_cam(subject.plain, subject.x, cam.layer)
-    return close(cam.values, expected, f"Grad-CAM of {cam.layer}")
+    cam = tvc.grad_cam(subject.model, subject.x, relu=False, **subject.asked)
+    subject.layer, subject.sides = cam.layer, tuple(cam.values.shape[1:])
+    return close(cam.values, plain_grad_cam(subject, cam.layer, subject.sides), f"Grad-CAM of {cam.layer}")
 
 
 def check_default_layer(subject: Subject) -> str:
     if not subject.layer:
-        return "not applicable: no class scores are explained"
-    maps, _ = plain_grad_cam(subject.plain, subject.x, subject.layer)
-    parts = [subject.side / side for side in maps.shape[2:]]
-    assert all(2 <= part <= 64 for part in parts), f"{subject.layer} has maps of {tuple(maps.shape)}"
+        return "not applicable: nothing is explained"
+    parts = [subject.side / side for side in subject.sides[-2:]]
+    assert all(2 <= part <= 64 for part in parts), f"{subject.layer} has maps of {subject.sides}"
     return "ok"
 
 
@@ -263,19 +297,20 @@ def check_capture(subject: Subject) -> str:
 
 def check_guided(subject: Subject) -> str:
     if not subject.layer:
-        return "not applicable: no class scores are explained"
+        return "not applicable: nothing is explained"
     option = ""
     try:
-        ours = tvc.saliency(subject.model, subject.x, relu="guided").gradients
+        ours = tvc.saliency(subject.model, subject.x, relu="guided", **subject.asked).gradients
     except tvc.LayerError:
         option = 'option: `other_activations="plain"` for guided rules'
         try:
-            ours = tvc.saliency(subject.model, subject.x, relu="guided", other_activations="plain").gradients
+            plain: dict[str, Any] = {"other_activations": "plain", **subject.asked}
+            ours = tvc.saliency(subject.model, subject.x, relu="guided", **plain).gradients
         except tvc.LayerError as error:
             if "met no ReLU" not in str(error):
                 raise
             return "not applicable: no ReLU"
-    close(ours, guided_gradient(subject.plain, subject.x), "the guided gradient")
+    close(ours, guided_gradient(subject.plain, subject.x, subject.score), "the guided gradient")
     return option or "ok"
 
 
@@ -284,8 +319,7 @@ def check_receptive_field(subject: Subject) -> str:
         return "not applicable: not only convolutions"
     windows = ("Conv2d", "MaxPool2d", "AvgPool2d")
     rows = [row for row in tvc.describe(subject.model, subject.x).layers if row.type.startswith(windows)]
-    maps, _ = plain_grad_cam(subject.plain, subject.x, subject.layer)
-    last = [row for row in rows if row.output_shape[1:] == maps.shape[2:]][-1:]
+    last = [row for row in rows if row.output_shape[1:] == subject.sides][-1:]
     inside = [row for row in rows if max(row.receptive_field.size) <= subject.side / 2][-1:]  # type: ignore[union-attr]
     pixels = seen_pixels(subject.plain, subject.x, [row.name for row in [*last, *inside]])
     for row in (*last, *inside):
@@ -308,8 +342,8 @@ def agrees(said: tuple[int, int], true: tuple[int, int], side: int, stride: floa
 
 def check_report(subject: Subject) -> str:
     side = subject.side
-    if not subject.layer:
-        return "not applicable: no class scores are explained"
+    if not subject.layer or subject.asked or subject.x.ndim != 4:
+        return "not applicable: the page is for photos and classes"
     net = tvc.Network(subject.model, tvc.Preprocess((side, side)), None, subject.name, "random")
     photo = Image.radial_gradient("L").resize((side, side)).convert("RGB")
     with tempfile.TemporaryDirectory() as folder:
