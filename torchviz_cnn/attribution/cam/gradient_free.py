@@ -206,4 +206,4 @@ def _weighted(title: str, given: Given, layer: str, run: Trace, weights: Tensor,
     with torch.autocast(activations.device.type, enabled=False):
         values = torch.einsum("bkc,bc...->bk...", weights, activations)
     values = positive(values, layer, run.targets) if relu else values
-    return heatmap_of(title, given, layer, values, run)
+    return heatmap_of(title, given, layer, values, run, signed=not relu)
