@@ -13,7 +13,11 @@ from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.attribution.cam.competition import competitive_cam
 from torchviz_cnn.attribution.cam.exact import class_activation_map
 from torchviz_cnn.attribution.cam.formulas import CAM_METHODS as _CAM_METHODS
-from torchviz_cnn.attribution.cam.heatmap import Heatmap
+from torchviz_cnn.attribution.cam.gradient_free import ablation_cam, score_cam
+from torchviz_cnn.attribution.cam.heatmap import Heatmap, SignedHeatmap
+from torchviz_cnn.attribution.cam.joined import join_heatmaps
+from torchviz_cnn.attribution.explain import Explanation, explain, smoothed_cam
+from torchviz_cnn.attribution.full_grad import full_grad
 from torchviz_cnn.attribution.occlusion import Occlusion, occlusion
 from torchviz_cnn.attribution.result import Box
 from torchviz_cnn.attribution.saliency import Saliency, guided_grad_cam, input_x_gradient, saliency
@@ -75,6 +79,7 @@ __all__ = [
     "Deconvolution",
     "Description",
     "EmptyMapWarning",
+    "Explanation",
     "FirstFilters",
     "GeometryWarning",
     "Heatmap",
@@ -96,11 +101,13 @@ __all__ = [
     "ReluRule",
     "Report",
     "Saliency",
+    "SignedHeatmap",
     "SkippedWarning",
     "TargetError",
     "TopActivations",
     "TorchvizError",
     "TorchvizWarning",
+    "ablation_cam",
     "cam_video",
     "capture",
     "class_activation_map",
@@ -108,12 +115,15 @@ __all__ = [
     "competitive_cam",
     "deconvnet",
     "describe",
+    "explain",
     "filter_atlas",
     "filter_patterns",
     "first_filters",
+    "full_grad",
     "guided_grad_cam",
     "input_x_gradient",
     "integrated_gradients",
+    "join_heatmaps",
     "layer_names",
     "load_keras_weights",
     "load_model",
@@ -127,7 +137,9 @@ __all__ = [
     "relu_rule",
     "report",
     "saliency",
+    "score_cam",
     "smooth_grad",
+    "smoothed_cam",
     "targets",
     "top_activations",
     "transformations",

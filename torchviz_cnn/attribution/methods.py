@@ -10,6 +10,8 @@ from typing import Literal
 from torchviz_cnn.attribution.cam.competition import competitive_cam
 from torchviz_cnn.attribution.cam.exact import class_activation_map
 from torchviz_cnn.attribution.cam.formulas import CAM_METHODS
+from torchviz_cnn.attribution.cam.gradient_free import ablation_cam, score_cam
+from torchviz_cnn.attribution.full_grad import full_grad
 from torchviz_cnn.attribution.occlusion import occlusion
 from torchviz_cnn.attribution.result import ClassMap
 from torchviz_cnn.attribution.saliency import guided_grad_cam, input_x_gradient, saliency
@@ -36,6 +38,7 @@ class Method:
     paper: str
 
 
+_CAM = ("layer", "score", "relu")
 _GRADIENT = ("score", "reduce")
 _RULED = (*_GRADIENT, "other_activations")
 
@@ -43,13 +46,28 @@ _RULED = (*_GRADIENT, "other_activations")
 def _cam_methods() -> dict[str, Method]:
     """The rows of `CAM_METHODS`, as they are now."""
     return {
-        name: Method(cam.title, "cam", cam.function, ("layer", "score", "relu"), cam.shows, cam.paper)
-        for name, cam in CAM_METHODS.items()
+        name: Method(cam.title, "cam", cam.function, _CAM, cam.shows, cam.paper) for name, cam in CAM_METHODS.items()
     }
 
 
 METHODS: dict[str, Method] = {
     **_cam_methods(),
+    "score_cam": Method(
+        "Score-CAM",
+        "cam",
+        score_cam,
+        _CAM,
+        "regions that hold evidence, by the score of the photo seen through each map; without gradients, slow",
+        "Wang et al., arXiv 1910.01279",
+    ),
+    "ablation_cam": Method(
+        "Ablation-CAM",
+        "cam",
+        ablation_cam,
+        _CAM,
+        "regions that hold evidence, by what the score loses without each map; without gradients",
+        "Desai & Ramaswamy, WACV 2020",
+    ),
     "competitive_cam": Method(
         "Competitive CAM",
         "cam",
@@ -121,6 +139,14 @@ METHODS: dict[str, Method] = {
         _GRADIENT,
         "what each value contributes to the score, to the first order",
         "Shrikumar et al., arXiv 1605.01713",
+    ),
+    "full_grad": Method(
+        "FullGrad",
+        "saliency",
+        full_grad,
+        ("score",),
+        "what the input and the biases of all layers add to the score",
+        "Srinivas & Fleuret, arXiv 1905.00780",
     ),
     "occlusion": Method(
         "Occlusion",

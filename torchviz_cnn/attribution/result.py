@@ -50,6 +50,8 @@ class ClassMap:
     """The colormap of a map alone where none is named."""
     photo_palette: ClassVar[str] = "jet"
     """And over the photo."""
+    blending: ClassVar[render.Blend] = "add"
+    """How it is blended with the photo where that is not said."""
 
     values: Tensor
     """The maps: (B, h, w), or (B, K, h, w) where K classes were asked for, float32."""
@@ -85,7 +87,7 @@ class ClassMap:
         *,
         index: int = 0,
         nth: int = 0,
-        blend: render.Blend = "add",
+        blend: render.Blend | None = None,
         colormap: str | None = None,
         interpolation: render.Interpolation = "bilinear",
         geometry: Geometry | Preprocess | None = None,
@@ -97,8 +99,8 @@ class ClassMap:
             photo: the photo that the input was made from; by default the one that the method was given.
             alpha: strength of the colours, 0..1.
             index, nth: which image of the batch, and which of its classes.
-            blend: `add` is the textbook's photo + alpha x colour, clipped; `mix` is (1 - alpha) x photo + alpha x
-                colour.
+            blend: `add` is the textbook's photo + alpha x colour, clipped (the default, but for signed maps); `mix` is
+                (1 - alpha) x photo + alpha x colour.
             colormap: a name that matplotlib knows.
             interpolation: `nearest`, `bilinear` or `quadratic`.
             geometry: how the photo became the input; by default as the Network says.
@@ -115,19 +117,12 @@ class ClassMap:
         """
         picture = self._photo(photo, index)
         if preset is not None:
-            if (blend, colormap, interpolation) != ("add", None, "bilinear"):
+            if (blend or "add", colormap, interpolation) != ("add", None, "bilinear"):
                 raise InputError("preset says how to blend, colour and interpolate: leave these options out")
             self._require_stretched(picture, geometry)
             return render.listing(preset, picture, self.map(index, nth), alpha)
-        return render.overlay(
-            picture,
-            self.map(index, nth),
-            self.origin.box(picture, self.input_size, geometry),
-            alpha=alpha,
-            blend=blend,
-            colormap_name=colormap or self.photo_palette,
-            interpolation=interpolation,
-        )
+        box, options = self.origin.box(picture, self.input_size, geometry), {"interpolation": interpolation}
+        return self._over(picture, box, index, nth, colormap, alpha=alpha, blend=blend or self.blending, **options)
 
     def image(
         self,
@@ -146,7 +141,7 @@ class ClassMap:
         Args:
             photo, index, nth, colormap, interpolation, geometry: as for `overlay`.
         """
-        return self._drawn(self.map(index, nth), photo, index, colormap or self.palette, interpolation, geometry)
+        return self._drawn(self._shown(index, nth), photo, index, colormap or self.palette, interpolation, geometry)
 
     def plot(
         self,
@@ -158,7 +153,7 @@ class ClassMap:
         truth: str | None = None,
         categories: Sequence[str] | None = None,
         seed: int = 0,
-        blend: render.Blend = "add",
+        blend: render.Blend | None = None,
         colormap: str | None = None,
         geometry: Geometry | Preprocess | None = None,
     ) -> Image.Image:
@@ -265,6 +260,18 @@ class ClassMap:
         """What the map is called in a figure."""
         return self.method
 
+    def _shown(self, index: int, nth: int) -> render.Array:
+        """One map in 0..1 as pictures colour it."""
+        return self.map(index, nth)
+
+    def _over(
+        self, photo: Image.Image, box: render.Box, index: int, nth: int, colormap: str | None, **options: Any
+    ) -> Image.Image:
+        """One map in colour over what it covers of a photo."""
+        return render.overlay(
+            photo, self._shown(index, nth), box, colormap_name=colormap or self.photo_palette, **options
+        )
+
     def _in_pictures(self) -> ClassMap:
         """The map as pictures show it."""
         return self
@@ -331,7 +338,7 @@ class ClassMap:
         shown = [(i, k) for i in range(len(self.values)) for k in range(self.target[0].numel())][:16]
         height, width = self.input_size
         box = (0.0, 0.0, float(width), float(height))
-        tiles = [render.heat_image(self.map(*one), box, width, height, colormap_name=self.palette) for one in shown]
+        tiles = [render.heat_image(self._shown(*one), box, width, height, colormap_name=self.palette) for one in shown]
         stacked = np.stack([np.asarray(tile) for tile in tiles])
         return files.png(Image.fromarray(render.tile_grid(stacked, columns=min(4, len(tiles)), margin=4)))
 

@@ -74,8 +74,7 @@ class Saliency(ClassMap):
         """
         values = self._of(self.gradients, index, nth).double().sum(0).cpu().numpy()
         values = -values if self.score == "cross_entropy" else values
-        peak = max(float(np.percentile(np.abs(values), percentile)), np.finfo(np.float64).tiny)
-        return np.asarray(0.5 + 0.5 * np.clip(values / peak, -1, 1))
+        return render.signed_range(values, float(np.percentile(np.abs(values), percentile)))
 
     def signed_image(
         self,

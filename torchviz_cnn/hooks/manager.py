@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
+from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
 
 from torchviz_cnn.core.errors import HookError, LayerError, kind_of
@@ -34,6 +35,8 @@ from torchviz_cnn.hooks.recorder import Check, Recorder, in_backward, with_tenso
 ForwardHook = Callable[[str, Any], Any]
 BackwardHook = Callable[[str, Tensor], Any]
 
+_WHOLE_RUNS = 16
+"""How many images run at a time where `run_from` must run all of a model for each of the maps."""
 _log = logging.getLogger("torchviz_cnn")
 
 
@@ -201,7 +204,7 @@ class HookManager:
         """Run what follows a layer on other maps (n, C, ...) than its own; what comes before runs for one image alone.
 
         A network in which a shortcut leads around the layer may not take n maps for one image: then its whole runs
-        n times, which is logged.
+        n times, a few at a time, which is logged.
 
         Args:
             layer: the name of the call whose output is replaced.
@@ -211,8 +214,9 @@ class HookManager:
         Returns:
             The model's output for the n maps.
         """
+        part = maps
         with HookManager(self.model) as hooks:
-            hooks.on_forward(layer, lambda name, output: with_tensor(output, maps.clone()))
+            hooks.on_forward(layer, lambda name, output: with_tensor(output, part.clone()))
             try:
                 output = hooks.run_on(repeated(x, 1), stop_early=False)
                 hooks.require_reached()
@@ -224,7 +228,10 @@ class HookManager:
             except RuntimeError as error:
                 reason = str(error).partition("\n")[0]
             _log.info("%s does not take %d maps for one image (%s): all of it runs for each", layer, len(maps), reason)
-            return hooks.run_on(repeated(x, len(maps)), stop_early=False)
+            outputs, alone = [], rows_of(x) == 1
+            for part in maps.split(_WHOLE_RUNS if alone else len(maps)):  # type: ignore[no-untyped-call]
+                outputs.append(hooks.run_on(repeated(x, len(part)), stop_early=False))
+            return tree_map(lambda *parts: torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0], *outputs)
 
     def remove_on_close(self, handle: Any) -> None:
         """Have `handle.remove()` called when this manager is closed."""

@@ -1,4 +1,4 @@
-"""Figures with titles and captions, drawn by matplotlib."""
+"""Figures with titles, captions and legends, drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from torchviz_cnn.media.render import Array
+from torchviz_cnn.media.render import Array, Colour
 
 
 @contextmanager
@@ -85,6 +85,26 @@ def column_figure(columns: Mapping[str, Sequence[tuple[str, Image.Image]]], head
     if headline:
         figure.suptitle(headline, fontsize=11, parse_math=False)
     return figure_image(figure)
+
+
+def with_legend(picture: Image.Image, names: Sequence[str], colours: Sequence[Colour]) -> Image.Image:
+    """A picture with a line of text below it for each name, beside a square in its colour."""
+    from matplotlib import get_data_path
+
+    side = min(max(picture.width // 28, 11), 40)
+    font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", round(0.8 * side))
+    line = round(1.5 * side)
+    whole = Image.new("RGB", (picture.width, picture.height + line * len(names) + side // 2), "white")
+    whole.paste(picture)
+    draw = ImageDraw.Draw(whole)
+    for row, (name, colour) in enumerate(zip(names, colours, strict=True)):
+        top = picture.height + row * line + side // 2
+        draw.rectangle((side // 2, top, side // 2 + side, top + side), fill=colour)
+        room = picture.width - 2.5 * side
+        while draw.textlength(name, font) > room and len(name) > 1:
+            name = f"{name[:-2].rstrip()}\u2026"
+        draw.text((2 * side, top + side / 2), name, "black", font, anchor="lm")
+    return whole
 
 
 def _size(picture: Image.Image | Array) -> tuple[int, int]:

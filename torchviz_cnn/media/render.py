@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -18,6 +18,8 @@ from torchviz_cnn.media.bands import Bands, colour
 
 Array = NDArray[Any]
 Box = tuple[float, float, float, float]
+Colour = tuple[int, int, int]
+"""Red, green and blue, 0..255 each."""
 Blend = Literal["add", "mix"]
 Interpolation = Literal["nearest", "bilinear", "quadratic"]
 Order = Literal["rows", "columns"]
@@ -64,6 +66,13 @@ def unit_range(values: Array) -> Array:
     positive = np.nan_to_num(np.maximum(values.astype(np.float64), 0))
     peak = positive.max(initial=0)
     return positive / peak if peak > 0 else positive
+
+
+def signed_range(values: Array, peak: float | None = None) -> Array:
+    """Values with their sign as 0..1: 0.5 is nothing, 0 and 1 a peak, by default the largest absolute value."""
+    values = np.nan_to_num(values.astype(np.float64))
+    peak = float(np.abs(values).max(initial=0)) if peak is None else peak
+    return np.asarray(0.5 + 0.5 * np.clip(values / max(peak, np.finfo(np.float64).tiny), -1, 1))
 
 
 def signed_colours(
@@ -186,6 +195,35 @@ def draw_on(
         part, heat = picture[rows, columns], cv2.applyColorMap(_levels(heat), colours[:, None])
         both = cv2.add(part, heat) if blend == "add" else cv2.addWeighted(part, 1 - alpha, heat, alpha, 0)
         picture[rows, columns] = both
+
+
+def tinted(
+    photo: Image.Image,
+    maps: Sequence[Array],
+    colours: Sequence[Colour],
+    box: Box,
+    *,
+    alpha: float = 0.4,
+    blend: Blend = "mix",
+    interpolation: Interpolation = "bilinear",
+) -> Image.Image:
+    """Maps in 0..1 of one shape over the part of a photo that they belong to, each in its colour.
+
+    The stronger the strongest map is at a place, the denser the colour; where it is 0 the photo stays as it is. Where
+    several are strong, their colours mix in proportion. `blend`, `alpha`: as for `overlay`.
+    """
+    _require_share(alpha)
+    checks.one_of("blend", blend, get_args(Blend))
+    picture = np.array(photo.convert("RGB"))
+    sampled = (_sampled(values, box, picture.shape[1], picture.shape[0], interpolation) for values in maps)
+    for bands in zip(*sampled, strict=True):
+        rows, columns, _ = bands[0]
+        heat = np.clip(np.stack([values for *_, values in bands]), 0, 1)
+        mixed = np.tensordot(heat, np.array(colours, np.float64), (0, 0)) / np.maximum(heat.sum(0), 1e-9)[..., None]
+        strength = alpha * heat.max(0)[..., None]
+        under = picture[rows, columns] * (1.0 if blend == "add" else 1 - strength)
+        picture[rows, columns] = np.clip(np.rint(under + strength * mixed), 0, 255)
+    return Image.fromarray(picture)
 
 
 def listing(preset: Preset, photo: Image.Image, values: Array, alpha: float = 0.4) -> Image.Image:

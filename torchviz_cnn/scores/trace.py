@@ -102,6 +102,7 @@ def trace(
     *,
     check: Callable[[str, Any], Any] | None = None,
     require_relu: bool = True,
+    as_maps: bool = True,
 ) -> Iterator[Trace]:
     """Run a model once, to its end, and keep what is needed to differentiate scores with respect to layers' maps.
 
@@ -116,6 +117,7 @@ def trace(
         rule: the backward rule of ReLUs.
         check: called with the name and the output of each call: gives None for one that is left out.
         require_relu: whether a rule that meets no ReLU is an error.
+        as_maps: whether the layers must give maps; else their tensors are kept and differentiated as they are.
 
     Raises:
         LayerError: for a layer that does not exist, is not reached or gives no maps, and a rule that meets no ReLU.
@@ -133,7 +135,8 @@ def trace(
         if check is not None and check(name, output) is None:
             return None
         tensor = known.tensor(name, output)
-        layouts[name] = known.of(name, tensor)
+        if as_maps:
+            layouts[name] = known.of(name, tensor)
         return tensor
 
     with HookManager(model) as hooks, hooks.record(named, maps) as acts:

@@ -76,7 +76,8 @@ _ARGUMENTS = """
             of the model's output that gives (B,) or (B, K), as `torchviz_cnn.targets` has them.
         score: `logit` as in the paper, `probability` as in the textbook, `log_probability`, or `cross_entropy` (a
             loss: its map shows the evidence against the class).
-        relu: whether negative evidence is left out, as in the paper.
+        relu: whether negative evidence is left out, as in the paper. Else the map is drawn with it: see
+            `SignedHeatmap`.
         output: what of the model's output is explained: a key, an index, an attribute (`"out"`, `"heads.0.logits"`),
             or a function that picks the tensor. By default class scores are looked for.
         wrt: which of several inputs the batch of images is; by default the first.
@@ -135,6 +136,7 @@ def grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
 
         values = ReLU( sum_c  mean_S( d score / d A_c )  A_c )
 
+    >>> from torch import nn
     >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 5))
     >>> grad_cam(model, torch.rand(3, 1, 8, 8), "1", target=4, relu=False).values.shape
     torch.Size([3, 6, 6])
@@ -215,14 +217,22 @@ def eigen_cam(activations: Tensor, gradients: Tensor) -> Tensor:
 
 def cam_maps(run: Trace, layer: str, formulas: Sequence[Formula], *, keep_graph: bool = False) -> list[Tensor]:
     """The maps (B, K, *S) of several formulas at one layer of a trace, before their ReLU."""
-    activations = run.maps(layer).float()
-    parts: list[list[Tensor]] = [[] for _ in formulas]
-    for gradients in run.gradients([layer], keep_graph=keep_graph):
-        gradient = run.required(layer, gradients[layer])
-        with torch.autocast(activations.device.type, enabled=False):
-            for maps, formula in zip(parts, formulas, strict=True):
-                maps.append(formula(activations, gradient))
-    return [torch.cat(maps, 1) for maps in parts]
+    return cam_maps_of_layers(run, [layer], formulas, keep_graph=keep_graph)[layer]
+
+
+def cam_maps_of_layers(
+    run: Trace, layers: Sequence[str], formulas: Sequence[Formula], *, keep_graph: bool = False
+) -> dict[str, list[Tensor]]:
+    """The same of several layers, from one batched backward pass."""
+    parts: dict[str, list[list[Tensor]]] = {layer: [[] for _ in formulas] for layer in layers}
+    for gradients in run.gradients(layers, keep_graph=keep_graph):
+        for layer in layers:
+            activations = run.maps(layer).float()
+            gradient = run.required(layer, gradients.pop(layer))
+            with torch.autocast(activations.device.type, enabled=False):
+                for maps, formula in zip(parts[layer], formulas, strict=True):
+                    maps.append(formula(activations, gradient))
+    return {layer: [torch.cat(maps, 1) for maps in of_layer] for layer, of_layer in parts.items()}
 
 
 def _explain(
@@ -234,4 +244,4 @@ def _explain(
         (values,) = cam_maps(run, name, [formula])
     if relu:
         values = positive(values, name, run.targets)
-    return heatmap_of(title, given, name, values, run)
+    return heatmap_of(title, given, name, values, run, signed=not relu)
