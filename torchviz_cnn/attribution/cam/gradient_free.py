@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -159,7 +159,7 @@ def score_cam(
         return _weighted("Score-CAM", given, name, run, weights, relu)
 
 
-def enlarged(maps: Tensor, size: Any) -> Tensor:
+def enlarged(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Maps (n, C, *S) at another size, bilinear (linear, trilinear) between their places."""
     return F.interpolate(maps, tuple(size), mode=ENLARGED[maps.ndim - 2], align_corners=False)
 
@@ -193,9 +193,10 @@ def _warn_of_divisor(scores: Tensor, targets: Targets) -> None:
     if bool(wrong.any()):
         image, k = (int(i) for i in wrong.nonzero()[0])
         others = f" (and {int(wrong.sum()) - 1} more)" if int(wrong.sum()) > 1 else ""
+        what = targets.label or f"class {int(targets.classes[image, k])}"
         shows = "shows the evidence against the class" if scores[image, k] < 0 else "is weighted by what is lost alone"
         warn(
-            f"the score of {targets.label or f'class {int(targets.classes[image, k])}'} in image {image} is {float(scores[image, k]):.3g}"
+            f"the score of {what} in image {image} is {float(scores[image, k]):.3g}"
             f"{others}: Ablation-CAM divides by it, so the map {shows}; score='probability' is above 0",
             TorchvizWarning,
         )
