@@ -1,7 +1,7 @@
 """Which layer class heatmaps explain by default in torchvision's networks, with random weights.
 
-    python scripts/default_layers.py                   all of them, and the table in docs/layers.md
-    python scripts/default_layers.py vit_b_16 swin_t   these alone, without the table
+python scripts/default_layers.py                   all of them, and the table in docs/layers.md
+python scripts/default_layers.py vit_b_16 swin_t   these alone, without the table
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ def main() -> None:
     chosen = []
     for one in choices(asked or names()):
         spread = float(one.values.max() - one.values.min())
-        print(f"{one.network}: {one.layer}, {_sides(one.values.shape)} for {_sides(one.size)}, {spread:.1e}", flush=True)
+        print(
+            f"{one.network}: {one.layer}, {_sides(one.values.shape)} for {_sides(one.size)}, {spread:.1e}", flush=True
+        )
         chosen.append(one)
     if not asked:
         write(chosen)

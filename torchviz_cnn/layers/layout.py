@@ -58,7 +58,8 @@ class Layout:
         if not self.last:
             return tensor
         if self.grid:
-            tensor = tensor[..., self.leading :, :].unflatten(-2, self.grid)
+            places = tensor[..., self.leading :, :]
+            tensor = places.view(*places.shape[:-2], *self.grid, places.shape[-1])
         return tensor.movedim(-1, -1 - self.dims)
 
     def own(self, maps: Tensor, like: Tensor) -> Tensor:
@@ -82,9 +83,9 @@ def check_layout(layout: LayoutName) -> None:
     """Raise InputError for what is no layout."""
     if layout is None or layout in ("channels_first", "channels_last"):
         return
-    if isinstance(layout, (tuple, list)) and 0 < len(layout) < 4:
-        if all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in layout):
-            return
+    sides = layout if isinstance(layout, (tuple, list)) else ()
+    if 0 < len(sides) < 4 and all(type(side) is int and side > 0 for side in sides):
+        return
     raise InputError(
         "layout is 'channels_first', 'channels_last' or the grid of tokens, as (14, 14), of 1 to 3 sides of at least "
         f"1; not {layout!r}"
@@ -190,8 +191,8 @@ def _parts(output: Any) -> str:
     if not shapes:
         return f"{kind_of(output)}, not maps; name a layer inside it, or before it, that gives a tensor"
     return (
-        f"{kind_of(output)} of several tensors ({', '.join(shapes)}), not maps; name the layer inside it that gives the "
-        "one that is meant, or pass that one through an nn.Identity() and name this"
+        f"{kind_of(output)} of several tensors ({', '.join(shapes)}), not maps; name the layer inside it that gives "
+        "the one that is meant, or pass that one through an nn.Identity() and name this"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -113,6 +113,14 @@ def resample(values: Array, box: Box, width: int, height: int, interpolation: In
     Beyond the box, the nearest value continues. `quadratic` is the spline of order 2.
     """
     return _sample(values, box, slice(0, height), slice(0, width), interpolation)
+
+
+def enlarged(values: Array, size: Sequence[int], interpolation: Interpolation = "bilinear") -> Array:
+    """A map of any number of dimensions sampled at the places of a larger one that covers the same: (*size)."""
+    for axis, count in enumerate(size):
+        weights = _weights(values.shape[axis], (np.arange(count) + 0.5) / count, interpolation)
+        values = np.moveaxis(np.tensordot(weights, values.astype(np.float64), (1, axis)), 0, axis)
+    return values
 
 
 def _sample(values: Array, box: Box, rows: slice, columns: slice, interpolation: Interpolation) -> Array:
