@@ -223,7 +223,7 @@ def test_errors_of_grad_cam() -> None:
         tvc.grad_cam(model, x, "featurs.8")
     with pytest.raises(tvc.LayerError, match=r"gives \(2, 16\), not maps"):
         tvc.grad_cam(model, x, "classifier.0")
-    with pytest.raises(tvc.LayerError, match="'pair' of TupleOutput gives tuple, not maps"):
+    with pytest.raises(tvc.LayerError, match=r"'pair' of TupleOutput gives a tuple of several tensors \(0: \(2, 4"):
         tvc.grad_cam(networks.tuple_output(), x, "pair")
     with pytest.raises(tvc.LayerError, match="'aux' of Unreached was never reached"):
         tvc.grad_cam(networks.unreached(), x, "aux")

@@ -313,10 +313,11 @@ def test_networks_of_videos_say_how_they_are_explained() -> None:
             with pytest.raises(tvc.InputError, match=r"takes videos or volumes.*model\(x\.unflatten\(1, \(3, -1\)\)\)"):
                 explain(video, x)
     clip = torch.rand(2, 3, 4, 12, 12, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(tvc.InputError, match=r"saliency and occlusion explain a network of videos"):
-        tvc.saliency(video, clip)
+    with pytest.raises(tvc.InputError, match=r"grad_cam and saliency explain videos and volumes .* as they are"):
+        tvc.occlusion(video, clip)
     leaf = clip.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(video(leaf)[:, 1].sum(), leaf)
+    assert torch.allclose(tvc.saliency(video, clip, 1).gradients, gradient, atol=1e-6)
     ours = tvc.saliency(frames, clip.flatten(1, 2), 1).gradients
     assert torch.allclose(ours, gradient.flatten(1, 2), atol=1e-6)
 

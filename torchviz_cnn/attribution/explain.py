@@ -136,10 +136,8 @@ def explain(
     by_gradient = [name for name in names if name in CAM_METHODS]
     read: dict[str, Any] = {"output": output, "wrt": wrt, "layout": layout}
     with prepared(model, x, **read) as given:
-        places = [
-            layer_of(given, layer, targets) for layer in (one_or_several(layers) if layers is not None else [None])
-        ]
-        places = list(dict.fromkeys(places))
+        asked = one_or_several(layers) if layers is not None else [None]
+        places = list(dict.fromkeys(layer_of(given, layer, targets) for layer in asked))
         heatmaps = {}
         if by_gradient:
             with trace(given, places, targets, score) as run:

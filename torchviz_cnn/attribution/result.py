@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -52,16 +52,18 @@ class ClassMap:
     """And over the photo."""
     blending: ClassVar[render.Blend] = "add"
     """How it is blended with the photo where that is not said."""
+    figure_palette: ClassVar[str | None] = None
+    """The colormap of a map of a signal or volume; None for the usual ones."""
 
     values: Tensor
-    """The maps: (B, h, w), or (B, K, h, w) where K classes were asked for, float32."""
+    """The maps: (B, h, w), or (B, K, h, w) of K classes, float32; of signals (B, l), of volumes (B, d, h, w)."""
     target: Tensor
     """The classes: (B,) or (B, K)."""
     method: str
     logits: Tensor
     """What the network gave for all classes: (B, n)."""
-    input_size: tuple[int, int]
-    """(H, W) of the network's input."""
+    input_size: tuple[int, ...]
+    """The spatial sides of the network's input: (H, W), of signals (L,), of volumes and videos (D, H, W)."""
     origin: Origin = field(default=Origin(), repr=False)
     """The photos, how they were prepared, and the names of the classes, as far as they are known."""
     activation: Activation | None = None
@@ -77,7 +79,7 @@ class ClassMap:
             )
 
     def map(self, index: int = 0, nth: int = 0) -> render.Array:
-        """One map (h, w) divided by its maximum, negative values as 0: 0..1. Without positive values: zeros."""
+        """One map (*S) divided by its maximum, negative values as 0: 0..1. Without positive values: zeros."""
         return render.unit_range(self._of(self.values, index, nth).detach().float().cpu().numpy())
 
     def overlay(
@@ -136,12 +138,13 @@ class ClassMap:
     ) -> Image.Image:
         """Draw the map alone in colour: at the photo's size and place, or without one at the size of the input.
 
-        What the network did not see of the photo lies under a veil around it.
+        What the network did not see of the photo lies under a veil around it. A map of a signal is drawn as a curve,
+        one of a volume or video in slices, as `plot` does.
 
         Args:
             photo, index, nth, colormap, interpolation, geometry: as for `overlay`.
         """
-        return self._drawn(self._shown(index, nth), photo, index, colormap or self.palette, interpolation, geometry)
+        return self._drawn(self._shown(index, nth), photo, index, colormap, interpolation, geometry)
 
     def plot(
         self,
@@ -164,13 +167,21 @@ class ClassMap:
         above zero somewhere on the photo; of a saliency map the evidence for (red) and against (blue) the class; of an
         occlusion the score by place of the patch.
 
+        Of a signal its curves are drawn over the colours of the map; of a volume or video up to 11 slices along the
+        first side, under the colours, and the maximum of all.
+
         Args:
-            photo, index, nth, alpha, blend, colormap, geometry: as for `overlay`.
+            photo, index, nth, alpha, blend, colormap, geometry: as for `overlay`; instead of a photo the signal (L,) or
+                (C, L), or the volume (D, H, W) or (C, D, H, W), as x[index] is, or None for the map alone.
             truth: the name of the true class, for the headline.
             categories: the names of the classes; by default the Network's.
             seed: seed of the choice of the feature map (0).
         """
-        picture, shown = self._photo(photo, index), self._in_pictures()
+        shown = self._in_pictures()
+        if not self._is_flat:
+            headline = f"{self._title()}; {self.headline(index, nth, truth, categories)}"
+            return self._figure(shown._shown(index, nth), photo, colormap, alpha=alpha, headline=headline)
+        picture = self._photo(photo, index)
         options: dict[str, Any] = {"index": index, "nth": nth, "colormap": colormap, "geometry": geometry}
         alone, over = shown.image(picture, **options), shown.overlay(picture, alpha, blend=blend, **options)
         title, comparison = self._comparison(picture, index, nth, seed, geometry)
@@ -256,6 +267,11 @@ class ClassMap:
             Box(*one) for one in render.regions(*self._on_photo(photo, index, nth, geometry), _threshold(threshold))
         ]
 
+    @property
+    def _is_flat(self) -> bool:
+        """Whether the maps have two dimensions, as photos have."""
+        return self.values.ndim - self.target.ndim == 2
+
     def _title(self) -> str:
         """What the map is called in a figure."""
         return self.method
@@ -293,6 +309,9 @@ class ClassMap:
         return of_image[nth]
 
     def _photo(self, photo: Photo | None, index: int) -> Image.Image:
+        if not self._is_flat:
+            kind = "signal" if self.values.ndim - self.target.ndim == 1 else "volume or video"
+            raise InputError(f"the map of a {kind} is not laid on a photo: plot(x[index]) draws it, .values has it")
         return self.origin.photo(index) if photo is None else as_photo(photo)
 
     def _on_photo(
@@ -302,6 +321,10 @@ class ClassMap:
         picture = self._photo(photo, index)
         box = self.origin.box(picture, self.input_size, geometry)
         return self.map(index, nth), box, picture.width, picture.height
+
+    def _figure(self, values: render.Array, given: Any, colormap: str | None, **options: Any) -> Image.Image:
+        """A map of a signal or volume, with what was given."""
+        return figures.map_figure(values, self.input_size, given, colormap=colormap or self.figure_palette, **options)
 
     def _require_stretched(self, photo: Image.Image, geometry: Geometry | Preprocess | None) -> None:
         """Warn where the network saw another part of a photo than all of it."""
@@ -320,25 +343,32 @@ class ClassMap:
         values: render.Array,
         photo: Photo | None,
         index: int,
-        colormap: str,
+        colormap: str | None,
         interpolation: render.Interpolation,
         geometry: Geometry | Preprocess | None,
     ) -> Image.Image:
-        height, width = self.input_size
+        if not self._is_flat:
+            return self._figure(values, photo, colormap, interpolation=interpolation)
+        height, width = self.input_size if len(self.input_size) == 2 else values.shape
         box, picture = (0.0, 0.0, float(width), float(height)), None
         if photo is not None or self.origin.photos is not None:
             picture = self._photo(photo, index)
             width, height = picture.size
             box = self.origin.box(picture, self.input_size, geometry)
         return render.heat_image(
-            values, box, width, height, colormap_name=colormap, interpolation=interpolation, photo=picture
+            values,
+            box,
+            width,
+            height,
+            colormap_name=colormap or self.palette,
+            interpolation=interpolation,
+            photo=picture,
         )
 
     def _repr_png_(self) -> bytes:
         shown = [(i, k) for i in range(len(self.values)) for k in range(self.target[0].numel())][:16]
-        height, width = self.input_size
-        box = (0.0, 0.0, float(width), float(height))
-        tiles = [render.heat_image(self._shown(*one), box, width, height, colormap_name=self.palette) for one in shown]
+        alone = replace(self, origin=Origin())
+        tiles = [alone.image(index=index, nth=nth) for index, nth in shown[: 16 if self._is_flat else 1]]
         stacked = np.stack([np.asarray(tile) for tile in tiles])
         return files.png(Image.fromarray(render.tile_grid(stacked, columns=min(4, len(tiles)), margin=4)))
 

@@ -20,7 +20,7 @@ from torchviz_cnn.core.errors import GeometryWarning, ImageError, InputError
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.relu_rules import OtherActivations
-from torchviz_cnn.layers.defaults import CONVOLUTIONS
+from torchviz_cnn.layers.layout import CONVOLUTIONS
 from torchviz_cnn.media.bands import Pixels
 from torchviz_cnn.media.images import Geometry, Preprocess, read_stored
 from torchviz_cnn.media.origin import picture_of

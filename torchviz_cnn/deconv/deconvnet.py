@@ -48,7 +48,7 @@ class Deconvolution:
     """Row and column of each unit in its layer's map, (B, U, 2); -1 where all positions of the channel are meant."""
     activations: Tensor
     """How strongly each unit was active, of all positions the strongest: (B, U)."""
-    input_size: tuple[int, int]
+    input_size: tuple[int, ...]
     """(H, W) of the network's input."""
     origin: Origin = field(default=Origin(), repr=False)
     """The photos and how they were prepared, as far as they are known."""

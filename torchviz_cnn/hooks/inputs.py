@@ -219,7 +219,8 @@ def _require_images(x: Tensor, model: nn.Module, dims: Sequence[int]) -> None:
     alone = x.ndim == 3 and isinstance(first, nn.Conv2d) and len(x) == first.in_channels != x.shape[1]
     if alone or x.ndim - 2 not in dims:
         kinds = "(B, C, H, W)" if alone or tuple(dims) == (2,) else "(B, C, L), (B, C, H, W) or (B, C, D, H, W)"
-        hint = {3: "; x[None] makes one image a batch", 5: f"; {OF_FRAMES}"}.get(x.ndim, "")
+        hints = {2: "; x[None] makes one signal a batch", 3: "; x[None] makes one image a batch", 5: f"; {OF_FRAMES}"}
+        hint = hints.get(x.ndim, "") if x.ndim > 2 or 1 in dims else ""
         raise InputError(f"the input is a batch {kinds}, not {tuple(x.shape)}{hint}")
     if x.dtype == torch.uint8:
         return  # reported by `input_for`

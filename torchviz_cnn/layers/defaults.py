@@ -219,7 +219,7 @@ class _SpatialCalls:
         out.
         """
         later = self._calls[0 if behind is None else self._calls.index(behind) + 1 :]
-        for call in reversed(later):
+        for call in later[::-1]:
             inner = isinstance(call.layer, nn.Linear) and "." in call.name
             if call.layout.last and call.node in self._nodes and not inner and self._reaches_places(call):
                 return call

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,8 @@ class Layout:
         if not self.last:
             return tensor
         if self.grid:
-            tensor = tensor[..., self.leading :, :].unflatten(-2, self.grid)
+            places = tensor[..., self.leading :, :]
+            tensor = places.view(*places.shape[:-2], *self.grid, places.shape[-1])
         return tensor.movedim(-1, -1 - self.dims)
 
     def own(self, maps: Tensor, like: Tensor) -> Tensor:
@@ -79,9 +81,9 @@ def check_layout(layout: LayoutName) -> None:
     """Raise InputError for what is no layout."""
     if layout is None or layout in ("channels_first", "channels_last"):
         return
-    if isinstance(layout, (tuple, list)) and 0 < len(layout) < 4:
-        if all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in layout):
-            return
+    sides = layout if isinstance(layout, (tuple, list)) else ()
+    if 0 < len(sides) < 4 and all(type(side) is int and side > 0 for side in sides):
+        return
     raise InputError(
         "layout is 'channels_first', 'channels_last' or the grid of tokens, as (14, 14), of 1 to 3 sides of at least "
         f"1; not {layout!r}"
@@ -138,39 +140,25 @@ class Layouts:
         if self._asked is not None:
             return Layout(len(shape) - 2, self._asked == "channels_last")
         if len(shape) == 3 and not _flattens(layer):
-            if dims == 1 and not self._are_tokens(layer, shape):
-                return Layout(1)
-            return self._tokens(who, shape)
+            signals = dims == 1 and not _has_features_last(layer, shape)
+            return Layout(1) if signals else self._tokens(who, shape)
         if len(shape) > dims + 2 and not isinstance(layer, CONVOLUTIONS) and dims > 1:
             raise LayerError(f"{who} {shape}, not maps (B, C, {_SIDES[dims]}); if it is, say layout='channels_first'")
         like = self._image if dims > 1 else None
         return Layout(len(shape) - 2, channels_last(layer, tensor, like))
 
-    def _are_tokens(self, layer: nn.Module, shape: tuple[int, ...]) -> bool:
-        """Whether what a layer gives in a network of signals is (B, N, C), rather than maps (B, C, L).
-
-        The last number of features that a linear layer, normalisation, attention or recurrent layer in it gives says so
-        where there is no layer in it that has its channels first.
-        """
-        inside = list(layer.modules())
-        if any(isinstance(module, _CHANNELS_FIRST) for module in inside):
-            return False
-        features = {value for module in inside for value in _features(module)}
-        if isinstance(layer, (nn.Linear, nn.LayerNorm)):
-            return shape[2] in features
-        return shape[2] in features and shape[1] not in features
-
     def _tokens(self, who: str, shape: tuple[int, ...]) -> Layout:
         count, dims = shape[1], len(self._image)
         if dims == 1 and not any(count - size[0] in _LEADING for size in self._sizes):
             return Layout(1, True)
-        grids = _grids_like(self._sizes) if self._sizes else _grids_in_proportion(count, self._image)
-        for grid, leading in grids:
+        sides = range(1, max(self._image) + 1)  # of square patches
+        grids = [_grids(self._sizes, [times]) for times in _REDUCED] if self._sizes else [_grids([self._image], sides)]
+        for grid, leading in itertools.chain(*grids):
             if math.prod(grid) + leading == count:
                 return Layout(len(grid), True, grid, leading)
         size = " x ".join(map(str, self._image))
         known = ", ".join(" x ".join(map(str, size)) for size in self._sizes[:3])
-        why = f"its convolutions gave maps of {known}" if known else f"they have to be in proportion to {size}"
+        why = f"its convolutions gave maps of {known}" if known else "they are those of no square patches"
         raise LayerError(
             f"{who} {count} tokens {shape} for an input of {size}, which make no grid: {why}, with 0 to "
             f"{max(_LEADING)} class or register tokens before them; say the grid by layout=, as layout=(14, 14)"
@@ -187,8 +175,8 @@ def _parts(output: Any) -> str:
     if not shapes:
         return f"{kind_of(output)}, not maps; name a layer inside it, or before it, that gives a tensor"
     return (
-        f"{kind_of(output)} of several tensors ({', '.join(shapes)}), not maps; name the layer inside it that gives the "
-        "one that is meant, or pass that one through an nn.Identity() and name this"
+        f"{kind_of(output)} of several tensors ({', '.join(shapes)}), not maps; name the layer inside it that gives "
+        "the one that is meant, or pass that one through an nn.Identity() and name this"
     )
 
 
@@ -204,11 +192,10 @@ def _grid_asked(who: str, shape: tuple[int, ...], grid: tuple[int, ...]) -> Layo
     return Layout(len(grid), True, grid, leading)
 
 
-def _grids_like(sizes: Sequence[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], int]]:
-    """Grids of tokens after convolutions that gave maps of these sizes, the likeliest first, with leading tokens."""
-    for times in _REDUCED:
-        reduced = [grid for size in sizes for grid in _reduced(size, times)]
-        yield from ((grid, leading) for leading in _LEADING for grid in reduced if math.prod(grid) > 1)
+def _grids(sizes: Sequence[tuple[int, ...]], times: Iterable[int]) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Grids of tokens that are maps of these sizes made so many times smaller, with few leading tokens first."""
+    reduced = [grid for count in times for size in sizes for grid in _reduced(size, count)]
+    yield from ((grid, leading) for leading in _LEADING for grid in reduced if math.prod(grid) > 1)
 
 
 def _reduced(size: tuple[int, ...], times: int) -> Iterator[tuple[int, ...]]:
@@ -217,17 +204,6 @@ def _reduced(size: tuple[int, ...], times: int) -> Iterator[tuple[int, ...]]:
     yield from (tuple(side[way] for side in sides) for way in (0, 1))
     if len(size) == 3:
         yield from ((size[0], *(side[way] for side in sides[1:])) for way in (0, 1))
-
-
-def _grids_in_proportion(count: int, image: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], int]]:
-    """Grids (h, w) in proportion to the image, the nearest first, with leading tokens; none for three dimensions."""
-    if len(image) != 2:
-        return
-    for leading in _LEADING:
-        places = count - leading
-        grids = [(h, places // h) for h in range(1, places + 1) if places % h == 0]
-        like = [grid for grid in grids if _like(*grid, image)]
-        yield from ((grid, leading) for grid in sorted(like, key=lambda g: abs(g[0] * image[1] - g[1] * image[0])))
 
 
 def _flattens(layer: nn.Module) -> bool:
@@ -239,7 +215,7 @@ def _features(layer: nn.Module) -> tuple[int, ...]:
     """The size of the last dimension of what a layer gives, where its kind says so."""
     if isinstance(layer, nn.Linear):
         return (layer.out_features,)
-    if isinstance(layer, nn.LayerNorm):
+    if type(layer) is nn.LayerNorm:  # another kind may turn its input around
         return tuple(layer.normalized_shape[-1:])
     if isinstance(layer, nn.MultiheadAttention):
         return (layer.embed_dim,)
@@ -248,11 +224,21 @@ def _features(layer: nn.Module) -> tuple[int, ...]:
     return ()
 
 
+def _has_features_last(layer: nn.Module, shape: Sequence[int]) -> bool:
+    """Whether linear layers, normalisations, attention or recurrent layers in a layer say that its last dimension holds
+    the channels. Nothing is said where there is one in it that has its channels first."""
+    inside = list(layer.modules())
+    features = {value for module in inside for value in _features(module)}
+    if shape[-1] not in features or any(isinstance(module, _CHANNELS_FIRST) for module in inside):
+        return False
+    return len(inside) == 1 or shape[1] not in features
+
+
 def channels_last(layer: nn.Module, output: Any, image: tuple[int, ...] | None = None) -> bool:
     """Whether a layer's output of four or five dimensions is (B, *S, C).
 
     The kind of layer says so, or else the shape: its last two sides are in proportion to those of the `image`, where
-    that is known, and the last two dimensions are not.
+    that is known, and the last two dimensions are not; or else the layers inside it.
     """
     if not isinstance(output, Tensor) or output.ndim not in (4, 5) or isinstance(layer, _CHANNELS_FIRST):
         return False
@@ -264,7 +250,11 @@ def channels_last(layer: nn.Module, output: Any, image: tuple[int, ...] | None =
         return bool(third == layer.normalized_shape[0] and (plain or output.shape[1] != third))
     if is_permutation(layer):
         return list(layer.dims) == [0, *range(2, output.ndim), 1]  # type: ignore[arg-type]
-    return image is not None and _like(first, second, image[-2:]) and not _like(second, third, image[-2:])
+    if image is not None:
+        last, before = _like(first, second, image[-2:]), _like(second, third, image[-2:])
+        if last != before:
+            return last
+    return _has_features_last(layer, output.shape)
 
 
 def is_permutation(layer: nn.Module) -> bool:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from torchviz_cnn.media.render import Array, Colour
+from torchviz_cnn.core.errors import InputError, kind_of
+from torchviz_cnn.media import render
+from torchviz_cnn.media.render import Array, Colour, Interpolation
 
 
 @contextmanager
@@ -105,6 +107,112 @@ def with_legend(picture: Image.Image, names: Sequence[str], colours: Sequence[Co
             name = f"{name[:-2].rstrip()}\u2026"
         draw.text((2 * side, top + side / 2), name, "black", font, anchor="lm")
     return whole
+
+
+def map_figure(
+    values: Array,
+    size: Sequence[int],
+    given: Any = None,
+    *,
+    colormap: str | None = None,
+    alpha: float = 0.4,
+    interpolation: Interpolation = "bilinear",
+    headline: str = "",
+) -> Image.Image:
+    """A map of a signal (l,) or of a volume or video (d, h, w), in 0..1, as a figure at the size of the input.
+
+    Args:
+        values: the map.
+        size: the sides of the input; the map's own where these are of another number of dimensions.
+        given: the signal (L,) or (C, L), drawn as curves over the map's colours, or the volume (D, H, W), (1, D, H, W)
+            or (3, D, H, W), drawn under them; without it the map alone.
+        colormap: a name that matplotlib knows; by default `Reds` for signals and `jet` for volumes.
+        alpha: strength of the colours over a volume.
+        interpolation: how the map is enlarged.
+        headline: a line above.
+
+    Raises InputError for a signal or volume that does not fit.
+    """
+    size = tuple(size) if len(size) == values.ndim else values.shape
+    below = None if given is None else _below(given, size)
+    values = render.enlarged(values, size, interpolation)
+    if values.ndim == 1:
+        return _curve_figure(values, below, colormap or "Reds", headline)
+    return _slices_figure(values, below, colormap or "jet", alpha, headline)
+
+
+def _below(given: Any, size: tuple[int, ...]) -> Array:
+    """A signal or volume as numbers (C, *size)."""
+    kind, sides = {1: ("signal", "(L,) or (C, L)"), 3: ("volume", "(D, H, W) or (C, D, H, W)")}[len(size)]
+    if hasattr(given, "detach"):
+        given = given.detach().cpu().float().numpy()
+    if not isinstance(given, np.ndarray):
+        raise InputError(f"a {kind} is a tensor or an array {sides}, not {kind_of(given)}")
+    if given.shape[-len(size) :] != size or given.ndim not in (len(size), len(size) + 1):
+        expected = " x ".join(map(str, size))
+        raise InputError(f"the {kind} {given.shape} does not fit an input of {expected}: give {sides}, as x[index] is")
+    return np.nan_to_num(given.astype(np.float64).reshape(-1, *size))
+
+
+@usual_style()
+def _curve_figure(values: Array, signal: Array | None, colormap: str, headline: str) -> Image.Image:
+    """The channels of a signal (C, L) as curves, or the map itself, on the colours of a map (L,)."""
+    from matplotlib.figure import Figure
+
+    curves = values[None] if signal is None else signal
+    low, high = float(curves.min()), float(curves.max())
+    margin = 0.05 * (high - low) or 1.0
+    figure = Figure(figsize=(9, 2.6 + 0.3 * bool(headline)), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    extent = (-0.5, len(values) - 0.5, low - margin, high + margin)
+    colours = render.colormap(np.clip(values, 0, 1), colormap)[None]
+    axes.imshow(colours, aspect="auto", extent=extent, interpolation="nearest")
+    for place, curve in enumerate(curves):
+        axes.plot(curve, color="black" if len(curves) == 1 else f"C{place % 10}", linewidth=1.2)
+    axes.set_xlim(extent[:2])
+    axes.set_ylim(extent[2:])
+    axes.set_xlabel("place in the signal")
+    axes.set_ylabel("map" if signal is None else "signal")
+    if headline:
+        figure.suptitle(headline, fontsize=13, parse_math=False)
+    return figure_image(figure)
+
+
+_SLICES = 11
+"""At most as many slices of a volume are drawn, and their maximum: three rows of four."""
+
+
+@usual_style()
+def _slices_figure(values: Array, volume: Array | None, colormap: str, alpha: float, headline: str) -> Image.Image:
+    """Slices of a map (D, H, W) in colour, over those of a volume (C, D, H, W) where one is given, and the maximum."""
+    from matplotlib.figure import Figure
+
+    places = np.unique(np.linspace(0, len(values) - 1, min(len(values), _SLICES)).round().astype(int))
+    maps = {f"slice {place}": values[place] for place in places}
+    below = [None if volume is None else volume[:, place] for place in places]
+    if len(places) > 1:
+        maps["maximum of all slices"] = values.max(0)
+        below.append(None if volume is None else volume.mean(1))
+    low, high = (0.0, 1.0) if volume is None else (float(volume.min()), float(volume.max()))
+    height, width = values.shape[1:]
+    columns = min(len(maps), 4)
+    rows, ratio = -(-len(maps) // columns), min(max(height / width, 0.25), 4)
+    figsize = (2.4 * columns, (2.4 * ratio + 0.35) * rows + 0.35 * bool(headline))
+    figure = Figure(figsize=figsize, dpi=100, layout="constrained")
+    grid = figure.add_gridspec(rows, columns)
+    for place, ((title, part), under) in enumerate(zip(maps.items(), below, strict=True)):
+        picture = render.colormap(np.clip(part, 0, 1), colormap)
+        if under is not None:
+            colour = under if len(under) == 3 else under.mean(0, keepdims=True).repeat(3, 0)
+            grey = (colour.transpose(1, 2, 0) - low) / ((high - low) or 1) * 255
+            picture = np.clip(grey + alpha * picture, 0, 255).astype(np.uint8)
+        axes = figure.add_subplot(grid[divmod(place, columns)])
+        axes.imshow(picture, interpolation="nearest")
+        axes.set_title(title, fontsize=9, parse_math=False)
+        axes.set_axis_off()
+    if headline:
+        figure.suptitle(headline, fontsize=12, parse_math=False)
+    return figure_image(figure)
 
 
 def _size(picture: Image.Image | Array) -> tuple[int, int]:

@@ -39,7 +39,7 @@ class Origin:
         return self.photos[checks.place("image", index, len(self.photos))]
 
     def box(
-        self, photo: Image.Image, input_size: tuple[int, int], geometry: Preprocess | Geometry | None = None
+        self, photo: Image.Image, input_size: tuple[int, ...], geometry: Preprocess | Geometry | None = None
     ) -> Box:
         """What part of a photo the network's input (H, W) shows: (left, top, right, bottom) in the photo's pixels.
 
@@ -47,13 +47,13 @@ class Origin:
         torchvision's usual) resize. Where nothing is known it is the whole photo, with a GeometryWarning if its shape
         differs from the input's.
         """
+        height, width = input_size
         if isinstance(geometry, str):
-            usual = self.preprocess or Preprocess(input_size, resize=math.ceil(min(input_size) * 256 / 224))
+            usual = self.preprocess or Preprocess((height, width), resize=math.ceil(min(input_size) * 256 / 224))
             geometry = replace(usual, geometry=geometry)
         preprocess = geometry or self.preprocess
         if preprocess is not None:
             return preprocess.seen_box(photo.width, photo.height)
-        height, width = input_size
         across, down = photo.width * height, photo.height * width
         if abs(across - down) > max(across, down) * 0.02:
             warn(
@@ -65,12 +65,13 @@ class Origin:
         return (0.0, 0.0, float(photo.width), float(photo.height))
 
     def seen(
-        self, photo: Image.Image, input_size: tuple[int, int], geometry: Preprocess | Geometry | None = None
+        self, photo: Image.Image, input_size: tuple[int, ...], geometry: Preprocess | Geometry | None = None
     ) -> Image.Image:
         """The part of a photo that the network saw, at the size of its input."""
         left, top, right, bottom = (round(side) for side in self.box(photo, input_size, geometry))
         part = to_rgb(photo).crop((left, top, right, bottom))
-        return part.resize(input_size[::-1], Image.Resampling.BICUBIC)
+        height, width = input_size
+        return part.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def is_photo(value: Any) -> bool:

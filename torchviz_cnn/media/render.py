@@ -124,6 +124,14 @@ def resample(values: Array, box: Box, width: int, height: int, interpolation: In
     return _sample(values, box, slice(0, height), slice(0, width), interpolation)
 
 
+def enlarged(values: Array, size: Sequence[int], interpolation: Interpolation = "bilinear") -> Array:
+    """A map of any number of dimensions sampled at the places of a larger one that covers the same: (*size)."""
+    for axis, count in enumerate(size):
+        weights = _weights(values.shape[axis], (np.arange(count) + 0.5) / count, interpolation)
+        values = np.moveaxis(np.tensordot(weights, values.astype(np.float64), (1, axis)), 0, axis)
+    return values
+
+
 def _sample(values: Array, box: Box, rows: slice, columns: slice, interpolation: Interpolation) -> Array:
     left, top, right, bottom = box
     y, x = (np.arange(part.start, part.stop) + 0.5 for part in (rows, columns))

@@ -17,7 +17,8 @@ from torchviz_cnn.core.names import expand, named_layers
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.hooks.inputs import input_for
 from torchviz_cnn.hooks.manager import HookManager
-from torchviz_cnn.layers.defaults import CONVOLUTIONS, Layers, chosen_patterns, input_channels
+from torchviz_cnn.layers.defaults import Layers, chosen_patterns, input_channels
+from torchviz_cnn.layers.layout import CONVOLUTIONS
 from torchviz_cnn.layers.receptive_field import ReceptiveField, receptive_fields
 from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.runs.folder import ResultFolder

@@ -130,6 +130,7 @@ class SignedHeatmap(Heatmap):
 
     palette: ClassVar[str] = "seismic"
     photo_palette: ClassVar[str] = "seismic"
+    figure_palette: ClassVar[str | None] = "seismic"
     blending: ClassVar[render.Blend] = "mix"
 
     other_target: Tensor | None = None
