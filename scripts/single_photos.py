@@ -17,13 +17,13 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from mosaics import recognised
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur
 
 import torchviz_cnn as tvc
 from torchviz_cnn.media import render
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
 def insertion_and_deletion(
     net: tvc.Network, x: Tensor, number: int, method: Callable[..., tvc.Heatmap]
 ) -> tuple[float, float]:
-    """The areas under both curves of the class's probability, of an input (3, H, W): 0 is the mean of photos there."""
+    """The areas under both curves of the class's probability, of an input (3, H, W); 0 is the mean of photos."""
     values = method(net.model, x[None], target=number).values[None]
     order = F.interpolate(values, x.shape[1:], mode="bilinear").flatten().argsort(descending=True, stable=True)
     return area(net, blurred(x), x, order, number), area(net, x, torch.zeros_like(x), order, number)
@@ -82,7 +82,8 @@ def area(net: tvc.Network, start: Tensor, end: Tensor, order: Tensor, number: in
 def blurred(x: Tensor) -> Tensor:
     """An input (3, H, W) blurred by 51 pixels of a standard deviation of 50 at a side of 224, and in proportion."""
     scale = min(x.shape[1:]) / 224
-    return gaussian_blur(x, [round(25 * scale) * 2 + 1] * 2, [50 * scale] * 2)
+    side = round(25 * scale) * 2 + 1
+    return torch.from_numpy(cv2.GaussianBlur(x.permute(1, 2, 0).numpy(), (side, side), 50 * scale)).permute(2, 0, 1)
 
 
 def energy_in_mask(net: tvc.Network, photo: Path, trimap: Path, method: Callable[..., tvc.Heatmap]) -> float:
