@@ -30,7 +30,7 @@ METHODS: dict[str, Callable[..., tvc.Heatmap]] = {
 }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("model")
@@ -38,9 +38,9 @@ def main() -> None:
     parser.add_argument("--mosaics", type=int, default=40)
     for option in ("--mean", "--std"):
         parser.add_argument(option, type=float, nargs="+")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     net = tvc.load_model(args.model, args.weights, mean=args.mean, std=args.std)
-    drawn = mosaics(net, sorted(args.photos.glob("*.jpg")), args.mosaics)
+    drawn = mosaics(recognised(net, sorted(args.photos.glob("*.jpg"))), args.mosaics)
     shares: dict[str, list[Tensor]] = {name: [] for name in METHODS}
     for x, classes in drawn:
         for name, method in METHODS.items():
@@ -52,19 +52,24 @@ def main() -> None:
         print(f"{name:16} mean {float(every.mean()):.3f}  median {float(every.median()):.3f}")
 
 
-def mosaics(net: tvc.Network, photos: list[Path], count: int) -> list[tuple[Tensor, Tensor]]:
-    """Inputs (1, 3, 2 H, 2 W) of four photos of four classes each, with their classes (4,)."""
-    recognised: dict[int, Tensor] = {}
+def recognised(net: tvc.Network, photos: list[Path]) -> dict[int, Tensor]:
+    """Inputs (3, H, W) of photos that a network recognises with a probability above 0.8: one of each class."""
+    inputs: dict[int, Tensor] = {}
     for photo in photos:
         number = int(photo.name.split("_")[0])
         x = net.preprocess(tvc.read_image(photo))
-        if number not in recognised and float(tvc.predict(net.model, x[None])[0, number]) > 0.8:
-            recognised[number] = x
+        if number not in inputs and float(tvc.predict(net.model, x[None])[0, number]) > 0.8:
+            inputs[number] = x
+    return inputs
+
+
+def mosaics(inputs: dict[int, Tensor], count: int) -> list[tuple[Tensor, Tensor]]:
+    """Inputs (1, 3, 2 H, 2 W) of four photos of four classes each, with their classes (4,)."""
     chance = random.Random(0)
     made = []
     for _ in range(count):
-        classes = chance.sample(sorted(recognised), 4)
-        a, b, c, d = (recognised[number] for number in classes)
+        classes = chance.sample(sorted(inputs), 4)
+        a, b, c, d = (inputs[number] for number in classes)
         made.append((torch.cat([torch.cat([a, b], 2), torch.cat([c, d], 2)], 1)[None], torch.tensor(classes)))
     return made
 

@@ -93,7 +93,7 @@ def test_one_forward_gives_what_each_method_gives_by_itself(name: str) -> None:
             torch.testing.assert_close(of.maps, acts[layer])
             torch.testing.assert_close(of.peak, acts[layer].amax((2, 3)))
             torch.testing.assert_close(of.sparsity, (acts[layer] <= 0).float().mean((2, 3)))
-            assert set(of.heat) == set(CAM_METHODS)
+            assert set(of.heat) - {"competitive_cam"} == set(CAM_METHODS)
             for method, heat in of.heat.items():
                 alone = METHODS[method].explain(model, x, layer, target=numbers.classes)
                 torch.testing.assert_close(heat, alone.values, atol=1e-6, rtol=1e-4)
@@ -102,6 +102,34 @@ def test_one_forward_gives_what_each_method_gives_by_itself(name: str) -> None:
             assert isinstance(saliency, tvc.Saliency)
             torch.testing.assert_close(gradients, saliency.gradients, atol=1e-6, rtol=1e-4)
     assert set(numbers.pixels) == {"saliency", "guided", "deconvnet"}
+
+
+@pytest.mark.parametrize("name", ["vgg_like", "gap_linear", "squeeze_like"])
+def test_competitive_cam_is_made_for_the_layer_that_is_explained(name: str) -> None:
+    model, x = NETWORKS[name](), torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    numbers = collected(model, x, classes=2)
+    assert [layer for layer, of in numbers.layers.items() if "competitive_cam" in of.heat] == [numbers.explained]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", tvc.EmptyMapWarning)
+        alone = tvc.competitive_cam(model, x, target=numbers.classes)
+    assert alone.layer == numbers.explained
+    torch.testing.assert_close(numbers.layers[alone.layer].heat["competitive_cam"], alone.values, atol=1e-6, rtol=1e-4)
+
+
+def test_no_method_is_offered_that_no_layer_on_the_page_has(tmp_path: Path) -> None:
+    """Channel 7 is one of the first layer alone, and the layer that is explained is the last."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.ReLU(),
+        nn.Conv2d(8, 4, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    )
+    for channels, offered in ((None, ["grad_cam", "competitive_cam"]), ([7], ["grad_cam", "layer_cam"])):
+        page = Page(tvc.report(network(model), photos(1), tmp_path, budget=0, channels=channels))
+        assert [method["name"] for method in page.data["methods"]][:2] == offered
 
 
 def test_a_method_that_is_registered_appears_on_the_page(tmp_path: Path) -> None:
@@ -115,7 +143,9 @@ def test_a_method_that_is_registered_appears_on_the_page(tmp_path: Path) -> None
     finally:
         del CAM_METHODS["locally_weighted"]
     methods = {method["name"]: method for method in page.data["methods"]}
-    assert list(methods) == [*CAM_METHODS, "locally_weighted", "guided_grad_cam", "saliency", "guided", "deconvnet"]
+    family = ["grad_cam", "competitive_cam", *list(CAM_METHODS)[1:]]
+    assert list(methods) == [*family, "locally_weighted", "guided_grad_cam", "saliency", "guided", "deconvnet"]
+    assert [method["suits"] is not None for method in methods.values()] == [True] * 2 + [False] * (len(methods) - 2)
     assert methods["locally_weighted"]["title"] == "Locally weighted CAM"
     assert methods["locally_weighted"]["shows"] == "what a test registered"
     layer = page.data["layers"][2]
@@ -128,15 +158,19 @@ def test_a_method_that_is_registered_appears_on_the_page(tmp_path: Path) -> None
 def test_methods_are_told_as_the_table_tells_them(tmp_path: Path) -> None:
     page = Page(tvc.report(network(vgg_like()), photos(1), tmp_path, budget=0))
     assert {m["name"]: m["title"] for m in page.data["methods"]} == {
-        name: METHODS[name].title for name in (*CAM_METHODS, "guided_grad_cam", "saliency", "guided", "deconvnet")
+        name: METHODS[name].title
+        for name in (*CAM_METHODS, "competitive_cam", "guided_grad_cam", "saliency", "guided", "deconvnet")
     }
-    photo, layer = page.data["photos"][0], page.data["layers"][0]
+    photo = page.data["photos"][0]
+    layer = next(layer for layer in page.data["layers"] if layer["name"] == page.data["explained"])
     for method in page.data["methods"]:
         assert method["heat"] is None or method["heat"] in layer["heat"]
         assert method["pixels"] is None or method["pixels"] in photo["pixels"]
 
 
-def test_photos_run_forward_once_for_all_layers_classes_and_rules() -> None:
+def test_photos_run_forward_once_for_all_layers_classes_and_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for competitive CAM, which runs them itself."""
+    monkeypatch.setattr("torchviz_cnn.page.collect._with_competition", lambda net, given, part, explained: part)
     model, batches = vgg_like(), []
     model.features.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
     collected(model, torch.rand(3, 3, 32, 32), classes=CLASSES)

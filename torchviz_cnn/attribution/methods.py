@@ -158,6 +158,9 @@ METHODS: dict[str, Method] = {
     ),
 }
 
+SUITS = {"grad_cam": "one thing in the photo", "competitive_cam": "several things in the photo"}
+"""The two heatmaps to begin with, and the photos that each is the better one for: see docs/cam.md."""
+
 
 def methods_of(kind: Kind) -> dict[str, Method]:
     """The methods of one kind, by name; with those that a user registered with `cam_method`."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,7 +37,9 @@ from torchviz_cnn.scores.targets import Score, predict
 
 Scale = Literal["clip", "frame"]
 """What the strongest colour stands for: the strongest value in all frames, or in each."""
-_LOOKED_AT = 16
+_LOOKED_AT = 8
+_WAITING = 16
+"""How many pictures may wait for the thread that writes them."""
 T = TypeVar("T")
 
 
@@ -94,8 +98,8 @@ def cam_video(
         out: the clip to write: .mp4, .m4v, .mov, .mkv, .avi, or .webm, which browsers play.
         method: `grad_cam`, or another one that draws a heatmap of a layer: see docs/methods.md.
         layer: as for `grad_cam`.
-        target: the class, by index or name; by default that of the highest mean probability in 16 frames spread over
-            the clip, or in the first 16 of a camera.
+        target: the class, by index or name; by default that of the highest mean probability in 8 frames spread over
+            the clip, or in the first 8 of a camera.
         score: as for `grad_cam`.
         scale: the strongest colour is the strongest value in the `clip`, or in each `frame`. Of a camera, the clip's is
             the strongest so far.
@@ -201,8 +205,8 @@ class _Run:
         layer: dict[str, str] = {}
         category = self.model.category(self.target)
         with self._bar(f"explaining {category}") as bar:
-            for frames, x in _ahead(self._inputs()):
-                self.last = heat = self.explain(self.model, x, target=self.target, **layer)
+            for frames, inputs in _ahead(self._inputs()):
+                self.last = heat = self.explain(self.model, torch.stack(inputs), target=self.target, **layer)
                 layer["layer"] = heat.layer  # the default one is looked for once
                 maps = heat.values.float().clamp(min=0).cpu().numpy()
                 if not self.count:
@@ -259,9 +263,9 @@ class _Run:
         draw(picture, values / (peak or 1), self.box)
         return picture
 
-    def _inputs(self) -> Iterator[tuple[list[Array], torch.Tensor]]:
+    def _inputs(self) -> Iterator[tuple[list[Array], list[torch.Tensor]]]:
         for frames in _batches(self._frames(), self.batch_size):
-            yield frames, torch.stack([input_of(Image.fromarray(frame), self.model.preprocess) for frame in frames])
+            yield frames, [input_of(Image.fromarray(frame), self.model.preprocess) for frame in frames]
 
     def _frames(self) -> Iterator[Array]:
         return itertools.islice(self.clip.frames(), None if self.clip.is_camera else self.limit)
@@ -277,7 +281,7 @@ def _write(temporary: Path, path: Path, clip: Clip, pictures: Iterator[Array], l
     A camera's pictures come as fast as they are explained: each is written as often as time has passed.
     """
     first, begun, count = next(pictures), time.monotonic(), 0
-    with written(temporary, path, clip.fps, first.shape[1], first.shape[0]) as write:
+    with written(temporary, path, clip.fps, first.shape[1], first.shape[0]) as encode, _behind(encode) as write:
         try:
             for picture in itertools.chain([first], pictures):
                 due = int((time.monotonic() - begun) * clip.fps) + 1 if clip.is_camera else count + 1
@@ -298,6 +302,22 @@ def _ahead(items: Iterator[T]) -> Iterator[T]:
         while (item := coming.result()) is not None:
             coming = thread.submit(next, items, None)
             yield item
+
+
+@contextlib.contextmanager
+def _behind(use: Callable[[T], None]) -> Iterator[Callable[[T], None]]:
+    """What is given goes to `use` one by one, in a thread, while more is made; at the end all of it is done."""
+    waiting: deque[Future[None]] = deque()
+
+    def give(item: T) -> None:
+        if len(waiting) == _WAITING:
+            waiting.popleft().result()
+        waiting.append(thread.submit(use, item))
+
+    with ThreadPoolExecutor(1) as thread:
+        yield give
+        for one in waiting:
+            one.result()
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -218,9 +218,12 @@ class Preprocess:
         """The photo as the network's input: (C, H, W) float32, with C the number of means."""
         fitted = [self.prepare(photo)] if self._in_colour else self._fitted_bands(photo)
         array = np.stack([np.asarray(picture) for picture in fitted], 2) if len(fitted) > 1 else np.asarray(fitted[0])
-        values = torch.from_numpy(array.reshape(*self.size, -1).astype(np.float32) / np.float32(255)).permute(2, 0, 1)
-        mean, std = (torch.tensor(stat).view(-1, 1, 1) for stat in (self.mean, self.std))
-        return ((values - mean) / std).contiguous()
+        values = np.array(array.reshape(*self.size, -1).transpose(2, 0, 1), np.float32, order="C")
+        mean, std = (np.array(stat, np.float32)[:, None, None] for stat in (self.mean, self.std))
+        values /= np.float32(255)
+        values -= mean
+        values /= std
+        return torch.from_numpy(values)
 
     @property
     def _in_colour(self) -> bool:

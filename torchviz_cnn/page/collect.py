@@ -1,8 +1,9 @@
-"""The numbers of a report: activations, heatmaps and pixel gradients, from one forward pass per batch."""
+"""The numbers of a report: activations, heatmaps and pixel gradients, from one graph per batch."""
 
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -11,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchviz_cnn.attribution.cam.competition import competitive_cam
 from torchviz_cnn.attribution.cam.formulas import CAM_METHODS
-from torchviz_cnn.core.errors import LayerError
+from torchviz_cnn.core.errors import EmptyMapWarning, LayerError
 from torchviz_cnn.core.names import Call, expand, named_layers
 from torchviz_cnn.hooks.inputs import Given, Input, prepared
 from torchviz_cnn.hooks.network import Network
@@ -49,7 +51,7 @@ class LayerMaps:
     """Share of the values that are zero or below: (B, C)."""
     heat: Mapping[str, Tensor]
     """Heatmaps of K classes by method of `CAM_METHODS`, after their ReLU: (B, K, h'', w''); empty where no gradient
-    comes back."""
+    comes back. The layer that is explained by default also has `competitive_cam`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +87,8 @@ def collect(
         with prepared(net, x, dims=(2,)) as given:
             if explain and not parts:
                 explained = _explained_layer(given)
-            parts.append(_collect(given, _calls(given.model, layers), classes, explained))
+            part = _collect(given, _calls(given.model, layers), classes, explained)
+            parts.append(_with_competition(net, given, part, explained))
             done(len(given.x))
     merged: Collected = _merged(parts)
     return merged
@@ -140,6 +143,18 @@ def _collect(given: Given, calls: Sequence[Call], classes: int, explained: str |
         layers = {name: _layer_maps(run.maps(name), heat[name]) for name in names}
     shown = explained if explained in layers else next((name for name in reversed(names) if heat[name]), None)
     return Collected(logits.detach().cpu(), chosen.cpu(), layers, pixels, shown, added, run.targets.activation)
+
+
+def _with_competition(net: Network, given: Given, part: Collected, explained: str | None) -> Collected:
+    """Add competitive CAM at the layer that is explained by default, where it has heatmaps: one more forward pass."""
+    if explained is None or not (explained in part.layers and part.layers[explained].heat):
+        return part
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EmptyMapWarning)  # the page says it
+        values = competitive_cam(net, given.x, explained, part.classes.to(given.x.device)).values
+    layer = part.layers[explained]
+    heat = {**layer.heat, "competitive_cam": _at_most(values, HEAT_SIDE).cpu()}
+    return replace(part, layers={**part.layers, explained: replace(layer, heat=heat)})
 
 
 def _heatmaps(run: Trace, layers: Sequence[str]) -> tuple[dict[str, dict[str, Tensor]], Tensor | None]:

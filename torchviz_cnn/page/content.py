@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.attribution.methods import METHODS, methods_of
+from torchviz_cnn.attribution.methods import METHODS, SUITS, methods_of
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.layers.describe import Description, in_words
 from torchviz_cnn.media import render
@@ -41,21 +41,23 @@ class NamedPhoto:
     """Where it was read from."""
 
 
-def method_contents(collected: Collected) -> list[dict[str, str | None]]:
-    """The methods that the page offers, as the tables of methods describe them.
+def method_contents(units: Sequence[Mapping[str, Any]], collected: Collected) -> list[dict[str, str | None]]:
+    """The methods of the layers and pixels on the page, as the table describes them, those to begin with first.
 
     `heat` names the heatmaps and `pixels` the gradients at the input that a method shows: one of them or, for guided
     Grad-CAM, the product of both.
     """
-    heated = {name for layer in collected.layers.values() for name in layer.heat}
+    heated = {name for unit in units for name in unit["heat"]}
     known = {**METHODS, **methods_of("cam")}
-    shown: list[tuple[str, str | None, str | None]] = [(name, name, None) for name in known if name in heated]
+    first = sorted(filter(heated.__contains__, known), key=lambda name: name not in SUITS)
+    shown: list[tuple[str, str | None, str | None]] = [(name, name, None) for name in first]
     if "grad_cam" in heated and "guided" in collected.pixels:
         shown.append(("guided_grad_cam", "grad_cam", "guided"))
     shown += [(name, None, name) for name in collected.pixels]
     return [
-        {"name": name, "title": known[name].title, "shows": known[name].shows, "heat": heat, "pixels": pixels}
+        {"name": name, "title": row.title, "shows": row.shows, "suits": SUITS.get(name), "heat": heat, "pixels": pixels}
         for name, heat, pixels in shown
+        for row in [known[name]]
     ]
 
 
@@ -161,7 +163,7 @@ def data(
         "sparsity": SPARSITY,
         "classes": {str(c): net.category(c) for c in sorted(mentioned)},
         "palettes": {name: render.colormap(ramp, name).tobytes().hex() for name in COLORMAPS},
-        "methods": method_contents(collected),
+        "methods": method_contents(units, collected),
     }
 
 

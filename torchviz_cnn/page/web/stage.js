@@ -39,7 +39,8 @@ function setUpStage() {
   state.layer = (heated.find((layer) => layer.name === DATA.explained) ?? heated.at(-1))?.name ?? null;
   const methods = DATA.methods.map(({ name, title }) => [name, title]);
   state.method = DATA.methods[0]?.name ?? null;
-  chips(byId("method-switch"), "method", methods, state.method, (method) => change({ method }));
+  chips(byId("method-switch"), "method", methods, state.method, chooseMethod);
+  for (const { name, suits } of DATA.methods) if (suits) byId(`method-${name}`).nextSibling.append(make("small", {}, suits));
   chips(byId("colour-switch"), "colours", Object.keys(PALETTES).map((name) => [name, name]), state.colours, (colours) => change({ colours }));
   chips(byId("photo-switch"), "photo", DATA.photos.map((photo, i) => [i, photo.name, make("img", { "data-block": photo.picture, alt: "" })]),
     0, (photo) => change({ photo }), "thumb");
@@ -69,6 +70,14 @@ function reserve() {
   Object.assign(byId("heatmap"), { width, height });
   const [h, w] = (Object.values(pixels)[0] ?? { size: [1, 1] }).size;
   byId("pixels").style.setProperty("--shape", `${w} / ${h}`);
+}
+
+/** Choose a method and, where the layer that is shown has no heatmap by it, the layer that has. */
+function chooseMethod(method) {
+  const { heat } = DATA.methods.find(({ name }) => name === method);
+  const has = (layer) => !heat || heat in layer.heat;
+  const there = heated.some((layer) => layer.name === state.layer && has(layer));
+  change({ method, ...(there || !heat ? {} : { layer: heated.findLast(has).name }) });
 }
 
 function chooseLayer() {
@@ -147,7 +156,8 @@ async function drawHeatmap() {
   const label = caption.map((part) => part.textContent ?? part).join("");
   byId("heatmap-caption").replaceChildren(...caption, map.empty ? ": it shows no evidence for this class." : "");
   byId("heatmap").setAttribute("aria-label", `${label}, over the photo ${photo.name}${map.empty ? ": no evidence" : ""}`);
-  byId("method-shows").textContent = `${method.title} shows ${method.shows}.`;
+  const alone = method.heat && !heated.every((layer) => method.heat in layer.heat) ? " It is made for this layer alone." : "";
+  byId("method-shows").textContent = `${method.title} shows ${method.shows}.${alone}`;
 }
 
 /** Lay over each photo among the predictions the heatmap of its likeliest class. */
@@ -169,7 +179,9 @@ const stripMethod = () => currentMethod()?.heat ?? DATA.methods.find((method) =>
 
 async function drawStrip() {
   const { rank, photo } = state, method = stripMethod();
+  for (const [i, layer] of heated.entries()) byId(`depth-${i}`).disabled = !(method in layer.heat);
   for (const [i, layer] of heated.entries()) {
+    if (!(method in layer.heat)) continue;
     const { values, w, h } = await heatOf(layer, method, photo, rank);
     if (rank !== state.rank || photo !== state.photo || method !== stripMethod()) return;
     const canvas = byId(`depth-${i}`).nextSibling.querySelector("canvas");
