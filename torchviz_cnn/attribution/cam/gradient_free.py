@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,7 @@ from torchviz_cnn.scores.trace import Trace, layer_of, trace
 ENLARGED = {1: "linear", 2: "bilinear", 3: "trilinear"}
 """How maps of one to three dimensions are enlarged between their places."""
 _IMAGES_ON_CPU, _IMAGES_ON_GPU = 16, 128
+_log = logging.getLogger("torchviz_cnn")
 
 
 def ablation_cam(
@@ -142,11 +144,13 @@ def score_cam(
         count = batch_size or (_IMAGES_ON_GPU if given.x.is_cuda else _IMAGES_ON_CPU)
         channels = [one.nonzero()[:, 0] for one in most > least]
         with torch.no_grad(), HookManager(given.model) as hooks:
+            memory = _fast_format(hooks, given.x[:1])
             for image, part in _parts(channels, count, progress, "Score-CAM"):
                 shape = (-1, *[1] * (maps.ndim - 1))
                 low, high = least[image, part].view(shape), most[image, part].view(shape)
                 masks = enlarged((maps[image, part, None] - low) / (high - low), given.x.shape[2:])
-                output = hooks.run((given.x[image] * masks).to(given.x.dtype), stop_early=False)
+                masked = (given.x[image] * masks).to(given.x.dtype, memory_format=memory)
+                output = hooks.run(masked, stop_early=False)
                 scores[image, :, part] = _scores_of(given, run.targets, image, output, len(part)).T
         weights = scores.softmax(2).nan_to_num(0)  # without a channel that varies there is nothing to weigh
         return _weighted("Score-CAM", given, name, run, weights, relu)
@@ -184,6 +188,24 @@ def _scores_of(given: Given, targets: Targets, image: int, output: Any, count: i
     """The scores of one image's classes in what the model gives for `count` variants of the image: (count, K)."""
     logits = class_outputs(output, count, given.origin.categories)
     return replace(targets, logits=logits, classes=targets.classes[image].expand(count, -1)).scores
+
+
+def _fast_format(hooks: HookManager, image: Tensor) -> torch.memory_format:
+    """The order in memory in which a network takes images fastest.
+
+    On a CPU convolutions take images whose channels lie side by side up to 1.3 times as fast; but a network that views
+    its maps in another shape may not take them.
+    """
+    if image.is_cuda or image.ndim != 4:
+        return torch.contiguous_format
+    try:
+        hooks.run(image.contiguous(memory_format=torch.channels_last), stop_early=False)
+    except RuntimeError as error:
+        if "view size is not compatible" not in str(error):
+            raise
+        _log.info("images run as they are in memory, not channels last: %s", str(error).partition("\n")[0])
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def _warn_of_divisor(scores: Tensor, targets: Targets) -> None:
