@@ -157,7 +157,7 @@ def as_maps(tensor: Tensor, sides: Sequence[int]) -> Tensor:
     if tensor.shape[2:] == tuple(sides):
         return tensor
     if tensor.ndim == 3:
-        tensor = tensor[:, -math.prod(sides) :].unflatten(1, tuple(sides))
+        tensor = tensor[:, -math.prod(sides) :].reshape(len(tensor), *sides, -1)
     assert tensor.shape[1:-1] == tuple(sides), f"{tuple(tensor.shape)} are no maps of {tuple(sides)}"
     return tensor.movedim(-1, 1)
 

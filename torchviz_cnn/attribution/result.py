@@ -162,13 +162,10 @@ class ClassMap:
     ) -> Image.Image:
         """Draw photo, map, overlay and a picture to compare with, side by side.
 
-        The headline names the true class (where `truth` is given), the predicted one and its probability, and the
-        class that is explained. The last picture is: of a heatmap a random feature map of its layer, of those that are
-        above zero somewhere on the photo; of a saliency map the evidence for (red) and against (blue) the class; of an
-        occlusion the score by place of the patch.
-
-        Of a signal its curves are drawn over the colours of the map; of a volume or video up to 11 slices along the
-        first side, under the colours, and the maximum of all.
+        The headline names the true class (where `truth` is given), the predicted one with its probability, and the
+        explained one. The last picture is: of a heatmap a random live feature map of its layer; of a saliency map the
+        evidence for (red) and against (blue) the class; of an occlusion the score by place of the patch. Of a signal
+        its curves are drawn over the colours of the map; of a volume up to 11 slices, and the maximum of all.
 
         Args:
             photo, index, nth, alpha, blend, colormap, geometry: as for `overlay`; instead of a photo the signal (L,) or

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -24,6 +25,7 @@ from torchviz_cnn.scores.trace import Trace, layer_of, trace
 ENLARGED = {1: "linear", 2: "bilinear", 3: "trilinear"}
 """How maps of one to three dimensions are enlarged between their places."""
 _IMAGES_ON_CPU, _IMAGES_ON_GPU = 16, 128
+_log = logging.getLogger("torchviz_cnn")
 
 
 def ablation_cam(
@@ -149,11 +151,12 @@ def score_cam(
         scores = maps.new_full((len(maps), classes, maps.shape[1]), -torch.inf)
         count = batch_size or (_IMAGES_ON_GPU if given.x.is_cuda else _IMAGES_ON_CPU)
         channels = [one.nonzero()[:, 0] for one in most > least]
+        memory = _fast_format(given)
         for image, part in _parts(channels, count, progress, "Score-CAM"):
             shape = (-1, *[1] * (maps.ndim - 1))
             low, high = least[image, part].view(shape), most[image, part].view(shape)
             masks = enlarged((maps[image, part, None] - low) / (high - low), given.x.shape[2:])
-            masked = (given.x[image] * masks).to(given.x.dtype)
+            masked = (given.x[image] * masks).to(given.x.dtype, memory_format=memory)
             scores[image, :, part] = scores_of(given, masked, [image] * len(part), run.targets).T
         weights = scores.softmax(2).nan_to_num(0)  # without a channel that varies there is nothing to weigh
         return _weighted("Score-CAM", given, name, run, weights, relu)
@@ -185,6 +188,26 @@ def _parts(channels: list[Tensor], count: int, progress: bool, title: str) -> It
             for part in of_image.split(count) if len(of_image) else ():  # type: ignore[no-untyped-call]
                 yield image, part
                 bar.update(len(part))
+
+
+def _fast_format(given: Given) -> torch.memory_format:
+    """The order in memory in which a network takes images fastest.
+
+    On a CPU convolutions take images whose channels lie side by side up to 1.3 times as fast; but a network that views
+    its maps in another shape may not take them.
+    """
+    if given.x.is_cuda or given.x.ndim != 4:
+        return torch.contiguous_format
+    image = given.of_images([0], given.x[:1].contiguous(memory_format=torch.channels_last))
+    try:
+        with torch.no_grad(), HookManager(given.model) as hooks:
+            hooks.run_on(image.inputs(image.x), stop_early=False)
+    except RuntimeError as error:
+        if "view size is not compatible" not in str(error):
+            raise
+        _log.info("images run as they are in memory, not channels last: %s", str(error).partition("\n")[0])
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def _warn_of_divisor(scores: Tensor, targets: Targets) -> None:
