@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import torchviz_cnn as tvc
-from tests.networks import CLASSES, NETWORKS, vgg_like
+from tests.networks import CLASSES, NETWORKS, seeded, vgg_like
 from torchviz_cnn.attribution.cam.formulas import CAM_METHODS, cam_method
 from torchviz_cnn.attribution.methods import METHODS
 from torchviz_cnn.cli.main import main
@@ -587,3 +587,57 @@ def test_levels_and_figures() -> None:
     text = script_json({"name": "</script><!--\u2028&"})
     assert not set("<>&\u2028") & set(text)
     assert json.loads(text) == {"name": "</script><!--\u2028&"}
+
+
+class Segmenter(nn.Module):
+    """Maps of scores in a dict, as torchvision's networks for segmentation give them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = seeded(lambda: nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.Conv2d(6, 4, 3)))()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": self.trunk(x), "aux": x}
+
+
+def test_a_page_explains_a_function_of_a_part_of_the_output(tmp_path: Path) -> None:
+    net, taken = network(Segmenter()), photos(3)
+    masks = torch.zeros(3, 32, 32)
+    masks[0, :9], masks[1, :, 20:], masks[2] = 1, 1, 1
+    region = tvc.targets.region(masks, 2)
+    page = Page(tvc.report(net, taken, tmp_path / "a", targets=region, output="out", budget=0, batch_size=2))
+    assert page.data["scores"]
+    assert page.data["classes"] == {"0": "region(class 2)"}
+    alone = [
+        tvc.grad_cam(net, one, target=tvc.targets.region(masks[i], 2), output="out") for i, one in enumerate(taken)
+    ]
+    for photo, heat in zip(page.data["photos"], alone, strict=True):
+        expected = float(heat.logits[0, 0])
+        assert photo["predictions"] == [[0, pytest.approx(expected, rel=1e-3)]]
+        assert photo["probabilities"] == [pytest.approx(expected, rel=1e-3)]
+    assert "These are the numbers that are explained of each photo." in page.words
+    assert "meter" not in {tag for tag, _ in page.tags}
+    heat = next(unit for unit in page.data["layers"] if unit["name"] == page.data["explained"])["heat"]
+    assert "competitive_cam" not in heat
+    maps = page.maps(heat["grad_cam"]["maps"][1], heat["grad_cam"]["size"])[0] / 255
+    values = alone[1].map()
+    assert np.abs(maps - values).max() < 0.01
+
+    def both(output: Tensor) -> Tensor:
+        return output.flatten(2).mean(2)[:, :2]
+
+    page = Page(tvc.report(net, taken, tmp_path / "b", targets=both, output="out", budget=0))
+    assert page.data["classes"] == {"0": "both[0]", "1": "both[1]"}
+    assert [len(photo["classes"]) for photo in page.data["photos"]] == [2, 2, 2]
+
+
+def test_a_page_explains_the_classes_that_are_asked_for(tmp_path: Path) -> None:
+    net = network(vgg_like(), tuple("abcde"))
+    page = Page(tvc.report(net, photos(2), tmp_path, targets=["c", 0], budget=0))
+    assert [photo["classes"] for photo in page.data["photos"]] == [[2, 0]] * 2
+    assert not page.data["scores"]
+    with pytest.raises(tvc.TargetError, match="has no class 'f'"):
+        tvc.report(net, photos(1), tmp_path / "b", targets="f", budget=0)
+    with pytest.raises(tvc.TargetError, match="at least one class"):
+        tvc.report(net, photos(1), tmp_path / "b", targets=[], budget=0)
+    assert not (tmp_path / "b").exists()

@@ -15,8 +15,7 @@ from torchviz_cnn.attribution.methods import Kind, Method, methods_of
 from torchviz_cnn.attribution.saliency import Reduce
 from torchviz_cnn.cli import clips, shared
 from torchviz_cnn.cli.outputs import Outputs, together
-from torchviz_cnn.core.errors import InputError, TargetError, kind_of
-from torchviz_cnn.core.imports import imported
+from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.media import render
 from torchviz_cnn.runs import files
 from torchviz_cnn.scores.targets import Score
@@ -65,9 +64,7 @@ def _add_class_map(parser: argparse.ArgumentParser, kind: Kind) -> None:
         parser.set_defaults(method=first)
     if kind == "occlusion":
         parser.set_defaults(batch_size=1)  # minutes each: pictures of a photo come as soon as it is done
-    words = "class names or indices (default: each photo's top class), or package.module:function of the model's output"
-    add("--target", nargs="+", metavar="CLASS", help=words)
-    add("--output", help="what of the model's output is explained: a key, an index or an attribute, as heads.0.logits")
+    shared.add_target(parser, "each photo's top class")
     for name, option in _OPTIONS.items():
         takers = [taker for taker, method in methods.items() if name in method.options]
         if takers:
@@ -92,7 +89,7 @@ def _draw_class_maps(args: argparse.Namespace, kind: Kind, **options: Any) -> No
     photos = shared.named_photos(args)
     outputs = Outputs(args, photos)
     net = shared.network(args)
-    target, names = _asked(net, args.target)
+    target, names = shared.asked_target(net, args.target)
     if args.output is not None:
         chosen["output"] = args.output
     asked = [args.method, *filter(None, [getattr(args, "layer", None)])]
@@ -110,20 +107,6 @@ def _draw_class_maps(args: argparse.Namespace, kind: Kind, **options: Any) -> No
                 shared.say(f"{path}: {maps.headline(index, nth, args.truth)}; {maps.method}{at}")
                 parts = [photos[path], *asked, *filter(None, [category])]
                 _draw(args, maps, outputs.paths(parts, [f"_{kind}.png" for kind in PICTURES], [path]), index, nth)
-
-
-def _asked(net: tvc.Network, given: list[str] | None) -> tuple[Any, list[str]]:
-    """The indices of the classes that were asked for, or a function, or None; and what they are called."""
-    functions = [one for one in given or () if ":" in one and one not in (net.categories or ())]
-    if not functions:
-        classes = [net.class_index(one) for one in given or ()]
-        return classes or None, [net.category(index) for index in classes]
-    if len(given or ()) > 1:
-        raise TargetError(f"--target takes classes, or one function of the model's output alone: {functions[0]}")
-    function = imported(functions[0], TargetError)
-    if not callable(function):
-        raise TargetError(f"{functions[0]!r} is {kind_of(function)}, not a function of the model's output")
-    return function, [functions[0].rpartition(":")[2]]
 
 
 def _draw(args: argparse.Namespace, maps: Any, paths: list[Path], index: int, nth: int) -> None:

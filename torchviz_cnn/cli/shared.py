@@ -16,7 +16,8 @@ from torch import nn
 
 import torchviz_cnn as tvc
 from torchviz_cnn.cli.outputs import notes
-from torchviz_cnn.core.errors import GeometryWarning, ImageError, InputError
+from torchviz_cnn.core.errors import GeometryWarning, ImageError, InputError, TargetError, kind_of
+from torchviz_cnn.core.imports import imported
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.relu_rules import OtherActivations
@@ -92,6 +93,28 @@ def add_layers(parser: argparse.ArgumentParser, default: str) -> None:
 def add_channels(parser: argparse.ArgumentParser, words: str) -> None:
     """Add the option that selects channels by their numbers."""
     parser.add_argument("--channels", "--channel", dest="channels", type=whole, nargs="+", metavar="NUMBER", help=words)
+
+
+def add_target(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add the options that say what is explained."""
+    words = f"class names or indices (default: {default}), or package.module:function of the model's output"
+    parser.add_argument("--target", nargs="+", metavar="CLASS", help=words)
+    words = "what of the model's output is explained: a key, an index or an attribute, as heads.0.logits"
+    parser.add_argument("--output", help=words)
+
+
+def asked_target(net: tvc.Network, given: list[str] | None) -> tuple[Any, list[str]]:
+    """The indices of the classes that were asked for, or a function, or None; and what they are called."""
+    functions = [one for one in given or () if ":" in one and one not in (net.categories or ())]
+    if not functions:
+        classes = [net.class_index(one) for one in given or ()]
+        return classes or None, [net.category(index) for index in classes]
+    if len(given or ()) > 1:
+        raise TargetError(f"--target takes classes, or one function of the model's output alone: {functions[0]}")
+    function = imported(functions[0], TargetError)
+    if not callable(function):
+        raise TargetError(f"{functions[0]!r} is {kind_of(function)}, not a function of the model's output")
+    return function, [functions[0].rpartition(":")[2]]
 
 
 def add_budget(parser: argparse.ArgumentParser, default: float) -> None:

@@ -14,19 +14,23 @@ from torch import Tensor, nn
 
 from torchviz_cnn.attribution.cam.competition import competitive_cam
 from torchviz_cnn.attribution.cam.formulas import CAM_METHODS
-from torchviz_cnn.core.errors import EmptyMapWarning, LayerError
+from torchviz_cnn.core.errors import EmptyMapWarning, LayerError, TargetError
 from torchviz_cnn.core.names import Call, expand, named_layers
-from torchviz_cnn.hooks.inputs import Given, Input, prepared
+from torchviz_cnn.hooks.inputs import Given, Input, Output, prepared
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.hooks.relu_rules import Rule, relu_rule
 from torchviz_cnn.layers.defaults import Layers, chosen_patterns
 from torchviz_cnn.page.encode import fitted
 from torchviz_cnn.scores.outputs import Activation
+from torchviz_cnn.scores.reader import ReadyTarget, TargetFunction
+from torchviz_cnn.scores.targets import Target
 from torchviz_cnn.scores.trace import INPUT, Trace, layer_of, trace
 
 MAP_SIDE = 96
 """Activation maps are averaged down to at most this many pixels a side before they are kept."""
 HEAT_SIDE = 48
+Explained = int | str | Sequence[int | str] | TargetFunction | None
+"""What is explained of every photo: classes by index or name, a function, or None for its likeliest classes."""
 Done = Callable[[int], Any]
 """What is called with the number of images, or channels, that are done."""
 PIXEL_METHODS: Mapping[str, Rule] = {"saliency": "standard", "guided": "guided", "deconvnet": "deconvnet"}
@@ -72,26 +76,50 @@ class Collected:
     """The same, where it is there for its heatmap alone and was not asked for."""
     activation: Activation | None = None
     """What makes probabilities of the logits."""
+    label: str | None = None
+    """What a function explains, in words, of which the logits are the numbers (B, K); None for classes."""
 
 
 def collect(
-    net: Network, batches: Iterable[Input], layers: Layers, classes: int, done: Done, *, explain: bool = True
+    net: Network,
+    batches: Iterable[Input],
+    layers: Layers,
+    classes: int,
+    done: Done,
+    *,
+    explain: bool = True,
+    targets: Explained = None,
+    output: Output = None,
 ) -> Collected:
     """Run batches of photos, or of inputs (B, C, H, W), through a network.
 
-    With `explain`, the layer that heatmaps explain by default is added where it was not asked for.
+    With `explain`, the layer that heatmaps explain by default is added where it was not asked for. `targets` are
+    explained of every photo, by default as many of the likeliest classes as `classes` says.
     """
     parts: list[Collected] = []
     explained: str | None = None
     for x in batches:
-        with prepared(net, x, dims=(2,)) as given:
+        with prepared(net, x, dims=(2,), output=output) as given:
+            target = _of_batch(net, targets, sum(len(part.logits) for part in parts), len(given.x))
             if explain and not parts:
-                explained = _explained_layer(given)
-            part = _collect(given, _calls(given.model, layers), classes, explained)
-            parts.append(_with_competition(net, given, part, explained))
+                explained = _explained_layer(given, target)
+            part = _collect(given, _calls(given.model, layers), classes, explained, target)
+            parts.append(part if callable(target) else _with_competition(net, given, part, explained))
             done(len(given.x))
     merged: Collected = _merged(parts)
     return merged
+
+
+def _of_batch(net: Network, targets: Explained, start: int, count: int) -> Target:
+    """What is explained of a batch that begins with this photo."""
+    if isinstance(targets, ReadyTarget):
+        return targets.of_images(torch.arange(start, start + count))
+    if targets is None or callable(targets):
+        return targets
+    several = [targets] if isinstance(targets, (int, str)) else list(targets)
+    if not several:
+        raise TargetError("the page explains at least one class; targets=None takes the likeliest")
+    return [[net.class_index(one) for one in several]] * count
 
 
 def _calls(model: nn.Module, layers: Layers) -> list[Call]:
@@ -105,15 +133,17 @@ def _calls(model: nn.Module, layers: Layers) -> list[Call]:
         return []
 
 
-def _explained_layer(given: Given) -> str | None:
+def _explained_layer(given: Given, target: Target) -> str | None:
     try:
-        return layer_of(given, None)
+        return layer_of(given, None, target)
     except LayerError as error:
         _log.info("the report has no heatmap of a layer: %s", error)
         return None
 
 
-def _collect(given: Given, calls: Sequence[Call], classes: int, explained: str | None) -> Collected:
+def _collect(
+    given: Given, calls: Sequence[Call], classes: int, explained: str | None, target: Target = None
+) -> Collected:
     batch, wanted = len(given.x), {str(call): None for call in calls}
     by_name = {str(call) for call in calls if call.index is not None}
     known = explained is None or explained in wanted or f"{explained.partition('#')[0]}#*" in wanted
@@ -127,9 +157,11 @@ def _collect(given: Given, calls: Sequence[Call], classes: int, explained: str |
 
     # One graph under the guided rule: gradients go back through it under the other rules too.
     rule = relu_rule("guided", other_activations="plain")
-    with trace(given, [INPUT, *wanted, *([added] if added else [])], rule=rule, check=check, require_relu=False) as run:
-        logits = run.targets.logits
-        chosen = logits.detach().topk(min(classes, logits.shape[1]), 1).indices
+    names = [INPUT, *wanted, *([added] if added else [])]
+    with trace(given, names, target, rule=rule, check=check, require_relu=False) as run:
+        logits, chosen = run.targets.logits, run.targets.classes
+        if target is None:
+            chosen = logits.detach().topk(min(classes, logits.shape[1]), 1).indices
         run = replace(run, targets=replace(run.targets, classes=chosen, single=False))
         names = [name for name in run.activations if name != INPUT]
         for name in names:
@@ -142,7 +174,8 @@ def _collect(given: Given, calls: Sequence[Call], classes: int, explained: str |
                 pixels[name] = standard if own == "standard" else run.gradient(INPUT, rule=own, keep_graph=True).cpu()
         layers = {name: _layer_maps(run.maps(name), heat[name]) for name in names}
     shown = explained if explained in layers else next((name for name in reversed(names) if heat[name]), None)
-    return Collected(logits.detach().cpu(), chosen.cpu(), layers, pixels, shown, added, run.targets.activation)
+    about = (run.targets.activation, run.targets.label)
+    return Collected(logits.detach().cpu(), chosen.cpu(), layers, pixels, shown, added, *about)
 
 
 def _with_competition(net: Network, given: Given, part: Collected, explained: str | None) -> Collected:
@@ -151,7 +184,7 @@ def _with_competition(net: Network, given: Given, part: Collected, explained: st
         return part
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EmptyMapWarning)  # the page says it
-        values = competitive_cam(net, given.x, explained, part.classes.to(given.x.device)).values
+        values = competitive_cam(net, given.x, explained, part.classes.to(given.x.device), output=given.output).values
     layer = part.layers[explained]
     heat = {**layer.heat, "competitive_cam": _at_most(values, HEAT_SIDE).cpu()}
     return replace(part, layers={**part.layers, explained: replace(layer, heat=heat)})

@@ -78,6 +78,8 @@ def photo_contents(
         width, height = whole.size
         left, top, right, bottom = net.preprocess.seen_box(width, height)
         values, order = shares[index].topk(min(PREDICTIONS, shares.shape[1]))
+        # Of a function its numbers stay in their order, as they are not compared.
+        predictions = zip(order, values, strict=True) if collected.label is None else enumerate(shares[index])
         picture = within(whole, PHOTO_SIDE)
         contents.append(
             {
@@ -86,7 +88,7 @@ def photo_contents(
                 "height": picture.height,
                 "view": [left / width, top / height, right / width, bottom / height],
                 "picture": blocks.picture(picture, quality=85),
-                "predictions": [[int(c), figure(p)] for c, p in zip(order, values, strict=True)],
+                "predictions": [[int(c), figure(p)] for c, p in predictions],
                 "classes": collected.classes[index].tolist(),
                 "probabilities": figures(shares[index][collected.classes[index]]),
                 "pixels": {name: _pixels(gradients[index], blocks) for name, gradients in collected.pixels.items()},
@@ -161,10 +163,18 @@ def data(
         "layers": units,
         "explained": collected.explained,
         "sparsity": SPARSITY,
-        "classes": {str(c): net.category(c) for c in sorted(mentioned)},
+        "classes": {str(c): _name(net, collected, c) for c in sorted(mentioned)},
+        "scores": collected.label is not None,
         "palettes": {name: render.colormap(ramp, name).tobytes().hex() for name in COLORMAPS},
         "methods": method_contents(units, collected),
     }
+
+
+def _name(net: Network, collected: Collected, index: int) -> str:
+    """The name of a class, or what a number of a function explains."""
+    if collected.label is None:
+        return net.category(index)
+    return collected.label if collected.logits.shape[1] == 1 else f"{collected.label}[{index}]"
 
 
 def table(description: Description | None) -> list[dict[str, str]]:

@@ -20,14 +20,14 @@ from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import ImageError, InputError, LayerError, ModelError, OutputError, kind_of
 from torchviz_cnn.core.names import LayerPattern, named_layers, resolve, unwrap
 from torchviz_cnn.core.progress import progress_bar
-from torchviz_cnn.hooks.inputs import Input
+from torchviz_cnn.hooks.inputs import Input, Output
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.layers.defaults import POOLINGS
 from torchviz_cnn.layers.describe import Description, describe
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.media.origin import Photo, is_photo, picture_of, stored
 from torchviz_cnn.page import content
-from torchviz_cnn.page.collect import LayerMaps, collect
+from torchviz_cnn.page.collect import Explained, LayerMaps, collect
 from torchviz_cnn.page.encode import Blocks
 from torchviz_cnn.page.patterns import from_atlas, make_patterns
 from torchviz_cnn.page.provenance import provenance
@@ -75,6 +75,8 @@ def report(
     k: int = 32,
     channels: Iterable[int] | None = None,
     classes: int = 3,
+    targets: Explained = None,
+    output: Output = None,
     top: TopActivations | str | os.PathLike[str] | None = None,
     atlas: str | os.PathLike[str] | None = None,
     budget: float | None = 60.0,
@@ -98,6 +100,9 @@ def report(
         k: how many channels of each layer are shown: those with the strongest activations on the photos.
         channels: the numbers of the channels to show instead; layers that have none of them are left out.
         classes: how many of each photo's likeliest classes are explained.
+        targets: what is explained of every photo instead: a class or several, by index or name, or a function of the
+            model's output, as `torchviz_cnn.targets` has them.
+        output: what of the model's output is explained, as for `grad_cam`.
         top: the result of `top_activations` or its folder, for the top activations of each channel.
         atlas: a folder of filter patterns; by default patterns are made.
         budget: seconds from the start after which no further pattern or projection is begun, the strongest channels
@@ -137,7 +142,8 @@ def report(
     description, trouble, checksum = _described(net, stage)
     with stage("photos", len(photos)) as bar:
         batches = _batches(net, photos, batch_size)
-        collected = collect(net, batches, layers, classes, bar.update, explain=bool(photos))
+        asked: dict[str, Any] = {"targets": targets, "output": output} if photos else {"output": output}
+        collected = collect(net, batches, layers, classes, bar.update, explain=bool(photos), **asked)
 
     chosen, blocks = _chosen(collected.layers, k, selected, bool(photos)), Blocks()
     tops = {} if top is None else top_contents(top_of(top, net, checksum), net, chosen, until, blocks, stage)
@@ -164,6 +170,7 @@ def report(
     count = sum(len(unit["patterns"]) for unit in units)
 
     settings: dict[str, Any] = {"layers": layers, "k": k, "channels": selected, "classes": classes, "top": top}
+    settings |= {"targets": collected.label or targets, "output": output}
     settings |= {"atlas": atlas, "budget": budget, "seed": seed, "filter patterns": f"{count} of {shown} channels"}
     call = command or f"torchviz_cnn.report(net, images, {str(out)!r}, ...)"
     page = render_page(

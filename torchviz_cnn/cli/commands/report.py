@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--k", type=shared.positive, default=32, help="how many channels of each layer are shown (%(default)s)")
     shared.add_channels(parser, "these channels of each layer, instead of the strongest")
     add("--classes", type=shared.positive, default=3, help="how many are explained of each photo (%(default)s)")
+    shared.add_target(parser, "the likeliest of each photo")
     add("--top", type=Path, metavar="FOLDER", help="strongest patches, as the top command wrote them")
     add("--atlas", type=Path, metavar="FOLDER", help="filter patterns, as the filters command wrote them")
     shared.add_budget(parser, 60.0)
@@ -26,11 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Make one offline page that shows a network: predictions, heatmaps, layers, every unit."""
     net = shared.network(args)
+    targets, _ = shared.asked_target(net, args.target)
     page = tvc.report(
         net,
         shared.readable_photos(args, net.preprocess),
         args.out,
         **shared.options(args, "layers", "k", "channels", "classes", "top", "atlas", "budget", "seed", "batch_size"),
+        targets=targets,
+        output=args.output,
         command=args.command_line,
         progress=True,
     )

@@ -179,6 +179,7 @@ const byId = (id) => document.getElementById(id);
 const className = (index) => DATA.classes[index];
 const percent = (share) => (share === null ? "–" : `${(100 * share).toFixed(share && (share < 0.0995 || (share > 0.995 && share < 1)) ? 1 : 0)} %`);
 const chance = (share) => (share === null ? "–" : `${(100 * share).toFixed(1)} %`);
+const explainedNumber = (value) => (DATA.scores ? number(value) : chance(value));
 const number = (value) => {
   if (value === null) return "not finite";
   const size = Math.abs(value);

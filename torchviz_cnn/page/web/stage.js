@@ -99,7 +99,7 @@ function showPhoto() {
   }
   const options = photo.classes.map((c, rank) => [rank, `${className(c)} `, null]);
   chips(byId("class-switch"), "class", options, state.rank, (rank) => change({ rank: Number(rank) }));
-  for (const rank of photo.classes.keys()) byId(`class-${rank}`).nextSibling.append(make("small", {}, chance(photo.probabilities[rank])));
+  for (const rank of photo.classes.keys()) byId(`class-${rank}`).nextSibling.append(make("small", {}, explainedNumber(photo.probabilities[rank])));
 }
 
 /** The heatmap of a method at a layer for a photo and one of its classes: a promise of values 0..255, empty or not. */
@@ -152,7 +152,7 @@ async function drawHeatmap() {
   };
   await drawOverlay(byId("heatmap"), state.photo, overlay, state.opacity);
   const photo = currentPhoto();
-  const caption = [method.title, ...(map.at ? [" at ", named(map.at)] : []), " for ", named(currentClass()), ` (${chance(photo.probabilities[state.rank])})`];
+  const caption = [method.title, ...(map.at ? [" at ", named(map.at)] : []), " for ", named(currentClass()), ` (${explainedNumber(photo.probabilities[state.rank])})`];
   const label = caption.map((part) => part.textContent ?? part).join("");
   byId("heatmap-caption").replaceChildren(...caption, map.empty ? ": it shows no evidence for this class." : "");
   byId("heatmap").setAttribute("aria-label", `${label}, over the photo ${photo.name}${map.empty ? ": no evidence" : ""}`);
