@@ -270,38 +270,26 @@ def detector() -> nn.Module:
     return model
 
 
-class Wrapped(nn.Module):
-    """A network in a module whose forward computes scores by the line that an error message gives."""
-
-    def __init__(self, model: nn.Module, line: str) -> None:
-        super().__init__()
-        self.model, self.line = model, line
-
-    def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = eval(self.line, {"torch": torch}, {"self": self, "x": x})
-        return scores
-
-
 @pytest.mark.parametrize(
-    ("build", "side", "shape"),
+    ("build", "side"),
     [
-        (segmenter, 64, (1, 21)),
-        (lambda: nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 1)), 12, (1, 2)),
-        (lambda: Ends(lambda z: (z[:, :, None, None].expand(-1, -1, 3, 3), None)), 12, (1, 4)),
-        (detector, 96, (1, 1)),
+        (segmenter, 64),
+        (lambda: nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 1)), 12),
+        (lambda: Ends(lambda z: (z[:, :, None, None].expand(-1, -1, 3, 3), None)), 12),
+        (detector, 96),
     ],
     ids=["segmentation", "maps", "maps in a tuple", "detection"],
 )
-def test_the_line_that_a_refusal_gives_makes_scores(build: Callable[[], nn.Module], side: int, shape: Any) -> None:
+def test_the_options_that_a_refusal_names_explain_the_output(build: Callable[[], nn.Module], side: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, x = build().eval(), torch.rand(1, 3, side, side)
     for explain in (tvc.predict, tvc.grad_cam, tvc.saliency):
-        with pytest.raises(ModelError, match=r"whose forward returns the scores alone, as .*: return ") as refused:
+        with pytest.raises(ModelError, match=r"target= takes a function of it, as of .*: target=") as refused:
             explain(model, x)
-    wrapped = Wrapped(model, str(refused.value).rpartition("return ")[2]).eval()
-    assert tvc.predict(wrapped, x).shape == shape
-    assert tvc.saliency(wrapped, x, 0).values.count_nonzero() > 0
+    named = str(refused.value).rpartition(": target=")[2].replace("(mask, class)", "(torch.ones(8, 8), 1)")
+    options = eval(f"dict(target={named})", {"torch": torch, "tvc": tvc})
+    assert tvc.saliency(model, x, **options).values.count_nonzero() > 0
 
 
 def test_networks_of_videos_say_how_they_are_explained() -> None:

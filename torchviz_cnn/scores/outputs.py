@@ -151,7 +151,7 @@ def read_classes(
     if logits is None:
         kind = "" if scores.is_floating_point() else f" of {str(scores.dtype).removeprefix('torch.')}"
         what = f"a tensor {tuple(scores.shape)}{kind} for {batch} images, not class scores ({batch}, n)"
-        hint = _OF_MAPS * (scores.ndim > 2 and len(scores) == batch)
+        hint = _OF_MAPS.format(_place(scores, output)) if scores.ndim > 2 and len(scores) == batch else ""
         raise ModelError(f"the model gives {what}; {_CHOOSE}{hint}")
     nan = logits.isnan().any(1)
     if bool(nan.any()):
@@ -223,9 +223,19 @@ def _scores_in(output: Any, batch: int, categories: Categories) -> Tensor:
     return scores
 
 
+def _place(scores: Tensor, output: Any) -> str:
+    """The option that chooses this part of what a model gives."""
+    if isinstance(output, Tensor):
+        return ""
+    parts = (
+        output.items() if isinstance(output, dict) else enumerate(output) if isinstance(output, (tuple, list)) else ()
+    )
+    return f", output={next((key for key, part in parts if part is scores), 'logits')!r}"
+
+
 _CHOOSE = "output= chooses a part of it, and target= takes a function of it"
-_OF_MAPS = ", as tvc.targets.region(mask, class) is one of maps of scores"
-_OF_BOXES = ", as tvc.targets.box() is one of boxes"
+_OF_MAPS = ", as of maps of scores: target=tvc.targets.region(mask, class){}"
+_OF_BOXES = ", as of boxes: target=tvc.targets.box()"
 
 
 def _scores_among(parts: tuple[Any, ...] | list[Any], batch: int, categories: Categories) -> Tensor:
