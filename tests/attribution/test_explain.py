@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
 import torchviz_cnn as tvc
 from tests import networks
@@ -54,7 +56,12 @@ def test_one_forward_and_one_backward_pass_give_all(monkeypatch: pytest.MonkeyPa
     model, forward, backward = networks.vgg_like(), [], []
     model.features[0].register_forward_hook(lambda module, args, out: forward.append(len(out)))
     pass_back = gradients._pass_back
-    monkeypatch.setattr(gradients, "_pass_back", lambda *args: backward.append(len(args[1])) or pass_back(*args))
+
+    def counted(scores: Tensor, inputs: Sequence[Tensor], *rest: Any) -> list[Tensor | None]:
+        backward.append(len(inputs))
+        return pass_back(scores, inputs, *rest)
+
+    monkeypatch.setattr(gradients, "_pass_back", counted)
     tvc.explain(model, images(2), CLASSES, LAYERS, relu=False)
     assert forward == [2]
     assert backward == [3]

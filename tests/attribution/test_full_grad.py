@@ -68,6 +68,7 @@ def biased() -> nn.Sequential:
 def terms(model: nn.Sequential, x: Tensor, index: int) -> tuple[list[np.ndarray[Any, Any]], float]:
     """Input x gradient and the bias gradients of one image, from plain autograd, and what the last bias adds."""
     norm: Any = model[1]
+    head: Any = model[9]
     biases: dict[int, Tensor] = {
         0: model[0].bias,  # type: ignore[dict-item]
         1: norm.bias - norm.weight * norm.running_mean / (norm.running_var + norm.eps).sqrt(),
@@ -81,7 +82,7 @@ def terms(model: nn.Sequential, x: Tensor, index: int) -> tuple[list[np.ndarray[
     gradients = torch.autograd.grad(h[0, index], [first, *(outputs[place] for place in biases)])
     parts = [gradients[0] * x]
     parts += [part * bias[:, None, None] for part, bias in zip(gradients[1:], biases.values(), strict=True)]
-    return [part[0].detach().double().numpy() for part in parts], float(model[9].bias.detach()[index])  # type: ignore[index]
+    return [part[0].detach().double().numpy() for part in parts], float(head.bias.detach()[index])
 
 
 def test_the_map_is_its_formula_written_out() -> None:
@@ -135,9 +136,10 @@ def test_one_forward_pass_gives_all_classes() -> None:
 
 
 def test_a_constant_network_has_an_empty_map() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3)).eval()
+    head = nn.Linear(2, 3)
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
     with torch.no_grad():
-        model[3].weight.zero_()
+        head.weight.zero_()
     with pytest.warns(EmptyMapWarning, match="FullGrad map is all zeros"):
         assert not tvc.full_grad(model, images(1), 1).values.any()
 

@@ -80,6 +80,7 @@ def _add_class_map(parser: argparse.ArgumentParser, kind: Kind) -> None:
 def _draw_class_maps(args: argparse.Namespace, kind: Kind, **options: Any) -> None:
     """Explain each photo and class by the chosen method, then draw and save the maps."""
     method, chosen = _chosen(args, kind)
+    shown = {"progress": True} if "progress" in method.options else {}
     render.colormap(np.zeros((1, 1)), args.colormap or "gray")  # an unknown one is reported before the work
     if args.preset and (args.blend != "add" or args.colormap):
         raise InputError("--preset says how to blend and colour: leave --blend and --colormap out")
@@ -93,7 +94,8 @@ def _draw_class_maps(args: argparse.Namespace, kind: Kind, **options: Any) -> No
     names = [net.category(index) for index in classes]
     asked = [args.method, *filter(None, [getattr(args, "layer", None)])]
     for paths, images in shared.batches(photos, args, net.preprocess):
-        maps: Any = method.explain(net, images, target=[classes] * len(paths) if classes else None, **chosen, **options)
+        target = [classes] * len(paths) if classes else None
+        maps: Any = method.explain(net, images, target=target, **chosen, **options, **shown)
         shared.require_labels(args, net, maps.logits.shape[1])
         maps.save(outputs.path([together(photos, paths), *asked, *names], ".npz", paths))
         at = f" at {maps.layer}" if isinstance(maps, tvc.Heatmap) else ""
