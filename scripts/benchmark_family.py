@@ -1,9 +1,10 @@
 """Time of the CAM family on VGG16, beside grad-cam's, and of `explain`, as a ratio to one plain forward pass.
 
-    python scripts/benchmark_family.py [--rounds 5] [--slow-rounds 1]
+    python scripts/benchmark_family.py [--rounds 5] [--slow-rounds 1] [--only quick] [--channels 64]
 
-All contenders take turns in one run, and medians are compared. Ablation-CAM and Score-CAM run hundreds of forward passes
-in grad-cam, minutes each, in rounds of their own. Needs the `bench` extra.
+All contenders take turns in one run, and medians are compared. In grad-cam, Ablation-CAM and Score-CAM run hundreds of
+forward passes, minutes each: these have rounds of their own. `--channels` leaves the layer fewer than its 512, each of
+which costs a forward pass in Score-CAM. Needs the `bench` extra.
 """
 
 from __future__ import annotations
@@ -37,13 +38,31 @@ PAIRS: dict[str, tuple[Callable[..., tvc.Heatmap], type]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--slow-rounds", type=int, default=1, help="of Ablation-CAM and Score-CAM (0: left out)")
+    parser.add_argument("--slow-rounds", type=int, default=1, help="of Ablation-CAM and Score-CAM")
+    parser.add_argument("--only", choices=["quick", *PAIRS])
+    parser.add_argument("--channels", type=int, default=512)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
     model, x = vgg16(weights=None).eval(), torch.randn(1, 3, 224, 224)
-    print(f"VGG16 at {LAYER}, batch 1, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    quick: dict[str, Callable[[], object]] = {
+    model.features[28] = torch.nn.Conv2d(512, args.channels, 3, padding=1)
+    model.classifier[0] = torch.nn.Linear(49 * args.channels, 4096)
+    print(
+        f"VGG16 at {LAYER}, {args.channels} channels, batch 1, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
+    if args.only in (None, "quick"):
+        show(alternate(quick(model, x), args.rounds))
+    for name, (ours, reference) in PAIRS.items():
+        if args.only in (None, name):
+            slow: dict[str, Callable[[], object]] = {
+                name: partial(ours, model, x, LAYER, 0, relu=False),
+                f"grad-cam {reference.__name__}": partial(theirs, reference, model, x),
+            }
+            show(alternate(slow, args.slow_rounds, warmup=0))
+
+
+def quick(model: torch.nn.Module, x: torch.Tensor) -> dict[str, Callable[[], object]]:
+    contenders: dict[str, Callable[[], object]] = {
         "plain forward": partial(plain, model, x),
         "grad_cam": partial(tvc.grad_cam, model, x, LAYER, 0, relu=False),
         "eigen_cam": partial(tvc.eigen_cam, model, x, LAYER, 0, relu=False),
@@ -51,14 +70,10 @@ def main() -> None:
     }
     classes = torch.arange(5)[None]
     for name, layers in THREE.items():
-        quick[f"explain, 6 methods, 5 classes, {name}"] = partial(tvc.explain, model, x, classes, layers, relu=False)
-    show(alternate(quick, args.rounds))
-    for name, (ours, reference) in PAIRS.items() if args.slow_rounds else ():
-        slow: dict[str, Callable[[], object]] = {
-            name: partial(ours, model, x, LAYER, 0, relu=False),
-            f"grad-cam {reference.__name__}": partial(theirs, reference, model, x),
-        }
-        show(alternate(slow, args.slow_rounds, warmup=0))
+        contenders[f"explain, 6 methods, 5 classes, {name}"] = partial(
+            tvc.explain, model, x, classes, layers, relu=False
+        )
+    return contenders
 
 
 def plain(model: torch.nn.Module, x: torch.Tensor) -> None:
