@@ -26,6 +26,10 @@ GOAL = 0.5 * tvc.objectives.class_score(1) + tvc.objectives.channel("features.8"
 METHODS: dict[str, Method] = {
     "grad_cam": lambda model, x: tvc.grad_cam(model, x, target=1, relu=False).values,
     "grad_cam, classes": lambda model, x: tvc.grad_cam(model, x, target=classes_of(x), relu=False).values,
+    "ablation_cam": lambda model, x: tvc.ablation_cam(model, x, target=classes_of(x), relu=False).values,
+    "score_cam": lambda model, x: tvc.score_cam(model, x, target=classes_of(x), relu=False).values,
+    "full_grad": lambda model, x: tvc.full_grad(model, x, 1).values,
+    "smoothed_cam": lambda model, x: tvc.smoothed_cam(model, x, target=1, samples=1, relu=False).values,
     "saliency": lambda model, x: tvc.saliency(model, x, 1).gradients,
     "guided": lambda model, x: tvc.saliency(model, x, 1, relu="guided").gradients,
     "deconvnet of the score": lambda model, x: tvc.saliency(model, x, 1, relu="deconvnet").gradients,

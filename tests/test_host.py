@@ -60,6 +60,7 @@ CALLS: dict[str, Call] = {
         for name, method in CAM_METHODS.items()
     },
     "HookManager": hook_manager,
+    "ablation_cam": lambda model, x, layer, folder: tvc.ablation_cam(model, x, layer, 0),
     "cam_video": lambda model, x, layer, folder: tvc.cam_video(
         network(model), [photo(), photo()], folder / "clip.avi", layer=layer, scale="clip"
     ),
@@ -69,11 +70,13 @@ CALLS: dict[str, Call] = {
     "compare": lambda model, x, layer, folder: tvc.compare({"a": (model, x[:1])}, {"a": [layer]}),
     "deconvnet": lambda model, x, layer, folder: tvc.deconvnet(model, x, layer, [0, 1]),
     "describe": lambda model, x, layer, folder: (tvc.describe(model, x[:1]), tvc.describe(model, (32, 32))),
+    "explain": lambda model, x, layer, folder: tvc.explain(model, x, [[0, 1], [2, 0]], layer),
     "filter_atlas": lambda model, x, layer, folder: tvc.filter_atlas(
         model, folder / "atlas", [layer], size=24, steps=1
     ),
     "filter_patterns": lambda model, x, layer, folder: tvc.filter_patterns(model, layer, [0, 1], size=24, steps=2),
     "first_filters": lambda model, x, layer, folder: tvc.first_filters(model),
+    "full_grad": lambda model, x, layer, folder: tvc.full_grad(model, x, 0),
     "guided_grad_cam": lambda model, x, layer, folder: tvc.guided_grad_cam(model, x, layer, 0),
     "input_x_gradient": lambda model, x, layer, folder: tvc.input_x_gradient(model, x, 0),
     "integrated_gradients": lambda model, x, layer, folder: tvc.integrated_gradients(model, x, 0, steps=2),
@@ -85,7 +88,9 @@ CALLS: dict[str, Call] = {
     "predict": lambda model, x, layer, folder: tvc.predict(model, x),
     "report": report,
     "saliency": lambda model, x, layer, folder: tvc.saliency(model, x, torch.tensor([[0, 1], [2, 0]]), relu="guided"),
+    "score_cam": lambda model, x, layer, folder: tvc.score_cam(model, x, layer, 0),
     "smooth_grad": lambda model, x, layer, folder: tvc.smooth_grad(model, x, 0, samples=2),
+    "smoothed_cam": lambda model, x, layer, folder: tvc.smoothed_cam(model, x, layer, samples=1),
     "top_activations": lambda model, x, layer, folder: tvc.top_activations(model, x, [layer], k=1, workers=0),
     "untouched": lambda model, x, layer, folder: hook_manager(model, x, layer, folder),
 }

@@ -34,8 +34,9 @@ def results(folder: Path) -> dict[str, Any]:
         "Comparison": tvc.compare({"a": net}, {"a": ["features.0"]}, photo=photo, k=1),
         "Deconvolution": tvc.deconvnet(net, photo, "features.3", 0),
         "Description": tvc.describe(model, (32, 32)),
+        "Explanation": tvc.explain(net, photo, 1, ["features.0", "features.3"], "layer_cam", relu=False),
         "FirstFilters": tvc.first_filters(net),
-        "Heatmap": tvc.grad_cam(net, photo, target=1, relu=False),
+        "Heatmap": tvc.eigen_cam(net, photo, target=1),
         "Network": net,
         "Occlusion": tvc.occlusion(net, photo, target=1, patch=16),
         "Patterns": tvc.filter_patterns(net, "features.0", [0], **clean),
@@ -43,6 +44,7 @@ def results(folder: Path) -> dict[str, Any]:
         "Preprocess": net.preprocess,
         "Recipe": tvc.Recipe.named("clean"),
         "Saliency": tvc.saliency(net, photo, target=1),
+        "SignedHeatmap": tvc.grad_cam(net, photo, target=1, relu=False),
         "TopActivations": tvc.top_activations(net, folder, ["features.0"], k=1),
     }
 

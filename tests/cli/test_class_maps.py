@@ -56,7 +56,30 @@ def test_a_method_that_is_registered_is_a_choice_of_the_command(
     assert f"{strongest_channel}     the maximum over channels (nobody)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("method", [name.replace("_", "-") for name in methods_of("saliency")])
+@pytest.mark.parametrize("method", ["score-cam", "ablation-cam"])
+@pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.TorchvizWarning")
+def test_heatmaps_without_gradients(here: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--method", method, "--layer", "4", "--score", "probability", "--target", "tusker", "--out", "o"]
+    assert main(["cam", *PHOTOS, *NET, *asked]) == 0
+    written = {path.name for path in pictures(here / "o")}
+    assert {f"{photo}_{method}_4_tusker_{kind}.png" for photo in ("photo", "photo-2") for kind in KINDS} <= written
+    assert "-CAM at 4" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.EmptyMapWarning")
+def test_full_grad(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["saliency", "photo.png", *NET, "--method", "full-grad", "--score", "logit", "--out", "o"]) == 0
+    with np.load("o/photo_full-grad.npz") as saved:
+        assert saved["values"].shape == saved["gradients"].shape[:1] + saved["gradients"].shape[2:]
+    assert "FullGrad" in capsys.readouterr().out
+    assert main(["saliency", "photo.png", *NET, "--method", "full-grad", "--reduce", "sum"]) == 2
+    assert "--reduce is for --method saliency" in capsys.readouterr().err
+
+
+OF_COLOURS = [name.replace("_", "-") for name, method in methods_of("saliency").items() if "reduce" in method.options]
+
+
+@pytest.mark.parametrize("method", OF_COLOURS)
 @pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.EmptyMapWarning")
 def test_saliency_of_several_photos_and_classes(here: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["--method", method, "--target", "tusker", "2", "--reduce", "sum", "--out", "o", "--batch-size", "1"]

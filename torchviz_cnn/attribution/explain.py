@@ -217,18 +217,17 @@ def smoothed_cam(
     heat: Heatmap = run(x, layer=layer, target=target)
     asked = heat.target if target is None else target
     with prepared(model, x, **read) as given:
-        images = given.x
-    total, count = heat.values, 1
-    for copy, flipped in _copies(images, flips, samples, noise, seed):
-        values = run(given.inputs(copy), layer=heat.layer, target=asked).values
-        total, count = total + (values.flip(-1) if flipped else values), count + 1
-    fields = {**fields_of(heat), "values": total / count, "method": f"{heat.method}, smoothed"}
-    if not relu or "relu" not in options:
-        return type(heat)(**fields)
-    single = heat.target.ndim == 1
-    same = Targets(heat.logits, heat.target[:, None] if single else heat.target, single)
-    values = positive(fields["values"][:, None] if single else fields["values"], heat.layer, same)
-    return Heatmap(**{**fields, "values": same.squeezed(values)})
+        total, count = heat.values, 1
+        for copy, flipped in _copies(given.x, flips, samples, noise, seed):
+            values = run(given.inputs(copy), layer=heat.layer, target=asked).values
+            total, count = total + (values.flip(-1) if flipped else values), count + 1
+        fields = {**fields_of(heat), "values": total / count, "method": f"{heat.method}, smoothed"}
+        if not relu or "relu" not in options:
+            return type(heat)(**fields)
+        single = heat.target.ndim == 1
+        same = Targets(heat.logits, heat.target[:, None] if single else heat.target, single)
+        values = positive(fields["values"][:, None] if single else fields["values"], heat.layer, same)
+        return Heatmap(**{**fields, "values": same.squeezed(values)})
 
 
 def _copies(images: Tensor, flips: bool, samples: int, noise: float, seed: int) -> Iterator[tuple[Tensor, bool]]:

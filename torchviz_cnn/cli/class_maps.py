@@ -80,6 +80,7 @@ def _add_class_map(parser: argparse.ArgumentParser, kind: Kind) -> None:
 def _draw_class_maps(args: argparse.Namespace, kind: Kind, **options: Any) -> None:
     """Explain each photo and class by the chosen method, then draw and save the maps."""
     method, chosen = _chosen(args, kind)
+    shown = {"progress": True} if "progress" in method.options else {}
     render.colormap(np.zeros((1, 1)), args.colormap or "gray")  # an unknown one is reported before the work
     if args.preset and (args.blend != "add" or args.colormap):
         raise InputError("--preset says how to blend and colour: leave --blend and --colormap out")
@@ -95,7 +96,7 @@ def _draw_class_maps(args: argparse.Namespace, kind: Kind, **options: Any) -> No
     asked = [args.method, *filter(None, [getattr(args, "layer", None)])]
     for paths, images in shared.batches(photos, args, net.preprocess):
         classes = [target] * len(paths) if isinstance(target, list) else target
-        maps: Any = method.explain(net, images, target=classes, **chosen, **options)
+        maps: Any = method.explain(net, images, target=classes, **chosen, **options, **shown)
         if maps.label is None:
             shared.require_labels(args, net, maps.logits.shape[1])
         maps.save(outputs.path([together(photos, paths), *asked, *names], ".npz", paths))

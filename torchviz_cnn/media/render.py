@@ -215,14 +215,14 @@ def tinted(
     blend: Blend = "mix",
     interpolation: Interpolation = "bilinear",
 ) -> Image.Image:
-    """Maps in 0..1 of one shape over the part of a photo that they belong to, each in its colour.
+    """Maps in 0..1 of one shape over the part of a photo that they belong to, each in its colour; the photo in grey.
 
-    The stronger the strongest map is at a place, the denser the colour; where it is 0 the photo stays as it is. Where
+    The stronger the strongest map is at a place, the denser the colour; where it is 0 there is the photo alone. Where
     several are strong, their colours mix in proportion. `blend`, `alpha`: as for `overlay`.
     """
     _require_share(alpha)
     checks.one_of("blend", blend, get_args(Blend))
-    picture = np.array(photo.convert("RGB"))
+    picture = np.array(photo.convert("L").convert("RGB"))
     sampled = (_sampled(values, box, picture.shape[1], picture.shape[0], interpolation) for values in maps)
     for bands in zip(*sampled, strict=True):
         rows, columns, _ = bands[0]

@@ -75,7 +75,7 @@ class Heatmap(ClassMap):
         geometry: Geometry | Preprocess | None = None,
         categories: Sequence[str] | None = None,
     ) -> Image.Image:
-        """Draw two classes over one photo: the colour says which is explained where, its density how strongly.
+        """Draw two classes over one photo in grey: the colour says which is explained where, its density how strongly.
 
         Where both are, the colours mix. A legend below names the classes.
 
@@ -124,7 +124,7 @@ class Heatmap(ClassMap):
 class SignedHeatmap(Heatmap):
     """A heatmap whose negative values count, as `relu=False` and the difference of two give it.
 
-    It is drawn around zero: red is for the class, blue against it. `map`, `peak`, `mask` and `box` are those of the
+    It is drawn around zero: red is for the class, blue against it, over the photo in grey. `map`, `peak`, `mask` and `box` are those of the
     evidence for it.
     """
 
