@@ -59,6 +59,8 @@ class Subject:
             parameter.grad = torch.ones_like(parameter) if i % 5 == 1 else None
         self.layer = ""
         """The default layer, once `grad_cam` has said which it is."""
+        self.places: tuple[int, ...] = ()
+        """The sides of its map."""
 
     @property
     def side(self) -> int:
@@ -117,13 +119,21 @@ def kept(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def plain_grad_cam(model: nn.Module, x: Tensor, layer: str) -> tuple[Tensor, Tensor]:
-    """The layer's output, and the sum of its channels weighted by the top class's mean gradients, before the ReLU."""
+def plain_grad_cam(model: nn.Module, x: Tensor, layer: str, places: Sequence[int]) -> Tensor:
+    """The sum of a layer's channels weighted by the top class's mean gradients, before the ReLU: (B, *places)."""
     with torch.enable_grad(), kept(model, layer) as outputs:
         score = model(x.clone().requires_grad_()).amax(1).sum()
         (gradient,) = torch.autograd.grad(score, outputs[0])
-    maps = outputs[0].detach()
-    return maps, (gradient.mean((2, 3), keepdim=True) * maps).sum(1)
+    maps, gradients = (as_columns(tensor.detach(), places) for tensor in (outputs[0], gradient))
+    return (gradients.mean(2, keepdim=True) * maps).sum(1).view(len(x), *places)
+
+
+def as_columns(tensor: Tensor, places: Sequence[int]) -> Tensor:
+    """What a layer gives, maps with their channels first or last or tokens, as (B, C, number of places)."""
+    if tensor.shape[2:] == torch.Size(places):
+        return tensor.flatten(2)
+    count = torch.Size(places).numel()
+    return tensor.flatten(1, -2)[:, -count:].transpose(1, 2)
 
 
 class Guided(torch.autograd.Function):
@@ -239,17 +249,16 @@ def close(ours: Tensor, expected: Tensor, what: str) -> str:
 
 def check_grad_cam(subject: Subject) -> str:
     cam = tvc.grad_cam(subject.model, subject.x, relu=False)
-    subject.layer = cam.layer
-    _, expected = plain_grad_cam(subject.plain, subject.x, cam.layer)
+    subject.layer, subject.places = cam.layer, tuple(cam.values.shape[1:])
+    expected = plain_grad_cam(subject.plain, subject.x, cam.layer, subject.places)
     return close(cam.values, expected, f"Grad-CAM of {cam.layer}")
 
 
 def check_default_layer(subject: Subject) -> str:
     if not subject.layer:
         return "not applicable: no class scores are explained"
-    maps, _ = plain_grad_cam(subject.plain, subject.x, subject.layer)
-    parts = [subject.side / side for side in maps.shape[2:]]
-    assert all(2 <= part <= 64 for part in parts), f"{subject.layer} has maps of {tuple(maps.shape)}"
+    parts = [subject.side / side for side in subject.places[-2:]]
+    assert all(2 <= part <= 64 for part in parts), f"{subject.layer} has maps of {subject.places}"
     return "ok"
 
 
@@ -284,8 +293,7 @@ def check_receptive_field(subject: Subject) -> str:
         return "not applicable: not only convolutions"
     windows = ("Conv2d", "MaxPool2d", "AvgPool2d")
     rows = [row for row in tvc.describe(subject.model, subject.x).layers if row.type.startswith(windows)]
-    maps, _ = plain_grad_cam(subject.plain, subject.x, subject.layer)
-    last = [row for row in rows if row.output_shape[1:] == maps.shape[2:]][-1:]
+    last = [row for row in rows if row.output_shape[1:] == subject.places][-1:]
     inside = [row for row in rows if max(row.receptive_field.size) <= subject.side / 2][-1:]  # type: ignore[union-attr]
     pixels = seen_pixels(subject.plain, subject.x, [row.name for row in [*last, *inside]])
     for row in (*last, *inside):
@@ -310,6 +318,8 @@ def check_report(subject: Subject) -> str:
     side = subject.side
     if not subject.layer:
         return "not applicable: no class scores are explained"
+    if subject.x.ndim != 4:
+        return "not applicable: no photos"
     net = tvc.Network(subject.model, tvc.Preprocess((side, side)), None, subject.name, "random")
     photo = Image.radial_gradient("L").resize((side, side)).convert("RGB")
     with tempfile.TemporaryDirectory() as folder:
