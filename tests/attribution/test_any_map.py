@@ -146,7 +146,8 @@ class ChannelsLast(nn.Module):
 
     def __init__(self, *sides: int) -> None:
         super().__init__()
-        self.stem = (nn.Conv2d if len(sides) == 2 else nn.Conv3d)(3, 6, sides, sides)
+        kind: Any = nn.Conv2d if len(sides) == 2 else nn.Conv3d
+        self.stem = kind(3, 6, sides, sides)
         self.norm = nn.LayerNorm(6)
         self.body = nn.Sequential(nn.Linear(6, 9), nn.GELU())
         self.head = nn.Linear(9, CLASSES)
@@ -511,6 +512,36 @@ def test_pictures_of_volumes() -> None:
         heat.overlay()
 
 
+class Spectrogram(nn.Module):
+    """Makes a picture (B, 1, 5, L / 4) of a signal itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames: Tensor = x.unfold(2, 8, 4)
+        strength: Tensor = torch.fft.rfft(frames).abs()
+        return strength.transpose(2, 3)
+
+
+def test_maps_of_a_picture_that_a_network_makes_of_a_signal() -> None:
+    model = seeded(
+        lambda: nn.Sequential(
+            *(Spectrogram(), nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+        )
+    )()
+    x = rand(2, 1, 64)
+    heat = tvc.grad_cam(model, x, "2", CLASSES_OF_BOTH, relu=False)
+    activations, gradients = of_plain_autograd(model, x, "2", as_it_is, CLASSES_OF_BOTH)
+    assert torch.allclose(heat.values, CAM_METHODS["grad_cam"].formula(activations, gradients), atol=1e-6)
+    assert heat.image().size == heat.image(index=1).size
+    with pytest.raises(tvc.InputError, match="it is drawn alone"):
+        heat.plot(x[0])
+    with pytest.raises(tvc.InputError, match="is not laid on a photo"):
+        heat.peak()
+    with pytest.raises(tvc.LayerError, match="maps of 2 spatial dimensions are not enlarged to an input of 1"):
+        tvc.guided_grad_cam(model, x, "2", 1, other_activations="plain")
+    with pytest.raises(tvc.LayerError, match=r"no layer with a spatial map \(B, C, l\)"):
+        tvc.grad_cam(model, x)
+
+
 # --- the real ones ----------------------------------------------------------------------------------------------------
 
 REAL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str, Callable[[Tensor], Tensor]]] = {
@@ -532,7 +563,7 @@ def test_networks_of_torchvision_equal_plain_autograd(name: str) -> None:
     build, size, layer, maps = REAL[name]
     model, x = seeded(build)(), rand(2, *size)
     if name == "vit_b_16":
-        nn.init.normal_(model.heads.head.weight, std=0.02)  # type: ignore[union-attr]
+        nn.init.normal_(model.get_parameter("heads.head.weight"), std=0.02)
     classes = torch.tensor([[1, 2], [3, 300]])
     activations, gradients = of_plain_autograd(model, x, layer, maps, classes)
     heat = tvc.grad_cam(model, x, layer, classes, relu=False)

@@ -266,8 +266,8 @@ class ClassMap:
 
     @property
     def _is_flat(self) -> bool:
-        """Whether the maps have two dimensions, as photos have."""
-        return self.values.ndim - self.target.ndim == 2
+        """Whether the maps and the input have two dimensions, as photos have."""
+        return self.values.ndim - self.target.ndim == len(self.input_size) == 2
 
     def _title(self) -> str:
         """What the map is called in a figure."""
@@ -307,8 +307,8 @@ class ClassMap:
 
     def _photo(self, photo: Photo | None, index: int) -> Image.Image:
         if not self._is_flat:
-            kind = "signal" if self.values.ndim - self.target.ndim == 1 else "volume or video"
-            raise InputError(f"the map of a {kind} is not laid on a photo: plot(x[index]) draws it, .values has it")
+            kind = {1: "signal", 2: "picture", 3: "volume or video"}[len(self.input_size)]
+            raise InputError(f"this map of a {kind} is not laid on a photo: plot(x[index]) draws it, .values has it")
         return self.origin.photo(index) if photo is None else as_photo(photo)
 
     def _on_photo(
@@ -346,7 +346,7 @@ class ClassMap:
     ) -> Image.Image:
         if not self._is_flat:
             return self._figure(values, photo, colormap, interpolation=interpolation)
-        height, width = self.input_size if len(self.input_size) == 2 else values.shape
+        height, width = self.input_size
         box, picture = (0.0, 0.0, float(width), float(height)), None
         if photo is not None or self.origin.photos is not None:
             picture = self._photo(photo, index)

@@ -103,8 +103,8 @@ def _draw_class_maps(args: argparse.Namespace, kind: Kind, **options: Any) -> No
         at = f" at {maps.layer}" if isinstance(maps, tvc.Heatmap) else ""
         for index, path in enumerate(paths):
             several = maps.label is not None and maps.target.ndim == 2
-            shown = [f"{names[0]}[{nth}]" for nth in range(maps.target.shape[1])] if several else names
-            for nth, category in enumerate(shown or [""]):
+            labels = [f"{names[0]}[{nth}]" for nth in range(maps.target.shape[1])] if several else names
+            for nth, category in enumerate(labels or [""]):
                 shared.say(f"{path}: {maps.headline(index, nth, args.truth)}; {maps.method}{at}")
                 parts = [photos[path], *asked, *filter(None, [category])]
                 _draw(args, maps, outputs.paths(parts, [f"_{kind}.png" for kind in PICTURES], [path]), index, nth)

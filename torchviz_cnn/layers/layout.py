@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,14 +151,13 @@ class Layouts:
         count, dims = shape[1], len(self._image)
         if dims == 1 and not any(count - size[0] in _LEADING for size in self._sizes):
             return Layout(1, True)
-        sides = range(1, max(self._image) + 1)  # of square patches
-        grids = [_grids(self._sizes, [times]) for times in _REDUCED] if self._sizes else [_grids([self._image], sides)]
-        for grid, leading in itertools.chain(*grids):
-            if math.prod(grid) + leading == count:
-                return Layout(len(grid), True, grid, leading)
+        for grids in _reduced(self._sizes) if self._sizes else [_of_patches(self._image)]:
+            for leading, grid in itertools.product(_LEADING, grids):
+                if 1 < math.prod(grid) == count - leading:
+                    return Layout(dims, True, grid, leading)
         size = " x ".join(map(str, self._image))
         known = ", ".join(" x ".join(map(str, size)) for size in self._sizes[:3])
-        why = f"its convolutions gave maps of {known}" if known else "they are those of no square patches"
+        why = f"its convolutions gave maps of {known}" if known else "no square patches cover it so"
         raise LayerError(
             f"{who} {count} tokens {shape} for an input of {size}, which make no grid: {why}, with 0 to "
             f"{max(_LEADING)} class or register tokens before them; say the grid by layout=, as layout=(14, 14)"
@@ -192,18 +191,24 @@ def _grid_asked(who: str, shape: tuple[int, ...], grid: tuple[int, ...]) -> Layo
     return Layout(len(grid), True, grid, leading)
 
 
-def _grids(sizes: Sequence[tuple[int, ...]], times: Iterable[int]) -> Iterator[tuple[tuple[int, ...], int]]:
-    """Grids of tokens that are maps of these sizes made so many times smaller, with few leading tokens first."""
-    reduced = [grid for count in times for size in sizes for grid in _reduced(size, count)]
-    yield from ((grid, leading) for leading in _LEADING for grid in reduced if math.prod(grid) > 1)
+def _reduced(sizes: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
+    """Maps of these sizes made smaller, 1, 2, 4, 8 and 16 times, rounded up or down: all of them, one after the other.
+
+    Of videos and volumes first with their first side kept, as most networks of videos do.
+    """
+    for kept in (1, 0) if len(sizes[0]) == 3 else (0,):
+        for times in _REDUCED:
+            yield [
+                (*size[:kept], *(rounded(side / times) for side in size[kept:]))
+                for size in sizes
+                for rounded in (math.ceil, math.floor)
+            ]
 
 
-def _reduced(size: tuple[int, ...], times: int) -> Iterator[tuple[int, ...]]:
-    """A map made smaller, rounded up or down; of a video or volume also with its first side kept."""
-    sides = [(up, down) for up, down in ((-(-side // times), side // times) for side in size)]
-    yield from (tuple(side[way] for side in sides) for way in (0, 1))
-    if len(size) == 3:
-        yield from ((size[0], *(side[way] for side in sides[1:])) for way in (0, 1))
+def _of_patches(image: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The grids that square patches, which cover an image without a rest, make."""
+    sides = [side for side in range(1, min(image) + 1) if all(full % side == 0 for full in image)]
+    return [tuple(full // side for full in image) for side in sides]
 
 
 def _flattens(layer: nn.Module) -> bool:

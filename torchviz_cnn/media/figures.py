@@ -121,6 +121,8 @@ def map_figure(
 ) -> Image.Image:
     """A map of a signal (l,) or of a volume or video (d, h, w), in 0..1, as a figure at the size of the input.
 
+    A map (h, w) of these, as of a spectrogram that a network makes itself, is drawn alone.
+
     Args:
         values: the map.
         size: the sides of the input; the map's own where these are of another number of dimensions.
@@ -134,6 +136,10 @@ def map_figure(
     Raises InputError for a signal or volume that does not fit.
     """
     size = tuple(size) if len(size) == values.ndim else values.shape
+    if values.ndim == 2:
+        if given is not None:
+            raise InputError("the input is no picture, and the map (h, w) is: it is drawn alone")
+        return panel([render.colormap(np.clip(values, 0, 1), colormap or "jet")], ["map"], headline)
     below = None if given is None else _below(given, size)
     values = render.enlarged(values, size, interpolation)
     if values.ndim == 1:
