@@ -230,12 +230,12 @@ def _place(scores: Tensor, output: Any) -> str:
     parts = (
         output.items() if isinstance(output, dict) else enumerate(output) if isinstance(output, (tuple, list)) else ()
     )
-    return f", output={next((key for key, part in parts if part is scores), 'logits')!r}"
+    return f" with output={next((key for key, part in parts if part is scores), 'logits')!r}"
 
 
 _CHOOSE = "output= chooses a part of it, and target= takes a function of it"
-_OF_MAPS = ", as of maps of scores: target=tvc.targets.region(mask, class){}"
-_OF_BOXES = ", as of boxes: target=tvc.targets.box()"
+_OF_MAPS = ", as tvc.targets.region(mask, class){}"
+_OF_BOXES = ", as tvc.targets.box()"
 
 
 def _scores_among(parts: tuple[Any, ...] | list[Any], batch: int, categories: Categories) -> Tensor:
