@@ -47,9 +47,8 @@ def main() -> None:
     model, x = vgg16(weights=None).eval(), torch.randn(1, 3, 224, 224)
     model.features[28] = torch.nn.Conv2d(512, args.channels, 3, padding=1)
     model.classifier[0] = torch.nn.Linear(49 * args.channels, 4096)
-    print(
-        f"VGG16 at {LAYER}, {args.channels} channels, batch 1, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
+    threads = torch.get_num_threads()
+    print(f"VGG16 at {LAYER}, {args.channels} channels, batch 1, {threads} threads, torch {torch.__version__}")
     if args.only in (None, "quick"):
         show(alternate(quick(model, x), args.rounds))
     for name, (ours, reference) in PAIRS.items():

@@ -20,7 +20,7 @@ from skimage import data
 import torchviz_cnn as tvc
 from torchviz_cnn.ascent.recipes import Quality
 from torchviz_cnn.cli.commands import demo
-from torchviz_cnn.media import render
+from torchviz_cnn.media import figures, render
 
 RELUS = (
     *("stem", "blocks.2.depthwise.relu", "blocks.4.depthwise.relu"),
@@ -37,6 +37,8 @@ def main(folder: Path) -> None:
 
     heat = tvc.grad_cam(net, photo, target="espresso")
     save(heat.plot(truth="espresso"), folder / "grad_cam.jpg", 1400)
+    save(family(net, photo), folder / "cam_family.jpg", 1400)
+    save(two_classes(photo), folder / "two_classes.jpg", 1100)
 
     acts = tvc.capture(net, photo, ["blocks.1.expand.relu", *RELUS])
     save(acts.plot("blocks.1.expand.relu", channels=range(48)), folder / "activations.jpg", 1200)
@@ -54,6 +56,24 @@ def main(folder: Path) -> None:
     projections = tvc.deconvnet(pooling, cat, [f"relu{i}" for i in (1, 2, 3, 4, 5)], k=4)
     save(projections.plot(), folder / "deconvnet.jpg", 1200)
     save(top_page(pooling), folder / "top.jpg", 1200)
+
+
+def family(net: tvc.Network, photo: Image.Image) -> Image.Image:
+    """All heatmaps of a late and an early layer, from one call."""
+    methods = ["grad_cam", "hires_cam", "xgrad_cam", "grad_cam_plus_plus", "layer_cam", "eigen_cam"]
+    maps = tvc.explain(net, photo, "espresso", ["head", "blocks.10"], [*methods, "ablation_cam", "score_cam"])
+    return maps.plot()
+
+
+def two_classes(cup: Image.Image) -> Image.Image:
+    """A cat above a cup of coffee: where each is, by two methods."""
+    net, side = tvc.load_model("efficientnet_lite0", geometry="stretch"), (450, 300)
+    both = Image.new("RGB", (side[0], 2 * side[1]))
+    both.paste(Image.fromarray(data.chelsea()).resize(side))  # type: ignore[no-untyped-call]
+    both.paste(cup.resize(side), (0, side[1]))
+    target = [["Egyptian cat", "espresso"]]
+    pictures = [method(net, both, target=target).two_classes() for method in (tvc.grad_cam, tvc.competitive_cam)]
+    return figures.panel([both, *pictures], ["photo", "Grad-CAM", "Competitive CAM"])
 
 
 def patterns(net: tvc.Network, layer: str, quality: Quality, count: int, side: int = 100) -> Image.Image:
