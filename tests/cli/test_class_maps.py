@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,6 +101,36 @@ def test_every_class_asked_for_is_told(here: Path, capsys: pytest.CaptureFixture
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("photo.png")]
     assert len(lines) == 2
     assert sum("tusker" in line for line in lines) >= 1
+
+
+@pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.EmptyMapWarning")
+def test_a_second_class_that_is_likely_too_is_told_with_the_method_for_both(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("sure.py").write_text(
+        "import clinet\ndef net():\n    m = clinet.net()\n    m[-1].bias.data[2] = 99\n    return m\n"
+    )
+    sure = ["--model", "sure:net", *NET[2:]]
+    for asked, told in (
+        (NET, 2),
+        ([*NET, "--target", "2"], 0),
+        ([*NET, "--method", "competitive-cam"], 0),
+        (sure, 0),
+    ):
+        assert main(["cam", *PHOTOS, *asked, "--out", "o"]) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  also likely: ")]
+        assert len(lines) == told
+        for line in lines:
+            assert re.search(
+                r"(African elephant|tusker|<b>zebra</b>) \(0\.[2-4]\d\d\); .* --method competitive-cam", line
+            ), line
+
+
+def test_the_help_says_which_heatmap_is_for_which_photo(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["cam", "--help"])
+    words = "Begin with grad-cam for one thing in the photo, and competitive-cam for several things in the photo."
+    assert words in capsys.readouterr().out
 
 
 def test_occlusion(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -242,7 +242,6 @@ def test_every_method_and_colour_draws_another_picture(browser: Browser, page: P
     with browser.tab() as tab:
         tab.open(page)
         tab.until("document.getElementById('heatmap').width === 96")
-        tab.page.check("#depth-1", force=True)  # where each class has evidence
         drawn: set[int] = set()
         chosen = 0
         for name in ("method", "colours"):
@@ -251,9 +250,38 @@ def test_every_method_and_colour_draws_another_picture(browser: Browser, page: P
             for i in range(labels.count()):
                 labels.nth(i).check(force=True)
                 tab.settled()
+                if tab.page.is_enabled("#depth-1"):  # where each class has evidence
+                    tab.page.check("#depth-1", force=True)
+                    tab.settled()
                 drawn.add(tab.pixels("#heatmap"))
-        assert chosen == 10 + 4
+        assert chosen == 11 + 4
         assert len(drawn) == chosen - 1  # the last method in the first colours is one picture
+
+
+def test_competitive_cam_is_beside_grad_cam_and_at_the_layer_that_has_it(browser: Browser, page: Path) -> None:
+    with browser.tab() as tab:
+        tab.open(page)
+        tab.until("document.getElementById('heatmap').width === 96")
+        methods = tab.page.locator("#method-switch label").all_inner_texts()
+        assert [" ".join(method.split()) for method in methods[:3]] == [
+            "Grad-CAM one thing in the photo",
+            "Competitive CAM several things in the photo",
+            "LayerCAM",
+        ]
+        layers = tab.page.locator("input[name=depth]")
+        last = layers.count() - 1
+        tab.page.check("#depth-0", force=True)
+        tab.page.check("#method-competitive_cam", force=True)
+        tab.settled()
+        assert text(tab, "#heatmap-caption").startswith("Competitive CAM at features.8 for ")
+        assert "for this layer alone" in text(tab, "#method-shows")
+        assert [layers.nth(i).is_enabled() for i in range(last + 1)] == [i == last for i in range(last + 1)]
+        assert tab.page.is_checked(f"#depth-{last}")
+        tab.page.check("#method-grad_cam", force=True)
+        tab.settled()
+        assert all(layers.nth(i).is_enabled() for i in range(last + 1))
+        assert "alone" not in text(tab, "#method-shows")
+        nothing_wrong(tab)
 
 
 def test_the_slider_changes_the_picture_and_nothing_is_left_of_the_map_at_0(browser: Browser, page: Path) -> None:

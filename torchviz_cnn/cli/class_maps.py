@@ -11,15 +11,18 @@ from typing import Any, get_args
 import numpy as np
 
 import torchviz_cnn as tvc
-from torchviz_cnn.attribution.methods import Kind, Method, methods_of
+from torchviz_cnn.attribution.methods import SUITS, Kind, Method, methods_of
 from torchviz_cnn.attribution.saliency import Reduce
 from torchviz_cnn.cli import clips, shared
 from torchviz_cnn.cli.outputs import Outputs, together
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.media import render
 from torchviz_cnn.runs import files
+from torchviz_cnn.scores.outputs import probabilities
 from torchviz_cnn.scores.targets import Score
 
+ALSO_LIKELY = 0.2
+"""From what probability on the second likeliest class of a photo is one to tell of."""
 PICTURES = ("heatmap", "overlay", "panel")
 _underscored = methodcaller("replace", "-", "_")
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -60,6 +63,9 @@ def _add_class_map(parser: argparse.ArgumentParser, kind: Kind) -> None:
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
         rows = [f"  {name:22}{method.shows} ({method.paper})" for name, method in methods.items()]
         parser.epilog = "\n".join(["methods:", *rows])
+        if kind == "cam":
+            begin = [f"{name.replace('_', '-')} for {what}" for name, what in SUITS.items()]
+            parser.epilog += f"\n\nBegin with {', and '.join(begin)}."
     else:
         parser.set_defaults(method=first)
     if kind == "occlusion":
@@ -108,6 +114,8 @@ def _draw_class_maps(args: argparse.Namespace, kind: Kind, **options: Any) -> No
                 shared.say(f"{path}: {maps.headline(index, nth, args.truth)}; {maps.method}{at}")
                 parts = [photos[path], *asked, *filter(None, [category])]
                 _draw(args, maps, outputs.paths(parts, [f"_{kind}.png" for kind in PICTURES], [path]), index, nth)
+            if args.method == "grad-cam" and not args.target:
+                _tell_of_rival(net, maps, index)
 
 
 def _draw(args: argparse.Namespace, maps: Any, paths: list[Path], index: int, nth: int) -> None:
@@ -123,6 +131,14 @@ def _draw(args: argparse.Namespace, maps: Any, paths: list[Path], index: int, nt
     where = f"strongest at x {x}, y {y}" if maps.map(**which).any() else "all zero"
     stem = str(paths[0]).removesuffix(f"_{PICTURES[0]}.png")
     shared.say(f"  {stem}_{{{','.join(PICTURES)}}}.png, {where}")
+
+
+def _tell_of_rival(net: tvc.Network, maps: tvc.Heatmap, index: int) -> None:
+    """Say where the second likeliest class of a photo is likely too, and what tells the places of both apart."""
+    shares, classes = probabilities(maps.logits[index : index + 1], maps.activation)[0].sort(descending=True)
+    if len(shares) > 1 and float(shares[1]) >= ALSO_LIKELY:
+        also = f"{net.category(int(classes[1]))} ({float(shares[1]):.3f})"
+        shared.say(f"  also likely: {also}; if the photo shows both, --method competitive-cam tells them apart")
 
 
 def _chosen(args: argparse.Namespace, kind: Kind) -> tuple[Method, dict[str, Any]]:

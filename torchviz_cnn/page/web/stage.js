@@ -40,7 +40,7 @@ function setUpStage() {
   const methods = DATA.methods.map(({ name, title }) => [name, title]);
   state.method = DATA.methods[0]?.name ?? null;
   chips(byId("method-switch"), "method", methods, state.method, chooseMethod);
-  for (const { name, suits } of DATA.methods) if (suits) byId(`method-${name}`).nextSibling.append(make("small", {}, suits));
+  for (const { name, suits } of DATA.methods) if (suits) byId(`method-${name}`).nextSibling.append(" ", make("small", {}, suits));
   chips(byId("colour-switch"), "colours", Object.keys(PALETTES).map((name) => [name, name]), state.colours, (colours) => change({ colours }));
   chips(byId("photo-switch"), "photo", DATA.photos.map((photo, i) => [i, photo.name, make("img", { "data-block": photo.picture, alt: "" })]),
     0, (photo) => change({ photo }), "thumb");
@@ -179,13 +179,16 @@ const stripMethod = () => currentMethod()?.heat ?? DATA.methods.find((method) =>
 
 async function drawStrip() {
   const { rank, photo } = state, method = stripMethod();
-  for (const [i, layer] of heated.entries()) byId(`depth-${i}`).disabled = !(method in layer.heat);
+  const canvasOf = (i) => byId(`depth-${i}`).nextSibling.querySelector("canvas");
+  for (const [i, layer] of heated.entries()) {
+    byId(`depth-${i}`).disabled = !(method in layer.heat);
+    if (!(method in layer.heat)) canvasOf(i).width = 72; // which clears it
+  }
   for (const [i, layer] of heated.entries()) {
     if (!(method in layer.heat)) continue;
     const { values, w, h } = await heatOf(layer, method, photo, rank);
     if (rank !== state.rank || photo !== state.photo || method !== stripMethod()) return;
-    const canvas = byId(`depth-${i}`).nextSibling.querySelector("canvas");
-    paint(canvas, enlarged(values, w, h, 72, 72), 72, 72, state.colours);
+    paint(canvasOf(i), enlarged(values, w, h, 72, 72), 72, 72, state.colours);
   }
 }
 
