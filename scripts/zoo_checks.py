@@ -282,6 +282,8 @@ def check_grad_cam(subject: Subject) -> str:
 def check_default_layer(subject: Subject) -> str:
     if not subject.layer:
         return "not applicable: nothing is explained"
+    if subject.name.startswith("detection/"):
+        return "not applicable: the network takes its input at a size of its own"
     parts = [subject.side / side for side in subject.sides[-2:]]
     assert all(2 <= part <= 64 for part in parts), f"{subject.layer} has maps of {subject.sides}"
     return "ok"

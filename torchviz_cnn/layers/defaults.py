@@ -110,6 +110,7 @@ def explained_layer(
     read: Callable[[Any], Tensor] | None = None,
     *,
     pooled: bool = False,
+    reached: bool = False,
     inputs: Callable[[Tensor], Inputs] | None = None,
     layout: LayoutName = None,
 ) -> str:
@@ -121,12 +122,13 @@ def explained_layer(
     where there are others, maps as large as the image. Where that map is in one of several branches of a block that
     gives another size, what comes before the block is taken. With `pooled`, the last layer with a map larger than one
     pixel, whatever gives it. Where tokens or maps with their channels last follow, it is the last of these on whose
-    places the scores depend: the normalisation before the last attention of a ViT that reads its class token. Runs the
+    places the scores depend: the normalisation before the last attention of a ViT that reads its class token. With
+    `reached`, layers are left out to which no gradient comes back but zeros, as from a box of another scale. Runs the
     model, which is frozen (see `untouched`), on `x` once, with what `inputs` makes of it; `read` gives the scores in
     its output, and `layout` says how what layers give is read. Raises LayerError where there is no such layer.
     """
     calls = _SpatialCalls(model, x, read, inputs or (lambda image: image), layout)
-    first = calls.with_channels_first()
+    first = calls.with_channels_first(reached)
     if not pooled:
         first = [call for call in first if call.size != tuple(x.shape[2:])] or first
     explained: _SpatialCall | None = None
@@ -207,10 +209,18 @@ class _SpatialCalls:
             self._scores = output if read is None else read(output)
         self._nodes = set(graph_nodes(self._scores))
 
-    def with_channels_first(self) -> list[_SpatialCall]:
-        """The calls with maps (B, C, *S) that the scores depend on; all such calls where no dependence shows."""
+    def with_channels_first(self, reached: bool) -> list[_SpatialCall]:
+        """The calls with maps (B, C, *S) that the scores depend on; all such calls where no dependence shows.
+
+        With `reached`, those with a gradient that is not zero everywhere.
+        """
         calls = [call for call in self._calls if not call.layout.last]
-        return [call for call in calls if call.node in self._nodes] or calls
+        depending = [call for call in calls if call.node in self._nodes] or calls
+        if not reached or any(call.edge is None for call in depending):
+            return depending
+        gradients = self._gradients(depending)
+        some = [bool(one is not None and one.any()) for one in gradients]
+        return [call for call, is_reached in zip(depending, some, strict=True) if is_reached] or depending
 
     def last_with_channels_last(self, behind: _SpatialCall | None) -> _SpatialCall | None:
         """The last call with tokens or maps (B, *S, C), behind another call, on whose places the scores depend.
@@ -232,10 +242,14 @@ class _SpatialCalls:
     def _reaches_places(self, call: _SpatialCall) -> bool:
         if not call.layout.grid:
             return True
+        (gradient,) = self._gradients([call])
+        return gradient is not None and bool(call.layout.maps(gradient).any())
+
+    def _gradients(self, calls: Sequence[_SpatialCall]) -> Sequence[Tensor | None]:
+        """The gradients of the highest score with respect to what calls gave."""
         tensors = [part for part in tree_leaves(self._scores) if isinstance(part, Tensor) and part.requires_grad]
         highest = torch.stack([part.float().max() for part in tensors]).sum()
-        (gradient,) = torch.autograd.grad(highest, [call.edge], retain_graph=True, allow_unused=True)
-        return gradient is not None and bool(call.layout.maps(gradient).any())
+        return torch.autograd.grad(highest, [call.edge for call in calls], retain_graph=True, allow_unused=True)
 
 
 def input_channels(model: nn.Module) -> int:

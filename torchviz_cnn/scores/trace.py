@@ -180,6 +180,7 @@ def layer_of(
             some.x,
             lambda output: reading.read(output, len(images)).logits,
             pooled=pooled,
+            reached=reader.function is not None,
             inputs=some.inputs,
             layout=given.layout,
         )
