@@ -39,6 +39,7 @@ def main(folder: Path) -> None:
     save(heat.plot(truth="espresso"), folder / "grad_cam.jpg", 1400)
     save(family(net, photo), folder / "cam_family.jpg", 1400)
     save(two_classes(photo), folder / "two_classes.jpg", 1100)
+    save(contrast(net, photo), folder / "contrast.jpg", 1200)
 
     acts = tvc.capture(net, photo, ["blocks.1.expand.relu", *RELUS])
     save(acts.plot("blocks.1.expand.relu", channels=range(48)), folder / "activations.jpg", 1200)
@@ -74,6 +75,14 @@ def two_classes(cup: Image.Image) -> Image.Image:
     target = [["Egyptian cat", "espresso"]]
     pictures = [method(net, both, target=target).two_classes() for method in (tvc.grad_cam, tvc.competitive_cam)]
     return figures.panel([both, *pictures], ["photo", "Grad-CAM", "Competitive CAM"])
+
+
+def contrast(net: tvc.Network, photo: Image.Image) -> Image.Image:
+    """Two classes of one photo, and why it is the first and not the second, with negative evidence."""
+    targets = {"espresso": "espresso", "cup": "cup", "espresso, not cup": tvc.targets.contrast("espresso", "cup")}
+    maps = [tvc.grad_cam(net, photo, target=target, relu=False) for target in targets.values()]
+    pictures = [photo, *(heat.overlay(alpha=0.7) for heat in maps)]
+    return figures.panel(pictures, ["photo", *targets])
 
 
 def patterns(net: tvc.Network, layer: str, quality: Quality, count: int, side: int = 100) -> Image.Image:

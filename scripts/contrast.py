@@ -1,0 +1,17 @@
+"""Show why a network says one class and not another: red is evidence for the first, blue for the second.
+
+python scripts/contrast.py photo.jpg tabby "Egyptian cat" [vgg16 vgg16-397923af.pth]
+"""
+
+import sys
+
+import torchviz_cnn as tvc
+
+if len(sys.argv) < 4:
+    sys.exit(__doc__)
+photo, a, b, *model = sys.argv[1:]
+net = tvc.load_model(*(model or ["efficientnet_lite0"]))
+heat = tvc.grad_cam(net, photo, target=tvc.targets.contrast(a, b), relu=False)
+
+print(f"{heat.headline()}; {heat.method} at {heat.layer}")
+heat.overlay(alpha=0.7).save("contrast.png")
