@@ -73,6 +73,7 @@ def test_importing_the_package_does_not_import_what_only_some_calls_need() -> No
     [
         "activations",
         "grad_cam",
+        "explain",
         "saliency",
         "saliency_methods",
         "deconvnet",

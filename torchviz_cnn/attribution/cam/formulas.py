@@ -147,7 +147,7 @@ def grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
 @cam_method("LayerCAM", "finer places that hold evidence for a class, in early layers too", "Jiang et al., TIP 2021")
 def layer_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     """Compute LayerCAM: a layer's maps, each place weighted by its own positive gradient: sum_c relu(G_c) A_c."""
-    return torch.einsum("bkc...,bc...->bk...", gradients.relu(), activations)
+    return (gradients.relu() * activations[:, None]).sum(2)
 
 
 @cam_method(
@@ -157,7 +157,7 @@ def layer_cam(activations: Tensor, gradients: Tensor) -> Tensor:
 )
 def hires_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     """Compute HiResCAM: a layer's maps, each place weighted by its own gradient: sum_c G_c A_c."""
-    return torch.einsum("bkc...,bc...->bk...", gradients, activations)
+    return (gradients * activations[:, None]).sum(2)  # not einsum, which makes a product of matrices for each place
 
 
 @cam_method(
@@ -187,7 +187,7 @@ def xgrad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
 
     values = ReLU( sum_c  w_c A_c ),   w_c = sum_S(G_c A_c) / sum_S(A_c)
     """
-    products = torch.einsum("bkc...,bc...->bkc", gradients, activations)
+    products = (gradients * activations[:, None]).flatten(3).sum(3)
     sums = activations.flatten(2).sum(2)[:, None]
     return torch.einsum("bkc,bc...->bk...", torch.where(sums != 0, products / sums, 0), activations)
 
