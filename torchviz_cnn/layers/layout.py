@@ -234,7 +234,7 @@ def _features(layer: nn.Module) -> tuple[int, ...]:
 
 
 def changes_size(layer: nn.Module) -> bool:
-    """Whether a layer is a convolution whose map is of another size than its input: with a stride, or without padding."""
+    """Whether a layer is a convolution with a stride or without padding: its map is of another size than its input."""
     if not isinstance(layer, nn.modules.conv._ConvNd):
         return False
     padded = any(layer.padding) and layer.padding != "valid"
