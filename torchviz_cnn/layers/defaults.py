@@ -17,7 +17,7 @@ from torchviz_cnn.hooks.inputs import LayoutName, input_for
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model, module_of
 from torchviz_cnn.hooks.untouched import untouched
-from torchviz_cnn.layers.layout import CONVOLUTIONS, Layout, Layouts, is_permutation
+from torchviz_cnn.layers.layout import CONVOLUTIONS, Layout, Layouts, changes_size, is_permutation
 
 POOLINGS: tuple[type[nn.Module], ...] = (
     *(nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd),
@@ -189,7 +189,7 @@ class _SpatialCalls:
 
         def note(name: str, output: Any) -> None:
             layer = layers[resolve(model, layers, name).name]
-            if isinstance(layer, CONVOLUTIONS):
+            if changes_size(layer):
                 known.note(name, output)
             try:
                 tensor = known.tensor(name, output)

@@ -93,7 +93,8 @@ def check_layout(layout: LayoutName) -> None:
 class Layouts:
     """Tells the layouts of what the layers of a model give in one forward pass on a batch.
 
-    What convolutions give on the way says which grid tokens may make: `watch` has it noted.
+    What convolutions give on the way says which grid tokens may make: `watch` has it noted, of those few that change
+    the size.
     """
 
     def __init__(self, model: nn.Module, x: Tensor, asked: LayoutName = None) -> None:
@@ -104,8 +105,8 @@ class Layouts:
         self._sizes: list[tuple[int, ...]] = []
 
     def watch(self, hooks: HookManager) -> None:
-        """Note what every convolution gives in passes of this manager."""
-        names = [name for name, layer in self._layers.items() if isinstance(layer, CONVOLUTIONS)]
+        """Note what every convolution that changes the size of its map gives in passes of this manager."""
+        names = [name for name, layer in self._layers.items() if changes_size(layer)]
         hooks.on_forward([f"{name}#*" for name in names], self.note)
 
     def note(self, name: str, output: Any) -> None:
@@ -227,6 +228,14 @@ def _features(layer: nn.Module) -> tuple[int, ...]:
     if isinstance(layer, nn.RNNBase):
         return (layer.hidden_size * (1 + layer.bidirectional),)
     return ()
+
+
+def changes_size(layer: nn.Module) -> bool:
+    """Whether a layer is a convolution with a stride or without padding: its map is of another size than its input."""
+    if not isinstance(layer, nn.modules.conv._ConvNd):
+        return False
+    padded = any(layer.padding) and layer.padding != "valid"
+    return max(layer.stride) > 1 or (max(layer.kernel_size) > 1 and not padded)
 
 
 def _has_features_last(layer: nn.Module, shape: Sequence[int]) -> bool:
