@@ -79,7 +79,8 @@ def two_classes(cup: Image.Image) -> Image.Image:
 
 def contrast(net: tvc.Network, photo: Image.Image) -> Image.Image:
     """Two classes of one photo, and why it is the first and not the second, with negative evidence."""
-    targets = {"espresso": "espresso", "cup": "cup", "espresso, not cup": tvc.targets.contrast("espresso", "cup")}
+    why = tvc.targets.contrast("espresso", "cup")
+    targets: dict[str, Any] = {"espresso": "espresso", "cup": "cup", "espresso, not cup": why}
     maps = [tvc.grad_cam(net, photo, target=target, relu=False) for target in targets.values()]
     pictures = [photo, *(heat.overlay(alpha=0.7) for heat in maps)]
     return figures.panel(pictures, ["photo", *targets])
