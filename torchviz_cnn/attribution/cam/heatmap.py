@@ -124,8 +124,8 @@ class Heatmap(ClassMap):
 class SignedHeatmap(Heatmap):
     """A heatmap whose negative values count, as `relu=False` and the difference of two give it.
 
-    It is drawn around zero: red is for the class, blue against it, over the photo in grey. `map`, `peak`, `mask` and `box` are those of the
-    evidence for it.
+    It is drawn around zero: red is for the class, blue against it, over the photo in grey. `map`, `peak`, `mask` and
+    `box` are those of the evidence for it.
     """
 
     palette: ClassVar[str] = "seismic"
