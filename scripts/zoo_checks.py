@@ -329,7 +329,8 @@ def check_receptive_field(subject: Subject) -> str:
         assert field is not None
         for d, side in enumerate(row.output_shape[1:]):
             low = int(field.start[d] + (side - 1) // 2 * field.stride[d])
-            said, true = (low, low + field.size[d]), pixels[row.name][d]
+            said = (0, subject.side) if field.whole else (low, low + field.size[d])
+            true = pixels[row.name][d]
             assert agrees(said, true, subject.side, field.stride[d]), (
                 f"the field of {row.name}: {said} said, {true} true"
             )
