@@ -340,6 +340,27 @@ def test_gradient_ascent_raises_a_target() -> None:
         tvc.maximize(model, objectives.target(lambda out: out["out"].mean((2, 3))), **options)
 
 
+def test_the_layer_of_a_function_is_not_the_map_of_scores_itself_nor_one_that_it_does_not_depend_on() -> None:
+    class Scales(nn.Module):
+        """Maps of scores at two resolutions, as detectors have them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.early, self.late = nn.Conv2d(3, 4, 3, 2), nn.Conv2d(4, 4, 3)
+            self.heads = nn.ModuleList([nn.Conv2d(4, 5, 1), nn.Conv2d(4, 5, 1)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            early = self.early(x).relu()
+            maps = [early, self.late(early).relu()]
+            return torch.cat([head(one).flatten(2) for head, one in zip(self.heads, maps, strict=True)], 2)
+
+    assert tvc.grad_cam(Scales().eval(), X, target=lambda scores: scores[:, 2, 0]).layer == "early"
+    assert tvc.grad_cam(Scales().eval(), X, target=lambda scores: scores[:, 2, -1]).layer == "late"
+    segmenter = Trunk(lambda maps: maps).eval()
+    assert tvc.grad_cam(segmenter, X, target=targets.region(torch.ones(4, 4), 1)).layer == "conv"
+    assert tvc.grad_cam(segmenter, X, target=lambda maps: maps.mean((1, 2, 3))).layer == "head"
+
+
 def test_a_regression_head() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -123,9 +123,10 @@ def explained_layer(
     gives another size, what comes before the block is taken. With `pooled`, the last layer with a map larger than one
     pixel, whatever gives it. Where tokens or maps with their channels last follow, it is the last of these on whose
     places the scores depend: the normalisation before the last attention of a ViT that reads its class token. With
-    `reached`, layers are left out to which no gradient comes back but zeros, as from a box of another scale. Runs the
-    model, which is frozen (see `untouched`), on `x` once, with what `inputs` makes of it; `read` gives the scores in
-    its output, and `layout` says how what layers give is read. Raises LayerError where there is no such layer.
+    `reached`, layers are left out to which no gradient comes back, as from a box of another scale, or to one channel
+    alone, as to the maps of scores of a segmentation, which Grad-CAM would show as they are. Runs the model, which is
+    frozen (see `untouched`), on `x` once, with what `inputs` makes of it; `read` gives the scores in its output, and
+    `layout` says how what layers give is read. Raises LayerError where there is no such layer.
     """
     calls = _SpatialCalls(model, x, read, inputs or (lambda image: image), layout)
     first = calls.with_channels_first(reached)
@@ -212,15 +213,16 @@ class _SpatialCalls:
     def with_channels_first(self, reached: bool) -> list[_SpatialCall]:
         """The calls with maps (B, C, *S) that the scores depend on; all such calls where no dependence shows.
 
-        With `reached`, those with a gradient that is not zero everywhere.
+        With `reached`, those with a gradient in several channels or, without any such, those with one.
         """
         calls = [call for call in self._calls if not call.layout.last]
         depending = [call for call in calls if call.node in self._nodes] or calls
         if not reached or any(call.edge is None for call in depending):
             return depending
-        gradients = self._gradients(depending)
-        some = [bool(one is not None and one.any()) for one in gradients]
-        return [call for call, is_reached in zip(depending, some, strict=True) if is_reached] or depending
+        gradients = zip(depending, self._gradients(depending), strict=True)
+        counts = {call: 0 if one is None else int(one.flatten(2).any(2).any(0).sum()) for call, one in gradients}
+        several = [call for call, count in counts.items() if count > 1]
+        return several or [call for call, count in counts.items() if count] or depending
 
     def last_with_channels_last(self, behind: _SpatialCall | None) -> _SpatialCall | None:
         """The last call with tokens or maps (B, *S, C), behind another call, on whose places the scores depend.
