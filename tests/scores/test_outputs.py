@@ -115,7 +115,6 @@ def test_what_stands_before_the_softmax_is_explained_where_the_network_is_asked_
     "end",
     [
         lambda z: z,
-        lambda z: z.log_softmax(1),
         lambda z: z.sigmoid() * 8,
         lambda z: z.softmax(1) * 3,
         lambda z: (z - 40).sigmoid() * 8,
@@ -123,7 +122,7 @@ def test_what_stands_before_the_softmax_is_explained_where_the_network_is_asked_
         lambda z: (z / 40).sigmoid() * (z / 40),
         nn.Tanh(),
     ],
-    ids=["logits", "log-softmax", "scaled", "softmax, scaled", "scaled, of small values", "divided", "swish", "tanh"],
+    ids=["logits", "scaled", "softmax, scaled", "scaled, of small values", "divided", "swish", "tanh"],
 )
 def test_other_ends_are_logits(end: Callable[[Tensor], Tensor]) -> None:
     model = Ends(end).eval()
@@ -131,6 +130,32 @@ def test_other_ends_are_logits(end: Callable[[Tensor], Tensor]) -> None:
         warnings.simplefilter("error")
         assert torch.allclose(tvc.predict(model, X), model(X).softmax(1))
         tvc.grad_cam(model, X, "conv", relu=False)
+
+
+@pytest.mark.parametrize(
+    ("end", "activation"),
+    [
+        (nn.LogSoftmax(dim=1), "softmax"),
+        (lambda z: torch.softmax(input=z, dim=1), "softmax"),
+        (lambda z: z.softmax(1).log(), "softmax"),
+        (nn.LogSigmoid(), "sigmoid"),
+    ],
+    ids=["log-softmax", "by keyword", "logarithm of a softmax", "log-sigmoid"],
+)
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_what_stands_before_a_logarithm_of_probabilities_is_explained(
+    end: Callable[[Tensor], Tensor], activation: str, kind: torch.dtype
+) -> None:
+    model, plain = Ends(end).eval().to(kind), Ends(lambda z: z).eval().to(kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        own = tvc.grad_cam(model, X, "conv", 2, relu=False)
+    bare = tvc.grad_cam(plain, X, "conv", 2, relu=False)
+    assert torch.equal(own.values, bare.values)
+    assert torch.equal(own.logits, bare.logits)
+    assert own.activation == activation
+    expected = tvc.predict(plain, X, activation=activation)  # type: ignore[arg-type]
+    assert torch.equal(tvc.predict(model, X), expected)
 
 
 def test_logits_that_happen_to_be_a_distribution_are_logits() -> None:

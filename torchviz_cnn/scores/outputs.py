@@ -19,6 +19,7 @@ Activation = Literal["softmax", "sigmoid", "none"]
 Categories = tuple[str, ...] | None
 
 _SQUASHED = {"sigmoid", "expit", "special_expit", "hardsigmoid", "softmax", "softmin"}
+_LOGARITHMS = {"log_softmax", "log_sigmoid"}
 _COPIED = {
     *("amax", "bfloat16", "cat", "clamp", "clip", "clone", "concat", "contiguous", "double", "flatten", "float"),
     *("getitem", "half", "mean", "reshape", "stack", "to", "type", "type_as"),
@@ -39,7 +40,7 @@ class Ending(OptionalGradients):
 
     It does where its output is what a softmax or sigmoid gave, a copy or a mean of these; and where every row is a
     distribution, and the network has computed exponentials. Where the output is what a single softmax over classes, or
-    sigmoid, gave, what stood before it is known too.
+    sigmoid, or the logarithm of one, gave, what stood before it is known too.
     """
 
     def __init__(self) -> None:
@@ -48,7 +49,7 @@ class Ending(OptionalGradients):
         """What was computed from softmax and sigmoid alone, with its version, which grows where something is written in
         it, and the greatest value that it can have."""
         self._before: list[tuple[Tensor, int, Tensor]] = []
-        """What a softmax or sigmoid gave, with its version, and what it was given."""
+        """What a softmax or sigmoid, or its logarithm, gave, with its version, and what it was given."""
         self._exponentials = False
 
     def __torch_function__(
@@ -62,9 +63,20 @@ class Ending(OptionalGradients):
         small = isinstance(output, Tensor) and (name == "stack" or all(side == 1 for side in output.shape[2:]))
         if small and greatest is not None:
             self._squashed.append((output, output._version, greatest))
-            if name in _SQUASHED and args and isinstance(args[0], Tensor) and args[0].shape == output.shape:
-                self._before.append((output, output._version, args[0]))
+        before = args[0] if args else (kwargs or {}).get("input")
+        if name == "log" and isinstance(before, Tensor):
+            before = self._given(before)
+        ends = name == "log" or name in _SQUASHED or name in _LOGARITHMS
+        if small and ends and isinstance(before, Tensor) and before.shape == output.shape:
+            self._before.append((output, output._version, before))
         return output
+
+    def _given(self, squashed: Tensor) -> Tensor | None:
+        """What a softmax or sigmoid was given; None for a tensor that none of them gave."""
+        for output, version, before in reversed(self._before if squashed.layout == torch.strided else []):
+            if output._version == version and output.shape == squashed.shape and _storage(output) == _storage(squashed):
+                return before
+        return None
 
     def logits(self, outputs: Tensor, batch: int) -> tuple[Tensor, Activation] | None:
         """What a softmax or sigmoid at the end was given (B, n), and which it is; None where that is not known."""
@@ -76,10 +88,8 @@ class Ending(OptionalGradients):
                 and _storage(output) == _storage(outputs)
             )
             if same and rows is not None and rows.shape == outputs.shape:
-                return next(
-                    ((rows, kind) for kind in ("softmax", "sigmoid") if _equal(outputs, probabilities(rows, kind))),
-                    None,
-                )
+                kinds: tuple[Activation, ...] = ("softmax", "sigmoid")
+                return next(((rows, kind) for kind in kinds if _is_end(outputs, rows.detach().float(), kind)), None)
         return None
 
     def activation(self, outputs: Tensor) -> Activation | None:
@@ -122,9 +132,13 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _equal(outputs: Tensor, others: Tensor) -> bool:
+def _is_end(outputs: Tensor, logits: Tensor, activation: Activation) -> bool:
+    """Whether outputs are the probabilities that follow from logits, or their logarithms, but for rounding."""
     rounding = 1e-5 if outputs.dtype in (torch.float32, torch.float64) else 1e-2
-    return torch.allclose(outputs.detach().float(), others.detach().float(), rtol=0, atol=rounding)
+    own = outputs.detach().float()
+    return torch.allclose(own, probabilities(logits, activation), rtol=0, atol=rounding) or torch.allclose(
+        own, log_probabilities(logits, activation), rtol=rounding, atol=rounding
+    )
 
 
 def class_outputs(output: Any, batch: int, categories: Categories = None) -> Tensor:
