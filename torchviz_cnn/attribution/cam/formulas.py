@@ -57,6 +57,8 @@ class CamMethod:
     shows: str
     """What the map shows, in a few words."""
     paper: str
+    of_class: bool = True
+    """Whether its maps depend on the gradients, and so on the class."""
 
 
 CAM_METHODS: dict[str, CamMethod] = {}
@@ -99,8 +101,11 @@ _ARGUMENTS = """
 """
 
 
-def cam_method(title: str, shows: str, paper: str) -> Callable[[Formula], CamFunction]:
-    """Make a formula a method of the library: a function of its name, and a row of `CAM_METHODS`."""
+def cam_method(title: str, shows: str, paper: str, *, of_class: bool = True) -> Callable[[Formula], CamFunction]:
+    """Make a formula a method of the library: a function of its name, and a row of `CAM_METHODS`.
+
+    One that is not `of_class` reads no gradient, and gives the same for every class: none is computed for it alone.
+    """
 
     def register(formula: Formula) -> CamFunction:
         def function(
@@ -117,14 +122,14 @@ def cam_method(title: str, shows: str, paper: str) -> Callable[[Formula], CamFun
         ) -> Heatmap:
             check_score(score)
             with prepared(model, x, output=output, wrt=wrt, layout=layout) as given:
-                return _explain(title, formula, given, layer, target, score, relu)
+                return _explain(CAM_METHODS[name], given, layer, target, score, relu)
 
         name: str = formula.__name__  # type: ignore[attr-defined]
         function.__name__ = function.__qualname__ = name
         text, _, example = inspect.cleandoc(formula.__doc__ or "").partition("\n\n>>>")
         parts = [text, inspect.cleandoc(_ARGUMENTS).format(paper=paper), *([f">>>{example}"] if example else [])]
         function.__doc__ = "\n\n".join(parts) + "\n"
-        CAM_METHODS[name] = CamMethod(title, formula, function, shows, paper)
+        CAM_METHODS[name] = CamMethod(title, formula, function, shows, paper, of_class)
         return function
 
     return register
@@ -196,6 +201,7 @@ def xgrad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     "Eigen-CAM",
     "what a layer's channels have most in common in a photo, whatever the class",
     "Muhammad & Yeasin, arXiv 2008.00299",
+    of_class=False,
 )
 def eigen_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     """Compute Eigen-CAM: a layer's maps on their first principal component over channels, the same for every class.
@@ -235,13 +241,19 @@ def cam_maps_of_layers(
     return {layer: [torch.cat(maps, 1) for maps in of_layer] for layer, of_layer in parts.items()}
 
 
-def _explain(
-    title: str, formula: Formula, given: Given, layer: Layer, target: Target, score: Score, relu: bool
-) -> Heatmap:
+def _explain(method: CamMethod, given: Given, layer: Layer, target: Target, score: Score, relu: bool) -> Heatmap:
     name = layer_of(given, layer, target)
-    with trace(given, [name], target, score) as run:
+    with torch.set_grad_enabled(method.of_class), trace(given, [name], target, score) as run:
         require_places(given.model, name, run.maps(name))
-        (values,) = cam_maps(run, name, [formula])
+        values = cam_maps(run, name, [method.formula])[0] if method.of_class else _of_any_class(run, name, method)
     if relu:
         values = positive(values, name, run.targets)
-    return heatmap_of(title, given, name, values, run, signed=not relu)
+    return heatmap_of(method.title, given, name, values, run, signed=not relu)
+
+
+def _of_any_class(run: Trace, layer: str, method: CamMethod) -> Tensor:
+    """The maps (B, K, *S) of a formula that reads no gradient but for their number."""
+    activations = run.maps(layer).float()
+    unread = activations.new_zeros(()).expand(len(activations), run.targets.scores.shape[1], *activations.shape[1:])
+    with torch.autocast(activations.device.type, enabled=False):
+        return method.formula(activations, unread)
