@@ -24,7 +24,7 @@ from torchvision.models import vgg16
 
 import torchviz_cnn as tvc
 
-LAYER = "features.29"
+LAYER, EARLY = "features.29", "features.15"
 THREE = {
     "last of blocks 3, 4, 5": ["features.15", "features.22", "features.29"],
     "all of block 5": ["features.25", "features.27", "features.29"],
@@ -64,9 +64,10 @@ def quick(model: torch.nn.Module, x: torch.Tensor) -> dict[str, Callable[[], obj
     contenders: dict[str, Callable[[], object]] = {
         "plain forward": partial(plain, model, x),
         "grad_cam": partial(tvc.grad_cam, model, x, LAYER, 0, relu=False),
-        "eigen_cam": partial(tvc.eigen_cam, model, x, LAYER, 0, relu=False),
-        "grad-cam EigenCAM": partial(theirs, EigenCAM, model, x),
     }
+    for layer in (LAYER, EARLY):
+        contenders[f"eigen_cam at {layer}"] = partial(tvc.eigen_cam, model, x, layer, 0, relu=False)
+        contenders[f"grad-cam EigenCAM at {layer}"] = partial(theirs, EigenCAM, model, x, layer)
     classes = torch.arange(5)[None]
     for name, layers in THREE.items():
         contenders[f"explain, 6 methods, 5 classes, {name}"] = partial(
@@ -80,10 +81,10 @@ def plain(model: torch.nn.Module, x: torch.Tensor) -> None:
         model(x)
 
 
-def theirs(method: type, model: torch.nn.Module, x: torch.Tensor) -> None:
+def theirs(method: type, model: torch.nn.Module, x: torch.Tensor, layer: str = LAYER) -> None:
     """One of grad-cam's methods, without the bar that it draws."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-        method(model, [model.get_submodule(LAYER)])(x, [ClassifierOutputTarget(0)])
+        method(model, [model.get_submodule(layer)])(x, [ClassifierOutputTarget(0)])
 
 
 def show(times: dict[str, Timing]) -> None:

@@ -53,3 +53,16 @@ def test_scores_without_a_graph_have_no_gradient() -> None:
     assert gradient is None
     with pytest.raises(ModelError, match="no gradient comes back to the input of Linear"):
         require_gradient(gradient, torch.nn.Linear(1, 1), "the input")
+
+
+def test_a_convolution_goes_back_once_for_all_classes() -> None:
+    conv = torch.nn.Conv2d(3, 5, 3).requires_grad_(False)
+    leaf = torch.ones(2, 3, 8, 8, requires_grad=True)
+    scores = conv(leaf).mean((2, 3))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        (part,) = score_gradients(scores, [leaf], keep_graph=True)
+    assert sum(event.name == "aten::convolution_backward" for event in profiler.events()) == 1
+    assert part[0] is not None
+    for k in range(5):
+        (alone,) = torch.autograd.grad(scores[:, k].sum(), leaf, retain_graph=True)
+        assert torch.allclose(part[0][k], alone, atol=1e-6)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,10 +51,7 @@ def require_gradient(gradient: Tensor | None, model: torch.nn.Module, place: str
 def _pass_back(scores: Tensor, inputs: Sequence[Tensor], gradients: Tensor, keep_graph: bool) -> list[Tensor | None]:
     if len(gradients) > 1:
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="There is a performance drop")
-                batched: dict[str, Any] = {"retain_graph": True, "is_grads_batched": True, "allow_unused": True}
-                return list(torch.autograd.grad(scores, inputs, gradients, **batched))
+            return _batched(scores, inputs, gradients)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # an operation of this model cannot be batched
@@ -66,3 +62,21 @@ def _pass_back(scores: Tensor, inputs: Sequence[Tensor], gradients: Tensor, keep
         for k, gradient in enumerate(gradients)
     ]
     return [None if parts[0] is None else torch.stack(parts) for parts in zip(*one_by_one, strict=True)]
+
+
+def _batched(scores: Tensor, inputs: Sequence[Tensor], gradients: Tensor) -> list[Tensor | None]:
+    """The same in one pass, of which the graph is kept.
+
+    `torch.func.vmap` has a rule for convolutions, which `is_grads_batched` takes class by class: twice as fast.
+    """
+    used: list[bool] = []
+
+    def pass_one(gradient: Tensor) -> tuple[Tensor, ...]:
+        parts = torch.autograd.grad(scores, inputs, gradient, retain_graph=True, allow_unused=True)
+        used[:] = [part is not None for part in parts]
+        return tuple(part for part in parts if part is not None)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        parts = iter(torch.func.vmap(pass_one)(gradients))
+    return [next(parts) if is_used else None for is_used in used]
