@@ -170,7 +170,8 @@ def test_methods_are_told_as_the_table_tells_them(tmp_path: Path) -> None:
 
 def test_photos_run_forward_once_for_all_layers_classes_and_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     """But for competitive CAM, which runs them itself."""
-    monkeypatch.setattr("torchviz_cnn.page.collect._with_competition", lambda net, given, part, explained: part)
+    nothing = torch.zeros(3, CLASSES, 8, 8)
+    monkeypatch.setattr("torchviz_cnn.page.collect.competition", lambda given, layer, run: (nothing, nothing))
     model, batches = vgg_like(), []
     model.features.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
     collected(model, torch.rand(3, 3, 32, 32), classes=CLASSES)

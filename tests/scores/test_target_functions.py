@@ -354,8 +354,8 @@ def test_the_layer_of_a_function_is_not_the_map_of_scores_itself_nor_one_that_it
             maps = [early, self.late(early).relu()]
             return torch.cat([head(one).flatten(2) for head, one in zip(self.heads, maps, strict=True)], 2)
 
-    assert tvc.grad_cam(Scales().eval(), X, target=lambda scores: scores[:, 2, 0], relu=False).layer == "early"
-    assert tvc.grad_cam(Scales().eval(), X, target=lambda scores: scores[:, 2, -1], relu=False).layer == "late"
+    assert tvc.grad_cam(Scales().eval(), X, target=lambda scores: scores[:, 2, :49].sum(1), relu=False).layer == "early"
+    assert tvc.grad_cam(Scales().eval(), X, target=lambda scores: scores[:, 2, 49:].sum(1), relu=False).layer == "late"
     segmenter = Trunk(lambda maps: maps).eval()
     assert tvc.grad_cam(segmenter, X, target=targets.region(torch.ones(4, 4), 1), relu=False).layer == "conv"
     assert tvc.grad_cam(segmenter, X, target=lambda maps: maps.mean((1, 2, 3)), relu=False).layer == "head"

@@ -195,7 +195,10 @@ def target(function: TargetFunction, *, output: Output = None) -> Objective:
 
     def value(given: Evaluation) -> Tensor:
         asked = function.named(given.categories) if isinstance(function, ReadyTarget) else function
-        reading = Reader(output, given.categories, asked).of_images(given.rows).read(given.output, len(given.images))
+        reader = Reader(output, given.categories, asked).of_images(given.rows)
+        reading = reader.read(given.output, len(given.images), given.ending)
+        if given.step == 0:
+            warn_of_probabilities(reading.activation, "logit", label_of(function))
         if not reading.single:
             count = reading.logits.shape[1]
             raise TargetError(f"the target {label_of(function)} gives {count} numbers for each image; one is raised")

@@ -388,13 +388,13 @@ def of_targets(given: Given, targets: Targets) -> dict[str, Any]:
     }
 
 
-def warn_of_empty(empty: Tensor, classes: Tensor, why: str, kind: str = "") -> None:
-    """Warn (EmptyMapWarning), in one line for all, of maps that are all zeros: (B, K), with their classes.
+def warn_of_empty(empty: Tensor, targets: Targets, why: str, kind: str = "") -> None:
+    """Warn (EmptyMapWarning), in one line for all, of maps that are all zeros: (B, K).
 
-    `why` has places for `{label}` and `{image}`.
+    `why` has places for what is explained, `{target}`, and `{image}`.
     """
     if bool(empty.any()):
         image, k = (int(i) for i in empty.nonzero()[0])
         others = f" (and {int(empty.sum()) - 1} more)" if int(empty.sum()) > 1 else ""
-        message = why.format(label=int(classes[image, k]), image=image)
+        message = why.format(target=targets.words(image, k), image=image)
         warn(f"{message}{others}: the {kind}map is all zeros", EmptyMapWarning)

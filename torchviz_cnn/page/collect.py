@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -12,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchviz_cnn.attribution.cam.competition import competitive_cam
+from torchviz_cnn.attribution.cam.competition import competition
 from torchviz_cnn.attribution.cam.formulas import CAM_METHODS
-from torchviz_cnn.core.errors import EmptyMapWarning, LayerError, TargetError
+from torchviz_cnn.core.errors import LayerError, TargetError
 from torchviz_cnn.core.names import Call, expand, named_layers
 from torchviz_cnn.hooks.inputs import Given, Input, Output, prepared
 from torchviz_cnn.hooks.network import Network
@@ -103,8 +102,7 @@ def collect(
             target = _of_batch(net, targets, sum(len(part.logits) for part in parts), len(given.x))
             if explain and not parts:
                 explained = _explained_layer(given, target)
-            part = _collect(given, _calls(given.model, layers), classes, explained, target)
-            parts.append(part if callable(target) else _with_competition(net, given, part, explained))
+            parts.append(_collect(given, _calls(given.model, layers), classes, explained, target))
             done(len(given.x))
     merged: Collected = _merged(parts)
     return merged
@@ -173,21 +171,13 @@ def _collect(
             if standard is not None and (own == "standard" or rule.count):
                 pixels[name] = standard if own == "standard" else run.gradient(INPUT, rule=own, keep_graph=True).cpu()
         layers = {name: _layer_maps(run.maps(name), heat[name]) for name in names}
+    if run.targets.label is None and explained in layers and heat[explained]:
+        maps, shares = competition(given, explained, run)
+        competing = {"competitive_cam": _at_most(maps.relu() * shares, HEAT_SIDE).cpu()}
+        layers[explained] = replace(layers[explained], heat={**heat[explained], **competing})
     shown = explained if explained in layers else next((name for name in reversed(names) if heat[name]), None)
     about = (run.targets.activation, run.targets.label)
     return Collected(logits.detach().cpu(), chosen.cpu(), layers, pixels, shown, added, *about)
-
-
-def _with_competition(net: Network, given: Given, part: Collected, explained: str | None) -> Collected:
-    """Add competitive CAM at the layer that is explained by default, where it has heatmaps: one more forward pass."""
-    if explained is None or not (explained in part.layers and part.layers[explained].heat):
-        return part
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", EmptyMapWarning)  # the page says it
-        values = competitive_cam(net, given.x, explained, part.classes.to(given.x.device), output=given.output).values
-    layer = part.layers[explained]
-    heat = {**layer.heat, "competitive_cam": _at_most(values, HEAT_SIDE).cpu()}
-    return replace(part, layers={**part.layers, explained: replace(layer, heat=heat)})
 
 
 def _heatmaps(run: Trace, layers: Sequence[str]) -> tuple[dict[str, dict[str, Tensor]], Tensor | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from torchviz_cnn.core.errors import ModelError, TargetError, did_you_mean, kind_of
+from torchviz_cnn.core.errors import InputError, ModelError, TargetError, did_you_mean, kind_of
 from torchviz_cnn.hooks.inputs import Output
 from torchviz_cnn.scores.outputs import Activation, Categories, Ending, read_classes
 
@@ -22,6 +23,9 @@ another number of images than the batch has. `torchviz_cnn.targets` has ready on
 @runtime_checkable
 class ReadyTarget(Protocol):
     """A target function that knows class names, and may hold something of its own for each image."""
+
+    of_classes: bool
+    """Whether it takes class scores (B, n), which are looked for in the output, and not the output as it is."""
 
     def __call__(self, output: Any) -> Tensor: ...
 
@@ -37,8 +41,8 @@ class Reading(NamedTuple):
 
     logits: Tensor
     """Class outputs (B, n), or the numbers of a function (B, K); float32."""
-    activation: Activation
-    """What makes probabilities of them."""
+    activation: Activation | None
+    """What makes probabilities of the class outputs, or of those that a function is of; None where it is of none."""
     single: bool
     """Whether a function gave one number for each image."""
 
@@ -60,12 +64,15 @@ class Reader:
         part = selected(output, self.output)
         if self.function is None:
             return Reading(*read_classes(part, batch, self.categories, ending), False)
+        activation = None
+        if isinstance(self.function, ReadyTarget) and self.function.of_classes:
+            part, activation = read_classes(part, batch, self.categories, ending)
         values = self.function(part)
         what = self._wrong(values, batch, part)
         if what is not None:
             raise TargetError(f"the target {label_of(self.function)} gives {what}")
         rows = values.float() if values.ndim == 2 else values.float()[:, None]
-        return Reading(rows, "none", values.ndim == 1)
+        return Reading(rows, activation, values.ndim == 1)
 
     def of_images(self, images: Tensor) -> Reader:
         """The same for some images of a batch."""
@@ -94,12 +101,16 @@ def label_of(function: TargetFunction) -> str:
     """What a target function explains, in words."""
     if isinstance(function, ReadyTarget):
         return str(function)
+    while isinstance(function, functools.partial):
+        function = function.func
     name = getattr(function, "__name__", type(function).__name__)
     return "function" if name == "<lambda>" else str(name)
 
 
 def selected(output: Any, choice: Output) -> Any:
-    """The part of a model's output that was chosen: see `Output`. Raises ModelError where there is no such part.
+    """The part of a model's output that was chosen: see `Output`.
+
+    Raises ModelError where there is no such part, InputError for what chooses none.
 
     >>> selected({"out": [1, 2], "aux": 3}, "out.1")
     2
@@ -108,6 +119,8 @@ def selected(output: Any, choice: Output) -> Any:
         return output
     if callable(choice):
         return choice(output)
+    if not isinstance(choice, (str, int)) or isinstance(choice, bool):
+        raise InputError(f"output is a key, an index, the name of an attribute or a function, not {choice!r}")
     if isinstance(choice, str) and not (isinstance(output, Mapping) and choice in output):
         for part in choice.split("."):
             output = _part(output, int(part) if part.lstrip("-").isdigit() else part, choice)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ __all__ = ["box", "contrast", "region", "similarity", "sum_of"]
 @dataclass(frozen=True, eq=False)
 class _ReadyTarget:
     """A function of a model's output, with the classes that it is about and what it holds for each image."""
+
+    of_classes: ClassVar[bool] = False
 
     classes: tuple[Class, ...] = ()
     categories: Categories = field(default=None, repr=False)
@@ -78,7 +80,7 @@ class _Region(_ReadyTarget):
             keys = f" with the keys {', '.join(map(repr, output))}" if isinstance(output, dict) else ""
             raise TargetError(f"the target {self} is of maps (B, n, H, W), not {what}{keys}; output= chooses a part")
         index = self._class(0, output.shape[1])
-        scores = output[:, index]
+        scores = output[:, index].float()
         inside = self._inside(output.detach(), index)
         area = inside.flatten(1).sum(1)
         if bool((area == 0).any()):
@@ -91,9 +93,9 @@ class _Region(_ReadyTarget):
         """1 at the places of the region, else 0: (B, H, W)."""
         if self.mask is None and self.rows is None:
             predicted = maps[:, 0] > 0 if maps.shape[1] == 1 else maps.argmax(1) == index
-            return predicted.to(maps.dtype)
+            return predicted.float()
         self._require_rows(len(maps))
-        mask = (self.mask[None] if self.rows is None else self.rows).to(maps.device, maps.dtype)  # type: ignore[index]
+        mask = (self.mask[None] if self.rows is None else self.rows).to(maps.device, torch.float32)  # type: ignore[index]
         if mask.ndim != maps.ndim - 1:
             raise TargetError(f"the mask {tuple(mask.shape[1:])} does not fit maps {tuple(maps.shape[2:])}")
         if mask.shape[1:] != maps.shape[2:]:
@@ -113,7 +115,7 @@ class _Similarity(_ReadyTarget):
             raise TargetError(
                 f"the target {self} is of embeddings (B, D), not {kind_of(output)}; output= chooses a part"
             )
-        embeddings = output.flatten(1)
+        embeddings = output.flatten(1).float()
         self._require_rows(len(embeddings))
         other = (self.vector[None] if self.rows is None else self.rows).flatten(1)  # type: ignore[index]
         if other.shape[1] != embeddings.shape[1]:
@@ -128,6 +130,8 @@ class _Similarity(_ReadyTarget):
 @dataclass(frozen=True, eq=False)
 class _ClassScores(_ReadyTarget):
     """A sum of class scores, each with a sign."""
+
+    of_classes: ClassVar[bool] = True
 
     signs: tuple[int, ...] = ()
     name: str = ""

@@ -68,8 +68,9 @@ class Targets:
         if reader.function is not None:
             if score != "logit":
                 raise InputError(f"score={score!r} is of classes, and the target is a function: it gives its own score")
+            warn_of_probabilities(activation, score, label_of(reader.function))
             columns = torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)
-            return cls(logits, columns, single, score, activation, reader)
+            return cls(logits, columns, single, score, "none", reader)
         classes, single = resolve_target(target, logits, reader.categories)
         warn_of_probabilities(activation, score)
         return cls(logits, classes, single, score, activation, reader)
@@ -83,6 +84,12 @@ class Targets:
     def label(self) -> str | None:
         """What a function explains, in words; None for classes."""
         return None if self.reader.function is None else label_of(self.reader.function)
+
+    def words(self, image: int, k: int) -> str:
+        """What one score of an image is of, in words."""
+        if self.label is None:
+            return f"class {int(self.classes[image, k])}"
+        return self.label if self.single else f"{self.label}[{k}]"
 
     def again(self, output: Any, ending: Ending | None = None) -> Targets:
         """The same, asked of another output of the model for as many images."""
@@ -195,12 +202,17 @@ def scores_of(given: Given, x: Tensor, images: Tensor | Sequence[int], targets: 
     return targets.of_images(images).again(output, ending).scores
 
 
-def warn_of_probabilities(activation: Activation, score: Score) -> None:
-    """Warn that what is explained are not logits, where the model ends in a softmax or sigmoid."""
+def warn_of_probabilities(activation: Activation | None, score: Score, function: str = "") -> None:
+    """Warn that what is explained are not logits, where the model ends in a softmax or sigmoid.
+
+    `function` is what explains a function of the class scores, which gives its own score.
+    """
     if activation == "none" and score == "logit":
+        what = f"what {function} is of" if function else "what is explained"
+        instead = "" if function else "; score='log_probability' explains their logarithm"
         warn(
-            "the model ends in a softmax or sigmoid: what is explained are its probabilities, not logits, which "
-            "hardly change where they are near 0 or 1; score='log_probability' explains their logarithm",
+            f"the model ends in a softmax or sigmoid: {what} are its probabilities, not logits, which hardly change "
+            f"where they are near 0 or 1{instead}",
             TorchvizWarning,
         )
 
@@ -214,6 +226,8 @@ def _with_indices(target: Any, categories: Categories) -> Any:
     """A target with class names replaced by their indices."""
     if isinstance(target, str):
         return class_index(categories, target)
+    if isinstance(target, np.ndarray) and target.dtype.kind in "UO":
+        target = target.tolist()
     if isinstance(target, (list, tuple)):
         return [_with_indices(one, categories) for one in target]
     return target

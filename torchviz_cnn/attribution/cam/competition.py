@@ -85,24 +85,32 @@ def competitive_cam(
         name = layer_of(given, layer)
         with trace(given, [name], target) as run:
             require_places(given.model, name, run.maps(name))
-        asked, logits = run.targets.classes, run.targets.logits.detach()
-        weights = _pooled_weights(given, name, run)
-        count = min(rivals or (logits.shape[1] if weights is not None else RIVALS), logits.shape[1])
-        likeliest = logits.topk(count, 1).indices
-        classes = torch.cat([asked, likeliest], 1)
-        if weights is not None:
-            own = weights.gather(1, classes[..., None].expand(-1, -1, weights.shape[2]))
-            maps = torch.einsum("bkc,bc...->bk...", own, run.maps(name).float())
-        else:
-            with trace(given, [name], replace(run.targets, classes=classes, single=False)) as everyone:
-                (maps,) = cam_maps(everyone, name, [CAM_METHODS["grad_cam"].formula])
-        local = maps[0, 0].numel() * maps + _constant(logits.gather(1, classes), maps)
-        mine, theirs = local[:, : asked.shape[1]], local[:, asked.shape[1] :]
-        shares = [
-            _share(mine[:, k], theirs, asked[:, k, None] == likeliest, temperature) for k in range(asked.shape[1])
-        ]
-        values = positive(maps[:, : asked.shape[1]], name, run.targets) * torch.stack(shares, 1)
-        return heatmap_of("Competitive CAM", given, name, values, run)
+        maps, shares = competition(given, name, run, rivals, temperature)
+        return heatmap_of("Competitive CAM", given, name, positive(maps, name, run.targets) * shares, run)
+
+
+def competition(
+    given: Given, layer: str, run: Trace, rivals: int | None = None, temperature: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """The Grad-CAM maps of the targets of a trace, before their ReLU, and their shares in the competition: (B, K, *S).
+
+    Called after the block of the trace, as it runs the model again.
+    """
+    asked, logits = run.targets.classes, run.targets.logits.detach()
+    weights = _pooled_weights(given, layer, run)
+    count = min(rivals or (logits.shape[1] if weights is not None else RIVALS), logits.shape[1])
+    likeliest = logits.topk(count, 1).indices
+    classes = torch.cat([asked, likeliest], 1)
+    if weights is not None:
+        own = weights.gather(1, classes[..., None].expand(-1, -1, weights.shape[2]))
+        maps = torch.einsum("bkc,bc...->bk...", own, run.maps(layer).float())
+    else:
+        with trace(given, [layer], replace(run.targets, classes=classes, single=False)) as everyone:
+            (maps,) = cam_maps(everyone, layer, [CAM_METHODS["grad_cam"].formula])
+    local = maps[0, 0].numel() * maps + _constant(logits.gather(1, classes), maps)
+    mine, theirs = local[:, : asked.shape[1]], local[:, asked.shape[1] :]
+    shares = [_share(mine[:, k], theirs, asked[:, k, None] == likeliest, temperature) for k in range(asked.shape[1])]
+    return maps[:, : asked.shape[1]], torch.stack(shares, 1)
 
 
 def _pooled_weights(given: Given, layer: str, run: Trace) -> Tensor | None:

@@ -142,6 +142,7 @@ def grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
         values = ReLU( sum_c  mean_S( d score / d A_c )  A_c )
 
     >>> from torch import nn
+    >>> from torch import nn
     >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 5))
     >>> grad_cam(model, torch.rand(3, 1, 8, 8), "1", target=4, relu=False).values.shape
     torch.Size([3, 6, 6])

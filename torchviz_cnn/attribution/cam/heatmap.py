@@ -101,7 +101,7 @@ class Heatmap(ClassMap):
         box = self.origin.box(picture, self.input_size, geometry)
         drawn = render.tinted(picture, maps, TWO_COLOURS, box, alpha=alpha, interpolation=interpolation)
         known = self.origin.categories if categories is None else tuple(categories)
-        names = [category_name(known, int(self._of(self.target, index, k))) for k in nth]
+        names = [_words(self.target, self.label, known, index, k) for k in nth]
         return figures.with_legend(drawn, names, TWO_COLOURS)
 
     def __sub__(self, other: Heatmap) -> SignedHeatmap:
@@ -113,7 +113,8 @@ class Heatmap(ClassMap):
             raise InputError(f"heatmaps of one layer and one shape are compared, not {one} and {two}")
         values = self.values - other.values.to(self.values.device)
         method = self.method if self.method == other.method else f"{self.method} - {other.method}"
-        return SignedHeatmap(**{**fields_of(self), "values": values, "method": method}, other_target=other.target)
+        fields = {**fields_of(self), "values": values, "method": method}
+        return SignedHeatmap(**fields, other_target=other.target, other_label=other.label)
 
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.values.shape))
@@ -135,6 +136,8 @@ class SignedHeatmap(Heatmap):
 
     other_target: Tensor | None = None
     """Of a difference, the classes of the map that was taken away: (B,) or (B, K)."""
+    other_label: str | None = None
+    """And what a function explains there, in words."""
 
     def signed(self, index: int = 0, nth: int = 0) -> render.Array:
         """One map (h, w) with its sign as 0..1: 0.5 is nothing, 0 and 1 the map's largest absolute value."""
@@ -147,11 +150,10 @@ class SignedHeatmap(Heatmap):
         words = super().headline(index, nth, truth, categories)
         if self.other_target is None:
             return words
-        other = int(self._of(self.other_target, index, nth))
-        if other == int(self._of(self.target, index, nth)):
-            return words
         names = self.origin.categories if categories is None else tuple(categories)
-        return f"{words}, minus: {category_name(names, other)}"
+        own = _words(self.target, self.label, names, index, nth)
+        other = _words(self.other_target, self.other_label, names, index, nth)
+        return words if own == other else f"{words}, minus: {other}"
 
     def _title(self) -> str:
         return f"{super()._title()}: for (red), against (blue)"
@@ -173,11 +175,19 @@ def fields_of(heat: Heatmap) -> dict[str, Any]:
     return {field.name: getattr(heat, field.name) for field in dataclasses.fields(Heatmap)}
 
 
+def _words(target: Tensor, label: str | None, categories: tuple[str, ...] | None, index: int, nth: int) -> str:
+    """The class that one map explains by its name, or what a function explains."""
+    one = target[index] if target.ndim == 1 else target[index, nth]
+    if label is None:
+        return category_name(categories, int(one))
+    return label if target.ndim == 1 else f"{label}[{nth}]"
+
+
 def positive(values: Tensor, layer: str, targets: Targets) -> Tensor:
     """Maps (B, K, *S) without their negative values; warns (EmptyMapWarning) of those that have no others."""
     shown = layer.replace("{", "{{").replace("}", "}}")
-    why = f"no positive evidence for class {{label}} at layer {shown!r} in image {{image}}"
-    warn_of_empty(values.flatten(2).amax(2) <= 0, targets.classes, why)
+    why = f"no positive evidence for {{target}} at layer {shown!r} in image {{image}}"
+    warn_of_empty(values.flatten(2).amax(2) <= 0, targets, why)
     return values.relu()
 
 

@@ -80,9 +80,12 @@ def _require_alike(heatmaps: list[Heatmap]) -> None:
     for heat in heatmaps:
         if not isinstance(heat, Heatmap):
             raise InputError(f"heatmaps are joined, and one of these is {kind_of(heat)}")
-        alike = heat.input_size == heatmaps[0].input_size and torch.equal(heat.target, heatmaps[0].target)
-        if not alike or heat.values.ndim != heatmaps[0].values.ndim:
-            one, two = (f"{len(h.values)} of {h.input_size}, classes {h.target.tolist()}" for h in (heatmaps[0], heat))
+        first = heatmaps[0]
+        alike = (heat.input_size, heat.label) == (first.input_size, first.label)
+        if not alike or heat.values.ndim != first.values.ndim or not torch.equal(heat.target, first.target):
+            one, two = (
+                f"{len(h.values)} of {h.input_size}, {h.label or f'classes {h.target.tolist()}'}" for h in (first, heat)
+            )
             raise InputError(
                 f"heatmaps of the same images and classes are joined, and these are of {one}, and of {two}"
             )

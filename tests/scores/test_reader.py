@@ -1,0 +1,123 @@
+"""How targets are read from outputs: class scores wherever they are, and what results and warnings call them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import torchviz_cnn as tvc
+from tests.scores.test_target_functions import Trunk, X, close, written_out
+from torchviz_cnn import InputError, Network, objectives, targets
+
+
+def small() -> nn.Module:
+    return Trunk(lambda maps: maps.mean((2, 3))).eval()
+
+
+class Holder:
+    """An output that is no tuple, list or dict."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.hidden, self.logits = None, logits
+
+
+CLASS_OUTPUTS: dict[str, Callable[[Tensor], Any]] = {
+    "an object": Holder,
+    "behind a number": lambda logits: {"loss": logits.sum(), "logits": logits},
+    "softmax": lambda logits: logits.softmax(1),
+    "log-softmax": lambda logits: {"out": logits.log_softmax(1)},
+}
+
+
+@pytest.mark.parametrize("end", CLASS_OUTPUTS.values(), ids=CLASS_OUTPUTS)
+def test_contrast_and_sum_are_of_the_logits_wherever_they_are(end: Callable[[Tensor], Any]) -> None:
+    model = Trunk(lambda maps: end(maps.mean((2, 3)))).eval()
+    expected = written_out(small(), lambda logits: torch.stack([logits[:, 1] - logits[:, 3]], 1))[:, 0]
+    heat = tvc.grad_cam(model, X, "conv", targets.contrast(1, 3), relu=False)
+    assert close(heat.values, expected)
+    logits = small()(X).detach()
+    hidden = tvc.occlusion(model, X, targets.sum_of([0, 2]), patch=8)
+    assert close(hidden.clean, logits[:, 0] + logits[:, 2])
+
+
+def test_contrast_of_probabilities_is_told() -> None:
+    model = Trunk(lambda maps: maps.mean((2, 3)).softmax(1).clamp(1e-7, 1)).eval()
+    with pytest.warns(
+        tvc.TorchvizWarning, match=r"what contrast\(class 1, class 3\) is of are its probabilities"
+    ) as told:
+        tvc.grad_cam(model, X, "conv", targets.contrast(1, 3), relu=False)
+    assert len(told) == 1
+    with pytest.warns(tvc.TorchvizWarning, match="are its probabilities"):
+        tvc.maximize(model, objectives.target(targets.contrast(1, 3)), size=16, steps=1)
+
+
+def test_gradient_ascent_raises_the_logits_of_a_contrast() -> None:
+    ends = Trunk(lambda maps: maps.mean((2, 3)).softmax(1)).eval()
+    goal = objectives.target(targets.contrast(1, 3))
+    one, other = (tvc.maximize(model, goal, size=16, steps=2).values for model in (ends, small()))
+    assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_a_region_of_half_precision_is_a_mean_in_single_precision() -> None:
+    model = nn.Conv2d(3, 2, 1).half()
+    model.bias.data.fill_(40)  # type: ignore[union-attr]
+    x = torch.rand(1, 3, 600, 600)
+    score = tvc.saliency(model, x, targets.region(torch.ones(600, 600), 1)).logits
+    assert torch.allclose(score, model(x.half()).float()[:, 1].mean((1, 2))[:, None], rtol=1e-4)
+
+
+def negative(maps: Tensor, count: int) -> Tensor:
+    return -maps.abs().sum((2, 3))[:, :count]
+
+
+def first_negative(maps: Tensor) -> Tensor:
+    return negative(maps, 1)[:, 0]
+
+
+@pytest.mark.parametrize("explain", [tvc.grad_cam, tvc.score_cam, tvc.ablation_cam, tvc.smoothed_cam])
+@pytest.mark.filterwarnings("ignore:the score of")
+def test_a_map_without_evidence_is_called_by_what_is_explained(explain: Callable[..., tvc.Heatmap]) -> None:
+    model = Trunk(lambda maps: maps).eval()
+    model.conv.bias.data.fill_(-9)  # type: ignore[union-attr]
+    with pytest.warns(tvc.EmptyMapWarning, match=r"evidence for first_negative at layer 'conv' in image 0"):
+        explain(model, X, "conv", first_negative)
+    with pytest.warns(tvc.EmptyMapWarning, match=r"evidence for negative\[0\] at layer 'conv' in image 0"):
+        explain(model, X, "conv", functools.partial(negative, count=2))
+
+
+def test_pictures_of_functions_are_called_by_them() -> None:
+    net = Network(small(), tvc.Preprocess((16, 16)), tuple("abcde"))
+    photo = np.zeros((200, 300, 3), dtype=np.uint8)
+    one, other = (
+        tvc.grad_cam(net, photo, "conv", target, relu=False)
+        for target in (targets.contrast("a", "b"), targets.contrast("a", "c"))
+    )
+    assert "explained: contrast(a, b)" in (one - other).headline()
+    assert (one - other).headline().endswith(", minus: contrast(a, c)")
+    assert "minus" not in (one - one).headline()
+    with pytest.raises(InputError, match=r"contrast\(a, b\), and of .* contrast\(a, c\)"):
+        tvc.join_heatmaps([one, other])
+    both = tvc.grad_cam(net, photo, "conv", lambda logits: logits[:, 3:5], relu=False)
+    named = tvc.grad_cam(net, photo, "conv", [["d", "e"]], relu=False)
+    assert np.asarray(both.two_classes()).tolist() != np.asarray(named.two_classes()).tolist()
+    relabelled = dataclasses.replace(named, label="function")
+    assert np.asarray(both.two_classes()).tolist() == np.asarray(relabelled.two_classes()).tolist()
+
+
+def test_what_chooses_no_part_of_the_output() -> None:
+    for output in (True, 1.5, ("a",)):
+        with pytest.raises(InputError, match="output is a key, an index, the name of an attribute or a function"):
+            tvc.grad_cam(small(), X, "conv", 0, output=cast(Any, output))
+
+
+def test_an_array_of_names() -> None:
+    net = Network(small(), tvc.Preprocess((16, 16)), tuple("abcde"))
+    for names in (np.array(["a", "c", "e"]), np.array(["a", "c", "e"], dtype=object)):
+        assert tvc.grad_cam(net, X, "conv", names, relu=False).target.tolist() == [0, 2, 4]
