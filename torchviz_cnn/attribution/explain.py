@@ -21,7 +21,7 @@ from torchviz_cnn.hooks.inputs import Input, LayoutName, Output, Wrt, prepared
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.media import figures
 from torchviz_cnn.media.origin import Photo
-from torchviz_cnn.scores.targets import Score, Target, Targets, check_score
+from torchviz_cnn.scores.targets import Score, Target, Targets, check_score, reader_of
 from torchviz_cnn.scores.trace import layer_of, trace
 
 Key = tuple[str, str]
@@ -225,7 +225,8 @@ def smoothed_cam(
         if not relu or "relu" not in options:
             return type(heat)(**fields)
         single = heat.target.ndim == 1
-        same = Targets(heat.logits, heat.target[:, None] if single else heat.target, single)
+        classes = heat.target[:, None] if single else heat.target
+        same = Targets(heat.logits, classes, single, reader=reader_of(given, target))
         values = positive(fields["values"][:, None] if single else fields["values"], heat.layer, same)
         return Heatmap(**{**fields, "values": same.squeezed(values)})
 

@@ -73,8 +73,8 @@ def full_grad(
         with trace(given, layers, target, score, check=_tensor, as_maps=False) as run:
             parts = [_shares(given, biases, gradients) for gradients in run.gradients(list(run.activations))]
         values, signed, total = (torch.cat(part, 1) for part in zip(*parts, strict=True))
-        why = "no pixel of image {image} matters for class {label}"
-        warn_of_empty(~values.flatten(2).any(2), run.targets.classes, why, "FullGrad ")
+        why = "no pixel of image {image} matters for {label}"
+        warn_of_empty(~values.flatten(2).any(2), run.targets, why, "FullGrad ")
         return Saliency(
             gradients=run.targets.squeezed(signed),
             values=run.targets.squeezed(values),

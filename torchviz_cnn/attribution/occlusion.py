@@ -139,8 +139,8 @@ def occlusion(
         drops = targets.scores[:, :, None, None] - scores
         drops = -drops if score == "cross_entropy" else drops
         values = _spread(drops, corners, sides, (height, width))
-        why = "no patch changes the score of class {label} in image {image}"
-        warn_of_empty(~values.flatten(2).any(2), targets.classes, why, "occlusion ")
+        why = "no patch changes the score of {label} in image {image}"
+        warn_of_empty(~values.flatten(2).any(2), targets, why, "occlusion ")
         return Occlusion(
             scores=targets.squeezed(scores),
             clean=targets.squeezed(targets.scores),

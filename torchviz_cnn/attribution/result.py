@@ -388,13 +388,11 @@ def of_targets(given: Given, targets: Targets) -> dict[str, Any]:
     }
 
 
-def warn_of_empty(empty: Tensor, classes: Tensor, why: str, kind: str = "") -> None:
-    """Warn (EmptyMapWarning), in one line for all, of maps that are all zeros: (B, K), with their classes.
-
-    `why` has places for `{label}` and `{image}`.
-    """
+def warn_of_empty(empty: Tensor, targets: Targets, why: str, kind: str = "") -> None:
+    """Warn (EmptyMapWarning), in one line for all, of empty maps (B, K); `why` has `{label}` and `{image}`."""
     if bool(empty.any()):
         image, k = (int(i) for i in empty.nonzero()[0])
         others = f" (and {int(empty.sum()) - 1} more)" if int(empty.sum()) > 1 else ""
-        message = why.format(label=int(classes[image, k]), image=image)
+        of_function = targets.label and targets.label + ("" if targets.single else f"[{k}]")
+        message = why.format(label=of_function or f"class {int(targets.classes[image, k])}", image=image)
         warn(f"{message}{others}: the {kind}map is all zeros", EmptyMapWarning)

@@ -297,8 +297,8 @@ def saliency_of(
     gradients = gradients.contiguous()
     strength = gradients.abs()
     values = strength.amax(2) if reduce == "max" else strength.sum(2)
-    why = "no pixel of image {image} matters for class {label}"
-    warn_of_empty(~values.flatten(2).any(2), targets.classes, why, f"{method} ")
+    why = "no pixel of image {image} matters for {label}"
+    warn_of_empty(~values.flatten(2).any(2), targets, why, f"{method} ")
     return Saliency(
         gradients=targets.squeezed(gradients),
         values=targets.squeezed(values),

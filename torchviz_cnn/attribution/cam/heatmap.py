@@ -90,7 +90,7 @@ class Heatmap(ClassMap):
         Raises:
             InputError: for a class that was not asked for, an unknown option, or no photo.
         """
-        if len(nth) != 2:
+        if not isinstance(nth, Sequence) or isinstance(nth, str) or len(nth) != 2:
             raise InputError(f"nth says which two classes are drawn, as (0, 1), not {nth!r}")
         checks.one_of("scale", scale, get_args(Scale))
         maps = [self.map(index, k) for k in nth]
@@ -100,8 +100,7 @@ class Heatmap(ClassMap):
         picture = self._photo(photo, index)
         box = self.origin.box(picture, self.input_size, geometry)
         drawn = render.tinted(picture, maps, TWO_COLOURS, box, alpha=alpha, interpolation=interpolation)
-        known = self.origin.categories if categories is None else tuple(categories)
-        names = [category_name(known, int(self._of(self.target, index, k))) for k in nth]
+        names = [self._explained(index, k, categories) for k in nth]
         return figures.with_legend(drawn, names, TWO_COLOURS)
 
     def __sub__(self, other: Heatmap) -> SignedHeatmap:
@@ -112,15 +111,29 @@ class Heatmap(ClassMap):
             one, two = (f"{tuple(heat.values.shape)} at {heat.layer!r}" for heat in (self, other))
             raise InputError(f"heatmaps of one layer and one shape are compared, not {one} and {two}")
         values = self.values - other.values.to(self.values.device)
+        if any(isinstance(heat, SignedHeatmap) and heat.other_target is not None for heat in (self, other)):
+            raise InputError("two heatmaps are compared, and one of these is a difference already: take their values")
         method = self.method if self.method == other.method else f"{self.method} - {other.method}"
-        return SignedHeatmap(**{**fields_of(self), "values": values, "method": method}, other_target=other.target)
+        fields = {**fields_of(self), "values": values, "method": method}
+        return SignedHeatmap(**fields, other_target=other.target, other_label=other.label)
+
+    def _explained(self, index: int, nth: int, categories: Sequence[str] | None = None) -> str:
+        """What one map explains, in words."""
+        return self._words(self.label, self.target, index, nth, categories)
+
+    def _words(self, label: str | None, target: Tensor, index: int, nth: int, categories: Sequence[str] | None) -> str:
+        number = int(self._of(target, index, nth))
+        if label is not None:
+            return label if target.ndim == 1 else f"{label}[{number}]"
+        return category_name(self.origin.categories if categories is None else tuple(categories), number)
 
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.values.shape))
-        return f"Heatmap({self.method} at {self.layer}: {shape}, classes {self.target.tolist()})"
+        what = f"classes {self.target.tolist()}" if self.label is None else self.label
+        return f"{type(self).__name__}({self.method} at {self.layer}: {shape}, {what})"
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class SignedHeatmap(Heatmap):
     """A heatmap whose negative values count, as `relu=False` and the difference of two give it.
 
@@ -135,6 +148,8 @@ class SignedHeatmap(Heatmap):
 
     other_target: Tensor | None = None
     """Of a difference, the classes of the map that was taken away: (B,) or (B, K)."""
+    other_label: str | None = None
+    """Of a difference, what a function explains in the map that was taken away, in words; None for classes."""
 
     def signed(self, index: int = 0, nth: int = 0) -> render.Array:
         """One map (h, w) with its sign as 0..1: 0.5 is nothing, 0 and 1 the map's largest absolute value."""
@@ -143,15 +158,14 @@ class SignedHeatmap(Heatmap):
     def headline(
         self, index: int = 0, nth: int = 0, truth: str | None = None, categories: Sequence[str] | None = None
     ) -> str:
-        """True, predicted and explained class of one map in words; of a difference, also the class taken away."""
+        """True, predicted and explained class of one map in words; of a difference, also what was taken away."""
         words = super().headline(index, nth, truth, categories)
         if self.other_target is None:
             return words
-        other = int(self._of(self.other_target, index, nth))
-        if other == int(self._of(self.target, index, nth)):
-            return words
-        names = self.origin.categories if categories is None else tuple(categories)
-        return f"{words}, minus: {category_name(names, other)}"
+        other = self._words(self.other_label, self.other_target, index, nth, categories)
+        of_classes = self.label is None and self.other_label is None
+        same = of_classes and other == self._explained(index, nth, categories)
+        return words if same else f"{words}, minus: {other}"
 
     def _title(self) -> str:
         return f"{super()._title()}: for (red), against (blue)"
@@ -176,8 +190,8 @@ def fields_of(heat: Heatmap) -> dict[str, Any]:
 def positive(values: Tensor, layer: str, targets: Targets) -> Tensor:
     """Maps (B, K, *S) without their negative values; warns (EmptyMapWarning) of those that have no others."""
     shown = layer.replace("{", "{{").replace("}", "}}")
-    why = f"no positive evidence for class {{label}} at layer {shown!r} in image {{image}}"
-    warn_of_empty(values.flatten(2).amax(2) <= 0, targets.classes, why)
+    why = f"no positive evidence for {{label}} at layer {shown!r} in image {{image}}"
+    warn_of_empty(values.flatten(2).amax(2) <= 0, targets, why)
     return values.relu()
 
 
