@@ -141,7 +141,7 @@ def test_a_map_that_is_all_zeros_joins_as_zeros() -> None:
 def test_only_maps_of_the_same_images_and_classes_are_joined() -> None:
     model, x = networks.vgg_like(), images(2)
     one, two = (tvc.grad_cam(model, x, "features.8", k, relu=False) for k in (1, 2))
-    for wrong in ([], [one, two], [one, "features.8"]):
+    for wrong in ([], [one, two], [one, "features.8"], one):
         with pytest.raises(InputError, match=r"joined|at least one"):
             tvc.join_heatmaps(wrong)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no how 'median'"):

@@ -119,6 +119,52 @@ def test_only_heatmaps_of_one_layer_and_shape_are_compared() -> None:
         heat - 1  # type: ignore[operator]
 
 
+def positive_evidence(output: torch.Tensor) -> torch.Tensor:
+    return output[:, 0] + output[:, 1]
+
+
+def both(output: torch.Tensor) -> torch.Tensor:
+    return output[:, :2]
+
+
+def test_what_functions_explain_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = networks.vgg_like(), images(2)
+    contrast, function, of_class = (
+        tvc.grad_cam(model, x, "features.8", target) for target in (tvc.targets.contrast(1, 2), positive_evidence, 3)
+    )
+    assert (contrast - function).headline().endswith("minus: positive_evidence")
+    assert (of_class - contrast).headline().endswith("minus: contrast(class 1, class 2)")
+    assert (contrast - of_class).headline().endswith("minus: class 3")
+    assert repr(contrast - of_class).startswith("SignedHeatmap(Grad-CAM at features.8: 2 x ")
+    for other in (function, of_class, contrast - function):
+        with pytest.raises(InputError, match="same images and classes"):
+            tvc.join_heatmaps([contrast, other])
+    for compared in (lambda: (contrast - function) - of_class, lambda: of_class - (contrast - function)):
+        with pytest.raises(InputError, match="a difference already"):
+            compared()
+    names: list[str] = []
+
+    def noted(drawn: Image.Image, these: list[str], colours: object) -> Image.Image:
+        names.extend(these)
+        return drawn
+
+    monkeypatch.setattr("torchviz_cnn.media.figures.with_legend", noted)
+    tvc.grad_cam(model, x, "features.8", both).two_classes(GREY, geometry="stretch")
+    assert names == ["both[0]", "both[1]"]
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "saliency", "full_grad", "smoothed_cam"])
+def test_an_empty_map_of_a_function_is_named_by_it(method: str) -> None:
+    model, x = networks.vgg_like(), images(1)
+
+    def nothing(output: torch.Tensor) -> torch.Tensor:
+        return 0 * output[:, :2]
+
+    options = {"samples": 1} if method == "smoothed_cam" else {}
+    with pytest.warns(tvc.EmptyMapWarning, match=r"nothing\[0\]"):
+        getattr(tvc, method)(model, x, target=nothing, **options)
+
+
 TWO = [[[[1.0, 0.0], [0.5, 0.0]], [[0.0, 4.0], [2.0, 0.0]]]]
 
 
@@ -166,6 +212,8 @@ def test_mistakes() -> None:
         heat.two_classes(GREY, nth=(0, 2), geometry="stretch")
     with pytest.raises(InputError, match="which two"):
         heat.two_classes(GREY, nth=(0,), geometry="stretch")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="which two"):
+        heat.two_classes(GREY, nth=1, geometry="stretch")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no scale 'common'"):
         heat.two_classes(GREY, scale="common", geometry="stretch")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="one class per image"):

@@ -90,7 +90,7 @@ class Heatmap(ClassMap):
         Raises:
             InputError: for a class that was not asked for, an unknown option, or no photo.
         """
-        if len(nth) != 2:
+        if not isinstance(nth, Sequence) or isinstance(nth, str) or len(nth) != 2:
             raise InputError(f"nth says which two classes are drawn, as (0, 1), not {nth!r}")
         checks.one_of("scale", scale, get_args(Scale))
         maps = [self.map(index, k) for k in nth]
@@ -112,16 +112,19 @@ class Heatmap(ClassMap):
             one, two = (f"{tuple(heat.values.shape)} at {heat.layer!r}" for heat in (self, other))
             raise InputError(f"heatmaps of one layer and one shape are compared, not {one} and {two}")
         values = self.values - other.values.to(self.values.device)
+        if any(isinstance(heat, SignedHeatmap) and heat.other_target is not None for heat in (self, other)):
+            raise InputError("two heatmaps are compared, and one of these is a difference already: take their values")
         method = self.method if self.method == other.method else f"{self.method} - {other.method}"
         fields = {**fields_of(self), "values": values, "method": method}
         return SignedHeatmap(**fields, other_target=other.target, other_label=other.label)
 
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.values.shape))
-        return f"Heatmap({self.method} at {self.layer}: {shape}, classes {self.target.tolist()})"
+        what = f"classes {self.target.tolist()}" if self.label is None else self.label
+        return f"{type(self).__name__}({self.method} at {self.layer}: {shape}, {what})"
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class SignedHeatmap(Heatmap):
     """A heatmap whose negative values count, as `relu=False` and the difference of two give it.
 
@@ -146,7 +149,7 @@ class SignedHeatmap(Heatmap):
     def headline(
         self, index: int = 0, nth: int = 0, truth: str | None = None, categories: Sequence[str] | None = None
     ) -> str:
-        """True, predicted and explained class of one map in words; of a difference, also the class taken away."""
+        """True, predicted and explained class of one map in words; of a difference, also what was taken away."""
         words = super().headline(index, nth, truth, categories)
         if self.other_target is None:
             return words

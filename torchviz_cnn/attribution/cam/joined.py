@@ -43,6 +43,8 @@ def join_heatmaps(heatmaps: Iterable[Heatmap] | Mapping[Any, Heatmap], how: How 
     ('0 + 1', torch.Size([3, 6, 6]))
     """
     checks.one_of("how", how, get_args(How))
+    if isinstance(heatmaps, Heatmap):
+        raise InputError("several heatmaps are joined, in a list, and this is one")
     several = list(heatmaps.values() if isinstance(heatmaps, Mapping) else heatmaps)
     _require_alike(several)
     first, last = several[0], several[-1]
@@ -80,12 +82,17 @@ def _require_alike(heatmaps: list[Heatmap]) -> None:
     for heat in heatmaps:
         if not isinstance(heat, Heatmap):
             raise InputError(f"heatmaps are joined, and one of these is {kind_of(heat)}")
-        first = heatmaps[0]
-        alike = (heat.input_size, heat.label) == (first.input_size, first.label)
-        if not alike or heat.values.ndim != first.values.ndim or not torch.equal(heat.target, first.target):
-            one, two = (
-                f"{len(h.values)} of {h.input_size}, {h.label or f'classes {h.target.tolist()}'}" for h in (first, heat)
-            )
+        if heat.input_size != heatmaps[0].input_size or _about(heat) != _about(heatmaps[0]):
+            one, two = (f"{len(h.values)} of {h.input_size}, {_about(h)}" for h in (heatmaps[0], heat))
             raise InputError(
                 f"heatmaps of the same images and classes are joined, and these are of {one}, and of {two}"
             )
+
+
+def _about(heat: Heatmap) -> str:
+    """What a heatmap explains, and of a difference also what was taken away."""
+    own = f"{heat.label or 'classes'} {heat.target.tolist()}"
+    if not isinstance(heat, SignedHeatmap) or heat.other_target is None:
+        return own
+    other = f"{heat.other_label or 'classes'} {heat.other_target.tolist()}"
+    return own if own == other else f"{own} minus {other}"
