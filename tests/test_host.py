@@ -190,6 +190,46 @@ class Stop(Exception):
     """The user's own."""
 
 
+class Judge(nn.Module):
+    """A target that is a network itself, in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(CLASSES, 1)
+
+    def forward(self, output: Tensor) -> Tensor:
+        values: Tensor = self.linear(output)
+        return values[:, 0]
+
+
+def refusing(output: Tensor) -> Tensor:
+    raise Stop
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in CALLS
+        if {"target", "targets"} & set(inspect.signature(getattr(tvc, name)).parameters)
+        and "video" not in name
+        and name not in ("competitive_cam", "report")
+    ],
+)
+def test_a_function_as_target_leaves_no_trace(name: str) -> None:
+    for state, mode in STATES.items():
+        model, x, _ = host("BatchNorm", state)
+        judge, parameters = Judge(), inspect.signature(getattr(tvc, name)).parameters
+        options: dict[str, Any] = {"patch": 16} if name == "occlusion" else {}
+        asked = "target" if "target" in parameters else "targets"
+        with mode(), unchanged(model, x), unchanged(judge, x):
+            result = getattr(tvc, name)(model, x, **{asked: judge}, **options)
+        for tensor in tensors_of(result):
+            assert not tensor.requires_grad
+        with mode(), unchanged(model, x), pytest.raises(Stop):
+            getattr(tvc, name)(model, x, **{asked: refusing}, **options)
+
+
 def stopping(model: nn.Module, call: int) -> Iterator[int]:
     """Let a hook of the user's on the first convolution raise at its n-th call."""
     count = 0

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import torchviz_cnn as tvc
 from tests.scores.test_target_functions import Trunk, X, close, written_out
 from torchviz_cnn import InputError, Network, objectives, targets
+from torchviz_cnn.scores import gradients
 
 
 def small() -> nn.Module:
@@ -121,3 +122,51 @@ def test_an_array_of_names() -> None:
     net = Network(small(), tvc.Preprocess((16, 16)), tuple("abcde"))
     for names in (np.array(["a", "c", "e"]), np.array(["a", "c", "e"], dtype=object)):
         assert tvc.grad_cam(net, X, "conv", names, relu=False).target.tolist() == [0, 2, 4]
+
+
+def test_classes_of_ready_targets_are_whole_numbers_of_any_kind() -> None:
+    logits = torch.tensor([[1.0, 2.0, 4.0]])
+    assert targets.contrast(np.int64(2), torch.tensor(0))(logits).tolist() == [3]  # type: ignore[arg-type]
+    for several in (range(2), np.array([0, 1]), torch.tensor([0, 1]), (one for one in (0, 1))):
+        assert targets.sum_of(several)(logits).tolist() == [3]  # type: ignore[arg-type]
+    assert targets.sum_of(np.int64(1))(logits).tolist() == [2]  # type: ignore[arg-type]
+    assert str(targets.box(np.int64(1), np.int64(2))) == "box(1, class 2)"  # type: ignore[arg-type]
+    wrong: list[Callable[[], object]] = [
+        lambda: targets.contrast(True, 0),
+        lambda: targets.contrast(cast(Any, [1]), 0),
+        lambda: targets.region(torch.ones(2, 2), cast(Any, 1.5)),
+        lambda: targets.sum_of([-1]),
+        lambda: targets.box(0, cast(Any, (1, 2))),
+    ]
+    for make in wrong:
+        with pytest.raises(InputError, match="a class is a whole number of at least 0"):
+            make()
+    with pytest.raises(InputError, match="which is a whole number of at least 0, not 'dog'"):
+        targets.box(cast(Any, "dog"))
+
+
+@pytest.mark.parametrize("explain", [tvc.grad_cam, tvc.saliency])
+def test_scores_of_a_large_output_go_back_a_few_at_a_time(
+    explain: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    real = gradients._pass_back
+
+    def counted(scores: Tensor, inputs: Any, select: Tensor, keep: bool) -> Any:
+        passes.append(len(select))
+        return real(scores, inputs, select, keep)
+
+    def four(maps: Tensor) -> Tensor:
+        return maps[:, :4].mean((2, 3))
+
+    def enlarged(maps: Tensor) -> Tensor:
+        return nn.functional.interpolate(maps, scale_factor=20)
+
+    large, small_maps = (Trunk(end).eval() for end in (enlarged, lambda maps: maps))
+    options = {"layer": "conv", "relu": False} if explain is tvc.grad_cam else {}
+    monkeypatch.setattr(gradients, "_pass_back", counted)
+    monkeypatch.setattr(gradients.score_gradients, "__defaults__", (False, 6 * X.element_size() * 3 * 5 * 240 * 240))
+    values = explain(large, X, target=four, **options).values
+    assert passes == [2, 2]
+    assert close(values, explain(small_maps, X, target=four, **options).values)
+    assert passes == [2, 2, 4]

@@ -130,7 +130,7 @@ def _chosen_input(x: Any, wrt: Wrt) -> tuple[Any, str | int, Any]:
     batches = [place for place, part in parts.items() if isinstance(part, Tensor) and part.is_floating_point()]
     images = [place for place in batches if parts[place].ndim > 2]
     place = wrt if wrt is not None else next(iter(images or batches), None)
-    if place not in batches:
+    if place not in batches or type(place) not in (int, str):
         listed = ", ".join(map(repr, batches)) or "none"
         raise InputError(f"wrt={place!r} is none of the inputs of floating point: {listed}")
     others = {name: None if name == place else part for name, part in parts.items()}

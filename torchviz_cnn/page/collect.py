@@ -114,7 +114,8 @@ def _of_batch(net: Network, targets: Explained, start: int, count: int) -> Targe
         return targets.of_images(torch.arange(start, start + count))
     if targets is None or callable(targets):
         return targets
-    several = [targets] if isinstance(targets, (int, str)) else list(targets)
+    plain: Any = targets.tolist() if hasattr(targets, "tolist") else targets  # of an array, or a number of one
+    several = [plain] if isinstance(plain, (int, str)) else list(plain)
     if not several:
         raise TargetError("the page explains at least one class; targets=None takes the likeliest")
     return [[net.class_index(one) for one in several]] * count

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import ImageError, InputError, LayerError, ModelError, OutputError, kind_of
+from torchviz_cnn.core.errors import ImageError, InputError, LayerError, ModelError, OutputError, TargetError, kind_of
 from torchviz_cnn.core.names import LayerPattern, named_layers, resolve, unwrap
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.hooks.inputs import Input, Output
@@ -136,6 +136,9 @@ def report(
     _check(net, budget, k=k, classes=classes, batch_size=batch_size)
     selected = None if channels is None else checks.channel_numbers(channels)
     path, photos = _writable(out), _photos(images, net)
+    own = getattr(targets, "rows", None)
+    if own is not None and len(own) != len(photos):
+        raise TargetError(f"the target {targets} has a row for {len(own)} images, and there are {len(photos)} photos")
     until = math.inf if budget is None else begun + budget
     stage = partial(_stage, progress)
 

@@ -18,20 +18,25 @@ _log = logging.getLogger("torchviz_cnn")
 
 
 def score_gradients(
-    scores: Tensor, inputs: Sequence[Tensor], keep_graph: bool = False, limit: int = BATCHED_BYTES
+    scores: Tensor,
+    inputs: Sequence[Tensor],
+    keep_graph: bool = False,
+    limit: int = BATCHED_BYTES,
+    *,
+    largest: int = 0,
 ) -> Iterator[list[Tensor | None]]:
     """Gradients of the columns of scores (B, K) with respect to each input, some columns at a time: (k, B, ...).
 
     Several columns go back through the network in one batched pass, as many as memory allows. None stands for an input
     that the scores do not depend on. `keep_graph` keeps the graph for another pass over it. `limit` is the memory that
-    they may take, in bytes.
+    they may take, in bytes, and `largest` the bytes of the largest tensor between the inputs and the scores.
     """
     count = scores.shape[1]
     if not scores.requires_grad:
         yield [None] * len(inputs)
         return
-    largest = sum(tensor.numel() * tensor.element_size() for tensor in inputs)
-    step = max(1, limit // max(1, 3 * largest))
+    size = max(largest, sum(tensor.numel() * tensor.element_size() for tensor in inputs))
+    step = max(1, limit // max(1, 3 * size))
     one_hot = torch.eye(count, dtype=scores.dtype, device=scores.device)
     for start in range(0, count, step):
         select = one_hot[start : start + step, None].expand(-1, *scores.shape)

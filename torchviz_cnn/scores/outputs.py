@@ -51,6 +51,8 @@ class Ending(OptionalGradients):
         self._before: list[tuple[Tensor, int, Tensor]] = []
         """What a softmax or sigmoid, or its logarithm, gave, with its version, and what it was given."""
         self._exponentials = False
+        self.largest = 0
+        """The bytes of the largest tensor that gradients come back to: what the backward pass holds of each score."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -59,6 +61,8 @@ class Ending(OptionalGradients):
         self._exponentials |= name == "exp" or name in _SQUASHED
         greatest = self._greatest_of(name, args)
         output = super().__torch_function__(func, types, args, kwargs)
+        if isinstance(output, Tensor) and output.requires_grad:
+            self.largest = max(self.largest, output.numel() * output.element_size())
         # Gates of whole maps are left out, so that none is kept in memory.
         small = isinstance(output, Tensor) and (name == "stack" or all(side == 1 for side in output.shape[2:]))
         if small and greatest is not None:

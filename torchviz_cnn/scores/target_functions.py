@@ -193,6 +193,11 @@ class _Box(_ReadyTarget):
         return f"box({', '.join([str(which), *([self._names()] if self.classes else [])])})"
 
 
+def _classes(*several: Any) -> tuple[Class, ...]:
+    """Classes by index or name. Raises InputError for what is neither."""
+    return tuple(one if isinstance(one, str) else checks.whole_number("a class", one, 0) for one in several)
+
+
 def region(mask: Tensor | np.ndarray[Any, Any] | None, class_: Class) -> _Region:
     """Take the mean score of a class over the pixels of a region: for networks that give maps of scores (segmentation).
 
@@ -205,7 +210,7 @@ def region(mask: Tensor | np.ndarray[Any, Any] | None, class_: Class) -> _Region
         A target: maps of scores (B, n, H, W) -> (B,).
 
     Raises:
-        InputError: for a mask of another shape.
+        InputError: for a mask of another shape, and a class that is neither an index nor a name.
         TargetError: when it is used, for a region without a pixel, and an output that is not maps.
 
     Vinogradova et al., arXiv 2002.11434.
@@ -215,11 +220,12 @@ def region(mask: Tensor | np.ndarray[Any, Any] | None, class_: Class) -> _Region
     tensor([2.5000])
     """
     if mask is None:
-        return _Region((class_,))
+        return _Region(_classes(class_))
     inside = _copied("mask", mask) != 0
     if inside.ndim not in (2, 3):
         raise InputError(f"a mask is (H, W), or (B, H, W), not {tuple(inside.shape)}")
-    return _Region((class_,), mask=inside) if inside.ndim == 2 else _Region((class_,), rows=inside)
+    named = _classes(class_)
+    return _Region(named, mask=inside) if inside.ndim == 2 else _Region(named, rows=inside)
 
 
 def similarity(vector: Tensor | np.ndarray[Any, Any] | Sequence[float]) -> _Similarity:
@@ -258,7 +264,7 @@ def contrast(a: Class, b: Class) -> _ClassScores:
     >>> contrast(2, 0)(torch.tensor([[1.0, 0.0, 5.0]]))
     tensor([4.])
     """
-    return _ClassScores((a, b), signs=(1, -1), name="contrast")
+    return _ClassScores(_classes(a, b), signs=(1, -1), name="contrast")
 
 
 def sum_of(classes: Sequence[Class]) -> _ClassScores:
@@ -271,15 +277,19 @@ def sum_of(classes: Sequence[Class]) -> _ClassScores:
         A target: class scores (B, n) -> (B,).
 
     Raises:
-        InputError: where there is no class.
+        InputError: where there is no class, and for what is none.
 
     >>> sum_of([0, 2])(torch.tensor([[1.0, 0.0, 5.0]]))
     tensor([6.])
     """
-    several = [classes] if isinstance(classes, (int, str)) else list(classes)
+    given: Any = classes
+    try:
+        several = [given] if isinstance(given, str) else list(given)
+    except TypeError:  # a single index
+        several = [given]
     if not several:
         raise InputError("sum_of takes at least one class")
-    return _ClassScores(tuple(several), signs=(1,) * len(several), name="sum_of")
+    return _ClassScores(_classes(*several), signs=(1,) * len(several), name="sum_of")
 
 
 def box(which: int | Sequence[float] = 0, class_: Class | None = None, *, overlap: float = 0.5) -> _Box:
@@ -303,13 +313,13 @@ def box(which: int | Sequence[float] = 0, class_: Class | None = None, *, overla
     >>> box(1, 0)(torch.tensor([[[0.5, 0.1], [0.25, 0.0]]]))
     tensor([0.2500])
     """
-    if isinstance(which, int):
+    if isinstance(which, str) or np.ndim(which) == 0:
         place: int | tuple[float, ...] = checks.whole_number("which", which, 0)
     else:
-        place = tuple(float(side) for side in which)
+        place = tuple(float(side) for side in which)  # type: ignore[union-attr]
         if len(place) != 4 or not (place[0] < place[2] and place[1] < place[3]):
             raise InputError(f"a box is (left, top, right, bottom), not {which!r}")
-    return _Box(() if class_ is None else (class_,), which=place, overlap=checks.number("overlap", overlap, 0))
+    return _Box(() if class_ is None else _classes(class_), which=place, overlap=checks.number("overlap", overlap, 0))
 
 
 def _copied(name: str, values: Any) -> Tensor:

@@ -189,17 +189,19 @@ def predict(model: Model, x: Input, *, activation: Activation | None = None, out
 
 def asked(given: Given, target: Target, score: Score) -> Targets:
     """What a target asks for in the output of a model for its batch, which runs without gradients."""
-    with torch.no_grad(), HookManager(given.model) as hooks, Ending() as ending:
-        output = hooks.run_on(given.inputs(given.x.clone()), stop_early=False)
-    return Targets.of(given, output, target, score, ending)
+    with torch.no_grad():  # also while the output is read: a function may have weights of its own
+        with HookManager(given.model) as hooks, Ending() as ending:
+            output = hooks.run_on(given.inputs(given.x.clone()), stop_early=False)
+        return Targets.of(given, output, target, score, ending)
 
 
 def scores_of(given: Given, x: Tensor, images: Tensor | Sequence[int], targets: Targets) -> Tensor:
     """The scores (n, K) of other inputs `x`, without gradients; `images` says to which of the batch each belongs."""
     some = given.of_images(images, x)
-    with torch.no_grad(), HookManager(given.model) as hooks, Ending() as ending:
-        output = hooks.run_on(some.inputs(x), stop_early=False)
-    return targets.of_images(images).again(output, ending).scores
+    with torch.no_grad():
+        with HookManager(given.model) as hooks, Ending() as ending:
+            output = hooks.run_on(some.inputs(x), stop_early=False)
+        return targets.of_images(images).again(output, ending).scores
 
 
 def warn_of_probabilities(activation: Activation | None, score: Score, function: str = "") -> None:

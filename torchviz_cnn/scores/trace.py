@@ -40,6 +40,8 @@ class Trace:
     rule: ReluRule | None = None
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     """How maps lie in what the layers gave."""
+    largest: int = 0
+    """The bytes of the largest tensor between the layers and the scores."""
 
     def maps(self, layer: str) -> Tensor:
         """The maps in what a layer gave, or the `INPUT`: (B, C, *S), detached; a view."""
@@ -63,7 +65,8 @@ class Trace:
         """
         if self.rule is not None and rule is not None:
             self.rule.rule = rule
-        for parts in score_gradients(self.targets.scores, [self.activations[name] for name in layers], keep_graph):
+        scores, inputs = self.targets.scores, [self.activations[name] for name in layers]
+        for parts in score_gradients(scores, inputs, keep_graph, largest=self.largest):
             # Class by class in memory, image by image in use: the transposition is a view.
             yield {
                 name: None if part is None else self._maps_in(name, part.detach().transpose(0, 1)).float()
@@ -150,7 +153,8 @@ def trace(
             if require_relu:
                 ruling.require_met(model)
         targets = Targets.of(given, output, target, score, ending)
-        yield Trace(model, {**acts, **({INPUT: leaf} if INPUT in layers else {})}, targets, rule, layouts)
+        kept = {**acts, **({INPUT: leaf} if INPUT in layers else {})}
+        yield Trace(model, kept, targets, rule, layouts, ending.largest)
 
 
 def layer_of(
