@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 import torchviz_cnn as tvc
 from tests import networks
@@ -99,6 +99,13 @@ def test_mistakes() -> None:
         maps["layer_cam", "feature.8"]
     with pytest.raises(KeyError, match="methods are grad_cam, "):
         maps["layer_cam"]  # type: ignore[index]
+    with pytest.raises(InputError, match="layers is empty"):
+        tvc.explain(model, x, layers=[])
+    with pytest.raises(InputError, match="methods is empty"):
+        tvc.explain(model, x, methods=())
+    for function in (tvc.smoothed_cam, tvc.smooth_grad):
+        with pytest.raises(InputError, match="seed is a whole number"):
+            function(model, x, seed="seven", samples=2)  # type: ignore[arg-type]
 
 
 def test_all_maps_in_one_picture() -> None:
@@ -178,6 +185,32 @@ def test_smoothing_takes_several_classes_and_photos_and_every_method() -> None:
         tvc.smoothed_cam(net, photo, flips=False)
     with pytest.raises(InputError, match="did you mean 'grad_cam'"):
         tvc.smoothed_cam(net, photo, method="gradcam")
+
+
+def test_no_mirror_image_of_signals_and_functions_unless_asked_for() -> None:
+    signals = torch.rand(2, 2, 40, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.Conv1d(2, 4, 5), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+
+    def function(output: torch.Tensor) -> torch.Tensor:
+        return output[:, 1]
+
+    for net, x, target in ((model, signals, 1), (networks.vgg_like(), images(2), function)):
+        with pytest.raises(InputError, match="nothing to average"):
+            tvc.smoothed_cam(net, x, target=target)
+        plain, mirrored = (
+            tvc.smoothed_cam(net, x, target=target, samples=2, flips=flips, relu=False).values for flips in (None, True)
+        )
+        assert torch.equal(plain, tvc.smoothed_cam(net, x, target=target, samples=2, flips=False, relu=False).values)
+        assert not torch.allclose(plain, mirrored)
+
+
+@quiet
+def test_maps_of_signals_are_drawn_together() -> None:
+    model = nn.Sequential(nn.Conv1d(2, 4, 5), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    x = torch.rand(2, 2, 40, generator=torch.Generator().manual_seed(0))
+    maps = tvc.explain(model, x, 1, ["0", "1"], ["grad_cam", "layer_cam"])
+    assert maps.plot(x[1], index=1).size == maps.plot().size
+    assert maps.plot(x[1], index=1) != maps.plot(x[0], index=1)
 
 
 def test_a_smoothed_map_without_evidence_warns_once() -> None:

@@ -139,16 +139,16 @@ def test_what_functions_explain_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     for other in (function, of_class, contrast - function):
         with pytest.raises(InputError, match="same images and classes"):
             tvc.join_heatmaps([contrast, other])
-    for compared in (lambda: (contrast - function) - of_class, lambda: of_class - (contrast - function)):
+    for one, two in ((contrast - function, of_class), (of_class, contrast - function)):
         with pytest.raises(InputError, match="a difference already"):
-            compared()
+            one - two
     names: list[str] = []
 
-    def noted(drawn: Image.Image, these: list[str], colours: object) -> Image.Image:
+    def with_legend(drawn: Image.Image, these: list[str], _: Any) -> Image.Image:
         names.extend(these)
         return drawn
 
-    monkeypatch.setattr("torchviz_cnn.media.figures.with_legend", noted)
+    monkeypatch.setattr("torchviz_cnn.media.figures.with_legend", with_legend)
     tvc.grad_cam(model, x, "features.8", both).two_classes(GREY, geometry="stretch")
     assert names == ["both[0]", "both[1]"]
 

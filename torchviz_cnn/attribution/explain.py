@@ -20,7 +20,6 @@ from torchviz_cnn.core.names import LayerName, one_or_several
 from torchviz_cnn.hooks.inputs import Input, LayoutName, Output, Wrt, prepared
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.media import figures
-from torchviz_cnn.media.origin import Photo
 from torchviz_cnn.scores.targets import Score, Target, Targets, check_score, reader_of
 from torchviz_cnn.scores.trace import layer_of, trace
 
@@ -65,22 +64,34 @@ class Explanation(Mapping[Key, Heatmap]):
         """The layers, in the order they were asked for."""
         return tuple(dict.fromkeys(layer for _, layer in self.heatmaps))
 
-    def plot(self, photo: Photo | None = None, *, index: int = 0, nth: int = 0, **options: Any) -> Image.Image:
+    def plot(
+        self,
+        photo: Any = None,
+        *,
+        index: int = 0,
+        nth: int = 0,
+        categories: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Image.Image:
         """Draw all heatmaps of one image and class over the photo: a column for each method, a row for each layer.
 
         Args:
-            photo: the photo that the input was made from; by default the one that was given.
+            photo: the photo that the input was made from; by default the one that was given. Of signals and volumes
+                x[index], or None for the maps alone.
             index, nth: which image of the batch, and which of its classes.
-            options: as for `Heatmap.overlay`.
+            categories: the names of the classes; by default the Network's.
+            options: as for `Heatmap.overlay`, of signals and volumes as for `Heatmap.image`.
         """
+        first = next(iter(self.heatmaps.values()))
+        draw: Callable[..., Image.Image] = Heatmap.overlay if first._is_flat else Heatmap.image
         columns = {
             self.heatmaps[method, self.layers[0]].method: [
-                (layer, self.heatmaps[method, layer].overlay(photo, index=index, nth=nth, **options))
+                (layer, draw(self.heatmaps[method, layer], photo, index=index, nth=nth, **options))
                 for layer in self.layers
             ]
             for method in self.methods
         }
-        return figures.column_figure(columns, next(iter(self.heatmaps.values())).headline(index, nth))
+        return figures.column_figure(columns, first.headline(index, nth, categories=categories))
 
     def __repr__(self) -> str:
         return f"Explanation({', '.join(self.methods)} at {', '.join(self.layers)})"
@@ -131,6 +142,9 @@ def explain(
     (4, torch.Size([3, 6, 6]))
     """
     check_score(score)
+    for what, several in (("layers", layers), ("methods", methods)):
+        if several is not None and not one_or_several(several):
+            raise InputError(f"{what} is empty: name at least one, or leave it out")
     names = list(CAM_METHODS) if methods is None else [_known(name) for name in one_or_several(methods)]
     options = {name: _options(name, score, relu) for name in names}
     by_gradient = [name for name in names if name in CAM_METHODS]
@@ -165,7 +179,7 @@ def smoothed_cam(
     target: Target = None,
     *,
     method: str = "grad_cam",
-    flips: bool = True,
+    flips: bool | None = None,
     samples: int = 0,
     noise: float = 0.1,
     seed: int = 0,
@@ -183,7 +197,9 @@ def smoothed_cam(
     Args:
         model, x, layer, target, score, relu, output, wrt, layout: as for `grad_cam`.
         method: the name of a function that gives a heatmap, as `layer_cam`.
-        flips: whether the flipped image is one of the copies.
+        flips: whether the flipped image is one of the copies; by default where classes of images, volumes or videos
+            are explained. A signal would run backwards, and what a function explains may lie on the other side in a
+            mirror image, as a region does.
         samples: how many noisy copies there are besides (0).
         noise: the deviation of the Gaussian noise as a share of the image's range (its maximum minus its minimum).
         seed: seed of the noise (0).
@@ -209,14 +225,16 @@ def smoothed_cam(
     options = _options(_known(method), score, relu)
     checks.whole_number("samples", samples, 0)
     checks.number("noise", noise, 0)
-    if not flips and not samples:
-        raise InputError("there is nothing to average: ask for flips or samples")
+    checks.whole_number("seed", seed, 0)
     averaged = {**options, "relu": False} if "relu" in options else options
     read: dict[str, Any] = {"output": output, "wrt": wrt, "layout": layout}
     run: Callable[..., Any] = partial(methods_of("cam")[method].explain, model, **averaged, **read)
-    heat: Heatmap = run(x, layer=layer, target=target)
-    asked = heat.target if target is None else target
     with prepared(model, x, **read) as given:
+        flips = len(given.input_size) > 1 and not callable(target) if flips is None else flips
+        if not flips and not samples:
+            raise InputError("there is nothing to average: ask for samples, or for flips")
+        heat: Heatmap = run(x, layer=layer, target=target)
+        asked = heat.target if target is None else target
         total, count = heat.values, 1
         for copy, flipped in _copies(given.x, flips, samples, noise, seed):
             values = run(given.inputs(copy), layer=heat.layer, target=asked).values

@@ -68,6 +68,7 @@ def smooth_grad(
     checks.one_of("statistic", statistic, get_args(Statistic))
     checks.whole_number("samples", samples, 2 if statistic == "variance" else 1)
     checks.number("noise", noise, 0)
+    checks.whole_number("seed", seed, 0)
     checks.whole_number("batch_size", batch_size)
 
     def average(image: Tensor, index: int) -> Tensor:
