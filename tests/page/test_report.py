@@ -637,6 +637,11 @@ def test_a_page_explains_the_classes_that_are_asked_for(tmp_path: Path) -> None:
     page = Page(tvc.report(net, photos(2), tmp_path, targets=["c", 0], budget=0))
     assert [photo["classes"] for photo in page.data["photos"]] == [[2, 0]] * 2
     assert not page.data["scores"]
+    likeliest = page.data["photos"][0]["predictions"][0][0]
+    for asked, words in ((2, "evidence for c;"), (likeliest, "evidence for the likeliest;")):
+        assert (asked == likeliest) is ("likeliest;" in words)
+        page = Page(tvc.report(net, photos(1), tmp_path / str(asked), targets=asked, budget=0))
+        assert words in page.words
     with pytest.raises(tvc.TargetError, match="has no class 'f'"):
         tvc.report(net, photos(1), tmp_path / "b", targets="f", budget=0)
     with pytest.raises(tvc.TargetError, match="at least one class"):

@@ -160,7 +160,7 @@ async function drawHeatmap() {
   byId("method-shows").textContent = `${method.title} shows ${method.shows}.${alone}`;
 }
 
-/** Lay over each photo among the predictions the heatmap of its likeliest class. */
+/** Lay over each photo among the predictions the heatmap of the class that is explained first. */
 async function drawCards() {
   const layer = heated.find(({ name }) => name === DATA.explained), method = stripMethod();
   if (!layer || !method) return;
