@@ -82,7 +82,10 @@ def first_negative(maps: Tensor) -> Tensor:
     return negative(maps, 1)[:, 0]
 
 
-@pytest.mark.parametrize("explain", [tvc.grad_cam, tvc.score_cam, tvc.ablation_cam, tvc.smoothed_cam])
+SMOOTHED = functools.partial(tvc.smoothed_cam, flips=True)
+
+
+@pytest.mark.parametrize("explain", [tvc.grad_cam, tvc.score_cam, tvc.ablation_cam, SMOOTHED])
 @pytest.mark.filterwarnings("ignore:the score of")
 def test_a_map_without_evidence_is_called_by_what_is_explained(explain: Callable[..., tvc.Heatmap]) -> None:
     model = Trunk(lambda maps: maps).eval()
