@@ -207,6 +207,7 @@ def test_what_cannot_be_meant_is_told_before_the_work(tmp_path: Path) -> None:
         ({"interpolation": "cubic"}, tvc.InputError, "interpolation"),
         ({"target": "rod"}, tvc.TargetError, "did you mean 'red'"),
         ({"target": 7}, tvc.TargetError, "out of range"),
+        ({"target": tvc.targets.contrast(0, 1)}, tvc.TargetError, "the target is a function"),
         ({"layer": "9"}, tvc.LayerError, "no layer"),
     ]
     for changes, error, words in wrong:

@@ -78,6 +78,7 @@ def test_a_folder_of_frames_is_a_clip_where_a_clip_is_to_be_written(
         (["photo.png", "--scale", "frame"], "--scale: for a clip: name one, or a file as --out clip.mp4"),
         (["film.avi", "--fps", "0"], "fps is 0.1 to 1000"),
         (["film.avi", "--target", "tuskr"], "did you mean 'tusker'"),
+        (["film.avi", "--target", "torch:sum"], "the target is a function; photos take it"),
         (["labels.txt", "--out", "film.mp4"], "labels.txt is not a clip that OpenCV reads, or is broken"),
         (["fim.avi", "--out", "film.mp4"], "did you mean 'film.avi'"),
         (["7", "--out", "film.mp4"], "there is no camera 7"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import NET
+from tests.cli.conftest import NET, PREPARED
 from tests.models.keras.files import archive, small
 from torchviz_cnn.cli.main import main
 
@@ -18,6 +18,16 @@ def test_predict(here: Path, count: str, capsys: pytest.CaptureFixture[str]) -> 
     assert first.startswith("clinet:net on c")
     assert [line for line in lines if not line.startswith(" ")] == ["photo.png", "other/photo.png"]
     assert len(lines) == 6
+
+
+def test_a_part_of_the_output_is_predicted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair = ["photo.png", "--model", "clinet:pair", *PREPARED]
+    assert main(["predict", *pair, "--output", "heads.0"]) == 0
+    chosen = capsys.readouterr().out.splitlines()[1:]
+    assert main(["predict", "photo.png", "--model", "clinet:net", *PREPARED]) == 0
+    assert chosen == capsys.readouterr().out.splitlines()[1:]
+    assert main(["predict", *pair, "--output", "head.0"]) == 2
+    assert "did you mean 'heads'?" in capsys.readouterr().err
 
 
 def test_a_keras_file_is_a_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

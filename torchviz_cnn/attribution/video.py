@@ -22,7 +22,7 @@ from PIL import Image
 
 from torchviz_cnn.attribution.methods import methods_of
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import EmptyMapWarning, ImageError, InputError, SkippedWarning, kind_of
+from torchviz_cnn.core.errors import EmptyMapWarning, ImageError, InputError, SkippedWarning, TargetError, kind_of
 from torchviz_cnn.core.names import LayerName
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
@@ -144,6 +144,10 @@ def cam_video(
     checks.one_of("scale", scale, get_args(Scale))
     checks.whole_number("batch_size", batch_size)
     explain = _explainer(method, layer, score)
+    if callable(target):
+        raise TargetError(
+            "one class is explained in all frames of a clip, and the target is a function; photos take it"
+        )
     codec_of(path)
     files.require_place(path)
     clip = open_clip(source, fps)

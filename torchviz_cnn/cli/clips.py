@@ -53,6 +53,7 @@ def draw(args: argparse.Namespace, method: str, chosen: dict[str, Any]) -> None:
     if out.is_file():
         raise OutputError(f"{out} is there already: name another file with --out, or remove it")
     net = shared.network(args)
+    asked, _ = shared.asked_target(net, args.target)
     if not out.suffix or out.is_dir():
         parts = [Path(args.images[0]).stem, method, *filter(None, [args.layer, *(args.target or ())])]
         out = Outputs(args, []).path(parts, ".mp4", args.images[:1])
@@ -64,7 +65,7 @@ def draw(args: argparse.Namespace, method: str, chosen: dict[str, Any]) -> None:
         source,
         out,
         method=method.replace("-", "_"),
-        target=args.target[0] if args.target else None,
+        target=asked[0] if isinstance(asked, list) else asked,
         scale=args.scale or "clip",
         colormap=args.colormap or "jet",
         progress=True,

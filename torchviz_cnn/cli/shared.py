@@ -99,7 +99,12 @@ def add_target(parser: argparse.ArgumentParser, default: str) -> None:
     """Add the options that say what is explained."""
     words = f"class names or indices (default: {default}), or package.module:function of the model's output"
     parser.add_argument("--target", nargs="+", metavar="CLASS", help=words)
-    words = "what of the model's output is explained: a key, an index or an attribute, as heads.0.logits"
+    add_output(parser, "is explained")
+
+
+def add_output(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the option that chooses a part of what the model gives."""
+    words = f"what of the model's output {what}: a key, an index or an attribute, as heads.0.logits"
     parser.add_argument("--output", help=words)
 
 

@@ -9,6 +9,7 @@ from torchviz_cnn.cli import shared
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_network(parser)
     shared.add_photos(parser)
+    shared.add_output(parser, "holds the class scores")
     parser.add_argument("--k", type=shared.positive, default=5, help="how many classes (%(default)s)")
     parser.add_argument("--top", dest="k", type=shared.positive, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
@@ -17,7 +18,7 @@ def run(args: argparse.Namespace) -> None:
     """Print the likeliest classes of photos."""
     net = shared.network(args)
     for paths, images in shared.batches(shared.named_photos(args), args, net.preprocess):
-        probabilities = tvc.predict(net, images)
+        probabilities = tvc.predict(net, images, output=args.output)
         shared.require_labels(args, net, probabilities.shape[1])
         values, indices = probabilities.topk(min(args.k, probabilities.shape[1]))
         for path, row, classes in zip(paths, values.tolist(), indices.tolist(), strict=True):
