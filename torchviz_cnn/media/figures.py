@@ -211,7 +211,7 @@ def _slices_figure(values: Array, volume: Array | None, colormap: str, alpha: fl
         if under is not None:
             colour = under if len(under) == 3 else under.mean(0, keepdims=True).repeat(3, 0)
             grey = (colour.transpose(1, 2, 0) - low) / ((high - low) or 1) * 255
-            picture = np.clip(grey + alpha * picture, 0, 255).astype(np.uint8)
+            picture = ((1 - alpha) * grey + alpha * picture).round().astype(np.uint8)
         axes = figure.add_subplot(grid[divmod(place, columns)])
         axes.imshow(picture, interpolation="nearest")
         axes.set_title(title, fontsize=9, parse_math=False)
