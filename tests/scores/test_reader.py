@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import torchviz_cnn as tvc
 from tests.scores.test_target_functions import Trunk, X, close, written_out
-from torchviz_cnn import InputError, Network, objectives, targets
+from torchviz_cnn import InputError, Network, TargetError, objectives, targets
 from torchviz_cnn.scores import gradients
 
 
@@ -173,3 +173,70 @@ def test_scores_of_a_large_output_go_back_a_few_at_a_time(
     assert passes == [2, 2]
     assert close(values, explain(small_maps, X, target=four, **options).values)
     assert passes == [2, 2, 4]
+
+
+def named(model: nn.Module, *names: str) -> Network:
+    return Network(model.eval(), tvc.Preprocess((16, 16)), names)
+
+
+def test_both_classes_of_the_only_map_have_regions() -> None:
+    one, two = Trunk(lambda maps: maps[:, :1]), Trunk(lambda maps: torch.cat([-maps[:, :1], maps[:, :1]], 1))
+    top = torch.zeros(12, 12)
+    top[:5] = 1
+    for name in ("ground", "thing"):
+        for mask in (top, None):
+            region = targets.region(mask, name)
+            heat, expected = (
+                tvc.grad_cam(named(model, "ground", "thing"), X, "conv", region, relu=False) for model in (one, two)
+            )
+            assert close(heat.values, expected.values)
+            assert close(heat.logits, expected.logits)
+            assert heat.label == f"region({name})"
+
+
+def test_where_a_class_is_predicted_in_a_map_that_may_be_of_probabilities_is_not_guessed() -> None:
+    ends = Trunk(lambda maps: maps[:, :1].sigmoid()).eval()
+    with pytest.raises(TargetError, match=r"may be probabilities or not.*give a mask, as output > 0\.5"):
+        tvc.saliency(ends, X, targets.region(None, 0))
+    assert tvc.saliency(ends, X, targets.region(ends(X)[:, 0] > 0.5, 0)).values.any()
+
+
+def test_a_region_that_is_predicted_does_not_move_with_changed_copies() -> None:
+    model = Trunk(lambda maps: maps).eval()
+    top = int(model(X).argmax(1).flatten().mode().values)
+    free, fixed = targets.region(None, top), targets.region(model(X).argmax(1) == top, top)
+    calls: list[tuple[Callable[..., Any], dict[str, Any]]] = [
+        (tvc.smooth_grad, {"samples": 3, "noise": 1.0}),
+        (tvc.integrated_gradients, {"steps": 5, "baselines": -5.0}),
+        (tvc.occlusion, {"patch": 8}),
+        (tvc.score_cam, {"layer": "conv", "relu": False}),
+        (tvc.ablation_cam, {"layer": "conv", "relu": False}),
+        (tvc.smoothed_cam, {"layer": "conv", "relu": False, "samples": 2, "noise": 1.0}),
+    ]
+    for explain, options in calls:
+        moving, still = (explain(model, X, target=target, **options) for target in (free, fixed))
+        assert close(moving.values, still.values), explain
+    path = tvc.integrated_gradients(model, X, free, steps=64)
+    assert path.completeness_error is not None
+    assert float(path.completeness_error.abs().max()) < 1e-2
+
+
+def test_regions_and_boxes_are_flipped_with_the_images() -> None:
+    model = Trunk(lambda maps: maps).eval()
+    mask = torch.zeros(3, 12, 12, dtype=torch.bool)
+    mask[0, :, :3], mask[1, 2:5, 7:], mask[2] = True, True, True
+    for given in (mask, mask[1]):
+        own = tvc.grad_cam(model, X, "conv", targets.region(given, 2), relu=False).values
+        flipped = tvc.grad_cam(model, X.flip(-1), "conv", targets.region(given.flip(-1), 2), relu=False).values
+        smoothed = tvc.smoothed_cam(model, X, "conv", targets.region(given, 2), relu=False).values
+        assert close(smoothed, (own + flipped.flip(-1)) / 2)
+        assert not close(own, smoothed)
+    assert str(targets.box((2, 3, 6, 9)).mirrored(16)) == "box((10, 3, 14, 9))"
+    assert str(targets.box(1).mirrored(16)) == "box(1)"
+
+
+def test_a_region_that_is_lost_on_smaller_maps_is_told() -> None:
+    mask = torch.zeros(120, 120)
+    mask[3, 3] = 1
+    with pytest.raises(TargetError, match=r"region\(class 1\) in image 0 is empty on maps of 12 x 12"):
+        tvc.saliency(Trunk(lambda maps: maps).eval(), X, targets.region(mask, 1))

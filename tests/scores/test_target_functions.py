@@ -218,7 +218,7 @@ def test_a_region_without_a_mask_is_where_the_class_is_predicted() -> None:
     a = tvc.grad_cam(model, X, "conv", targets.region(None, top), relu=False)
     assert close(a.values, tvc.grad_cam(model, X, "conv", targets.region(mask, top), relu=False).values)
     never = Trunk(lambda maps: torch.cat([maps, maps.amin(1, keepdim=True) - 1], 1)).eval()
-    with pytest.raises(TargetError, match=r"region\(class 5\) is predicted nowhere; give a mask in image 0"):
+    with pytest.raises(TargetError, match=r"region\(class 5\) in image 0 is predicted nowhere; give a mask"):
         tvc.grad_cam(never, X, "conv", targets.region(None, 5))
 
 

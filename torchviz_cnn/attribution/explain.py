@@ -20,7 +20,8 @@ from torchviz_cnn.core.names import LayerName, one_or_several
 from torchviz_cnn.hooks.inputs import Input, LayoutName, Output, Wrt, prepared
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.media import figures
-from torchviz_cnn.scores.targets import Score, Target, Targets, check_score, reader_of
+from torchviz_cnn.scores.reader import ReadyTarget
+from torchviz_cnn.scores.targets import Score, Target, Targets, asked, check_score, reader_of
 from torchviz_cnn.scores.trace import layer_of, trace
 
 Key = tuple[str, str]
@@ -197,9 +198,9 @@ def smoothed_cam(
     Args:
         model, x, layer, target, score, relu, output, wrt, layout: as for `grad_cam`.
         method: the name of a function that gives a heatmap, as `layer_cam`.
-        flips: whether the flipped image is one of the copies; by default where classes of images, volumes or videos
-            are explained. A signal would run backwards, and what a function explains may lie on the other side in a
-            mirror image, as a region does.
+        flips: whether the flipped image is one of the copies; by default not for signals, which would run backwards,
+            and not for functions of your own, which may refer to a side. Regions and boxes of `torchviz_cnn.targets`
+            are flipped with the image.
         samples: how many noisy copies there are besides (0).
         noise: the deviation of the Gaussian noise as a share of the image's range (its maximum minus its minimum).
         seed: seed of the noise (0).
@@ -230,23 +231,28 @@ def smoothed_cam(
     read: dict[str, Any] = {"output": output, "wrt": wrt, "layout": layout}
     run: Callable[..., Any] = partial(methods_of("cam")[method].explain, model, **averaged, **read)
     with prepared(model, x, **read) as given:
-        flips = len(given.input_size) > 1 and not callable(target) if flips is None else flips
+        if flips is None:
+            flips = len(given.input_size) > 1 and (not callable(target) or isinstance(target, ReadyTarget))
         if not flips and not samples:
             raise InputError("there is nothing to average: ask for samples, or for flips")
         heat: Heatmap = run(x, layer=layer, target=target)
-        asked = heat.target if target is None else target
+        same: Target = heat.target if target is None else target
+        mirrored = same
+        if isinstance(target, ReadyTarget):
+            same = asked(given, target, score).reader.function
+            mirrored = same.mirrored(given.input_size[-1]) if isinstance(same, ReadyTarget) else same
         total, count = heat.values, 1
         for copy, flipped in _copies(given.x, flips, samples, noise, seed):
-            values = run(given.inputs(copy), layer=heat.layer, target=asked).values
+            values = run(given.inputs(copy), layer=heat.layer, target=mirrored if flipped else same).values
             total, count = total + (values.flip(-1) if flipped else values), count + 1
         fields = {**fields_of(heat), "values": total / count, "method": f"{heat.method}, smoothed"}
         if not relu or "relu" not in options:
             return type(heat)(**fields)
         single = heat.target.ndim == 1
         classes = heat.target[:, None] if single else heat.target
-        same = Targets(heat.logits, classes, single, reader=reader_of(given, target))
-        values = positive(fields["values"][:, None] if single else fields["values"], heat.layer, same)
-        return Heatmap(**{**fields, "values": same.squeezed(values)})
+        explained = Targets(heat.logits, classes, single, reader=reader_of(given, target))
+        values = positive(fields["values"][:, None] if single else fields["values"], heat.layer, explained)
+        return Heatmap(**{**fields, "values": explained.squeezed(values)})
 
 
 def _copies(images: Tensor, flips: bool, samples: int, noise: float, seed: int) -> Iterator[tuple[Tensor, bool]]:

@@ -35,6 +35,12 @@ class ReadyTarget(Protocol):
     def of_images(self, images: Tensor) -> TargetFunction:
         """The same for some images of the batch, each as often as its index is named."""
 
+    def settled(self, output: Any) -> ReadyTarget:
+        """The same for changed copies of the images that an output is for."""
+
+    def mirrored(self, width: int) -> ReadyTarget:
+        """The same for images of this width in pixels that are flipped left to right."""
+
 
 class Reading(NamedTuple):
     """What was read from a model's output."""
@@ -78,6 +84,12 @@ class Reader:
         """The same for some images of a batch."""
         function = self.function
         return replace(self, function=function.of_images(images)) if isinstance(function, ReadyTarget) else self
+
+    def settled(self, output: Any) -> Reader:
+        """The same for changed copies of the images that an output is for."""
+        if not isinstance(self.function, ReadyTarget):
+            return self
+        return replace(self, function=self.function.settled(selected(output, self.output)))
 
     def _wrong(self, values: Any, batch: int, part: Any) -> str | None:
         """What is wrong with what a function gives for this many images."""

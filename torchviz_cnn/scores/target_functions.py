@@ -53,6 +53,14 @@ class _ReadyTarget:
             raise TargetError(f"the target {self} is for {len(self.rows)} images, and the batch has more")
         return replace(self, rows=self.rows[images.to(self.rows.device)])
 
+    def settled(self, output: Any) -> _ReadyTarget:
+        """The same for changed copies of the images that an output is for."""
+        return self
+
+    def mirrored(self, width: int) -> _ReadyTarget:
+        """The same for images of this width in pixels that are flipped left to right."""
+        return self
+
     def _class(self, place: int, count: int) -> int:
         """The index of one of the classes, of this many."""
         index = self.classes[place]
@@ -75,25 +83,55 @@ class _Region(_ReadyTarget):
     mask: Tensor | None = field(default=None, repr=False)
 
     def __call__(self, output: Any) -> Tensor:
+        maps = self._maps(output)
+        index = self._class(0, maps.shape[1])
+        inside = self._inside(output.detach(), index).float()
+        area = inside.flatten(1).sum(1)
+        if bool((area == 0).any()):
+            image, size = int((area == 0).nonzero()[0, 0]), " x ".join(map(str, maps.shape[2:]))
+            why = "is predicted nowhere; give a mask" if self._is_free else f"is empty on maps of {size}"
+            raise TargetError(f"the target {self} in image {image} {why}")
+        return (maps[:, index].float() * inside).flatten(1).sum(1) / area
+
+    def settled(self, output: Any) -> _ReadyTarget:
+        """The same for changed copies of the images: a region that is predicted does not move with them."""
+        if not self._is_free:
+            return self
+        return replace(self, rows=self._inside(output.detach(), self._class(0, self._maps(output).shape[1])))
+
+    def mirrored(self, width: int) -> _ReadyTarget:
+        """The same for images that are flipped left to right."""
+        mask, rows = (None if one is None else one.flip(-1) for one in (self.mask, self.rows))
+        return replace(self, mask=mask, rows=rows)
+
+    @property
+    def _is_free(self) -> bool:
+        """Whether the region is where the class is predicted."""
+        return self.mask is None and self.rows is None
+
+    def _maps(self, output: Any) -> Tensor:
+        """The maps of scores in an output; of the only map of a network with two class names, z, -z and z."""
         if not isinstance(output, Tensor) or output.ndim < 3:
             what = f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else kind_of(output)
             keys = f" with the keys {', '.join(map(repr, output))}" if isinstance(output, dict) else ""
             raise TargetError(f"the target {self} is of maps (B, n, H, W), not {what}{keys}; output= chooses a part")
-        index = self._class(0, output.shape[1])
-        scores = output[:, index].float()
-        inside = self._inside(output.detach(), index)
-        area = inside.flatten(1).sum(1)
-        if bool((area == 0).any()):
-            image = int((area == 0).nonzero()[0, 0])
-            why = "is empty" if self.mask is not None or self.rows is not None else "is predicted nowhere; give a mask"
-            raise TargetError(f"the target {self} {why} in image {image}")
-        return (scores * inside).flatten(1).sum(1) / area
+        binary = output.shape[1] == 1 and len(self.categories or ()) == 2
+        return torch.cat([-output, output], 1) if binary else output
+
+    def _predicted(self, output: Tensor, index: int) -> Tensor:
+        """Where the class is predicted: (B, H, W), bool."""
+        if output.shape[1] == 1 and bool(((output >= 0) & (output <= 1)).all()):
+            raise TargetError(
+                f"the target {self}: the only map holds numbers from 0 to 1, which may be probabilities or not, so "
+                "where the class is predicted is not known; give a mask, as output > 0.5"
+            )
+        maps = self._maps(output)
+        return maps[:, 0] > 0 if maps.shape[1] == 1 else maps.argmax(1) == index
 
     def _inside(self, maps: Tensor, index: int) -> Tensor:
-        """1 at the places of the region, else 0: (B, H, W)."""
-        if self.mask is None and self.rows is None:
-            predicted = maps[:, 0] > 0 if maps.shape[1] == 1 else maps.argmax(1) == index
-            return predicted.float()
+        """Which places are in the region: (B, H, W), not zero there."""
+        if self._is_free:
+            return self._predicted(maps, index)
         self._require_rows(len(maps))
         mask = (self.mask[None] if self.rows is None else self.rows).to(maps.device, torch.float32)  # type: ignore[index]
         if mask.ndim != maps.ndim - 1:
@@ -160,6 +198,13 @@ class _Box(_ReadyTarget):
             )
         return torch.stack([self._of_image(one, image) for image, one in enumerate(output)])
 
+    def mirrored(self, width: int) -> _ReadyTarget:
+        """The same for images that are flipped left to right."""
+        if isinstance(self.which, int):
+            return self
+        left, top, right, bottom = self.which
+        return replace(self, which=(width - right, top, width - left, bottom))
+
     def _of_tensor(self, output: Tensor) -> Tensor:
         if output.ndim != 3 or not isinstance(self.which, int) or not self.classes:
             raise TargetError(f"the target {self}: of scores (B, N, n), {tuple(output.shape)}, give a box and a class")
@@ -203,7 +248,8 @@ def region(mask: Tensor | np.ndarray[Any, Any] | None, class_: Class) -> _Region
 
     Args:
         mask: the region, of whole numbers or bool, not zero inside: (H, W) for all images, (B, H, W) for each. It is
-            brought to the size of the maps where it has another. None for where the class is predicted.
+            brought to the size of the maps where it has another. None for where the class is predicted in the image
+            itself, also where a method changes it.
         class_: the class, by index or name.
 
     Returns:

@@ -70,7 +70,7 @@ class Targets:
                 raise InputError(f"score={score!r} is of classes, and the target is a function: it gives its own score")
             warn_of_probabilities(activation, score, label_of(reader.function))
             columns = torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)
-            return cls(logits, columns, single, score, "none", reader)
+            return cls(logits, columns, single, score, "none", reader.settled(output))
         classes, single = resolve_target(target, logits, reader.categories)
         warn_of_probabilities(activation, score)
         return cls(logits, classes, single, score, activation, reader)
