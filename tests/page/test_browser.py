@@ -404,7 +404,7 @@ def test_the_keyboard_reaches_everything(browser: Browser, page: Path) -> None:
 
         tab.page.locator("#method-grad_cam").focus()
         tab.page.keyboard.press("ArrowRight")
-        assert tab.page.is_checked("#method-layer_cam")
+        assert tab.page.is_checked("#method-competitive_cam")
         first = tab.page.locator("[data-layer='features.0'] .tile").first
         first.focus()
         for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "End", "Home", "ArrowRight"):
