@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.core.names import is_compiled
@@ -99,13 +99,11 @@ def rows_of(output: Any) -> int:
 def repeated(inputs: Inputs, count: int) -> Any:
     """A copy of the inputs of one image or, with a count above 1, for this many."""
 
-    def repeat(part: Any) -> Any:
-        if not isinstance(part, Tensor):
-            return part
+    def repeat(part: Tensor) -> Tensor:
         alone = count == 1 or not part.ndim or len(part) != 1
         return part.clone() if alone else part.expand(count, *part.shape[1:]).clone()
 
-    return tree_map(repeat, inputs)
+    return tree_map_only(Tensor, repeat, inputs)
 
 
 def eagerly(model: nn.Module) -> contextlib.AbstractContextManager[Any]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from torchviz_cnn.core.errors import InputError, ModelError, TorchvizWarning, kind_of
 from torchviz_cnn.core.warn import warn
@@ -57,7 +58,7 @@ class Given:
         """What the model is called with, where `x` takes the place of the batch; the other inputs are copies."""
         if self.others is None:
             return x
-        copies = _mapped(self.others, lambda tensor: tensor.clone())
+        copies = tree_map_only(Tensor, Tensor.clone, self.others)
         if isinstance(copies, dict):
             return {**copies, self.wrt: x}
         return tuple(x if place == self.wrt else part for place, part in enumerate(copies))
@@ -68,7 +69,11 @@ class Given:
         `images` says for each row of `x` which image of the batch it is made from.
         """
         rows = torch.as_tensor(images, device=self.x.device)
-        others = _mapped(self.others, lambda part: part[rows] if part.ndim and len(part) == len(self.x) else part)
+
+        def own_rows(part: Tensor) -> Tensor:
+            return part[rows] if part.ndim and len(part) == len(self.x) else part
+
+        others = tree_map_only(Tensor, own_rows, self.others)
         return replace(self, x=x, others=others)
 
 
@@ -112,7 +117,7 @@ def prepared(
             _require_images(batch, module, dims)
         if isinstance(batch, Tensor) and batch.ndim and len(batch) > 1:
             warn_of_batch_statistics(module)
-        others = _mapped(others, lambda part: input_for(module, part))
+        others = tree_map_only(Tensor, lambda part: input_for(module, part), others)
         yield Given(module, input_for(module, batch), origin, output, others, place, layout)
 
 
@@ -135,17 +140,6 @@ def _chosen_input(x: Any, wrt: Wrt) -> tuple[Any, str | int, Any]:
         raise InputError(f"wrt={place!r} is none of the inputs of floating point: {listed}")
     others = {name: None if name == place else part for name, part in parts.items()}
     return (others if isinstance(x, Mapping) else tuple(others.values())), place, parts[place]
-
-
-def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """A value with a function applied to each tensor in it, in tuples, lists and dicts too."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, dict):
-        return {key: _mapped(part, function) for key, part in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(_mapped(part, function) for part in value)
-    return value
 
 
 def batch_of(model: Model, x: Any) -> tuple[Tensor, Origin]:
