@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--slow-rounds", type=int, default=1, help="of Ablation-CAM and Score-CAM")
-    parser.add_argument("--only", choices=["quick", *PAIRS])
+    parser.add_argument("--only", choices=["quick", "Eigen-CAM of 8", *PAIRS])
     parser.add_argument("--channels", type=int, default=512)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -51,6 +51,8 @@ def main() -> None:
     print(f"VGG16 at {LAYER}, {args.channels} channels, batch 1, {threads} threads, torch {torch.__version__}")
     if args.only in (None, "quick"):
         show(alternate(quick(model, x), args.rounds))
+    if args.only in (None, "Eigen-CAM of 8"):
+        show(alternate(eigen(model, torch.randn(8, 3, 224, 224), EARLY), args.slow_rounds, warmup=0))
     for name, (ours, reference) in PAIRS.items():
         if args.only in (None, name):
             slow: dict[str, Callable[[], object]] = {
@@ -66,14 +68,21 @@ def quick(model: torch.nn.Module, x: torch.Tensor) -> dict[str, Callable[[], obj
         "grad_cam": partial(tvc.grad_cam, model, x, LAYER, 0, relu=False),
     }
     for layer in (LAYER, EARLY):
-        contenders[f"eigen_cam at {layer}"] = partial(tvc.eigen_cam, model, x, layer, 0, relu=False)
-        contenders[f"grad-cam EigenCAM at {layer}"] = partial(theirs, EigenCAM, model, x, layer)
+        contenders |= eigen(model, x, layer)
     classes = torch.arange(5)[None]
     for name, layers in THREE.items():
         contenders[f"explain, 6 methods, 5 classes, {name}"] = partial(
             tvc.explain, model, x, classes, layers, relu=False
         )
     return contenders
+
+
+def eigen(model: torch.nn.Module, x: torch.Tensor, layer: str) -> dict[str, Callable[[], object]]:
+    classes = [0] * len(x)
+    return {
+        f"eigen_cam at {layer}": partial(tvc.eigen_cam, model, x, layer, classes, relu=False),
+        f"grad-cam EigenCAM at {layer}": partial(theirs, EigenCAM, model, x, layer),
+    }
 
 
 def plain(model: torch.nn.Module, x: torch.Tensor) -> None:
@@ -84,7 +93,7 @@ def plain(model: torch.nn.Module, x: torch.Tensor) -> None:
 def theirs(method: type, model: torch.nn.Module, x: torch.Tensor, layer: str = LAYER) -> None:
     """One of grad-cam's methods, without the bar that it draws."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-        method(model, [model.get_submodule(layer)])(x, [ClassifierOutputTarget(0)])
+        method(model, [model.get_submodule(layer)])(x, [ClassifierOutputTarget(0)] * len(x))
 
 
 def show(times: dict[str, Timing]) -> None:
