@@ -132,8 +132,10 @@ def public_functions() -> Iterator[tuple[str, object]]:
                 if not key.startswith("_") and inspect.isfunction(method):
                     yield f"{name}.{key}", method
         elif isinstance(value, ModuleType):
+            offered = getattr(value, "__all__", None)  # of a package, whose functions stand in its modules
             for key, function in vars(value).items():
-                if not key.startswith("_") and inspect.isfunction(function) and function.__module__ == value.__name__:
+                own = getattr(function, "__module__", "") == value.__name__ if offered is None else key in offered
+                if not key.startswith("_") and inspect.isfunction(function) and own:
                     yield f"{name}.{key}", function
 
 

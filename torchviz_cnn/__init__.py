@@ -10,6 +10,7 @@ from torchviz_cnn.ascent.atlas import Atlas, filter_atlas
 from torchviz_cnn.ascent.maximize import filter_patterns, maximize
 from torchviz_cnn.ascent.recipes import Recipe
 from torchviz_cnn.ascent.result import Patterns
+from torchviz_cnn.attribution import metrics
 from torchviz_cnn.attribution.cam.competition import competitive_cam
 from torchviz_cnn.attribution.cam.exact import class_activation_map
 from torchviz_cnn.attribution.cam.formulas import CAM_METHODS as _CAM_METHODS
@@ -18,6 +19,7 @@ from torchviz_cnn.attribution.cam.heatmap import Heatmap, SignedHeatmap
 from torchviz_cnn.attribution.cam.joined import join_heatmaps
 from torchviz_cnn.attribution.explain import Explanation, explain, smoothed_cam
 from torchviz_cnn.attribution.full_grad import full_grad
+from torchviz_cnn.attribution.metrics.result import Measurement
 from torchviz_cnn.attribution.occlusion import Occlusion, occlusion
 from torchviz_cnn.attribution.result import Box
 from torchviz_cnn.attribution.saliency import Saliency, guided_grad_cam, input_x_gradient, saliency
@@ -89,6 +91,7 @@ __all__ = [
     "ImageWarning",
     "InputError",
     "LayerError",
+    "Measurement",
     "ModelError",
     "Network",
     "Occlusion",
@@ -129,6 +132,7 @@ __all__ = [
     "load_model",
     "max_pool_with_switches",
     "maximize",
+    "metrics",
     "model_names",
     "objectives",
     "occlusion",
