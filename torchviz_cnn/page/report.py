@@ -29,10 +29,10 @@ from torchviz_cnn.media.origin import Photo, is_photo, picture_of, stored
 from torchviz_cnn.page import content
 from torchviz_cnn.page.collect import Explained, LayerMaps, collect
 from torchviz_cnn.page.encode import Blocks
-from torchviz_cnn.page.patterns import from_atlas, make_patterns
 from torchviz_cnn.page.provenance import provenance
 from torchviz_cnn.page.render import render_page
-from torchviz_cnn.page.top import top_contents, top_of
+from torchviz_cnn.page.units.patterns import from_atlas, make_patterns
+from torchviz_cnn.page.units.top import top_contents, top_of
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.folder import model_checksum
 from torchviz_cnn.topk.result import TopActivations
