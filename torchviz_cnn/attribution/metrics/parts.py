@@ -238,21 +238,25 @@ class AllImages:
     def read(self, size: int, start: int = 0) -> Iterator[tuple[list[int], Any]]:
         """The numbers of some images, and these as a method takes them; what cannot be read of a folder is skipped."""
         for first in range(start, len(self), size):
-            numbers = range(first, min(first + size, len(self)))
-            if isinstance(self.x, Tensor):
-                yield list(numbers), self.x[first : first + size]
-                continue
-            read = {}
-            for number in numbers:
-                try:
-                    read[number] = self._one(number)
-                except ImageError as error:
-                    if not self._folder:
-                        raise
-                    self.skipped[number] = f"cannot be read: {error}"
-            if read:
-                several = list(read.values())
-                yield list(read), torch.stack(several) if isinstance(self.x, ImageSource) else several
+            numbers, photos, skipped = self.take(range(first, min(first + size, len(self))))
+            self.skipped |= skipped
+            if numbers:
+                yield numbers, photos
+
+    def take(self, numbers: Sequence[int]) -> tuple[list[int], Any, dict[int, str]]:
+        """Which of some images can be read, these as a method takes them, and why the others cannot."""
+        if isinstance(self.x, Tensor):
+            return list(numbers), self.x[list(numbers)], {}
+        read, skipped = {}, {}
+        for number in numbers:
+            try:
+                read[number] = self._one(number)
+            except ImageError as error:
+                if not self._folder:
+                    raise
+                skipped[number] = f"cannot be read: {error}"
+        several = list(read.values())
+        return list(read), torch.stack(several) if several and isinstance(self.x, ImageSource) else several, skipped
 
     def _one(self, number: int) -> Any:
         return self.x.item(number)[0] if isinstance(self.x, ImageSource) else stored(self.x[number])

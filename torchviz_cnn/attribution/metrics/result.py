@@ -22,6 +22,7 @@ from torchviz_cnn.runs import files
 Better = Literal["higher", "lower", "neither"]
 """Which values speak for a map."""
 _RESAMPLES = 2000
+_NUMBERS_AT_ONCE = 1_000_000
 
 
 class Curves(NamedTuple):
@@ -133,10 +134,12 @@ def bootstrap_interval(values: Tensor) -> tuple[float, float]:
     if len(finite) < 2:
         return float("nan"), float("nan")
     chance = torch.Generator().manual_seed(0)
-    means = torch.empty(_RESAMPLES, dtype=torch.float64)
-    for place in range(_RESAMPLES):  # one at a time: N may be large
-        means[place] = finite[torch.randint(len(finite), (len(finite),), generator=chance)].mean()
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    count, means = len(finite), []
+    at_once = max(1, _NUMBERS_AT_ONCE // count)
+    for start in range(0, _RESAMPLES, at_once):
+        size = (min(at_once, _RESAMPLES - start), count)
+        means.append(finite[torch.randint(count, size, generator=chance)].mean(1))
+    low, high = torch.cat(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
 
 
