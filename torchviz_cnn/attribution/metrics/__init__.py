@@ -3,6 +3,7 @@
 Every function takes the maps of this library, a plain tensor, or the method that makes them, and gives a `Measurement`.
 """
 
+from torchviz_cnn.attribution.metrics.localisation import energy_in_mask, pointing_game
 from torchviz_cnn.attribution.metrics.perturbation import average_drop, deletion, insertion
 
-__all__ = ["average_drop", "deletion", "insertion"]
+__all__ = ["average_drop", "deletion", "energy_in_mask", "insertion", "pointing_game"]
