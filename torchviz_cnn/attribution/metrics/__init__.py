@@ -4,6 +4,16 @@ Every function takes the maps of this library, a plain tensor, or the method tha
 """
 
 from torchviz_cnn.attribution.metrics.localisation import energy_in_mask, pointing_game
+from torchviz_cnn.attribution.metrics.mosaics import Mosaics, difull, grid_pointing_game
 from torchviz_cnn.attribution.metrics.perturbation import average_drop, deletion, insertion
 
-__all__ = ["average_drop", "deletion", "energy_in_mask", "insertion", "pointing_game"]
+__all__ = [
+    "Mosaics",
+    "average_drop",
+    "deletion",
+    "difull",
+    "energy_in_mask",
+    "grid_pointing_game",
+    "insertion",
+    "pointing_game",
+]

@@ -189,7 +189,9 @@ def _judged(
         for k, raw in enumerate(part.raw[place].relu().cpu().numpy()):
             heat = scene.seen(raw)
             if not heat.any():
-                value: float | str = EMPTY if bool(part.empty[place, k]) else "the map has no positive value on the photo"
+                value: float | str = (
+                    EMPTY if bool(part.empty[place, k]) else "the map has no positive value on the photo"
+                )
             else:
                 value = judge(heat, counts)
             if isinstance(value, str):
