@@ -1,4 +1,4 @@
-"""The columns of the table: a metric each, which judges the maps of all methods on a few photos at once."""
+"""The columns of the table: a metric each, which judges the maps of methods on a few photos."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from torch import Tensor
+import torch
 
-from torchviz_cnn.attribution.metrics.parts import Part, Rows
-from torchviz_cnn.attribution.metrics.perturbation import curve, drop
+from torchviz_cnn.attribution.metrics.localisation import Masks, energy, pointing
+from torchviz_cnn.attribution.metrics.parts import Method, Part, Rows, without
+from torchviz_cnn.attribution.metrics.perturbation import EMPTY, curve, drop
+from torchviz_cnn.attribution.metrics.randomization import maps_of, rank_correlation
 from torchviz_cnn.attribution.metrics.result import Better
+from torchviz_cnn.hooks.network import Model
 
 Stage = Literal["maps", "mosaics", "perturbation"]
-"""When it is measured: with the maps of all photos, on mosaics, or on a few photos that are changed many times."""
+"""When it is measured: with the maps of all photos, each method by itself; on mosaics; or on a few photos that are
+changed many times, all methods at once, which then stand in a Part where the classes do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,9 +26,16 @@ class Setting:
 
     steps: int
     """How many times a photo is changed for a curve."""
+    tolerance: float
+    """How far from the object a peak may lie, in pixels of the photo."""
     seed: int
-    seconds: Tensor
-    """How long each method took an image: (M,)."""
+    masks: Masks | None
+    random: Model | str
+    """The network with random weights; or why there is none."""
+    explain: Method | None = None
+    """The method, where it is judged by itself."""
+    seconds: float = 0.0
+    """How long it took an image."""
 
 
 class Column(NamedTuple):
@@ -40,11 +51,11 @@ class Column(NamedTuple):
     says: str
     """What it measures, in a sentence."""
     measure: Callable[[Part, Setting], Rows] | None
-    """(part, setting) -> rows, of a part in which the methods stand where the classes do; None for the mosaics."""
+    """(part, setting) -> what it says of the maps of the part; None on mosaics, where it is `own_cell`."""
 
 
 def _seconds(part: Part, setting: Setting) -> Rows:
-    return Rows(setting.seconds.expand(len(part.numbers), -1).clone())
+    return Rows(torch.full(part.raw.shape[:2], setting.seconds))
 
 
 def _insertion(part: Part, setting: Setting) -> Rows:
@@ -58,6 +69,33 @@ def _deletion(part: Part, setting: Setting) -> Rows:
 def _drop(part: Part, setting: Setting) -> Rows:
     return drop(part)
 
+
+def _pointing(part: Part, setting: Setting) -> Rows:
+    if setting.masks is None:
+        return _none(part, NO_MASKS)
+    return pointing(part, setting.masks, setting.tolerance)
+
+
+def _energy(part: Part, setting: Setting) -> Rows:
+    return _none(part, NO_MASKS) if setting.masks is None else energy(part, setting.masks)
+
+
+def _randomization(part: Part, setting: Setting) -> Rows:
+    if isinstance(setting.random, str) or setting.explain is None:
+        return _none(part, str(setting.random))
+    others = maps_of(part, setting.random, setting.explain)
+    rows = Rows(rank_correlation(part.raw, others.to(part.raw.device)).cpu())
+    rows = without(rows, part.empty, EMPTY)
+    return without(rows, rows.values.isnan(), "the map, or that with random weights, is the same everywhere")
+
+
+def _none(part: Part, reason: str) -> Rows:
+    nothing = torch.full(part.raw.shape[:2], float("nan"))
+    return without(Rows(nothing), nothing.isnan(), reason)
+
+
+NO_MASKS = "no masks were given"
+MOSAICS = "grid_pointing_game"
 
 COLUMNS = (
     Column(
@@ -95,6 +133,44 @@ COLUMNS = (
         True,
         "The share of the probability that is lost where the photo is seen through its map.",
         _drop,
+    ),
+    Column(
+        "pointing_game",
+        "pointing game",
+        "higher",
+        "maps",
+        True,
+        "How often the strongest place of a map lies on the object of the mask, or close to it.",
+        _pointing,
+    ),
+    Column(
+        "energy_in_mask",
+        "energy in mask",
+        "higher",
+        "maps",
+        True,
+        "The share of the positive values that lies on the object of the mask.",
+        _energy,
+    ),
+    Column(
+        MOSAICS,
+        "own cell",
+        "higher",
+        "mosaics",
+        True,
+        "In mosaics of four photos of different classes, the share of the evidence for a class on its own photo; a "
+        "quarter by chance.",
+        None,
+    ),
+    Column(
+        "randomization",
+        "same when random",
+        "lower",
+        "maps",
+        True,
+        "The rank correlation of the maps with those of a network whose weights are all random. A map that stays as it "
+        "is does not explain what the network has learned.",
+        _randomization,
     ),
 )
 """The table of columns: a new metric is a new row here."""

@@ -8,28 +8,43 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchviz_cnn.attribution.metrics.parts import AllImages, Part, Rows, at_size, made_maps
+from torchviz_cnn.attribution.metrics.localisation import Masks
+from torchviz_cnn.attribution.metrics.mosaics import Mosaics, own_cell
+from torchviz_cnn.attribution.metrics.parts import AllImages, Part, at_size, made_maps
 from torchviz_cnn.attribution.metrics.perturbation import EMPTY
-from torchviz_cnn.attribution.metrics.result import Curves, Measurement
+from torchviz_cnn.core.errors import InputError, ModelError, NotFiniteError
 from torchviz_cnn.core.progress import progress_bar
-from torchviz_cnn.evaluation.columns import Column, Setting, Stage
+from torchviz_cnn.evaluation.columns import MOSAICS, Column, Setting, Stage
 from torchviz_cnn.evaluation.rows import REFUSALS, Row, quiet
 from torchviz_cnn.hooks.inputs import batch_of, prepared
 from torchviz_cnn.hooks.network import Model
+from torchviz_cnn.layers.random_weights import RandomLayers
 from torchviz_cnn.runs.folder import ResultFolder
-from torchviz_cnn.scores.targets import asked
+from torchviz_cnn.scores.targets import Targets, asked
+
+Piece = tuple[dict[str, Tensor], dict[str, Any]]
+"""The numbers of a part, and what is said of them."""
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
-_SHARES: tuple[tuple[Stage, float], ...] = (("maps", 0.35), ("mosaics", 0.5), ("perturbation", 1.0), ("maps", 1.0))
-"""The stages in their order, and up to which share of the budget each may begin a part: what is left is for the first
+_SHARES: tuple[tuple[Stage, float], ...] = (
+    ("maps", 0.35),
+    ("mosaics", 0.5),
+    ("perturbation", 1.0),
+    ("maps", 1.0),
+    ("mosaics", 1.0),
+)
+"""The stages in their order, and up to which share of the budget each may begin a part; what is left is for the first
 ones again."""
-_PERTURBED_AT_ONCE = 4
-BUDGET = "the budget was spent before"
+_AT_ONCE = 4
+"""Photos, or mosaics, of a part that takes long."""
+_FEWEST_MOSAICS = 24
+"""How many there are of four photos of four classes."""
 
 
 def spread(count: int) -> list[int]:
@@ -46,24 +61,39 @@ class Pieces:
     """What is measured so far, a piece for each part: in a folder, or in memory where there is none."""
 
     folder: ResultFolder | None
-    _kept: dict[str, tuple[dict[str, Tensor], dict[str, str]]] = field(default_factory=dict)
+    _kept: dict[str, Piece] = field(default_factory=dict)
 
     def has(self, name: str) -> bool:
         """Whether a part is measured."""
-        return name in self._kept or (self.folder is not None and self.folder.has(name))
+        return name in self._kept if self.folder is None else self.folder.has(name)
 
-    def save(self, name: str, tensors: dict[str, Tensor], texts: dict[str, Any]) -> None:
+    def save(self, name: str, piece: Piece) -> None:
         """Keep the numbers of a part and what is said of them."""
-        said = {key: json.dumps(value) for key, value in texts.items()}
+        tensors, said = piece
+        texts = {key: json.dumps(value) for key, value in said.items()}
         if self.folder is None:
-            self._kept[name] = tensors, said
+            self._kept[name] = tensors, texts
         else:
-            self.folder.save(name, tensors, **said)
+            self.folder.save(name, tensors, **texts)
 
-    def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def load(self, name: str) -> Piece:
         """The numbers of a part and what is said of them."""
-        tensors, said = self._kept[name] if self.folder is None else self.folder.load_with_metadata(name)
-        return tensors, {key: json.loads(value) for key, value in said.items()}
+        tensors, texts = self._kept[name] if self.folder is None else self.folder.load_with_metadata(name)
+        return tensors, {key: json.loads(value) for key, value in texts.items()}
+
+
+class Judged:
+    """A few photos with the maps of all methods."""
+
+    def __init__(self, together: Part, alone: list[Part], seconds: list[float], failed: dict[tuple[int, int], str]):
+        self.together = together
+        """All methods, enlarged to the size of the input, which stand where the classes do."""
+        self.alone = alone
+        """Each method by itself."""
+        self.seconds = seconds
+        """How long each took an image."""
+        self.failed = failed
+        """Why a map could not be made, by the place of the photo and of the method."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,191 +107,242 @@ class Run:
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
     pieces: Pieces
+    masks: Masks | None
+    tolerance: float
     steps: int
     seed: int
     batch_size: int
     perturbed: int
+    mosaics: int
     until: float
     """When no further part is begun, on the clock of `time.monotonic`."""
     begun: float
     progress: bool
 
     def parts(self, stage: Stage) -> dict[str, list[int]]:
-        """The numbers of the photos of each part, by its name."""
-        order = spread(len(self.images))
-        size = self.batch_size
-        if stage == "perturbation":
-            order, size = order[: self.perturbed], min(self.batch_size, _PERTURBED_AT_ONCE)
+        """The numbers of the photos, or mosaics, of each part, by its name."""
+        if stage == "mosaics":
+            order, size = list(range(self.count_of_mosaics)), _AT_ONCE
+        elif stage == "perturbation":
+            order, size = spread(len(self.images))[: self.perturbed], min(self.batch_size, _AT_ONCE)
+        else:
+            order, size = spread(len(self.images)), self.batch_size
         return {f"{stage}-{first // size:05d}": order[first : first + size] for first in range(0, len(order), size)}
+
+    @property
+    def count_of_mosaics(self) -> int:
+        """How many mosaics there are, as far as that is known."""
+        return len(self.pieces.load(MOSAICS)[0]["cells"]) if self.pieces.has(MOSAICS) else 0
 
     def measure(self) -> None:
         """Measure all parts that are not yet, as long as there is time."""
         for stage, share in _SHARES:
             until = self.begun + share * (self.until - self.begun)
+            if stage == "mosaics" and self.mosaics and not self.pieces.has(MOSAICS) and time.monotonic() < until:
+                self.pieces.save(MOSAICS, self._choose_mosaics())
             self._measure(stage, until)
 
     def _measure(self, stage: Stage, until: float) -> None:
-        columns = [column for column in self.columns if column.stage == stage and column.measure is not None]
-        if not columns:
-            return
         parts = self.parts(stage)
         left = {name: numbers for name, numbers in parts.items() if not self.pieces.has(name)}
-        options = {"total": sum(map(len, parts.values())), "desc": stage, "unit": " photos"}
+        what = " mosaics" if stage == "mosaics" else " photos"
         done = sum(len(numbers) for name, numbers in parts.items() if name not in left)
-        with progress_bar(self.progress and bool(left), initial=done, **options) as bar:
+        options = {"total": sum(map(len, parts.values())), "initial": done, "desc": stage, "unit": what}
+        with progress_bar(self.progress and bool(left), **options) as bar:
             for name, numbers in left.items():
                 if time.monotonic() >= until:
                     return
-                self.pieces.save(name, *self._piece(numbers, columns))
+                self.pieces.save(name, self._mosaics(numbers) if stage == "mosaics" else self._piece(stage, numbers))
                 bar.update(len(numbers))
 
-    def _piece(self, numbers: list[int], columns: Sequence[Column]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What all columns say of the maps of all methods on some photos."""
+    def _piece(self, stage: Stage, numbers: list[int]) -> Piece:
+        """What all columns of a stage say of the maps of all methods on some photos."""
         read, photos, skipped = self.images.take(numbers)
         tensors: dict[str, Tensor] = {"numbers": torch.tensor(read, dtype=torch.long)}
         texts: dict[str, Any] = {"skipped": skipped, "reasons": {}, "axes": {}}
         if not read:
             return tensors, texts
-        with self._part(read, photos) as (part, setting, failed):
-            tensors["classes"] = part.targets.classes[:, 0].cpu()
-            tensors["probability"] = part.targets.scores[:, 0].cpu()
-            for column in columns:
-                rows = column.measure(part, setting)  # type: ignore[misc]
-                tensors[column.name] = rows.values.float()
-                texts["reasons"][column.name] = _mark(tensors[column.name], rows, part, failed)
-                if rows.curves is not None:
-                    tensors[f"{column.name}/y"] = rows.curves.y.float()
-                    tensors[f"{column.name}/x"] = rows.curves.x.float()
-                    texts["axes"][column.name] = [rows.curves.x_label, rows.curves.y_label]
+        with self._judged(read, photos) as judged:
+            tensors["classes"] = judged.together.targets.classes[:, 0].cpu()
+            for column in self.columns:
+                if column.stage != stage or column.measure is None:
+                    continue
+                if stage == "maps":
+                    self._judge_each(column, judged, tensors, texts)
+                else:
+                    self._judge_all(column, judged, tensors, texts)
         return tensors, texts
 
+    def _judge_each(self, column: Column, judged: Judged, tensors: dict[str, Tensor], texts: dict[str, Any]) -> None:
+        """What a column says of each method by itself."""
+        values, reasons = list[Tensor](), dict[tuple[int, int], str]()
+        for place, (row, part) in enumerate(zip(self.rows, judged.alone, strict=True)):
+            if len([one for one in judged.failed if one[1] == place]) == len(part.numbers):
+                values.append(torch.full((len(part.numbers), 1), math.nan))
+            else:
+                setting = replace(
+                    self._setting, random=self._random, explain=row.explain, seconds=judged.seconds[place]
+                )
+                rows = column.measure(part, setting)  # type: ignore[misc]
+                values.append(rows.values.float())
+                reasons |= {(image, place): reason for image, reason in rows.reasons.items()}
+        tensors[column.name] = torch.cat(values, 1)
+        texts["reasons"][column.name] = _marked(tensors[column.name], reasons | judged.failed, judged.failed)
+
+    def _judge_all(self, column: Column, judged: Judged, tensors: dict[str, Tensor], texts: dict[str, Any]) -> None:
+        """What a column says of all methods at once."""
+        part = judged.together
+        rows = column.measure(part, self._setting)  # type: ignore[misc]
+        values = tensors[column.name] = rows.values.float()
+        missing = values.isnan().nonzero().tolist()
+        reasons = {
+            (image, row): EMPTY if bool(part.empty[image, row]) else rows.reasons.get(image, "it could not be measured")
+            for image, row in missing
+        }
+        texts["reasons"][column.name] = _marked(values, reasons | judged.failed, judged.failed)
+        if rows.curves is not None:
+            tensors[f"{column.name}/y"], tensors[f"{column.name}/x"] = rows.curves.y.float(), rows.curves.x.float()
+            texts["axes"][column.name] = [rows.curves.x_label, rows.curves.y_label]
+
+    @cached_property
+    def _setting(self) -> Setting:
+        options = {"steps": self.steps, "tolerance": self.tolerance, "seed": self.seed, "masks": self.masks}
+        return Setting(**options, random="")  # type: ignore[arg-type]
+
+    @cached_property
+    def _random(self) -> Model | str:
+        """The network with random weights; or why there is none."""
+        number = next(number for number in spread(len(self.images)) if self.images.take([number])[0])
+        x, _ = batch_of(self.model, self.images.take([number])[1])
+        try:
+            layers = RandomLayers(self.model, x)
+            return layers.draw(layers.names, self.seed)
+        except ModelError as error:  # as for a model without weights
+            return " ".join(str(error).split())
+
     @contextmanager
-    def _part(self, numbers: list[int], photos: Any) -> Iterator[tuple[Part, Setting, dict[int, str]]]:
-        """Some photos with the maps of all methods, which stand where the classes do, and which methods failed."""
+    def _judged(self, numbers: list[int], photos: Any) -> Iterator[Judged]:
+        """Some photos with the maps of all methods."""
         x, origin = batch_of(self.model, photos)
         own = None if self.classes is None else torch.tensor([self.classes[number] for number in numbers])
         with prepared(self.model, x, dims=(2,)) as given:
-            given = replace(given, origin=origin)
-            targets = asked(given, own, "probability")
+            targets = asked(replace(given, origin=origin), own, "probability")
         target = targets.classes[:, 0]
-        maps, seconds, failed = self._maps(self.model, x, target, targets)
-        raw = torch.cat([at_size(one.to(given.x.device), given.input_size) for one in maps], dim=1)
+        maps, seconds, failed = self._maps(x, target, targets)
         several = replace(targets, classes=targets.classes.expand(-1, len(self.rows)), single=False)
         with prepared(self.model, x, dims=(2,)) as given:
             given = replace(given, origin=origin)
-            part = Part(numbers, self.model, given, several, raw, target)
-            yield part, Setting(self.steps, self.seed, seconds), failed
+            maps = [one.to(given.x.device) for one in maps]
+            raw = torch.cat([at_size(one, given.input_size) for one in maps], dim=1)
+            alone = [Part(numbers, self.model, given, targets, one, target) for one in maps]
+            yield Judged(Part(numbers, self.model, given, several, raw, target), alone, seconds, failed)
 
     def _maps(
-        self, model: Model, x: Tensor, target: Tensor, targets: Any
-    ) -> tuple[list[Tensor], Tensor, dict[int, str]]:
-        """The maps (B, 1, h, w) of each row, how long each took an image, and why a row has none."""
-        maps, seconds, failed = [], torch.full((len(self.rows),), math.nan), {}
+        self, x: Tensor, target: Tensor, targets: Targets
+    ) -> tuple[list[Tensor], list[float], dict[tuple[int, int], str]]:
+        """The maps (B, 1, h, w) of each row, how long each took an image, and why maps are not there: zeros stand."""
+        maps: list[Tensor] = []
+        seconds, failed = [math.nan] * len(self.rows), dict[tuple[int, int], str]()
         for place, row in enumerate(self.rows):
-            made = torch.zeros(len(x), 1, 1, 1)
-            if row.refused is not None:
-                failed[place] = row.refused
-            else:
-                begun = time.perf_counter()
-                try:
-                    with quiet():
-                        made = made_maps(row.explain, model, x, target, [], 0, targets)
-                    if made.is_cuda:
-                        torch.cuda.synchronize(made.device)
-                    seconds[place] = (time.perf_counter() - begun) / len(x)
-                except REFUSALS as error:
-                    failed[place] = " ".join(str(error).split())
+            begun = time.perf_counter()
+            made, wrong = made_by(row, self.model, x, target, targets)
+            if made.is_cuda:
+                torch.cuda.synchronize(made.device)
+            if not wrong:
+                seconds[place] = (time.perf_counter() - begun) / len(x)
+            failed |= {(image, place): reason for image, reason in wrong.items()}
             maps.append(made)
         return maps, seconds, failed
 
-
-def _mark(values: Tensor, rows: Rows, part: Part, failed: dict[int, str]) -> dict[str, str]:
-    """Why each value that is not there is not, by its place and row; what a failed row has is taken away."""
-    values[:, list(failed)] = math.nan
-    reasons = {}
-    for place, row in values.isnan().nonzero().tolist():
-        usual = EMPTY if bool(part.empty[place, row]) else rows.reasons.get(place, "it could not be measured")
-        reasons[f"{place} {row}"] = failed.get(row, usual)
-    return reasons
-
-
-class Table(NamedTuple):
-    """What all parts say together."""
-
-    measured: dict[tuple[str, str], Measurement]
-    classes: Tensor
-    skipped: dict[int, str]
-
-
-def collected(run: Run) -> Table:
-    """The pieces as a Measurement for each row and column; what was not measured is NaN, with the reason."""
-    classes, skipped = torch.full((len(run.images),), -1), dict[int, str]()
-    gathered = {column.name: _Gathered(run, column) for column in run.columns}
-    for stage in ("maps", "perturbation"):
-        for name in run.parts(stage):
-            if not run.pieces.has(name):
+    def _choose_mosaics(self) -> Piece:
+        """Which photos stand in mosaics; or, in words, why there are none."""
+        labels: Any = "predicted" if self.classes is None else self.classes
+        options: dict[str, Any] = {"labels": labels, "batch_size": self.batch_size, "seed": self.seed}
+        for count in dict.fromkeys([self.mosaics, min(self.mosaics, _FEWEST_MOSAICS)]):
+            try:
+                chosen = Mosaics.of(self.model, self.images.x, count=count, **options, progress=self.progress)
+            except InputError as error:
+                reason = " ".join(str(error).split())
                 continue
-            tensors, texts = run.pieces.load(name)
-            skipped |= {int(number): reason for number, reason in texts["skipped"].items()}
-            if len(tensors["numbers"]):
-                classes[tensors["numbers"]] = tensors["classes"]
-            for column in gathered.values():
-                column.add(tensors, texts)
-    measured: dict[tuple[str, str], Measurement] = {}
-    for column in gathered.values():
-        measured |= column.measurements(skipped)
-    return Table(measured, classes, dict(sorted(skipped.items())))
+            numbers = torch.tensor([chosen.recognised, chosen.recognised_classes, chosen.looked_at])
+            return {"cells": chosen.cells, "classes": chosen.classes, "recognised": numbers}, {"about": repr(chosen)}
+        nothing = torch.zeros(0, 4, dtype=torch.long)
+        return {"cells": nothing, "classes": nothing}, {"reason": reason}
+
+    @cached_property
+    def _chosen(self) -> Mosaics:
+        """The mosaics that were chosen, also by an earlier run."""
+        tensors, _ = self.pieces.load(MOSAICS)
+        recognised, classes, looked_at = tensors["recognised"].tolist()
+        return Mosaics(
+            images=self.images,
+            cells=tensors["cells"],
+            classes=tensors["classes"],
+            n=2,
+            size="grow",
+            threshold=0.99,
+            recognised=recognised,
+            recognised_classes=classes,
+            looked_at=looked_at,
+            labelled=self.classes is not None,
+            categories=getattr(self.model, "categories", None),
+        )
+
+    def _mosaics(self, numbers: list[int]) -> Piece:
+        """What share of the evidence lies in its own cell, for all methods on some mosaics."""
+        some = replace(self._chosen, cells=self._chosen.cells[numbers], classes=self._chosen.classes[numbers])
+        values = torch.full((len(numbers), len(self.rows)), math.nan)
+        reasons: dict[tuple[int, int], str] = {}
+        for place, row in enumerate(self.rows):
+            if row.refused is not None:
+                continue
+            try:
+                with quiet():
+                    measured = own_cell(self.model, some, row.explain)
+            except REFUSALS as error:
+                reasons |= {(image, place): " ".join(str(error).split()) for image in range(len(numbers))}
+                continue
+            values[:, place] = measured.values
+            reasons |= {(image, place): reason for image, reason in measured.reasons.items()}
+        names = [some.name(place) for place in range(len(numbers))]
+        return {"mosaics": torch.tensor(numbers), MOSAICS: values}, {
+            "reasons": {MOSAICS: _marked(values, reasons, {})},
+            "names": names,
+        }
 
 
-class _Gathered:
-    """The values of one column, of all photos and rows."""
+def made_by(row: Row, model: Model, x: Tensor, target: Tensor, targets: Targets) -> tuple[Tensor, dict[int, str]]:
+    """The maps (B, 1, h, w) of a row, and why those of images are not there, for which zeros stand."""
+    nothing = torch.zeros(len(x), 1, 1, 1)
+    if row.refused is not None:
+        return nothing, dict.fromkeys(range(len(x)), row.refused)
 
-    def __init__(self, run: Run, column: Column) -> None:
-        self._run, self._column = run, column
-        self._values = torch.full((len(run.images), len(run.rows)), math.nan)
-        self._reasons: list[dict[int, str]] = [{} for _ in run.rows]
-        self._curves: dict[int, Tensor] = {}
-        self._axis: tuple[Tensor, list[str]] | None = None
+    def of(images: list[int]) -> Tensor:
+        return made_maps(row.explain, model, x[images], target[images], [], 0, targets.of_images(images))
 
-    def add(self, tensors: dict[str, Tensor], texts: dict[str, Any]) -> None:
-        """Take in one piece, if it has anything of this column."""
-        name = self._column.name
-        if name not in tensors:
-            return
-        numbers = tensors["numbers"].tolist()
-        self._values[numbers] = tensors[name]
-        for where, reason in texts["reasons"][name].items():
-            place, row = map(int, where.split())
-            self._reasons[row][numbers[place]] = reason
-        if f"{name}/y" in tensors:
-            self._axis = tensors[f"{name}/x"], texts["axes"][name]
-            self._curves |= dict(zip(numbers, tensors[f"{name}/y"], strict=True))
+    try:
+        with quiet():
+            return of(list(range(len(x)))), {}
+    except NotFiniteError as error:
+        if len(x) == 1:
+            return nothing, {0: " ".join(str(error).split())}
+    except REFUSALS as error:
+        return nothing, dict.fromkeys(range(len(x)), " ".join(str(error).split()))
+    maps, wrong = {}, dict[int, str]()  # one by one, so that an image gets what it gets alone
+    for image in range(len(x)):
+        try:
+            with quiet():
+                maps[image] = of([image])
+        except NotFiniteError as error:
+            wrong[image] = " ".join(str(error).split())
+    like = next(iter(maps.values()), nothing[:1])
+    return torch.cat([maps.get(image, torch.zeros_like(like)) for image in range(len(x))]), wrong
 
-    def measurements(self, skipped: dict[int, str]) -> dict[tuple[str, str], Measurement]:
-        """One for each row."""
-        chosen = {number for numbers in self._run.parts(self._column.stage).values() for number in numbers}
-        others = "it is not among the photos that are changed" if len(chosen) < len(self._values) else ""
-        usual = {n: skipped.get(n, BUDGET if n in chosen else others) for n in range(len(self._values))}
-        measured = {}
-        for place, row in enumerate(self._run.rows):
-            values = self._values[:, place].clone()
-            missing = values.isnan().nonzero()[:, 0].tolist()
-            reasons = {n: row.refused or self._reasons[place].get(n, usual[n]) for n in missing}
-            measured[row.key, self._column.name] = Measurement(
-                metric=self._column.name,
-                better=self._column.better,
-                values=values,
-                names=self._run.images.names,
-                reasons=reasons,
-                curves=self._curve(place),
-            )
-        return measured
 
-    def _curve(self, place: int) -> Curves | None:
-        if self._axis is None:
-            return None
-        x, labels = self._axis
-        y = torch.full((len(self._values), len(x)), math.nan)
-        for number, curves in self._curves.items():
-            y[number] = curves[place]
-        return Curves(x, y, *labels)
+def _marked(
+    values: Tensor, reasons: dict[tuple[int, int], str], failed: Sequence[tuple[int, int]] | dict[tuple[int, int], str]
+) -> dict[str, str]:
+    """Why each value that is not there is not, by its place and row; what was measured of no map is taken away."""
+    for image, row in failed:
+        values[image, row] = math.nan
+    return {f"{image} {row}": reasons.get((image, row), "") for image, row in values.isnan().nonzero().tolist()}

@@ -122,14 +122,14 @@ class Trust:
     @cached_property
     def sentences(self) -> Mapping[str, str]:
         """What the figures say of each row, for one who has to decide, by the row's key."""
-        from torchviz_cnn.evaluation.sentences import sentences_of
+        from torchviz_cnn.evaluation.written.sentences import sentences_of
 
         return sentences_of(self)
 
     @cached_property
     def verdict(self) -> tuple[str, ...]:
         """Which metrics agree on the methods and which do not, in sentences."""
-        from torchviz_cnn.evaluation.sentences import verdict_of
+        from torchviz_cnn.evaluation.written.sentences import verdict_of
 
         return verdict_of(self)
 

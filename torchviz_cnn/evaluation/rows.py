@@ -76,7 +76,7 @@ def centre(model: Model, x: Tensor, target: Target = None) -> Tensor:
     torch.Size([2, 8, 8])
     """
     down, across = (torch.linspace(-2, 2, side) for side in x.shape[2:])
-    return torch.exp(-0.5 * (down[:, None] ** 2 + across**2)).expand(len(x), -1, -1).contiguous()
+    return _for_all(torch.exp(-0.5 * (down[:, None] ** 2 + across**2)).expand(len(x), -1, -1), target)
 
 
 def random(model: Model, x: Tensor, target: Target = None) -> Tensor:
@@ -89,7 +89,13 @@ def random(model: Model, x: Tensor, target: Target = None) -> Tensor:
     for image in x.detach().float().cpu():
         seed = int.from_bytes(hashlib.sha256(image.contiguous().numpy().tobytes()).digest()[:7], "big")
         maps.append(torch.rand(1, _GRID, _GRID, generator=torch.Generator().manual_seed(seed)))
-    return at_size(torch.stack(maps), tuple(x.shape[2:]))[:, 0]
+    return _for_all(at_size(torch.stack(maps), tuple(x.shape[2:]))[:, 0], target)
+
+
+def _for_all(maps: Tensor, target: Target) -> Tensor:
+    """The same map (B, H, W) for all classes, where several are asked for: (B, K, H, W)."""
+    several = isinstance(target, Tensor) and target.ndim == 2
+    return (maps[:, None].expand(-1, target.shape[1], -1, -1) if several else maps).contiguous()  # type: ignore[union-attr]
 
 
 REFERENCES = (

@@ -14,18 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchviz_cnn.attribution.metrics.localisation import Masks, MaskSource
 from torchviz_cnn.attribution.metrics.parts import AllImages, Images
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.core.names import LayerPattern
 from torchviz_cnn.evaluation.classes import Labels, classes_of
+from torchviz_cnn.evaluation.collecting import Table, collected
 from torchviz_cnn.evaluation.columns import COLUMNS
-from torchviz_cnn.evaluation.measuring import Pieces, Run, collected, spread
+from torchviz_cnn.evaluation.measuring import Pieces, Run, spread
 from torchviz_cnn.evaluation.result import Trust
 from torchviz_cnn.evaluation.rows import Methods, Row, probed, rows_of
 from torchviz_cnn.hooks.inputs import batch_of
 from torchviz_cnn.hooks.network import Model, Network, module_of
 from torchviz_cnn.media.dataset import ImageSource
+from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 
 __all__ = ["trust"]
@@ -41,9 +44,13 @@ def trust(
     *,
     methods: Methods = None,
     layers: LayerPattern | Sequence[LayerPattern] | None = None,
+    masks: MaskSource | None = None,
+    mask_values: Sequence[int] | int | None = None,
     labels: Labels = None,
     budget: float | None = None,
     perturbed: int = 64,
+    mosaics: int = 40,
+    tolerance: float = 15,
     steps: int = 32,
     seed: int = 0,
     batch_size: int = 8,
@@ -62,6 +69,8 @@ def trust(
             function (model, x, target=...) -> maps (B, h, w), or a list of these; by default ten quick ones.
         layers: names or patterns of the layers at which methods of a layer are compared; by default the one that each
             takes.
+        masks, mask_values: where the object of each photo is, as for `torchviz_cnn.metrics.pointing_game`; without, the
+            pointing game and the energy in the mask are not measured.
         labels: the class of each photo by index or name: a sequence, a mapping by the photo's name, a function of the
             name, a CSV file of `file,class`, or `"folders"` for the name of the folder that it lies in. By default the
             network's top class is explained.
@@ -69,6 +78,9 @@ def trust(
             By default (None) all photos are measured.
         perturbed: how many photos at most, spread evenly over the list, are changed many times, for insertion and what
             is like it.
+        mosaics: how many mosaics of four photos that the network recognises are made, for the grid pointing game; 0:
+            none.
+        tolerance: as for `torchviz_cnn.metrics.pointing_game` (15).
         steps: in how many steps the pixels of a photo go or come (32).
         seed: seed of what is random.
         batch_size: how many photos at once.
@@ -98,13 +110,17 @@ def trust(
     counts = {"perturbed": perturbed, "steps": steps, "batch_size": batch_size}
     counts = {name: checks.whole_number(name, value) for name, value in counts.items()}
     checks.whole_number("seed", seed, 0)
+    counts["mosaics"] = checks.whole_number("mosaics", mosaics, 0)
+    checks.number("tolerance", tolerance, 0)
     rows = rows_of(net, methods, layers)
     images = AllImages(photos, net)
     classes = classes_of(net, images.names, labels)
+    known = None if masks is None else Masks(masks, images, mask_values)
     rows = _probed_on_first(net, images, classes, rows)
     folder = None
     if out is not None:
-        identity = _identity(net, images, classes, rows, {**counts, "seed": seed})
+        said = {"tolerance": tolerance, "seed": seed, "masks": _of_masks(masks, mask_values)}
+        identity = _identity(net, images, classes, rows, {**counts, **said})
         folder = ResultFolder.open(Path(out), KIND, identity)
     run = Run(
         model=net,
@@ -113,6 +129,8 @@ def trust(
         rows=tuple(rows),
         columns=COLUMNS,
         pieces=Pieces(folder),
+        masks=known,
+        tolerance=tolerance,
         seed=seed,
         **counts,
         until=until,
@@ -152,11 +170,12 @@ def _result(net: Model, run: Run, labels: Labels) -> Trust:
         columns=run.columns,
         measured=table.measured,
         skipped=table.skipped,
-        notes=tuple(_notes(run, table.classes, table.skipped)),
+        notes=tuple(_notes(run, table)),
     )
 
 
-def _notes(run: Run, classes: Tensor, skipped: Mapping[int, str]) -> list[str]:
+def _notes(run: Run, table: Table) -> list[str]:
+    classes, skipped = table.classes, table.skipped
     done, count = int((classes >= 0).sum()), len(run.images)
     notes = [f"{done} of {count} photos are measured, with the same photos for all methods."]
     if done + len(skipped) < count:
@@ -164,7 +183,27 @@ def _notes(run: Run, classes: Tensor, skipped: Mapping[int, str]) -> list[str]:
     if skipped:
         first = next(iter(skipped.values()))
         notes.append(f"{len(skipped)} photos were left out, as {run.images.names[next(iter(skipped))]}: {first}")
+    if table.mosaics:
+        notes.append(f"Own cell is measured on {table.mosaics}.")
     return notes
+
+
+def _of_masks(masks: Any, mask_values: Any) -> str | None:
+    """A checksum over masks, or over the names and sizes of their files."""
+    if masks is None:
+        return None
+    if isinstance(masks, (str, os.PathLike)) and os.path.isdir(masks):
+        folder = PhotoFolder(Path(masks))
+        parts: list[Any] = [f"{name} {os.path.getsize(folder.path / name)}" for name in folder.names]
+    elif isinstance(masks, Mapping):
+        parts = [part for name, mask in masks.items() for part in (str(name), _mask_bytes(mask))]
+    else:
+        parts = [_mask_bytes(mask) for mask in ([masks] if isinstance(masks, (str, os.PathLike)) else masks)]
+    return _checksum([str(mask_values), *parts])
+
+
+def _mask_bytes(mask: Any) -> str | bytes:
+    return str(mask) if mask is None or isinstance(mask, (str, os.PathLike)) else _bytes(mask)
 
 
 def _identity(

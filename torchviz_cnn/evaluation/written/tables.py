@@ -55,18 +55,21 @@ def _short(value: float) -> str:
 
 
 def dash_reasons(trust: Trust) -> dict[str, str]:
-    """Why cells are dashes, by the names of rows and columns; what all rows or all columns share is said once."""
-    reasons: dict[str, list[str]] = {}
+    """Why cells are dashes, by the names of rows and columns; what a row or a column shares is said once."""
+    where: dict[str, list[str]] = {}
     for column in trust.columns:
         if column not in trust.shown:
-            reasons.setdefault(trust.reason(trust.rows[0], column), []).append(f"all of {column.title}")
+            where.setdefault(trust.reason(trust.rows[-1], column), []).append(f"all of {column.title}")
+    judging = [column for column in trust.shown if column.judges]
     for row in trust.rows:
-        missing = {column.title: trust.reason(row, column) for column in trust.shown if trust.reason(row, column)}
-        if len(missing) == len(trust.shown) and len(set(missing.values())) == 1:
-            missing = {"all": next(iter(missing.values()))}
-        for title, why in missing.items():
-            reasons.setdefault(why, []).append(f"{row.title}, {title}" if title != "all" else row.title)
-    return {"; ".join(cells): reason for reason, cells in reasons.items()}
+        missing: dict[str, list[str]] = {}
+        for column in trust.shown:
+            if reason := trust.reason(row, column):
+                missing.setdefault(reason, []).append(column.title)
+        for reason, titles in missing.items():
+            every = len(titles) >= len(judging) > 1
+            where.setdefault(reason, []).append(row.title if every else f"{row.title} in {', '.join(titles)}")
+    return {"; ".join(cells): reason for reason, cells in where.items()}
 
 
 def text_table(trust: Trust, width: int) -> str:

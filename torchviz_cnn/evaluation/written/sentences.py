@@ -61,7 +61,7 @@ def _randomised(trust: Trust, row: Row) -> str | None:
 def _best(trust: Trust, row: Row) -> str | None:
     """In which columns no method is better beyond chance, where that sets it apart from others."""
     alone, shared = list[str](), list[str]()
-    for column in _judging(trust):
+    for column in _judging(trust, but=("randomization",)):
         best = _among_best(trust, column)
         if row in best and len(best) < len(_measured(trust, column)):
             (alone if len(best) == 1 else shared).append(f"{column.title} ({_mean(trust, row, column.name):.2f})")
@@ -80,7 +80,7 @@ def _mixed_up(trust: Trust, row: Row) -> str | None:
 def _no_better_than_centre(trust: Trust, row: Row) -> str | None:
     """In which columns a blob in the middle is as good."""
     centre = trust.row(CENTRE)
-    columns = [c for c in _judging(trust) if c.name != "randomization" and row in _measured(trust, c)]
+    columns = [c for c in _judging(trust, but=("randomization",)) if row in _measured(trust, c)]
     worse = [c.title for c in columns if trust.compared(row, centre, c) < 0]
     equal = [c.title for c in columns if trust.compared(row, centre, c) == 0]
     parts = [f"worse than a blob in the middle in {_listed(worse)}"] * bool(worse)
@@ -101,8 +101,8 @@ def _of_reference(trust: Trust, row: Row) -> str:
     """What a map reaches that knows nothing of the network."""
     figures = [
         f"{_mean(trust, row, column.name):.2f} in {column.title}"
-        for column in _judging(trust)
-        if column.name != "randomization" and not math.isnan(_mean(trust, row, column.name))
+        for column in _judging(trust, but=("randomization",))
+        if not math.isnan(_mean(trust, row, column.name))
     ]
     what = {CENTRE: "a blob in the middle of every photo", RANDOM: "random numbers"}[row.method]
     if not figures:
@@ -137,7 +137,7 @@ def verdict_of(trust: Trust) -> tuple[str, ...]:
 
 def _recommended(trust: Trust) -> tuple[str, ...]:
     """The methods that are among the best in most metrics, and depend on the weights."""
-    columns = [column for column in _judging(trust) if column.name != "randomization"]
+    columns = _judging(trust, but=("randomization",))
     best = {column.name: _among_best(trust, column) for column in columns}
     often = {
         row.title: sum(row in rows for rows in best.values()) for row in trust.methods if not _is_flagged(trust, row)
@@ -156,8 +156,8 @@ def _is_flagged(trust: Trust, row: Row) -> bool:
     return _mean(trust, row, "randomization") >= KEEPS
 
 
-def _judging(trust: Trust) -> list[Column]:
-    return [column for column in trust.shown if column.judges]
+def _judging(trust: Trust, but: tuple[str, ...] = ()) -> list[Column]:
+    return [column for column in trust.shown if column.judges and column.name not in but]
 
 
 def _measured(trust: Trust, column: Column) -> list[Row]:
