@@ -160,10 +160,10 @@ class Trust:
 
         Raises OutputError for another kind of file, or no such place.
         """
-        from torchviz_cnn.evaluation.written import tables
+        from torchviz_cnn.evaluation.written import page, tables
 
         kind = Path(path).suffix.lower()
-        writers = {".csv": tables.csv_table, ".json": tables.json_record, ".md": tables.markdown}
+        writers = {".csv": tables.csv_table, ".json": tables.json_record, ".md": tables.markdown, ".html": page.html}
         if kind not in writers:
             raise OutputError(f"cannot write {path}: a comparison is saved as {', '.join(writers)}")
         text = writers[kind](self)

@@ -25,6 +25,7 @@ from torchviz_cnn.evaluation.columns import COLUMNS
 from torchviz_cnn.evaluation.measuring import Pieces, Run, spread
 from torchviz_cnn.evaluation.result import Trust
 from torchviz_cnn.evaluation.rows import Methods, Row, probed, rows_of
+from torchviz_cnn.evaluation.written.examples import examples_of
 from torchviz_cnn.hooks.inputs import batch_of
 from torchviz_cnn.hooks.network import Model, Network, module_of
 from torchviz_cnn.media.dataset import ImageSource
@@ -35,7 +36,7 @@ __all__ = ["trust"]
 
 KIND = "trust"
 """What a folder of results is of."""
-FILES = ("trust.csv", "trust.json", "trust.md")
+FILES = ("trust.csv", "trust.json", "trust.md", "index.html")
 
 
 def trust(
@@ -171,6 +172,7 @@ def _result(net: Model, run: Run, labels: Labels) -> Trust:
         measured=table.measured,
         skipped=table.skipped,
         notes=tuple(_notes(run, table)),
+        examples=examples_of(run, table.measured, table.classes) if run.pieces.folder is not None else (),
     )
 
 
