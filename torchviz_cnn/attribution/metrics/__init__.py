@@ -4,5 +4,6 @@ Every function takes the maps of this library, a plain tensor, or the method tha
 """
 
 from torchviz_cnn.attribution.metrics.perturbation import average_drop, deletion, insertion
+from torchviz_cnn.attribution.metrics.road import road
 
-__all__ = ["average_drop", "deletion", "insertion"]
+__all__ = ["average_drop", "deletion", "insertion", "road"]
