@@ -7,6 +7,7 @@ from torchviz_cnn.attribution.metrics.localisation import energy_in_mask, pointi
 from torchviz_cnn.attribution.metrics.mosaics import Mosaics, difull, grid_pointing_game
 from torchviz_cnn.attribution.metrics.perturbation import average_drop, deletion, insertion
 from torchviz_cnn.attribution.metrics.randomization import randomization
+from torchviz_cnn.attribution.metrics.road import road
 
 __all__ = [
     "Mosaics",
@@ -18,4 +19,5 @@ __all__ = [
     "insertion",
     "pointing_game",
     "randomization",
+    "road",
 ]
