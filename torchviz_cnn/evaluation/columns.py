@@ -13,6 +13,7 @@ from torchviz_cnn.attribution.metrics.parts import Method, Part, Rows, without
 from torchviz_cnn.attribution.metrics.perturbation import EMPTY, curve, drop
 from torchviz_cnn.attribution.metrics.randomization import maps_of, rank_correlation
 from torchviz_cnn.attribution.metrics.result import Better
+from torchviz_cnn.attribution.metrics.road import road_of
 from torchviz_cnn.hooks.network import Model
 
 Stage = Literal["maps", "mosaics", "perturbation"]
@@ -70,6 +71,10 @@ def _drop(part: Part, setting: Setting) -> Rows:
     return drop(part)
 
 
+def _road(part: Part, setting: Setting) -> Rows:
+    return road_of(part, shares=_SHARES, noise=_NOISE, seed=setting.seed)
+
+
 def _pointing(part: Part, setting: Setting) -> Rows:
     if setting.masks is None:
         return _none(part, NO_MASKS)
@@ -94,17 +99,19 @@ def _none(part: Part, reason: str) -> Rows:
     return without(Rows(nothing), nothing.isnan(), reason)
 
 
+_SHARES, _NOISE = (0.2, 0.4, 0.6, 0.8), 0.01
+"""The protocol of ROAD: which shares of the pixels are removed, and the noise on what fills them in."""
 NO_MASKS = "no masks were given"
 MOSAICS = "grid_pointing_game"
 
 COLUMNS = (
     Column(
         "seconds",
-        "seconds per image",
+        "seconds",
         "lower",
         "maps",
         False,
-        "How long the map of one photo takes.",
+        "How many seconds the map of one photo takes.",
         _seconds,
     ),
     Column(
@@ -133,6 +140,16 @@ COLUMNS = (
         True,
         "The share of the probability that is lost where the photo is seen through its map.",
         _drop,
+    ),
+    Column(
+        "road",
+        "ROAD",
+        "higher",
+        "perturbation",
+        True,
+        "The probability of the class with the weakest pixels removed and filled in from their neighbours, minus that "
+        "with the strongest; 0 for a random map.",
+        _road,
     ),
     Column(
         "pointing_game",
@@ -164,7 +181,7 @@ COLUMNS = (
     ),
     Column(
         "randomization",
-        "same when random",
+        "random weights",
         "lower",
         "maps",
         True,
