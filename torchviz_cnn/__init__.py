@@ -47,6 +47,8 @@ from torchviz_cnn.core.errors import (
 from torchviz_cnn.deconv.compare import Comparison, FirstFilters, compare, first_filters
 from torchviz_cnn.deconv.deconvnet import Deconvolution, deconvnet
 from torchviz_cnn.deconv.unpooling import max_pool_with_switches, unpool
+from torchviz_cnn.evaluation.result import Trust
+from torchviz_cnn.evaluation.trust import trust
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.hooks.relu_rules import ReluRule, relu_rule
@@ -110,6 +112,7 @@ __all__ = [
     "TopActivations",
     "TorchvizError",
     "TorchvizWarning",
+    "Trust",
     "ablation_cam",
     "cam_video",
     "capture",
@@ -147,6 +150,7 @@ __all__ = [
     "targets",
     "top_activations",
     "transformations",
+    "trust",
     "unpool",
     "untouched",
     *_CAM_METHODS,

@@ -122,9 +122,11 @@ def asked_target(net: tvc.Network, given: list[str] | None) -> tuple[Any, list[s
     return function, [functions[0].rpartition(":")[2]]
 
 
-def add_budget(parser: argparse.ArgumentParser, default: float) -> None:
-    """Add the time that filter patterns of a page may take."""
-    words = "seconds after which no further filter pattern or projection is begun; 'all': no limit (%(default)s)"
+def add_budget(
+    parser: argparse.ArgumentParser, default: float | str, what: str = "filter pattern or projection"
+) -> None:
+    """Add the time that a command may take."""
+    words = f"seconds after which no further {what} is begun; 'all': no limit (%(default)s)"
     parser.add_argument("--budget", type=_seconds, default=default, metavar="SECONDS", help=words)
 
 

@@ -149,3 +149,23 @@ def on_white(image: Image.Image) -> Image.Image:
     """A picture with transparency as RGB, laid on white."""
     rgba = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def values_of_mask(picture: Image.Image, by_value: bool) -> Array:
+    """The values (height, width) of a picture that marks something: 0 is the background.
+
+    Grey values are taken as they are. In colour it is the largest of each pixel, or how opaque it is, where that
+    varies. With `by_value`, where values have a meaning, a palette's indices are taken; raises ImageError for colours.
+    """
+    if picture.mode in _GREY or (picture.mode == "P" and by_value):
+        return np.asarray(picture)
+    bands = np.asarray(picture.convert("RGBA"))
+    colours, opacity = bands[..., :3], bands[..., 3]
+    if opacity.min() != opacity.max() and not by_value:
+        return opacity
+    if by_value and not (colours == colours[..., :1]).all():
+        raise ImageError("values are asked for by number, and it is in colour")
+    return np.asarray(colours.max(2))
+
+
+_GREY = ("1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")

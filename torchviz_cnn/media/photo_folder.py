@@ -1,16 +1,16 @@
-"""A folder of photos as a dataset, and how torchvision's datasets prepare theirs."""
+"""A folder of photos as a dataset, which files belong to photos, and how torchvision's datasets prepare theirs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.core.errors import ImageError
+from torchviz_cnn.core.errors import ImageError, InputError
 from torchviz_cnn.media.bands import Pixels
 from torchviz_cnn.media.images import Preprocess, read_image, read_stored
 from torchviz_cnn.media.origin import input_of
@@ -73,6 +73,42 @@ def _photos_below(folder: Path) -> list[str]:
             if os.path.splitext(name)[1].lower() in readable and not name.startswith("."):
                 names.append((name if below == "." else os.path.join(below, name)).replace(os.sep, "/"))
     return sorted(names, key=lambda name: name.split("/"))
+
+
+def by_name(files: Sequence[str], names: Sequence[str], what: str) -> dict[int, str]:
+    """The file of each name that has one, by its place: the one called as the longest end of the name's path.
+
+    Suffixes of pictures do not count. Raises InputError for two files that are called alike, and for one file that
+    would be that of two names.
+
+    >>> by_name(["cat/1.png", "2.png"], ["photos/cat/1.jpg", "photos/dog/1.jpg", "photos/dog/2.jpg"], "mask")
+    {0: 'cat/1.png', 2: '2.png'}
+    """
+    known: dict[str, str] = {}
+    for file in files:
+        key = without_suffix(file)
+        if key in known:
+            raise InputError(f"two {what}s are called alike, but for the kind of file: {known[key]} and {file}")
+        known[key] = file
+    chosen: dict[int, str] = {}
+    owners: dict[str, str] = {}
+    for place, name in enumerate(names):
+        parts = without_suffix(name).split("/")
+        ends = ("/".join(parts[first:]) for first in range(len(parts)))
+        file_of = next((known[end] for end in ends if end in known), None)
+        if file_of is None:
+            continue
+        if file_of in owners:
+            raise InputError(f"the {what} {file_of} would be that of two photos: {owners[file_of]} and {name}")
+        owners[file_of], chosen[place] = name, file_of
+    return chosen
+
+
+def without_suffix(name: str) -> str:
+    """A path without the suffix of a picture, with `/`."""
+    path = PurePath(name.replace(os.sep, "/"))
+    is_picture = path.suffix.lower() in Image.registered_extensions()
+    return (path.with_suffix("") if is_picture else path).as_posix()
 
 
 def preprocess_of_transform(transform: Any) -> Preprocess | None:

@@ -3,6 +3,21 @@
 Every function takes the maps of this library, a plain tensor, or the method that makes them, and gives a `Measurement`.
 """
 
+from torchviz_cnn.attribution.metrics.localisation import energy_in_mask, pointing_game
+from torchviz_cnn.attribution.metrics.mosaics import Mosaics, difull, grid_pointing_game
 from torchviz_cnn.attribution.metrics.perturbation import average_drop, deletion, insertion
+from torchviz_cnn.attribution.metrics.randomization import randomization
+from torchviz_cnn.attribution.metrics.road import road
 
-__all__ = ["average_drop", "deletion", "insertion"]
+__all__ = [
+    "Mosaics",
+    "average_drop",
+    "deletion",
+    "difull",
+    "energy_in_mask",
+    "grid_pointing_game",
+    "insertion",
+    "pointing_game",
+    "randomization",
+    "road",
+]

@@ -18,7 +18,7 @@ from torchviz_cnn.attribution.methods import METHODS, methods_of
 from torchviz_cnn.attribution.metrics.result import Better, Curves, Measurement
 from torchviz_cnn.attribution.result import ClassMap
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import ImageError, InputError, kind_of
+from torchviz_cnn.core.errors import ImageError, InputError, NotFiniteError, kind_of
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.hooks.inputs import Given, Output, batch_of, prepared
 from torchviz_cnn.hooks.network import Model, preprocess_of
@@ -175,7 +175,7 @@ def made_maps(
         per_class = f"({len(x)}, {classes}, h, w)" if not targets.single else f"({len(x)}, h, w)"
         raise InputError(f"{whose} {tuple(values.shape)}, where {per_class} are needed for what is explained")
     if not bool(values.isfinite().all()):
-        raise InputError(f"{whose} with NaN or infinity in them")
+        raise NotFiniteError(f"{whose} with NaN or infinity in them")
     return values[:, None] if values.ndim == 3 else values
 
 
@@ -238,21 +238,25 @@ class AllImages:
     def read(self, size: int, start: int = 0) -> Iterator[tuple[list[int], Any]]:
         """The numbers of some images, and these as a method takes them; what cannot be read of a folder is skipped."""
         for first in range(start, len(self), size):
-            numbers = range(first, min(first + size, len(self)))
-            if isinstance(self.x, Tensor):
-                yield list(numbers), self.x[first : first + size]
-                continue
-            read = {}
-            for number in numbers:
-                try:
-                    read[number] = self._one(number)
-                except ImageError as error:
-                    if not self._folder:
-                        raise
-                    self.skipped[number] = f"cannot be read: {error}"
-            if read:
-                several = list(read.values())
-                yield list(read), torch.stack(several) if isinstance(self.x, ImageSource) else several
+            numbers, photos, skipped = self.take(range(first, min(first + size, len(self))))
+            self.skipped |= skipped
+            if numbers:
+                yield numbers, photos
+
+    def take(self, numbers: Sequence[int]) -> tuple[list[int], Any, dict[int, str]]:
+        """Which of some images can be read, these as a method takes them, and why the others cannot."""
+        if isinstance(self.x, Tensor):
+            return list(numbers), self.x[list(numbers)], {}
+        read, skipped = {}, {}
+        for number in numbers:
+            try:
+                read[number] = self._one(number)
+            except ImageError as error:
+                if not self._folder:
+                    raise
+                skipped[number] = f"cannot be read: {error}"
+        several = list(read.values())
+        return list(read), torch.stack(several) if several and isinstance(self.x, ImageSource) else several, skipped
 
     def _one(self, number: int) -> Any:
         return self.x.item(number)[0] if isinstance(self.x, ImageSource) else stored(self.x[number])

@@ -11,6 +11,7 @@ ORDER = (
     "deconvnet",
     "occlusion",
     "top",
+    "trust",
     "report",
 )
 """In which the help lists them."""

@@ -1,0 +1,290 @@
+"""Sanity checks: do the maps change where the network's weights become random, and so explain what it has learned."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchviz_cnn.attribution.metrics.parts import (
+    Images,
+    Method,
+    Part,
+    Rows,
+    at_size,
+    made_maps,
+    measure,
+    method_of,
+)
+from torchviz_cnn.attribution.metrics.result import Better, Curves, Measurement
+from torchviz_cnn.attribution.result import ClassMap
+from torchviz_cnn.core import checks
+from torchviz_cnn.core.errors import EmptyMapWarning, InputError, NotFiniteError, kind_of
+from torchviz_cnn.hooks.inputs import Output
+from torchviz_cnn.hooks.network import Model
+from torchviz_cnn.layers.random_weights import RandomLayers, random_copy
+from torchviz_cnn.scores.targets import Target
+
+__all__ = ["random_copy", "randomization", "rank_correlation", "structural_similarity"]
+
+Order = Literal["cascading", "independent", "all", "efficient"]
+"""Which weights become random: those of the last layer, then of the last two, and so on; of one layer at a time; or of
+all layers at once."""
+_BINS = 100
+_WINDOW = 11
+_SIGMA = 1.5
+
+
+def randomization(
+    model: Model,
+    x: Images,
+    method: str | Method,
+    target: Target = None,
+    *,
+    order: Order = "cascading",
+    seed: int = 0,
+    draws: int = 1,
+    output: Output = None,
+    batch_size: int = 8,
+    progress: bool = False,
+) -> Measurement:
+    """Measure how alike the maps of a method stay where the network's weights become random.
+
+    A map that stays as it is does not explain what the network has learned: it shows edges of the photo, say. The value
+    is the rank correlation (Spearman's, -1..1) of the map with the one of the same class where all weights are random,
+    so a lower value is better. It is taken of the result's `.values` as they are, at their own resolution: for
+    gradients these are absolute values already.
+
+    The model itself is not changed: a copy gets the weights that its layers begin with (see `random_copy`). A layer and
+    the normalisations behind it become random together. What the method is called with is the copy: one that uses
+    another network, of its own, always has a correlation of 1.
+
+    Args:
+        model, x, target, output: as for `insertion`. The target stays the class of the model as it is.
+        method: what makes the maps, by its name (`"grad_cam"`) or as a function (model, x, target=...).
+        order: `cascading` replaces the weights from the output down, more at each step, and the value is that of the
+            last, at which all are random; `independent` those of one layer at a time, and the value is the mean;
+            `all` only those of all layers at once, at a fraction of the time. `efficient` measures, with all weights
+            random, by how much the entropy of the map's histogram (100 bins) grows, in proportion: a higher value is
+            better.
+        seed: seed of the weights, and of the noise for the statistics of normalisations.
+        draws: over how many random networks the numbers are averaged.
+        batch_size: how many images are read, and explained, at a time.
+        progress: whether to show a bar.
+
+    Returns:
+        A Measurement. Its `details` have `rank_correlation` and `ssim` (structural similarity of the maps at the size
+        of the input, each stretched to 0..1) by layer, (N, L) from the last layer to the first; its `curves` are the
+        rank correlation with the layers' names. A map that is constant has no rank correlation: NaN, with a reason, and
+        means are over the others.
+
+    Raises:
+        InputError: for maps that are made already, and a wrong option.
+        ModelError: for a model without weights.
+        TargetError: for a class that the network does not have.
+
+    Adebayo et al., arXiv 1810.03292; Hedström et al., arXiv 2401.06465 (efficient).
+
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 5))
+    >>> randomization(model, torch.rand(4, 3, 16, 16), "saliency").details["rank_correlation"].shape
+    torch.Size([4, 2])
+    """
+    if isinstance(method, (ClassMap, Tensor)) or not (callable(method) or isinstance(method, str)):
+        raise InputError(
+            f"randomization makes maps of other weights: give the method that makes them, not {kind_of(method)}"
+        )
+    check = RandomWeights(
+        method_of(method),
+        checks.one_of("order", order, get_args(Order)),
+        checks.whole_number("seed", seed, 0),
+        checks.whole_number("draws", draws),
+    )
+    better: Better = "higher" if order == "efficient" else "lower"
+    options = {"output": output, "batch_size": batch_size, "progress": progress}
+    return measure("randomization", better, check, model, x, method, target, **options)  # type: ignore[arg-type]
+
+
+class _Step(NamedTuple):
+    """Which layers are random at one place of the axis."""
+
+    label: str
+    layers: tuple[str, ...]
+
+
+class RandomWeights:
+    """What becomes of the maps of a part where weights are random. The copy of the model is kept for the next part."""
+
+    def __init__(self, method: Method, order: Order = "all", seed: int = 0, draws: int = 1) -> None:
+        self._method, self._order, self._seed, self._draws = method, order, seed, draws
+        self._copy: RandomLayers | None = None
+
+    def __call__(self, part: Part) -> Rows:
+        """The rows of one part."""
+        if self._copy is None:
+            self._copy = RandomLayers(part.model, part.given.x[:1])
+        steps = self._steps(self._copy.names)
+        measured = entropies if self._order == "efficient" else similarities
+        numbers = torch.stack(
+            [
+                torch.stack([measured(part, maps) for maps in self._maps(part, self._copy, steps, seed)], 2)
+                for seed in range(self._seed, self._seed + self._draws)
+            ]
+        ).nanmean(0)  # (B, K, L, 2)
+        return self._rows(part, numbers.cpu(), steps)
+
+    def _steps(self, names: tuple[str, ...]) -> list[_Step]:
+        if self._order == "cascading":
+            return [_Step(name, names[place:]) for place, name in reversed(list(enumerate(names)))]
+        if self._order == "independent":
+            return [_Step(name, (name,)) for name in reversed(names)]
+        return [_Step("all layers", names)]
+
+    def _maps(self, part: Part, copy: RandomLayers, steps: list[_Step], seed: int) -> Iterator[Tensor]:
+        for step in steps:
+            yield maps_of(part, copy.draw(step.layers, seed), self._method)
+
+    def _rows(self, part: Part, numbers: Tensor, steps: list[_Step]) -> Rows:
+        first, second = numbers.unbind(3)
+        if self._order == "efficient":
+            before, after = first[..., 0], second[..., 0]
+            rows = Rows((after - before) / before, details={"entropy": before, "entropy_random": after})
+            rows.values = rows.values.masked_fill(before == 0, float("nan"))
+        else:
+            value = first.nanmean(2) if self._order == "independent" else first[..., -1]
+            rows = Rows(value, details={"rank_correlation": first, "ssim": second})
+            if len(steps) > 1:
+                label = "weights are random from here to the output" if self._order == "cascading" else "random layer"
+                ticks = tuple(step.label for step in steps)
+                rows.curves = Curves(torch.arange(1.0, len(steps) + 1), first, label, "rank correlation", ticks)
+        labels = [step.label for step in steps]
+        for place, wrong in enumerate(first.isnan().any(1).tolist()):
+            where = [label for label, bad in zip(labels, wrong, strict=True) if bad]
+            if where:
+                rows.reasons[place] = reason(part.raw[place].cpu(), where, len(labels))
+        return rows
+
+
+def reason(maps: Tensor, where: list[str], count: int) -> str:
+    """Why maps (K, h, w) of an image have no number where these of `count` layers are random."""
+    if not maps.any():
+        return "the map is all zeros"
+    if bool((maps.flatten(1).amax(1) == maps.flatten(1).amin(1)).any()):
+        return "the map is constant"
+    at = f" at {len(where)} of {count} layers ({', '.join(where[:3])}{', ...' * (len(where) > 3)})" * (count > 1)
+    return f"with random weights the map is constant or not finite{at}"
+
+
+def maps_of(part: Part, model: Model, method: Method) -> Tensor:
+    """The maps (B, K, h, w) of a part's images by another model of the same classes; NaN where they are not finite."""
+    total = len(part.numbers)
+
+    def made(images: slice) -> Tensor:
+        target = part.targets.of_images(range(total)[images])
+        x, own = part.given.x[images], part.target
+        if not callable(own):
+            own = target.squeezed(target.classes)
+        return made_maps(method, model, x, own, range(len(x)), len(x), target, part.given.output)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EmptyMapWarning)  # it is said in the reasons
+        try:
+            return made(slice(None))
+        except NotFiniteError:
+            pass
+        maps = torch.full_like(part.raw, float("nan"))
+        for image in range(total):
+            try:
+                maps[image] = made(slice(image, image + 1))[0]
+            except NotFiniteError:
+                continue
+    return maps
+
+
+def similarities(part: Part, maps: Tensor) -> Tensor:
+    """The rank correlation and structural similarity of a part's maps with others (B, K, h, w): (B, K, 2)."""
+    ranks = rank_correlation(part.raw, maps)
+    ssim = structural_similarity(part.maps, at_size(maps, part.given.input_size))
+    return torch.stack([ranks, ssim.masked_fill(ranks.isnan(), float("nan"))], 2)
+
+
+def entropies(part: Part, maps: Tensor) -> Tensor:
+    """The entropy of a part's maps and of others (B, K, h, w): (B, K, 2)."""
+    return torch.stack([histogram_entropy(part.raw), histogram_entropy(maps)], 2)
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Correlate the ranks of maps (B, K, h, w) with those of others: Spearman's, with ties averaged, (B, K).
+
+    NaN where a map is constant, or holds NaN or infinity.
+
+    >>> maps = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+    >>> rank_correlation(maps, maps**3), rank_correlation(maps, -maps)
+    (tensor([[1.]]), tensor([[-1.]]))
+    """
+    first, second = averaged_ranks(a.flatten(2)), averaged_ranks(b.flatten(2))
+    product = (first * second).sum(-1)
+    correlation = product / (first.square().sum(-1) * second.square().sum(-1)).sqrt()  # 0 / 0 of a constant map is NaN
+    finite = a.flatten(2).isfinite().all(-1) & b.flatten(2).isfinite().all(-1)
+    return correlation.clamp(-1, 1).masked_fill(~finite, float("nan")).float()
+
+
+def averaged_ranks(values: Tensor) -> Tensor:
+    """The rank of each of the values (..., n), the mean of the ranks where several are equal, minus the mean rank."""
+    values = values.contiguous()
+    ordered = values.sort(-1).values
+    below = torch.searchsorted(ordered, values)
+    ranks = below + torch.searchsorted(ordered, values, right=True)
+    exact = torch.float32 if values.device.type == "mps" else torch.float64
+    return (ranks.to(exact) - values.shape[-1]) / 2
+
+
+def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
+    """Compare maps (B, K, H, W) with others, each stretched to 0..1: (B, K), 1 for equal ones.
+
+    The mean structural similarity with a Gaussian window of 11 pixels and a standard deviation of 1.5, where it lies
+    whole inside the map; of smaller maps one of their own size. NaN where a map is not finite.
+
+    Wang et al., IEEE Transactions on Image Processing 13(4), 2004.
+    """
+    side = min(_WINDOW, *(length - (length % 2 == 0) for length in a.shape[2:]))
+    distances = torch.arange(side, device=a.device, dtype=torch.float32) - side // 2
+    window = torch.exp(-0.5 * (distances / _SIGMA) ** 2)
+    window = window / window.sum()
+    first, second = (stretched(maps).flatten(0, 1)[:, None] for maps in (a, b))
+
+    def averaged(maps: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(maps, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
+
+    mean, other = averaged(first), averaged(second)
+    variance, another = averaged(first**2) - mean**2, averaged(second**2) - other**2
+    covariance = averaged(first * second) - mean * other
+    brightness = (2 * mean * other + 0.01**2) / (mean**2 + other**2 + 0.01**2)
+    structure = (2 * covariance + 0.03**2) / (variance + another + 0.03**2)
+    similarity: Tensor = (brightness * structure).mean((1, 2, 3)).view(a.shape[:2])
+    return similarity
+
+
+def stretched(maps: Tensor) -> Tensor:
+    """Maps (B, K, H, W) from their minimum to their maximum as 0..1; constant ones are zeros."""
+    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
+    return (maps - low) / torch.where(high > low, high - low, 1.0)
+
+
+def histogram_entropy(maps: Tensor) -> Tensor:
+    """The entropy in nats of the histogram of each map (B, K, h, w), of 100 bins from minimum to maximum: (B, K).
+
+    NaN where a map is constant, or not finite.
+    """
+    values = maps.flatten(2)
+    low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
+    known = (values.isfinite().all(-1, keepdim=True)) & (high > low)
+    share = torch.where(known, (values - low) / torch.where(known, high - low, 1.0), 0.0)
+    bins = (share * _BINS).long().clamp(max=_BINS - 1)
+    counts = torch.zeros(*values.shape[:2], _BINS, device=maps.device).scatter_add_(2, bins, torch.ones_like(share))
+    shares = counts / values.shape[-1]
+    return torch.special.entr(shares).sum(-1).masked_fill(~known[..., 0], float("nan"))

@@ -1,0 +1,1 @@
+"""How far each method can be believed for a network: many metrics of many methods on the same photos."""

@@ -1,0 +1,348 @@
+"""The loop: a part of the photos after another, in which all columns judge the maps of all methods."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchviz_cnn.attribution.metrics.localisation import Masks
+from torchviz_cnn.attribution.metrics.mosaics import Mosaics, own_cell
+from torchviz_cnn.attribution.metrics.parts import AllImages, Part, at_size, made_maps
+from torchviz_cnn.attribution.metrics.perturbation import EMPTY
+from torchviz_cnn.core.errors import InputError, ModelError, NotFiniteError
+from torchviz_cnn.core.progress import progress_bar
+from torchviz_cnn.evaluation.columns import MOSAICS, Column, Setting, Stage
+from torchviz_cnn.evaluation.rows import REFUSALS, Row, quiet
+from torchviz_cnn.hooks.inputs import batch_of, prepared
+from torchviz_cnn.hooks.network import Model
+from torchviz_cnn.layers.random_weights import RandomLayers
+from torchviz_cnn.runs.folder import ResultFolder
+from torchviz_cnn.scores.targets import Targets, asked
+
+Piece = tuple[dict[str, Tensor], dict[str, Any]]
+"""The numbers of a part, and what is said of them."""
+
+_GOLDEN = (math.sqrt(5) - 1) / 2
+_SHARES: tuple[tuple[Stage, float], ...] = (
+    ("maps", 0.35),
+    ("mosaics", 0.5),
+    ("perturbation", 1.0),
+    ("maps", 1.0),
+    ("mosaics", 1.0),
+)
+"""The stages in their order, and up to which share of the budget each may begin a part; what is left is for the first
+ones again."""
+_AT_ONCE = 4
+"""Photos, or mosaics, of a part that takes long."""
+_FEWEST_MOSAICS = 24
+"""How many there are of four photos of four classes."""
+
+
+def spread(count: int) -> list[int]:
+    """All numbers below `count` in an order of which every beginning is spread evenly over the list.
+
+    >>> spread(10)[:4]
+    [0, 5, 2, 7]
+    """
+    return sorted(range(count), key=lambda number: number * _GOLDEN % 1)
+
+
+@dataclass
+class Pieces:
+    """What is measured so far, a piece for each part: in a folder, or in memory where there is none."""
+
+    folder: ResultFolder | None
+    _kept: dict[str, Piece] = field(default_factory=dict)
+
+    def has(self, name: str) -> bool:
+        """Whether a part is measured."""
+        return name in self._kept if self.folder is None else self.folder.has(name)
+
+    def save(self, name: str, piece: Piece) -> None:
+        """Keep the numbers of a part and what is said of them."""
+        tensors, said = piece
+        texts = {key: json.dumps(value) for key, value in said.items()}
+        if self.folder is None:
+            self._kept[name] = tensors, texts
+        else:
+            self.folder.save(name, tensors, **texts)
+
+    def load(self, name: str) -> Piece:
+        """The numbers of a part and what is said of them."""
+        tensors, texts = self._kept[name] if self.folder is None else self.folder.load_with_metadata(name)
+        return tensors, {key: json.loads(value) for key, value in texts.items()}
+
+
+class Judged:
+    """A few photos with the maps of all methods."""
+
+    def __init__(self, together: Part, alone: list[Part], seconds: list[float], failed: dict[tuple[int, int], str]):
+        self.together = together
+        """All methods, enlarged to the size of the input, which stand where the classes do."""
+        self.alone = alone
+        """Each method by itself."""
+        self.seconds = seconds
+        """How long each took an image."""
+        self.failed = failed
+        """Why a map could not be made, by the place of the photo and of the method."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What is measured, on what, and how."""
+
+    model: Model
+    images: AllImages
+    classes: list[int] | None
+    """The class of each photo; None: the network's top class."""
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+    pieces: Pieces
+    masks: Masks | None
+    tolerance: float
+    steps: int
+    seed: int
+    batch_size: int
+    perturbed: int
+    mosaics: int
+    until: float
+    """When no further part is begun, on the clock of `time.monotonic`."""
+    begun: float
+    progress: bool
+
+    def parts(self, stage: Stage) -> dict[str, list[int]]:
+        """The numbers of the photos, or mosaics, of each part, by its name."""
+        if stage == "mosaics":
+            order, size = list(range(self.count_of_mosaics)), _AT_ONCE
+        elif stage == "perturbation":
+            order, size = spread(len(self.images))[: self.perturbed], min(self.batch_size, _AT_ONCE)
+        else:
+            order, size = spread(len(self.images)), self.batch_size
+        return {f"{stage}-{first // size:05d}": order[first : first + size] for first in range(0, len(order), size)}
+
+    @property
+    def count_of_mosaics(self) -> int:
+        """How many mosaics there are, as far as that is known."""
+        return len(self.pieces.load(MOSAICS)[0]["cells"]) if self.pieces.has(MOSAICS) else 0
+
+    def measure(self) -> None:
+        """Measure all parts that are not yet, as long as there is time."""
+        for stage, share in _SHARES:
+            until = self.begun + share * (self.until - self.begun)
+            if stage == "mosaics" and self.mosaics and not self.pieces.has(MOSAICS) and time.monotonic() < until:
+                self.pieces.save(MOSAICS, self._choose_mosaics())
+            self._measure(stage, until)
+
+    def _measure(self, stage: Stage, until: float) -> None:
+        parts = self.parts(stage)
+        left = {name: numbers for name, numbers in parts.items() if not self.pieces.has(name)}
+        what = " mosaics" if stage == "mosaics" else " photos"
+        done = sum(len(numbers) for name, numbers in parts.items() if name not in left)
+        options = {"total": sum(map(len, parts.values())), "initial": done, "desc": stage, "unit": what}
+        with progress_bar(self.progress and bool(left), **options) as bar:
+            for name, numbers in left.items():
+                if time.monotonic() >= until:
+                    return
+                self.pieces.save(name, self._mosaics(numbers) if stage == "mosaics" else self._piece(stage, numbers))
+                bar.update(len(numbers))
+
+    def _piece(self, stage: Stage, numbers: list[int]) -> Piece:
+        """What all columns of a stage say of the maps of all methods on some photos."""
+        read, photos, skipped = self.images.take(numbers)
+        tensors: dict[str, Tensor] = {"numbers": torch.tensor(read, dtype=torch.long)}
+        texts: dict[str, Any] = {"skipped": skipped, "reasons": {}, "axes": {}}
+        if not read:
+            return tensors, texts
+        with self._judged(read, photos) as judged:
+            tensors["classes"] = judged.together.targets.classes[:, 0].cpu()
+            for column in self.columns:
+                if column.stage != stage or column.measure is None:
+                    continue
+                if stage == "maps":
+                    self._judge_each(column, judged, tensors, texts)
+                else:
+                    self._judge_all(column, judged, tensors, texts)
+        return tensors, texts
+
+    def _judge_each(self, column: Column, judged: Judged, tensors: dict[str, Tensor], texts: dict[str, Any]) -> None:
+        """What a column says of each method by itself."""
+        values, reasons = list[Tensor](), dict[tuple[int, int], str]()
+        for place, (row, part) in enumerate(zip(self.rows, judged.alone, strict=True)):
+            if len([one for one in judged.failed if one[1] == place]) == len(part.numbers):
+                values.append(torch.full((len(part.numbers), 1), math.nan))
+            else:
+                setting = replace(
+                    self._setting, random=self._random, explain=row.explain, seconds=judged.seconds[place]
+                )
+                rows = column.measure(part, setting)  # type: ignore[misc]
+                values.append(rows.values.float())
+                reasons |= {(image, place): reason for image, reason in rows.reasons.items()}
+        tensors[column.name] = torch.cat(values, 1)
+        texts["reasons"][column.name] = _marked(tensors[column.name], reasons | judged.failed, judged.failed)
+
+    def _judge_all(self, column: Column, judged: Judged, tensors: dict[str, Tensor], texts: dict[str, Any]) -> None:
+        """What a column says of all methods at once."""
+        part = judged.together
+        rows = column.measure(part, self._setting)  # type: ignore[misc]
+        values = tensors[column.name] = rows.values.float()
+        missing = values.isnan().nonzero().tolist()
+        reasons = {
+            (image, row): EMPTY if bool(part.empty[image, row]) else rows.reasons.get(image, "it could not be measured")
+            for image, row in missing
+        }
+        texts["reasons"][column.name] = _marked(values, reasons | judged.failed, judged.failed)
+        if rows.curves is not None:
+            tensors[f"{column.name}/y"], tensors[f"{column.name}/x"] = rows.curves.y.float(), rows.curves.x.float()
+            texts["axes"][column.name] = [rows.curves.x_label, rows.curves.y_label]
+
+    @cached_property
+    def _setting(self) -> Setting:
+        options = {"steps": self.steps, "tolerance": self.tolerance, "seed": self.seed, "masks": self.masks}
+        return Setting(**options, random="")  # type: ignore[arg-type]
+
+    @cached_property
+    def _random(self) -> Model | str:
+        """The network with random weights; or why there is none."""
+        number = next(number for number in spread(len(self.images)) if self.images.take([number])[0])
+        x, _ = batch_of(self.model, self.images.take([number])[1])
+        try:
+            layers = RandomLayers(self.model, x)
+            return layers.draw(layers.names, self.seed)
+        except ModelError as error:  # as for a model without weights
+            return " ".join(str(error).split())
+
+    @contextmanager
+    def _judged(self, numbers: list[int], photos: Any) -> Iterator[Judged]:
+        """Some photos with the maps of all methods."""
+        x, origin = batch_of(self.model, photos)
+        own = None if self.classes is None else torch.tensor([self.classes[number] for number in numbers])
+        with prepared(self.model, x, dims=(2,)) as given:
+            targets = asked(replace(given, origin=origin), own, "probability")
+        target = targets.classes[:, 0]
+        maps, seconds, failed = self._maps(x, target, targets)
+        several = replace(targets, classes=targets.classes.expand(-1, len(self.rows)), single=False)
+        with prepared(self.model, x, dims=(2,)) as given:
+            given = replace(given, origin=origin)
+            maps = [one.to(given.x.device) for one in maps]
+            raw = torch.cat([at_size(one, given.input_size) for one in maps], dim=1)
+            alone = [Part(numbers, self.model, given, targets, one, target) for one in maps]
+            yield Judged(Part(numbers, self.model, given, several, raw, target), alone, seconds, failed)
+
+    def _maps(
+        self, x: Tensor, target: Tensor, targets: Targets
+    ) -> tuple[list[Tensor], list[float], dict[tuple[int, int], str]]:
+        """The maps (B, 1, h, w) of each row, how long each took an image, and why maps are not there: zeros stand."""
+        maps: list[Tensor] = []
+        seconds, failed = [math.nan] * len(self.rows), dict[tuple[int, int], str]()
+        for place, row in enumerate(self.rows):
+            begun = time.perf_counter()
+            made, wrong = made_by(row, self.model, x, target, targets)
+            if made.is_cuda:
+                torch.cuda.synchronize(made.device)
+            if not wrong:
+                seconds[place] = (time.perf_counter() - begun) / len(x)
+            failed |= {(image, place): reason for image, reason in wrong.items()}
+            maps.append(made)
+        return maps, seconds, failed
+
+    def _choose_mosaics(self) -> Piece:
+        """Which photos stand in mosaics; or, in words, why there are none."""
+        labels: Any = "predicted" if self.classes is None else self.classes
+        options: dict[str, Any] = {"labels": labels, "batch_size": self.batch_size, "seed": self.seed}
+        for count in dict.fromkeys([self.mosaics, min(self.mosaics, _FEWEST_MOSAICS)]):
+            try:
+                chosen = Mosaics.of(self.model, self.images.x, count=count, **options, progress=self.progress)
+            except InputError as error:
+                reason = " ".join(str(error).split())
+                continue
+            numbers = torch.tensor([chosen.recognised, chosen.recognised_classes, chosen.looked_at])
+            return {"cells": chosen.cells, "classes": chosen.classes, "recognised": numbers}, {"about": repr(chosen)}
+        nothing = torch.zeros(0, 4, dtype=torch.long)
+        return {"cells": nothing, "classes": nothing}, {"reason": reason}
+
+    @cached_property
+    def _chosen(self) -> Mosaics:
+        """The mosaics that were chosen, also by an earlier run."""
+        tensors, _ = self.pieces.load(MOSAICS)
+        recognised, classes, looked_at = tensors["recognised"].tolist()
+        return Mosaics(
+            images=self.images,
+            cells=tensors["cells"],
+            classes=tensors["classes"],
+            n=2,
+            size="grow",
+            threshold=0.99,
+            recognised=recognised,
+            recognised_classes=classes,
+            looked_at=looked_at,
+            labelled=self.classes is not None,
+            categories=getattr(self.model, "categories", None),
+        )
+
+    def _mosaics(self, numbers: list[int]) -> Piece:
+        """What share of the evidence lies in its own cell, for all methods on some mosaics."""
+        some = replace(self._chosen, cells=self._chosen.cells[numbers], classes=self._chosen.classes[numbers])
+        values = torch.full((len(numbers), len(self.rows)), math.nan)
+        reasons: dict[tuple[int, int], str] = {}
+        for place, row in enumerate(self.rows):
+            if row.refused is not None:
+                continue
+            try:
+                with quiet():
+                    measured = own_cell(self.model, some, row.explain)
+            except REFUSALS as error:
+                reasons |= {(image, place): " ".join(str(error).split()) for image in range(len(numbers))}
+                continue
+            values[:, place] = measured.values
+            reasons |= {(image, place): reason for image, reason in measured.reasons.items()}
+        names = [some.name(place) for place in range(len(numbers))]
+        return {"mosaics": torch.tensor(numbers), MOSAICS: values}, {
+            "reasons": {MOSAICS: _marked(values, reasons, {})},
+            "names": names,
+        }
+
+
+def made_by(row: Row, model: Model, x: Tensor, target: Tensor, targets: Targets) -> tuple[Tensor, dict[int, str]]:
+    """The maps (B, 1, h, w) of a row, and why those of images are not there, for which zeros stand."""
+    nothing = torch.zeros(len(x), 1, 1, 1)
+    if row.refused is not None:
+        return nothing, dict.fromkeys(range(len(x)), row.refused)
+
+    def of(images: list[int]) -> Tensor:
+        return made_maps(row.explain, model, x[images], target[images], [], 0, targets.of_images(images))
+
+    try:
+        with quiet():
+            return of(list(range(len(x)))), {}
+    except NotFiniteError as error:
+        if len(x) == 1:
+            return nothing, {0: " ".join(str(error).split())}
+    except REFUSALS as error:
+        return nothing, dict.fromkeys(range(len(x)), " ".join(str(error).split()))
+    maps, wrong = {}, dict[int, str]()  # one by one, so that an image gets what it gets alone
+    for image in range(len(x)):
+        try:
+            with quiet():
+                maps[image] = of([image])
+        except NotFiniteError as error:
+            wrong[image] = " ".join(str(error).split())
+    like = next(iter(maps.values()), nothing[:1])
+    return torch.cat([maps.get(image, torch.zeros_like(like)) for image in range(len(x))]), wrong
+
+
+def _marked(
+    values: Tensor, reasons: dict[tuple[int, int], str], failed: Sequence[tuple[int, int]] | dict[tuple[int, int], str]
+) -> dict[str, str]:
+    """Why each value that is not there is not, by its place and row; what was measured of no map is taken away."""
+    for image, row in failed:
+        values[image, row] = math.nan
+    return {f"{image} {row}": reasons.get((image, row), "") for image, row in values.isnan().nonzero().tolist()}

@@ -1,0 +1,1 @@
+"""What a comparison of methods is written as: tables, and one page."""
