@@ -46,6 +46,7 @@ def randomization(
     target: Target = None,
     *,
     order: Order = "cascading",
+    steps: int | None = None,
     seed: int = 0,
     draws: int = 1,
     output: Output = None,
@@ -71,6 +72,7 @@ def randomization(
             `all` only those of all layers at once, at a fraction of the time. `efficient` measures, with all weights
             random, by how much the entropy of the map's histogram (100 bins) grows, in proportion: a higher value is
             better.
+        steps: at how many of the layers, evenly spread from the last to the first, maps are compared; None: at all.
         seed: seed of the weights, and of the noise for the statistics of normalisations.
         draws: over how many random networks the numbers are averaged.
         batch_size: how many images are read, and explained, at a time.
@@ -101,6 +103,7 @@ def randomization(
     check = RandomWeights(
         method_of(method),
         checks.one_of("order", order, get_args(Order)),
+        None if steps is None else checks.whole_number("steps", steps),
         checks.whole_number("seed", seed, 0),
         checks.whole_number("draws", draws),
     )
@@ -119,8 +122,10 @@ class _Step(NamedTuple):
 class RandomWeights:
     """What becomes of the maps of a part where weights are random. The copy of the model is kept for the next part."""
 
-    def __init__(self, method: Method, order: Order = "all", seed: int = 0, draws: int = 1) -> None:
-        self._method, self._order, self._seed, self._draws = method, order, seed, draws
+    def __init__(
+        self, method: Method, order: Order = "all", steps: int | None = None, seed: int = 0, draws: int = 1
+    ) -> None:
+        self._method, self._order, self._count, self._seed, self._draws = method, order, steps, seed, draws
         self._copy: RandomLayers | None = None
 
     def __call__(self, part: Part) -> Rows:
@@ -138,11 +143,12 @@ class RandomWeights:
         return self._rows(part, numbers.cpu(), steps)
 
     def _steps(self, names: tuple[str, ...]) -> list[_Step]:
-        if self._order == "cascading":
-            return [_Step(name, names[place:]) for place, name in reversed(list(enumerate(names)))]
-        if self._order == "independent":
-            return [_Step(name, (name,)) for name in reversed(names)]
-        return [_Step("all layers", names)]
+        if self._order not in ("cascading", "independent"):
+            return [_Step("all layers", names)]
+        count = len(names) if self._count is None else min(self._count, len(names))
+        places = torch.linspace(len(names) - 1, 0, count).round().int().tolist() if count > 1 else [0]
+        last = 1 if self._order == "independent" else len(names)
+        return [_Step(names[place], names[place : place + last]) for place in places]
 
     def _maps(self, part: Part, copy: RandomLayers, steps: list[_Step], seed: int) -> Iterator[Tensor]:
         for step in steps:
@@ -287,4 +293,5 @@ def histogram_entropy(maps: Tensor) -> Tensor:
     bins = (share * _BINS).long().clamp(max=_BINS - 1)
     counts = torch.zeros(*values.shape[:2], _BINS, device=maps.device).scatter_add_(2, bins, torch.ones_like(share))
     shares = counts / values.shape[-1]
-    return torch.special.entr(shares).sum(-1).masked_fill(~known[..., 0], float("nan"))
+    entropy: Tensor = torch.special.entr(shares).sum(-1)
+    return entropy.masked_fill(~known[..., 0], float("nan"))
