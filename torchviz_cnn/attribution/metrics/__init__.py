@@ -5,5 +5,6 @@ Every function takes the maps of this library, a plain tensor, or the method tha
 
 from torchviz_cnn.attribution.metrics.perturbation import average_drop, deletion, insertion
 from torchviz_cnn.attribution.metrics.randomization import randomization
+from torchviz_cnn.attribution.metrics.sensitivity import sensitivity
 
-__all__ = ["average_drop", "deletion", "insertion", "randomization"]
+__all__ = ["average_drop", "deletion", "insertion", "randomization", "sensitivity"]

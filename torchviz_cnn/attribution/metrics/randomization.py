@@ -96,12 +96,8 @@ def randomization(
     >>> randomization(model, torch.rand(4, 3, 16, 16), "saliency").details["rank_correlation"].shape
     torch.Size([4, 2])
     """
-    if isinstance(method, (ClassMap, Tensor)) or not (callable(method) or isinstance(method, str)):
-        raise InputError(
-            f"randomization makes maps of other weights: give the method that makes them, not {kind_of(method)}"
-        )
     check = RandomWeights(
-        method_of(method),
+        method_of(require_method("randomization", method)),
         checks.one_of("order", order, get_args(Order)),
         None if steps is None else checks.whole_number("steps", steps),
         checks.whole_number("seed", seed, 0),
@@ -110,6 +106,13 @@ def randomization(
     better: Better = "higher" if order == "efficient" else "lower"
     options = {"output": output, "batch_size": batch_size, "progress": progress}
     return measure("randomization", better, check, model, x, method, target, **options)  # type: ignore[arg-type]
+
+
+def require_method(metric: str, method: str | Method) -> str | Method:
+    """The method. Raises InputError for maps that are made already."""
+    if isinstance(method, (ClassMap, Tensor)) or not (callable(method) or isinstance(method, str)):
+        raise InputError(f"{metric} makes further maps: give the method that makes them, not {kind_of(method)}")
+    return method
 
 
 class _Step(NamedTuple):
@@ -185,19 +188,22 @@ def reason(maps: Tensor, where: list[str], count: int) -> str:
     return f"with random weights the map is constant or not finite{at}"
 
 
-def maps_of(part: Part, model: Model, method: Method) -> Tensor:
-    """The maps (B, K, h, w) of a part's images by another model of the same classes; NaN where they are not finite."""
-    total = len(part.numbers)
+def maps_of(part: Part, model: Model, method: Method, x: Tensor | None = None) -> Tensor:
+    """The maps (B, K, h, w) of a part's images, or of others in their place, of what the part explains.
+
+    NaN where they are not finite. That a map is empty is not warned of: it has its reason.
+    """
+    total, batch = len(part.numbers), part.given.x if x is None else x
 
     def made(images: slice) -> Tensor:
         target = part.targets.of_images(range(total)[images])
-        x, own = part.given.x[images], part.target
+        some, own = batch[images], part.target
         if not callable(own):
             own = target.squeezed(target.classes)
-        return made_maps(method, model, x, own, range(len(x)), len(x), target, part.given.output)
+        return made_maps(method, model, some, own, range(len(some)), len(some), target, part.given.output)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", EmptyMapWarning)  # it is said in the reasons
+        warnings.simplefilter("ignore", EmptyMapWarning)
         try:
             return made(slice(None))
         except NotFiniteError:
