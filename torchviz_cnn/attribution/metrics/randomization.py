@@ -20,6 +20,7 @@ from torchviz_cnn.attribution.metrics.parts import (
     measure,
     method_of,
 )
+from torchviz_cnn.attribution.metrics.perturbation import EMPTY
 from torchviz_cnn.attribution.metrics.result import Better, Curves, Measurement
 from torchviz_cnn.attribution.result import ClassMap
 from torchviz_cnn.core import checks
@@ -162,7 +163,6 @@ class RandomWeights:
         if self._order == "efficient":
             before, after = first[..., 0], second[..., 0]
             rows = Rows((after - before) / before, details={"entropy": before, "entropy_random": after})
-            rows.values = rows.values.masked_fill(before == 0, float("nan"))
         else:
             value = first.nanmean(2) if self._order == "independent" else first[..., -1]
             rows = Rows(value, details={"rank_correlation": first, "ssim": second})
@@ -171,7 +171,7 @@ class RandomWeights:
                 ticks = tuple(step.label for step in steps)
                 rows.curves = Curves(torch.arange(1.0, len(steps) + 1), first, label, "rank correlation", ticks)
         labels = [step.label for step in steps]
-        for place, wrong in enumerate(first.isnan().any(1).tolist()):
+        for place, wrong in enumerate((first.isnan() | second.isnan()).any(1).tolist()):
             where = [label for label, bad in zip(labels, wrong, strict=True) if bad]
             if where:
                 rows.reasons[place] = reason(part.raw[place].cpu(), where, len(labels))
@@ -181,7 +181,7 @@ class RandomWeights:
 def reason(maps: Tensor, where: list[str], count: int) -> str:
     """Why maps (K, h, w) of an image have no number where these of `count` layers are random."""
     if not maps.any():
-        return "the map is all zeros"
+        return EMPTY
     if bool((maps.flatten(1).amax(1) == maps.flatten(1).amin(1)).any()):
         return "the map is constant"
     at = f" at {len(where)} of {count} layers ({', '.join(where[:3])}{', ...' * (len(where) > 3)})" * (count > 1)
