@@ -38,6 +38,12 @@ all layers at once."""
 _BINS = 100
 _WINDOW = 11
 _SIGMA = 1.5
+_CONSTANT = 1e-12
+"""The variance of a map from 0 to 1 that counts as none."""
+SHOWS_EDGES = 0.5
+"""A method whose maps keep more of their structure than this, on the average of a cascade, shows edges, not evidence:
+on SqueezeNet and EfficientNet-Lite0 guided backpropagation and guided Grad-CAM keep 0.6 to 0.8, the gradient 0.2, Grad-
+CAM 0.1."""
 
 
 def randomization(
@@ -61,6 +67,11 @@ def randomization(
     so a lower value is better. It is taken of the result's `.values` as they are, at their own resolution: for
     gradients these are absolute values already.
 
+    With all weights random hardly any method keeps its map, so look at the curve, and at the mean of
+    `details["structure"]`: guided backpropagation draws the same lines while all but the first layers are random. Above
+    0.5 a method shows edges, not evidence. SSIM alone does not tell: maps that are dark nearly everywhere are alike by
+    it, also those of two photos.
+
     The model itself is not changed: a copy gets the weights that its layers begin with (see `random_copy`). A layer and
     the normalisations behind it become random together. What the method is called with is the copy: one that uses
     another network, of its own, always has a correlation of 1.
@@ -80,10 +91,11 @@ def randomization(
         progress: whether to show a bar.
 
     Returns:
-        A Measurement. Its `details` have `rank_correlation` and `ssim` (structural similarity of the maps at the size
-        of the input, each stretched to 0..1) by layer, (N, L) from the last layer to the first; its `curves` are the
-        rank correlation with the layers' names. A map that is constant has no rank correlation: NaN, with a reason, and
-        means are over the others.
+        A Measurement. Its `curves` are the rank correlation by layer, with the layers' names, from the last to the
+        first; its `details`, (N, L) each, have `rank_correlation`, `ssim` (the structural similarity of the maps at the
+        size of the input, each stretched to 0..1) and `structure` (the third term of it: whether the maps have the
+        same lines, 1 for the same and about 0 for others). A map that is constant or not finite has no rank
+        correlation: NaN, with a reason, and means are over the others.
 
     Raises:
         InputError: for maps that are made already, and a wrong option.
@@ -143,7 +155,7 @@ class RandomWeights:
                 torch.stack([measured(part, maps) for maps in self._maps(part, self._copy, steps, seed)], 2)
                 for seed in range(self._seed, self._seed + self._draws)
             ]
-        ).nanmean(0)  # (B, K, L, 2)
+        ).nanmean(0)  # (B, K, L, and as many numbers as there are)
         return self._rows(part, numbers.cpu(), steps)
 
     def _steps(self, names: tuple[str, ...]) -> list[_Step]:
@@ -159,19 +171,20 @@ class RandomWeights:
             yield maps_of(part, copy.draw(step.layers, seed), self._method)
 
     def _rows(self, part: Part, numbers: Tensor, steps: list[_Step]) -> Rows:
-        first, second = numbers.unbind(3)
+        first = numbers[..., 0]
         if self._order == "efficient":
-            before, after = first[..., 0], second[..., 0]
+            before, after = numbers[..., 0, :].unbind(2)
             rows = Rows((after - before) / before, details={"entropy": before, "entropy_random": after})
         else:
             value = first.nanmean(2) if self._order == "independent" else first[..., -1]
-            rows = Rows(value, details={"rank_correlation": first, "ssim": second})
+            details = dict(zip(("rank_correlation", "ssim", "structure"), numbers.unbind(3), strict=True))
+            rows = Rows(value, details=details)
             if len(steps) > 1:
                 label = "weights are random from here to the output" if self._order == "cascading" else "random layer"
                 ticks = tuple(step.label for step in steps)
                 rows.curves = Curves(torch.arange(1.0, len(steps) + 1), first, label, "rank correlation", ticks)
         labels = [step.label for step in steps]
-        for place, wrong in enumerate((first.isnan() | second.isnan()).any(1).tolist()):
+        for place, wrong in enumerate(numbers.isnan().any(3).any(1).tolist()):
             where = [label for label, bad in zip(labels, wrong, strict=True) if bad]
             if where:
                 rows.reasons[place] = reason(part.raw[place].cpu(), where, len(labels))
@@ -218,10 +231,11 @@ def maps_of(part: Part, model: Model, method: Method, x: Tensor | None = None) -
 
 
 def similarities(part: Part, maps: Tensor) -> Tensor:
-    """The rank correlation and structural similarity of a part's maps with others (B, K, h, w): (B, K, 2)."""
+    """The rank correlation of a part's maps with others (B, K, h, w), their SSIM and its structure: (B, K, 3)."""
     ranks = rank_correlation(part.raw, maps)
-    ssim = structural_similarity(part.maps, at_size(maps, part.given.input_size))
-    return torch.stack([ranks, ssim.masked_fill(ranks.isnan(), float("nan"))], 2)
+    ssim, structure = structural_similarity(part.maps, at_size(maps, part.given.input_size))
+    wrong = ranks.isnan()
+    return torch.stack([ranks, ssim.masked_fill(wrong, float("nan")), structure.masked_fill(wrong, float("nan"))], 2)
 
 
 def entropies(part: Part, maps: Tensor) -> Tensor:
@@ -255,19 +269,22 @@ def averaged_ranks(values: Tensor) -> Tensor:
     return (ranks.to(exact) - values.shape[-1]) / 2
 
 
-def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
-    """Compare maps (B, K, H, W) with others, each stretched to 0..1: (B, K), 1 for equal ones.
+def structural_similarity(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Compare maps (B, K, H, W) with others, each stretched to 0..1: their similarity and its third term, (B, K) each.
 
-    The mean structural similarity with a Gaussian window of 11 pixels and a standard deviation of 1.5, where it lies
-    whole inside the map; of smaller maps one of their own size. NaN where a map is not finite.
+    The mean structural similarity (SSIM), and the mean correlation inside the window alone (its term of structure),
+    which says whether the maps have the same lines, however strong: 1 for the same lines, about 0 for others. The
+    window is a Gaussian of 11 pixels and a standard deviation of 1.5, where it lies whole inside the map; of smaller
+    maps it has their size. Where a map is constant in the window, that has no structure. NaN where a map is not finite.
 
     Wang et al., IEEE Transactions on Image Processing 13(4), 2004.
     """
+    exact = torch.float32 if a.device.type == "mps" else torch.float64
     side = min(_WINDOW, *(length - (length % 2 == 0) for length in a.shape[2:]))
-    distances = torch.arange(side, device=a.device, dtype=torch.float32) - side // 2
+    distances = torch.arange(side, device=a.device, dtype=exact) - side // 2
     window = torch.exp(-0.5 * (distances / _SIGMA) ** 2)
     window = window / window.sum()
-    first, second = (stretched(maps).flatten(0, 1)[:, None] for maps in (a, b))
+    first, second = (stretched(maps.to(exact)).flatten(0, 1)[:, None] for maps in (a, b))
 
     def averaged(maps: Tensor) -> Tensor:
         return F.conv2d(F.conv2d(maps, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
@@ -276,9 +293,11 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
     variance, another = averaged(first**2) - mean**2, averaged(second**2) - other**2
     covariance = averaged(first * second) - mean * other
     brightness = (2 * mean * other + 0.01**2) / (mean**2 + other**2 + 0.01**2)
-    structure = (2 * covariance + 0.03**2) / (variance + another + 0.03**2)
-    similarity: Tensor = (brightness * structure).mean((1, 2, 3)).view(a.shape[:2])
-    return similarity
+    similarity = brightness * (2 * covariance + 0.03**2) / (variance + another + 0.03**2)
+    lines = (variance > _CONSTANT) & (another > _CONSTANT) | similarity.isnan()
+    structure = (covariance / (variance * another).clamp(min=_CONSTANT**2).sqrt()).clamp(-1, 1).where(lines, 0.0)
+    structure = structure.sum((1, 2, 3)) / lines.sum((1, 2, 3))
+    return similarity.mean((1, 2, 3)).view(a.shape[:2]).float(), structure.view(a.shape[:2]).float()
 
 
 def stretched(maps: Tensor) -> Tensor:
