@@ -316,7 +316,7 @@ def histogram_entropy(maps: Tensor) -> Tensor:
     known = (values.isfinite().all(-1, keepdim=True)) & (high > low)
     share = torch.where(known, (values - low) / torch.where(known, high - low, 1.0), 0.0)
     bins = (share * _BINS).long().clamp(max=_BINS - 1)
-    counts = torch.zeros(*values.shape[:2], _BINS, device=maps.device).scatter_add_(2, bins, torch.ones_like(share))
+    counts = share.new_zeros(*values.shape[:2], _BINS).scatter_add_(2, bins, torch.ones_like(share))
     shares = counts / values.shape[-1]
     entropy: Tensor = torch.special.entr(shares).sum(-1)
     return entropy.masked_fill(~known[..., 0], float("nan"))
