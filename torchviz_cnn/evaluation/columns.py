@@ -103,6 +103,8 @@ _SHARES, _NOISE = (0.2, 0.4, 0.6, 0.8), 0.01
 """The protocol of ROAD: which shares of the pixels are removed, and the noise on what fills them in."""
 NO_MASKS = "no masks were given"
 MOSAICS = "grid_pointing_game"
+MASKED = ("pointing_game", "energy_in_mask")
+"""The columns that need masks."""
 
 COLUMNS = (
     Column(

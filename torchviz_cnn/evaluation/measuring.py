@@ -16,11 +16,11 @@ from torch import Tensor
 
 from torchviz_cnn.attribution.metrics.localisation import Masks
 from torchviz_cnn.attribution.metrics.mosaics import Mosaics, own_cell
-from torchviz_cnn.attribution.metrics.parts import AllImages, Part, at_size, made_maps
+from torchviz_cnn.attribution.metrics.parts import AllImages, Images, Part, at_size, made_maps
 from torchviz_cnn.attribution.metrics.perturbation import EMPTY
 from torchviz_cnn.core.errors import InputError, ModelError, NotFiniteError
 from torchviz_cnn.core.progress import progress_bar
-from torchviz_cnn.evaluation.columns import MOSAICS, Column, Setting, Stage
+from torchviz_cnn.evaluation.columns import MASKED, MOSAICS, Column, Setting, Stage
 from torchviz_cnn.evaluation.rows import REFUSALS, Row, quiet
 from torchviz_cnn.hooks.inputs import batch_of, prepared
 from torchviz_cnn.hooks.network import Model
@@ -101,7 +101,10 @@ class Run:
     """What is measured, on what, and how."""
 
     model: Model
+    photos: Images
+    """As they were given,"""
     images: AllImages
+    """and as they are read."""
     classes: list[int] | None
     """The class of each photo; None: the network's top class."""
     rows: tuple[Row, ...]
@@ -141,6 +144,8 @@ class Run:
             if stage == "mosaics" and self.mosaics and not self.pieces.has(MOSAICS) and time.monotonic() < until:
                 self.pieces.save(MOSAICS, self._choose_mosaics())
             self._measure(stage, until)
+            if stage == "maps" and self.masks is not None:
+                self._require_a_mask()
 
     def _measure(self, stage: Stage, until: float) -> None:
         parts = self.parts(stage)
@@ -154,6 +159,18 @@ class Run:
                     return
                 self.pieces.save(name, self._mosaics(numbers) if stage == "mosaics" else self._piece(stage, numbers))
                 bar.update(len(numbers))
+
+    def _require_a_mask(self) -> None:
+        """Raise InputError where all photos were looked at, and no mask could be used."""
+        reasons = list[str]()
+        for name in self.parts("maps"):
+            if not self.pieces.has(name):
+                return
+            tensors, texts = self.pieces.load(name)
+            if any(bool(tensors[column].isfinite().any()) for column in MASKED if column in tensors):
+                return
+            reasons += [reason for column in MASKED for reason in texts["reasons"].get(column, {}).values()]
+        raise InputError(f"none of the masks can be used: {next(iter(reasons), 'no photo has one')}")
 
     def _piece(self, stage: Stage, numbers: list[int]) -> Piece:
         """What all columns of a stage say of the maps of all methods on some photos."""
@@ -260,7 +277,7 @@ class Run:
         options: dict[str, Any] = {"labels": labels, "batch_size": self.batch_size, "seed": self.seed}
         for count in dict.fromkeys([self.mosaics, min(self.mosaics, _FEWEST_MOSAICS)]):
             try:
-                chosen = Mosaics.of(self.model, self.images.x, count=count, **options, progress=self.progress)
+                chosen = Mosaics.of(self.model, self.photos, count=count, **options, progress=self.progress)
             except InputError as error:
                 reason = " ".join(str(error).split())
                 continue

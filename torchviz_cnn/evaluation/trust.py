@@ -125,6 +125,7 @@ def trust(
         folder = ResultFolder.open(Path(out), KIND, identity)
     run = Run(
         model=net,
+        photos=photos,
         images=images,
         classes=classes,
         rows=tuple(rows),

@@ -48,8 +48,9 @@ class RandomLayers:
             copy, self._original = _copied(module), layers_with_weights(module)
         self._copy = layers_with_weights(copy)
         self._groups = _with_normalisations(self._copy, _order(copy, x, self._copy))
-        self._shape, self._drawn = tuple(x.shape[1:]), set[tuple[int, str]]()
-        self._module = copy
+        self._module, self._shape = copy, tuple(x.shape[1:])
+        self._drawn: set[tuple[int, str]] = set()
+        self._done: set[Tensor] = set()
         self.model: Model = replace(model, model=copy) if isinstance(model, Network) else copy
         """The copy; a Network where the model is one."""
 
@@ -60,16 +61,22 @@ class RandomLayers:
 
     def draw(self, names: Iterable[str], seed: int) -> Model:
         """The copy, with random weights in these layers alone. The weights of a layer depend on (seed, layer) alone."""
-        wanted = {(seed, part) for name in names for part in self._groups[name]}
-        with torch.no_grad():
-            for _, name in self._drawn - wanted:
-                for mine, original in zip(self._copy[name], self._original[name], strict=True):
-                    _restore(mine, original)
-            for number, name in wanted - self._drawn:
-                _redraw(self._copy[name], name, number)
-        self._drawn = wanted
+        wanted = [(seed, part) for name in reversed(self.names) if name in set(names) for part in self._groups[name]]
+        if not self._drawn <= set(wanted):  # those that are not wanted may share weights with others
+            self._restore()
+        for number, name in wanted:
+            if (number, name) not in self._drawn:
+                _redraw(self._copy[name], name, number, self._done)
+        self._drawn = set(wanted)
         measure_statistics(self._module, [m for _, name in wanted for m in self._copy[name]], self._shape, seed)
         return self.model
+
+    def _restore(self) -> None:
+        for _, name in self._drawn:
+            for module, original in zip(self._copy[name], self._original[name], strict=True):
+                _copy_values(original, module)
+        self._drawn.clear()
+        self._done.clear()
 
 
 def random_copy(model: Model, seed: int = 0, shape: tuple[int, int, int] | None = None) -> Model:
@@ -104,8 +111,9 @@ def random_copy(model: Model, seed: int = 0, shape: tuple[int, int, int] | None 
         shape = (input_channels(copy), *model.input_size)
     if shape is None and normalisations:
         raise InputError(f"{type(copy).__name__} has running statistics: say the shape (C, H, W) of its input")
-    for name, modules in layers.items():
-        _redraw(modules, name, seed)
+    done: set[Tensor] = set()
+    for name in reversed(layers):
+        _redraw(layers[name], name, seed, done)
     if shape is not None:
         measure_statistics(copy, normalisations, shape, seed)
     return replace(model, model=copy) if isinstance(model, Network) else copy
@@ -126,16 +134,20 @@ def layers_with_weights(model: nn.Module) -> dict[str, list[nn.Module]]:
     return layers
 
 
-def _redraw(modules: list[nn.Module], name: str, seed: int) -> None:
-    """Give the parameters of one layer new values in place. They are drawn on the CPU, the same for every device."""
+def _redraw(modules: list[nn.Module], name: str, seed: int, done: set[Tensor]) -> None:
+    """Give the parameters of one layer new values in place. They are drawn on the CPU, the same for every device.
+
+    Those in `done` have new values, which they share with a layer behind this one; the others are added to it.
+    """
     with torch.no_grad(), _seeded(f"{seed} {name}"):
         for module in modules:
             fresh = _copied(module).cpu()
             if callable(reset := getattr(fresh, "reset_parameters", None)):
                 reset()
             for key, parameter in module._parameters.items():
-                if parameter is None or not parameter.is_floating_point():
+                if parameter is None or not parameter.is_floating_point() or parameter in done:
                     continue
+                done.add(parameter)
                 new: Tensor | None = fresh._parameters.get(key)
                 if new is None or new.shape != parameter.shape or torch.equal(new.to(parameter), parameter):
                     own = parameter.float()
@@ -198,12 +210,13 @@ def _copied(module: nn.Module) -> nn.Module:
     return copy
 
 
-def _restore(module: nn.Module, original: nn.Module) -> None:
+def _copy_values(original: nn.Module, module: nn.Module) -> None:
     """Give one module the parameters and buffers of another."""
-    for mine, its in ((module._parameters, original._parameters), (module._buffers, original._buffers)):
-        for key, value in its.items():
-            if value is not None:
-                mine[key].copy_(value)  # type: ignore[union-attr]
+    with torch.no_grad():
+        for its, mine in ((original._parameters, module._parameters), (original._buffers, module._buffers)):
+            for key, value in its.items():
+                if value is not None:
+                    mine[key].copy_(value)  # type: ignore[union-attr]
 
 
 def _parameters(modules: list[nn.Module]) -> list[Tensor]:

@@ -8,6 +8,7 @@ from torchviz_cnn.attribution.metrics.mosaics import Mosaics, difull, grid_point
 from torchviz_cnn.attribution.metrics.perturbation import average_drop, deletion, insertion
 from torchviz_cnn.attribution.metrics.randomization import randomization
 from torchviz_cnn.attribution.metrics.road import road
+from torchviz_cnn.attribution.metrics.sensitivity import sensitivity
 
 __all__ = [
     "Mosaics",
@@ -20,4 +21,5 @@ __all__ = [
     "pointing_game",
     "randomization",
     "road",
+    "sensitivity",
 ]

@@ -125,7 +125,7 @@ def _matrix(trust: Trust) -> dict[str, Any] | None:
     def tau(a: Column, b: Column) -> dict[str, Any]:
         value = trust.agreement.get((a.name, b.name), trust.agreement.get((b.name, a.name), math.nan))
         level = "none" if math.isnan(value) else str(round(value * 4))
-        return {"text": number(value).removesuffix("0"), "level": level, "same": a is b}
+        return {"text": number(value, 2), "level": level, "same": a is b}
 
     return {"titles": [c.title for c in columns], "rows": [(a.title, [tau(a, b) for b in columns]) for a in columns]}
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torchviz_cnn.evaluation.columns import Column
 from torchviz_cnn.evaluation.rows import CENTRE, RANDOM, Row
+from torchviz_cnn.evaluation.written.tables import number
 
 if TYPE_CHECKING:
     from torchviz_cnn.evaluation.result import Trust
@@ -54,8 +55,9 @@ def _randomised(trust: Trust, row: Row) -> str | None:
     if math.isnan(kept):
         return None
     if kept >= KEEPS:
-        return f"its maps keep {kept:.2f} rank correlation when all weights are random: it shows edges, not evidence"
-    return f"its maps change with the weights (rank correlation {kept:.2f} when all are random)"
+        said = f"its maps keep {number(kept, 2)} rank correlation when all weights are random"
+        return f"{said}: it shows edges, not evidence"
+    return f"its maps change with the weights (rank correlation {number(kept, 2)} when all are random)"
 
 
 def _best(trust: Trust, row: Row) -> str | None:
@@ -64,7 +66,9 @@ def _best(trust: Trust, row: Row) -> str | None:
     for column in _judging(trust, but=("randomization",)):
         best = _among_best(trust, column)
         if row in best and len(best) < len(_measured(trust, column)):
-            (alone if len(best) == 1 else shared).append(f"{column.title} ({_mean(trust, row, column.name):.2f})")
+            (alone if len(best) == 1 else shared).append(
+                f"{column.title} ({number(_mean(trust, row, column.name), 2)})"
+            )
     parts = [f"best in {_listed(alone)}"] * bool(alone) + [f"among the best in {_listed(shared)}"] * bool(shared)
     return ", ".join(parts) or None
 
@@ -74,7 +78,7 @@ def _mixed_up(trust: Trust, row: Row) -> str | None:
     share = _mean(trust, row, "grid_pointing_game")
     if math.isnan(share) or share >= ON_ITS_OWN:
         return None
-    return f"on photos of several things only {share:.2f} of its evidence lies on the right one"
+    return f"on photos of several things only {number(share, 2)} of its evidence lies on the right one"
 
 
 def _no_better_than_centre(trust: Trust, row: Row) -> str | None:
@@ -100,7 +104,7 @@ def _slow(trust: Trust, row: Row) -> str | None:
 def _of_reference(trust: Trust, row: Row) -> str:
     """What a map reaches that knows nothing of the network."""
     figures = [
-        f"{_mean(trust, row, column.name):.2f} in {column.title}"
+        f"{number(_mean(trust, row, column.name), 2)} in {column.title}"
         for column in _judging(trust, but=("randomization",))
         if not math.isnan(_mean(trust, row, column.name))
     ]
@@ -123,7 +127,7 @@ def verdict_of(trust: Trust) -> tuple[str, ...]:
     apart = sorted((pair for pair, tau in known.items() if tau < DIFFERENT), key=lambda pair: known[pair])
 
     def pairs(several: list[tuple[str, str]]) -> str:
-        return _listed([f"{titles[a]} with {titles[b]} ({known[a, b]:.2f})" for a, b in several], ";")
+        return _listed([f"{titles[a]} with {titles[b]} ({number(known[a, b], 2)})" for a, b in several], ";")
 
     said = []
     if alike:

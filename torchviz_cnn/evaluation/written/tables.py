@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 DASH = "–"
 
 
-def number(value: float) -> str:
+def number(value: float, digits: int = 3) -> str:
     """A number as tables show it.
 
-    >>> number(0.12345), number(12.345), number(float("nan"))
-    ('0.123', '12.3', '–')
+    >>> number(0.12345), number(12.345), number(float("nan")), number(-0.0001)
+    ('0.123', '12.3', '–', '0.000')
     """
     if math.isnan(value):
         return DASH
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.3g}"
+    text = f"{value:.{digits}f}" if abs(value) < 10 else f"{value:.3g}"
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def rank_text(rank: float) -> str:
@@ -46,12 +47,8 @@ def cell_text(trust: Trust, row: Row, column: Column) -> str:
         return DASH
     low, high = trust.intervals[row.key, column.name]
     rank = trust.ranks[column.name].get(row.key, math.nan)
-    sure = "" if math.isnan(low) else f" ({_short(low)}..{_short(high)})"
+    sure = "" if math.isnan(low) else f" ({number(low, 2)}..{number(high, 2)})"
     return f"{number(measurement.mean)}{sure}" + ("" if math.isnan(rank) else f" #{rank_text(rank)}")
-
-
-def _short(value: float) -> str:
-    return f"{value:.2f}" if abs(value) < 10 else f"{value:.3g}"
 
 
 def dash_reasons(trust: Trust) -> dict[str, str]:

@@ -19,11 +19,10 @@ from torchviz_cnn.hooks.calls import rows_of
 from torchviz_cnn.hooks.inputs import Output, prepared
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model, module_of
-from torchviz_cnn.hooks.recorder import with_tensor
-from torchviz_cnn.layers.layout import Layouts
+from torchviz_cnn.hooks.recorder import only_tensor, with_tensor
 from torchviz_cnn.scores.reader import Reader
 from torchviz_cnn.scores.targets import predict
-from torchviz_cnn.scores.trace import layer_of
+from torchviz_cnn.scores.trace import layer_of, trace
 
 MOSAIC = "mosaic"
 """The layer of `Disconnected` in which the maps of all cells lie side by side."""
@@ -62,9 +61,9 @@ def difull(
         A CellMeasurement: 0..1, higher is better, and 1 for a faithful method.
 
     Raises:
-        InputError, TargetError: as for `grid_pointing_game`; InputError also for a method that reads several layers
-            inside the network, as FullGrad.
-        LayerError: for a layer that the network does not have, or that gives no maps.
+        InputError, TargetError: as for `grid_pointing_game`.
+        LayerError: for a layer that the network does not have, or that gives no maps; and for a method that reads
+            layers inside the network, as FullGrad, which here run for each cell.
 
     Rao et al., arXiv 2205.10435, section 3.1.
 
@@ -144,17 +143,16 @@ def _disconnected(
     cell = _apart(mosaics.input(model, 0, size="grow"), mosaics.n)[:1]
     with prepared(model, cell, dims=(2,), output=output) as given:
         name = layer_of(given, layer)
-        x = given.x.expand(mosaics.n**2, *given.x.shape[1:])
-    known = Layouts(wrapped.network, x)
+        with trace(given, [name]) as run:
+            layout = run.layouts[name]
 
-    def through_the_mosaic(name: str, output: Any) -> Any:
-        tensor = known.tensor(name, output)
-        layout = known.of(name, tensor)
-        cells = _apart(wrapped.mosaic(_together(layout.maps(tensor), mosaics.n)), mosaics.n)
-        return with_tensor(output, layout.own(cells, tensor))
+    def through_the_mosaic(_: str, given: Any) -> Any:
+        own = only_tensor(given)
+        assert own is not None  # as the trace has read it
+        cells = _apart(wrapped.mosaic(_together(layout.maps(own), mosaics.n)), mosaics.n)
+        return with_tensor(given, layout.own(cells, own))
 
     with HookManager(wrapped.network) as hooks:
-        known.watch(hooks)
         hooks.on_forward(name, through_the_mosaic)
         yield wrapped
 

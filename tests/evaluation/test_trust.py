@@ -1,0 +1,369 @@
+"""The comparison: its figures are those of the metrics, on the same photos, and nothing is lost where it stops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import torchviz_cnn as tvc
+from tests.conftest import unchanged
+from tests.networks import images, seeded, vgg_like
+from torchviz_cnn import metrics
+from torchviz_cnn.evaluation.measuring import spread
+from torchviz_cnn.evaluation.written.figures import figures_of
+
+METHODS = ["layer_cam", "saliency", "input_x_gradient"]
+
+
+def masks(count: int = 6) -> Tensor:
+    marked = torch.zeros(count, 32, 32, dtype=torch.bool)
+    marked[:, 4:20, 8:28] = True
+    return marked
+
+
+def trusted(x: Any = None, **options: Any) -> tvc.Trust:
+    chosen: dict[str, Any] = {"methods": METHODS, "steps": 4, "mosaics": 0, **options}
+    return tvc.trust(vgg_like(), images(6) if x is None else x, **chosen)
+
+
+def figures(result: tvc.Trust) -> dict[tuple[str, str], Tensor]:
+    """All values but the times."""
+    return {key: one.values for key, one in result.measured.items() if key[1] != "seconds"}
+
+
+def assert_same(a: tvc.Trust, b: tvc.Trust) -> None:
+    first, second = figures(a), figures(b)
+    assert first.keys() == second.keys()
+    for key, values in first.items():
+        torch.testing.assert_close(values, second[key], rtol=1e-5, atol=5e-6, equal_nan=True, msg=str(key))
+
+
+class Corner(nn.Module):
+    """A network that looks for a chessboard in the upper left corner alone; photos have one everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.board = nn.Buffer(BOARD[None, None])
+        self.mix = nn.Conv2d(3, 2, 1, bias=False)
+        with torch.no_grad():
+            self.mix.weight.copy_(torch.tensor([[1.0, 1, 1], [-1, -1, -1]])[..., None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.mix(x * self.board)[:, :, :8, :8]).mean((2, 3))
+
+
+def in_the_corner(model: nn.Module, x: Tensor, target: object = None) -> Tensor:
+    maps = torch.zeros(len(x), *x.shape[2:])
+    maps[:, :8, :8] = 1
+    return maps
+
+
+def of_the_photo(model: nn.Module, x: Tensor, target: object = None) -> Tensor:
+    """What guided backpropagation is near to: edges, whatever the weights."""
+    return (x[..., 1:] - x[..., :-1]).abs().sum(1)
+
+
+BOARD = 1.0 - 2 * ((torch.arange(32)[:, None] + torch.arange(32)) % 2)
+BOARDS = BOARD + 0.3 * images(12)
+
+
+# --- figures ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labels", [None, [2, 0, 1, 4, 2, 3]])
+def test_figures_are_those_of_the_metrics(labels: list[int] | None) -> None:
+    net, x, marked = vgg_like(), images(6), masks()
+    result = trusted(masks=marked, labels=labels, batch_size=4)
+    target = None if labels is None else torch.tensor(labels)
+    expected: dict[str, Callable[[str], tvc.Measurement]] = {
+        "insertion": lambda method: metrics.insertion(net, x, method, target, steps=4),
+        "deletion": lambda method: metrics.deletion(net, x, method, target, steps=4),
+        "average_drop": lambda method: metrics.average_drop(net, x, method, target),
+        "road": lambda method: metrics.road(net, x, method, target),
+        "pointing_game": lambda method: metrics.pointing_game(net, x, method, marked, target),
+        "energy_in_mask": lambda method: metrics.energy_in_mask(net, x, method, marked, target),
+        "randomization": lambda method: metrics.randomization(net, x, method, target, order="all"),
+    }
+    for method in METHODS:
+        for column, measure in expected.items():
+            one = measure(method)
+            torch.testing.assert_close(result[method, column].values, one.values, rtol=1e-5, atol=1e-6, equal_nan=True)
+            assert result[method, column].mean == pytest.approx(one.mean, rel=1e-5, nan_ok=True)
+
+
+def test_own_cells_are_those_of_the_grid_pointing_game() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with torch.no_grad():
+        model[0].weight.copy_(20 * torch.eye(4)[..., None, None])
+    x = torch.eye(4)[..., None, None].expand(4, 4, 8, 8).contiguous()
+    result = tvc.trust(model, x, methods=["input_x_gradient", {"of x": of_the_photo}], steps=2, mosaics=40)
+    expected = metrics.grid_pointing_game(model, x, "input_x_gradient", labels="predicted", count=24)
+    assert result["input_x_gradient", "grid_pointing_game"].mean == expected.mean == 1
+    assert len(result["input_x_gradient", "grid_pointing_game"].values) == 24  # as many as there are
+    assert result["centre", "grid_pointing_game"].mean == pytest.approx(0.25)
+    assert any("24 mosaics" in note for note in result.notes)
+    wrong = tvc.trust(model, x[:3], methods="saliency", steps=2)
+    assert "recognises 3" in wrong["saliency", "grid_pointing_game"].reasons[0]
+
+
+def test_an_image_gets_alone_what_it_gets_among_others() -> None:
+    assert_same(trusted(masks=masks(), batch_size=8), trusted(masks=masks(), batch_size=1))
+
+
+def test_the_photos_that_are_changed_are_spread_over_the_list() -> None:
+    result = trusted(perturbed=3)
+    chosen = spread(6)[:3]
+    for row in result.rows:
+        measured = result[row.key, "insertion"].values.isfinite().nonzero()[:, 0].tolist()
+        assert sorted(measured) in ([], sorted(chosen))
+    assert "only 3 photos are changed" in result["saliency", "road"].reasons[(set(range(6)) - set(chosen)).pop()]
+    assert result["saliency", "randomization"].count == 6
+    for count in (10, 100, 300):
+        gaps = np.diff([-1, *sorted(spread(count)[: count // 5]), count])
+        assert gaps.max() <= 13
+
+
+def test_a_method_that_finds_what_decides_is_first_and_beats_the_centre() -> None:
+    own = {"right": in_the_corner, "photo": of_the_photo}
+    result = tvc.trust(Corner().eval(), BOARDS, methods=[own, "input_x_gradient"], labels=[0] * 12, steps=8, mosaics=0)
+    columns = {column.name: column for column in result.columns}
+    for name in ("insertion", "deletion", "road"):
+        assert result.ranks[name]["right"] <= 1.5
+        assert result.compared(result.row("right"), result.row("centre"), columns[name]) == 1
+        assert result.compared(result.row("random"), result.row("right"), columns[name]) == -1
+    assert result["photo", "randomization"].mean == pytest.approx(1)
+    assert "keep 1.00 rank correlation when all weights are random" in result.sentences["photo"]
+    assert "a blob in the middle" not in result.sentences["right"]
+    assert "among the best in" in result.sentences["right"] or "best in" in result.sentences["right"]
+    assert "too few to say which metrics agree" in result.verdict[0]
+
+
+def test_what_could_not_be_measured_is_no_zero() -> None:
+    def broken(model: nn.Module, x: Tensor, target: object = None) -> Tensor:
+        maps = x.sum(1)
+        maps[x[:, 0, 0, 0] == images(6)[2, 0, 0, 0]] = math.nan
+        return maps
+
+    result = trusted(methods=["cam", "saliency", {"broken": broken}])
+    assert result["broken", "deletion"].reasons == {2: "the method gives maps with NaN or infinity in them"}
+    assert result["broken", "deletion"].count == 5
+    assert math.isnan(result["cam", "deletion"].mean)
+    assert "global average pooling" in result["cam", "seconds"].reasons[0]
+    assert result["saliency", "pointing_game"].reasons[0] == "no masks were given"
+    assert [column.name for column in result.shown] == [
+        "seconds", "insertion", "deletion", "average_drop", "road", "randomization",
+    ]  # fmt: skip
+    assert "it does not explain this network" in result.sentences["cam"]
+
+
+def test_a_network_and_the_process_are_as_before() -> None:
+    model, x = vgg_like(), images(3)
+    model.train()
+    with unchanged(model, x):
+        tvc.trust(model, x, methods=METHODS, steps=2)
+
+
+# --- wrong options ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"methods": "grad_can"}, "did you mean 'grad_cam'"),
+        ({"budget": -1}, "budget is a finite number of at least 0"),
+        ({"perturbed": 0}, "perturbed is a whole number of at least 1"),
+        ({"steps": 0}, "steps"),
+        ({"mosaics": -1}, "mosaics is a whole number of at least 0"),
+        ({"tolerance": "x"}, "tolerance is a finite number"),
+        ({"labels": [1, 2]}, "there are 6 photos, and 2 labels"),
+        ({"labels": [1] * 5 + [9]}, "target 9 is out of range"),
+        ({"masks": masks(4)}, "6"),
+        ({"masks": torch.eye(9).expand(6, 9, 9)}, "none of the masks can be used: .* 9 x 9 pixels"),
+    ],
+)
+def test_a_wrong_option_is_one_line(options: dict[str, Any], words: str) -> None:
+    with pytest.raises((tvc.InputError, tvc.TargetError), match=words):
+        trusted(**options)
+
+
+# --- budget, folders, interruptions ----------------------------------------------------------------------------
+
+
+class Interrupting:
+    """A method that is interrupted at its n-th call."""
+
+    __name__ = "interrupting"
+    __qualname__ = "interrupting"
+
+    def __init__(self, at: int) -> None:
+        self.at, self.calls = at, 0
+
+    def __call__(self, model: nn.Module, x: Tensor, target: object = None) -> Tensor:
+        self.calls += 1
+        if self.calls == self.at:
+            raise KeyboardInterrupt
+        return x.abs().sum(1)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 5, 7, 8])
+def test_a_run_that_was_interrupted_goes_on(tmp_path: Path, at: int) -> None:
+    options: dict[str, Any] = {"batch_size": 2, "masks": masks(), "perturbed": 4}
+    whole = trusted(methods=[*METHODS, {"own": Interrupting(0)}], **options)
+    with pytest.raises(KeyboardInterrupt):
+        trusted(methods=[*METHODS, {"own": Interrupting(at)}], out=tmp_path / "run", **options)
+    done = len(list((tmp_path / "run").glob("*.safetensors")))
+    again = Interrupting(0)
+    result = trusted(methods=[*METHODS, {"own": again}], out=tmp_path / "run", **options)
+    assert_same(result, whole)
+    assert (tmp_path / "run" / "index.html").is_file()
+    calls, again.calls = again.calls, 0
+    trusted(methods=[*METHODS, {"own": again}], out=tmp_path / "run", **options)
+    assert again.calls < calls or done == 0 or at == 8
+
+
+def test_a_budget_stops_before_the_next_part_and_more_of_it_goes_on(tmp_path: Path) -> None:
+    none = trusted(budget=0, out=tmp_path / "run")
+    assert none["saliency", "seconds"].reasons[0] == "the budget was spent before"
+    assert none.shown == ()
+    assert "0 of 6 photos are measured" in none.notes[0]
+    assert none.table()
+    assert_same(trusted(out=tmp_path / "run"), trusted())
+
+
+def test_all_methods_are_measured_on_the_same_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10_000))
+    monkeypatch.setattr("torchviz_cnn.evaluation.measuring.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("torchviz_cnn.evaluation.trust.time.monotonic", lambda: float(next(clock)))
+    result = trusted(budget=8, batch_size=1)
+    for column in result.shown:
+        counts = {result[row.key, column.name].values.isfinite().sum().item() for row in result.rows if row.reference}
+        assert len(counts) == 1
+    assert 0 < result["saliency", "insertion"].count < 6
+    assert 0 < result["saliency", "randomization"].count <= 6
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"methods": ["saliency"]},
+        {"seed": 1},
+        {"labels": [0] * 6},
+        {"masks": masks()},
+        {"x": images(6, seed=3)},
+        {"steps": 5},
+    ],
+)
+def test_a_folder_of_another_run_is_left_alone(tmp_path: Path, options: dict[str, Any]) -> None:
+    trusted(out=tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(tvc.OutputError, match="holds results of another run"):
+        trusted(out=tmp_path / "run", **options)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_another_network_is_another_run(tmp_path: Path) -> None:
+    tvc.trust(vgg_like(), images(3), methods="saliency", steps=2, out=tmp_path / "run")
+    other = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))()
+    with pytest.raises(tvc.OutputError, match="its model is 'VGGLike', this one's is 'Sequential'"):
+        tvc.trust(other, images(3), methods="saliency", steps=2, out=tmp_path / "run")
+
+
+# --- photos ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Four photos, one of them broken, with masks for two."""
+    folder, marked = tmp_path / "photos", tmp_path / "masks"
+    folder.mkdir()
+    marked.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (4, 40, 50, 3), dtype=np.uint8)
+    for number, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    mask = np.zeros((40, 50), np.uint8)
+    mask[5:30, 10:30] = 255
+    Image.fromarray(mask).save(marked / "0.png")
+    Image.fromarray(mask[:20]).save(marked / "1.png")
+    (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:100])
+    return tmp_path
+
+
+def network() -> tvc.Network:
+    return tvc.Network(vgg_like(), tvc.Preprocess((32, 32), resize=36), ("a", "b", "c", "d", "<i>e</i>"), "<b>vgg</b>")
+
+
+def test_photos_and_masks_that_cannot_be_used_are_listed(photos: Path) -> None:
+    result = tvc.trust(
+        network(), photos / "photos", methods=METHODS, masks=photos / "masks", steps=2, out=photos / "run"
+    )
+    assert list(result.skipped) == [2]
+    assert "cannot be read" in result.skipped[2]
+    assert result.classes[2] == -1
+    measured = result["saliency", "energy_in_mask"]
+    assert measured.values.isfinite().tolist() == [True, False, False, False]
+    assert "20 pixels" in measured.reasons[1]
+    assert "no mask" in measured.reasons[3]
+    assert any("3 of 4 photos are measured" in note for note in result.notes)
+    assert {example.photo for example in result.examples} <= {"0.png", "1.png", "3.png"}
+
+
+def test_no_photo_that_can_be_read_is_an_error(photos: Path) -> None:
+    for number in (0, 1, 3):
+        (photos / "photos" / f"{number}.png").unlink()
+    with pytest.raises(tvc.InputError, match=r"no photo could be read: cannot be read: .*2\.png"):
+        tvc.trust(network(), photos / "photos", steps=2)
+
+
+def test_figures_of_one_photo(photos: Path) -> None:
+    result = tvc.trust(
+        network(), photos / "photos", methods=METHODS, masks=photos / "masks", steps=2, out=photos / "run"
+    )
+    for source in (result, photos / "run"):
+        own = figures_of(source, "elsewhere/0.png", "saliency")
+        assert own["deletion"] == pytest.approx(float(result["saliency", "deletion"].values[0]))
+        assert own["energy_in_mask"] == pytest.approx(float(result["saliency", "energy_in_mask"].values[0]))
+        assert own["randomization"] == pytest.approx(result["saliency", "randomization"].mean)
+        index = int(result.classes[0])
+        assert figures_of(source, "0.png", "saliency", index) == own
+        other = figures_of(source, "0.png", "saliency", (index + 1) % 5)
+        assert {name for name, value in other.items() if value is not None} == {"randomization"}
+        assert figures_of(source, "strange.png", "saliency")["deletion"] is None
+        assert figures_of(source, "0.png", "layer_cam@features.8") == figures_of(source, "0.png", "layer_cam")
+    with pytest.raises(tvc.InputError, match="no method 'salience' here; did you mean 'saliency'"):
+        figures_of(result, "0.png", "salience")
+    with pytest.raises(tvc.OutputError, match=r"has no trust\.json"):
+        figures_of(photos / "photos", "0.png", "saliency")
+    (photos / "trust.json").write_text("[]")
+    with pytest.raises(tvc.OutputError, match="is not what the trust command writes"):
+        figures_of(photos, "0.png", "saliency")
+
+
+@pytest.mark.slow
+def test_grad_cam_beats_random_on_a_trained_network(data: Path) -> None:
+    """On photos of animals: the peak is on the animal, and the maps change where the weights are random."""
+    net = tvc.load_model("squeezenet1_0", data / "checkpoints" / "squeezenet1_0.pth")
+    folder = data / "pets_with_masks"
+    chosen = sorted((folder / "images").glob("*.jpg"))[::30]
+    result = tvc.trust(
+        net,
+        chosen,
+        methods=["grad_cam", "guided", "guided_grad_cam", "competitive_cam"],
+        masks=folder / "trimaps",
+        mask_values=1,
+        perturbed=4,
+        steps=8,
+        mosaics=0,
+    )
+    assert result["grad_cam", "pointing_game"].mean >= 0.8 > result["random", "pointing_game"].mean
+    assert result["grad_cam", "insertion"].mean > result["random", "insertion"].mean
+    for method in ("grad_cam", "competitive_cam"):
+        assert result[method, "randomization"].mean < 0.5
+    assert result["guided", "randomization"].mean > result["grad_cam", "randomization"].mean
