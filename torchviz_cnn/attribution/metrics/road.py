@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 import torch.nn.functional as F
@@ -38,11 +38,11 @@ def road(
     batch_size: int = 8,
     progress: bool = False,
 ) -> Measurement:
-    """Measure how much more the class depends on the pixels that the map ranks first than on those it ranks last (ROAD).
+    """Measure how much more the class depends on the pixels that the map ranks first than on the last ones (ROAD).
 
     A share of the pixels is removed, once those where the map is strongest and once those where it is weakest. Noisy
     linear imputation fills them in, so that the network sees no edge around what is gone: each becomes the weighted
-    mean of its neighbours (1/6 for each direct, 1/12 for each diagonal one; at the border, of those that there are), and
+    mean of its neighbours (1/6 for each direct, 1/12 for each diagonal one; at the border of those that there are), and
     noise is added. The value is the class's probability with the weakest pixels removed minus that with the strongest
     removed, as a mean over the shares: about 0 for a random map, below 0 for an inverted one, at most 1. It is twice
     what `ROADCombined` of the package grad-cam gives for the same percentiles.
@@ -177,7 +177,7 @@ def first_guess(levels: list[Level], x: Tensor) -> Tensor:
     """The images with a guess in place of the removed pixels: the mean of those nearby, from coarse to fine."""
     values = [x]
     known = [1 - level.removed for level in levels]
-    for fine, coarse in zip(known[:-1], known[1:], strict=True):
+    for fine, coarse in pairwise(known):
         values.append(coarse * halved(fine * values[-1]) / halved(fine).clamp(min=1))
     guess = values[-1]
     for level, value in zip(levels[-2::-1], values[-2::-1], strict=True):
