@@ -256,8 +256,8 @@ def test_deletion_equals_the_pixel_flipping_of_quantus() -> None:
         nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
     x, maps = networks.images(4, 16, channels=1), random(4)
     target = torch.arange(4)
-    theirs = quantus.PixelFlipping(features_in_step=8, perturb_baseline="black", disable_warnings=True)(
-        model=model, x_batch=x.numpy(), y_batch=target.numpy(), a_batch=maps[:, None].numpy(), device="cpu"
+    theirs = quantus.PixelFlipping(features_in_step=8, perturb_baseline=0.0, disable_warnings=True)(
+        model=model, x_batch=x.numpy(), y_batch=target.numpy(), a_batch=maps[:, None].numpy(), softmax=True
     )
     ours = tvc.metrics.deletion(model, x, maps, target, baseline=0.0, steps=32)
     assert ours.curves is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from torchviz_cnn.attribution.methods import METHODS, methods_of
 from torchviz_cnn.attribution.metrics.result import Better, Curves, Measurement
 from torchviz_cnn.attribution.result import ClassMap
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import ImageError, InputError, TargetError, kind_of
+from torchviz_cnn.core.errors import EmptyMapWarning, ImageError, InputError, TargetError, kind_of
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.hooks.inputs import Given, Output, batch_of, prepared
 from torchviz_cnn.hooks.network import Model, preprocess_of
@@ -163,7 +164,9 @@ def made_maps(
     """The maps of some images: (B, K, h, w), float32. Raises InputError for maps that do not fit them."""
     if isinstance(maps, str) or (callable(maps) and not isinstance(maps, Tensor)):
         chosen = {} if output is None else {"output": output}
-        values = values_of(method_of(maps)(model, x, target=target, **chosen))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EmptyMapWarning)  # the Measurement says which are, by the image's name
+            values = values_of(method_of(maps)(model, x, target=target, **chosen))
         whose = "the method gives maps"
     else:
         values = values_of(maps)
