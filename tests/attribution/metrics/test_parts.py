@@ -106,7 +106,7 @@ def test_bfloat16_is_measured_as_float32_to_its_precision(metric: Callable[..., 
 def test_a_binary_network_of_one_output_has_both_its_classes(metric: Callable[..., Any]) -> None:
     """The score of the first is that of the second turned round: what one gains, the other loses."""
     two = nn.Sequential(networks.vgg_like(), nn.Linear(networks.CLASSES, 1)).eval()
-    net = tvc.Network(two, None, ("no", "yes"))
+    net = tvc.Network(two, tvc.Preprocess((32, 32)), ("no", "yes"))
     x, maps = networks.images(3), random(3, 32)
     both = [metric(net, x, maps, target) for target in ("no", "yes")]
     if both[0].curves is None:

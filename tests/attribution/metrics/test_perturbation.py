@@ -16,6 +16,7 @@ import torchviz_cnn as tvc
 from tests import networks
 from tests.attribution.metrics.corner import Corner, CornerOfOneOutput, inverted, perfect, random
 from torchviz_cnn.attribution.metrics.perturbation import blurred, ranks
+from torchviz_cnn.attribution.metrics.result import Measurement
 from torchviz_cnn.core.errors import InputError
 
 ONES = torch.ones(1, 1, 16, 16)
@@ -57,7 +58,7 @@ def test_a_perfect_map_beats_a_random_one_and_that_an_inverted_one() -> None:
 
 
 @pytest.mark.parametrize("metric", ALL)
-def test_an_empty_map_is_not_measured_and_says_why(metric: Callable[..., tvc.metrics.Measurement]) -> None:
+def test_an_empty_map_is_not_measured_and_says_why(metric: Callable[..., Measurement]) -> None:
     maps = torch.cat([perfect(), torch.zeros(1, 16, 16)])
     measured = metric(Corner(), torch.ones(2, 1, 16, 16), maps)
     assert measured.values.isfinite().tolist() == [True, False]
@@ -92,12 +93,12 @@ def test_average_drop_is_not_measured_where_the_class_has_no_probability() -> No
 
 
 @pytest.mark.parametrize("metric", ALL)
-def test_huge_logits_give_finite_numbers(metric: Callable[..., tvc.metrics.Measurement]) -> None:
+def test_huge_logits_give_finite_numbers(metric: Callable[..., Measurement]) -> None:
     assert bool(metric(Corner(1e30), ONES, perfect(), target=0).values.isfinite().all())
 
 
 @pytest.mark.parametrize("metric", CURVES)
-def test_a_negative_map_is_measured_by_its_order(metric: Callable[..., tvc.metrics.Measurement]) -> None:
+def test_a_negative_map_is_measured_by_its_order(metric: Callable[..., Measurement]) -> None:
     maps = random()
     torch.testing.assert_close(
         metric(Corner(), ONES, maps - 5, target=0).values, metric(Corner(), ONES, maps, target=0).values
@@ -118,19 +119,19 @@ def test_equal_pixels_come_in_an_order_that_the_seed_decides_and_the_batch_does_
 
 @pytest.mark.parametrize("metric", CURVES)
 def test_more_steps_than_pixels_add_no_more_than_copies_of_points(
-    metric: Callable[..., tvc.metrics.Measurement],
+    metric: Callable[..., Measurement],
 ) -> None:
     x, maps = ONES[..., :4, :4], random(side=4)
     coarse, fine = (metric(Corner(0.2), x, maps, target=0, steps=steps, baseline=0.0) for steps in (16, 160))
     assert coarse.curves is not None
     assert fine.curves is not None
     torch.testing.assert_close(fine.curves.y[:, ::10], coarse.curves.y)
-    assert fine.curves.y.unique().numel() <= 17
+    assert len(set(fine.curves.y[0].tolist())) <= 17
 
 
 @pytest.mark.parametrize("side", [1, 2, 3])
 @pytest.mark.parametrize("metric", ALL)
-def test_inputs_of_few_pixels_are_measured(metric: Callable[..., tvc.metrics.Measurement], side: int) -> None:
+def test_inputs_of_few_pixels_are_measured(metric: Callable[..., Measurement], side: int) -> None:
     x = torch.ones(2, 1, side, side + 1)
     maps = torch.arange(1.0, side * (side + 1) + 1).view(1, side, side + 1).expand(2, -1, -1)
     assert bool(metric(Corner(), x, maps, target=0).values.isfinite().all())

@@ -23,7 +23,7 @@ def exact(x: Tensor, removed: Tensor) -> Tensor:
     """One image (C, H, W) whose removed pixels (H, W) solve the paper's equations, written out pixel by pixel."""
     height, width = removed.shape
     number = {place: i for i, place in enumerate(map(tuple, removed.nonzero().tolist()))}
-    rows, columns, values = [], [], []
+    entries: list[tuple[float, int, int]] = []
     right = np.zeros((len(number), len(x)))
     for (row, column), i in number.items():
         total = 0.0
@@ -33,10 +33,11 @@ def exact(x: Tensor, removed: Tensor) -> Tensor:
                 continue
             total += weight
             if near in number:
-                rows.append(i), columns.append(number[near]), values.append(-weight)
+                entries.append((-weight, i, number[near]))
             else:
                 right[i] += weight * x[:, near[0], near[1]].numpy()
-        rows.append(i), columns.append(i), values.append(total)
+        entries.append((total, i, i))
+    values, rows, columns = zip(*entries, strict=True)
     matrix = coo_array((values, (rows, columns)), shape=(len(number), len(number))).tocsc()
     filled = x.clone()
     filled[:, removed] = torch.from_numpy(spsolve(matrix, right).reshape(len(number), -1).T).float()
@@ -60,7 +61,7 @@ def test_removed_pixels_solve_the_equations_exactly(size: tuple[int, int], share
     removed = removed_by(maps, share)
     filled = filled_in(x, removed)
     for i in range(3):
-        torch.testing.assert_close(filled[i], exact(x[i], removed[i, 0]), atol=2e-3, rtol=0)
+        torch.testing.assert_close(filled[i], exact(x[i], removed[i, 0]), atol=3e-4, rtol=0)
     assert torch.equal(filled.masked_fill(removed, 0), x.masked_fill(removed, 0))
 
 
@@ -169,7 +170,7 @@ def test_pixels_equal_those_of_quantus() -> None:
     removed = removed_by(maps, 0.6)
     indices = removed.flatten().nonzero()[:, 0].numpy()
     theirs = torch.from_numpy(functions.noisy_linear_imputation(x.numpy(), indices, noise=0.0)).float()
-    torch.testing.assert_close(filled_in(x[None], removed)[0], theirs, atol=1e-3, rtol=0)
+    torch.testing.assert_close(filled_in(x[None], removed)[0], theirs, atol=3e-4, rtol=0)
 
 
 @pytest.mark.slow

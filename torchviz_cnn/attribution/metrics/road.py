@@ -20,8 +20,9 @@ from torchviz_cnn.hooks.inputs import Output
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.scores.targets import Target, scores_of
 
-_TOLERANCE = 1e-4
-"""How far filled-in pixels may be from the solution, as a share of the range of the image's values (an estimate)."""
+_TOLERANCE = 2e-5
+"""About how far the filled-in pixels may be from the solution, as a share of the range of the image's values: scores of
+SqueezeNet are then those of the exact solution to 1e-4."""
 _MOST_ITERATIONS = 50
 
 
@@ -144,7 +145,7 @@ def filled_in(x: Tensor, removed: Tensor) -> Tensor:
         correction = torch.where(open_, cycle(levels, residual), correction)
         former, energy = energy, dot(residual, correction)
         direction = correction + energy / former.clamp(min=1e-30) * direction
-    return solution
+    return solution + correction
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,9 +206,12 @@ def blur(x: Tensor) -> Tensor:
 
     The filter is separable, 1 2 1 in both directions; beyond the border are zeros.
     """
-    padded = F.pad(x, (1, 1, 1, 1))
-    rows = (padded[..., :-2] + padded[..., 2:]).add_(padded[..., 1:-1], alpha=2)
-    return (rows[..., :-2, :] + rows[..., 2:, :]).add_(rows[..., 1:-1, :], alpha=2)
+    for dim in (2, 3):
+        inner, total = x.shape[dim] - 1, 2 * x
+        total.narrow(dim, 1, inner).add_(x.narrow(dim, 0, inner))
+        total.narrow(dim, 0, inner).add_(x.narrow(dim, 1, inner))
+        x = total
+    return x
 
 
 def halved(x: Tensor) -> Tensor:
