@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -82,9 +84,9 @@ def road(model: torch.nn.Module, images: int, rounds: int) -> None:
     removed = torch.cat([ranks(maps[:, None], 0) < count for count in counts]).view(-1, 1, 224, 224)
     several = x.repeat(len(SHARES), 1, 1, 1)
 
-    def forward() -> None:
+    def forward() -> list[Tensor]:
         with torch.no_grad():
-            model(several)
+            return [model(several[i : i + 8]) for i in range(0, len(several), 8)]
 
     contenders: dict[str, Callable[[], object]] = {
         "torchviz_cnn road (both orders)": lambda: tvc.metrics.road(model, x, maps, target, shares=SHARES),
@@ -106,10 +108,9 @@ def quantus(
         return {}
     pictures, places = x.numpy(), order.numpy()
 
-    def imputation() -> None:
-        for picture, place in zip(pictures, places, strict=True):
-            for count in counts:
-                noisy_linear_imputation(picture, place[:count])
+    def imputation() -> list[object]:
+        several = product(zip(pictures, places, strict=True), counts)
+        return [noisy_linear_imputation(picture, place[:count]) for (picture, place), count in several]
 
     return {
         "Quantus road (one order)": lambda: (imputation(), forward()),
