@@ -69,9 +69,8 @@ def faithfulness(model: torch.nn.Module, images: int, batches: list[int], rounds
         tvc.metrics.deletion(model, x, maps, target, steps=STEPS)
 
     contenders: dict[str, Callable[[], object]] = {"insertion + deletion": ours}
-    contenders |= {
-        f"{needed} forward passes, {batch} at a time": (lambda batch=batch: loop(batch)) for batch in batches
-    }
+    for batch in batches:
+        contenders[f"{needed} forward passes, {batch} at a time"] = partial(loop, batch)
     table(alternate(contenders, rounds), images, f"of {images} images, {STEPS} steps")
 
 
@@ -100,7 +99,7 @@ def road(model: torch.nn.Module, images: int, rounds: int) -> None:
 
 
 def quantus(
-    x: Tensor, order: Tensor, counts: list[int], forward: Callable[[], None]
+    x: Tensor, order: Tensor, counts: list[int], forward: Callable[[], object]
 ) -> dict[str, Callable[[], object]]:
     try:
         from quantus.functions.perturb_func import noisy_linear_imputation
