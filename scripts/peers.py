@@ -6,45 +6,50 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import torchviz_cnn as tvc
 
 Method = Callable[..., Tensor]
 
 
-def peers(net: tvc.Network, layer: str) -> dict[str, Method]:
-    """Grad-CAM of pytorch-grad-cam, torchcam and captum at a layer, and captum's saliency and guided backpropagation."""
-    module = net.model
-    at = module.get_submodule(layer)
+def peers(layer: str) -> dict[str, Method]:
+    """Grad-CAM of three libraries at a layer, and captum's saliency and guided backpropagation."""
 
     def of_grad_cam(model: Any, x: Tensor, target: Tensor) -> Tensor:
         from pytorch_grad_cam import GradCAM
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-        with GradCAM(module, [at]) as cam:
-            return torch.from_numpy(cam(x, [ClassifierOutputTarget(int(c)) for c in target]))
+        module = module_of(model)
+        with GradCAM(module, [module.get_submodule(layer)]) as cam:
+            return torch.from_numpy(cam(leaf(x), [ClassifierOutputTarget(int(c)) for c in target]))
 
     def of_torchcam(model: Any, x: Tensor, target: Tensor) -> Tensor:
         from torchcam.methods import GradCAM
 
-        with GradCAM(module, target_layer=at) as cam, torch.enable_grad():
-            return cam(target.tolist(), module(x.clone().requires_grad_()))[0].detach()
+        module = module_of(model)
+        with GradCAM(module, target_layer=module.get_submodule(layer)) as cam, torch.enable_grad():
+            return cam(target.tolist(), module(leaf(x)))[0].detach()
 
     def of_captum(model: Any, x: Tensor, target: Tensor) -> Tensor:
         from captum.attr import LayerGradCam
 
-        return LayerGradCam(module, at).attribute(x, target, relu_attributions=True)[:, 0].detach()
+        module = module_of(model)
+        method = LayerGradCam(module, module.get_submodule(layer))
+        maps: Tensor = method.attribute(leaf(x), target, relu_attributions=True)
+        return maps[:, 0].detach()
 
     def captum_saliency(model: Any, x: Tensor, target: Tensor) -> Tensor:
         from captum.attr import Saliency
 
-        return Saliency(module).attribute(x.clone().requires_grad_(), target).amax(1)
+        gradients: Tensor = Saliency(module_of(model)).attribute(leaf(x), target)
+        return gradients.amax(1)
 
     def captum_guided(model: Any, x: Tensor, target: Tensor) -> Tensor:
         from captum.attr import GuidedBackprop
 
-        return GuidedBackprop(module).attribute(x.clone().requires_grad_(), target).abs().amax(1)
+        gradients: Tensor = GuidedBackprop(module_of(model)).attribute(leaf(x), target)
+        return gradients.abs().amax(1)
 
     return {
         "pytorch-grad-cam: Grad-CAM": of_grad_cam,
@@ -53,3 +58,13 @@ def peers(net: tvc.Network, layer: str) -> dict[str, Method]:
         "captum: saliency": captum_saliency,
         "captum: guided backprop": captum_guided,
     }
+
+
+def module_of(model: nn.Module | tvc.Network) -> nn.Module:
+    """The module itself."""
+    return model.model if isinstance(model, tvc.Network) else model
+
+
+def leaf(x: Tensor) -> Tensor:
+    """A copy of an input to which gradients go."""
+    return x.detach().clone().requires_grad_()

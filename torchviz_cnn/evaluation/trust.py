@@ -31,6 +31,7 @@ from torchviz_cnn.hooks.network import Model, Network, module_of
 from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
+from torchviz_cnn.scores.targets import predict
 
 __all__ = ["trust"]
 
@@ -155,7 +156,8 @@ def _probed_on_first(net: Model, images: AllImages, classes: list[int] | None, r
         reasons |= skipped
         if read:
             x, _ = batch_of(net, one)
-            return probed(net, rows, x, None if classes is None else [classes[number]])
+            target = predict(net, x).argmax(1) if classes is None else torch.tensor([classes[number]])
+            return probed(net, rows, x, target)
     raise InputError(f"no photo could be read: {next(iter(reasons.values()), 'there is none')}")
 
 
