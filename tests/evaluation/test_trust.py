@@ -102,9 +102,10 @@ def test_figures_are_those_of_the_metrics(labels: list[int] | None) -> None:
 
 
 def test_own_cells_are_those_of_the_grid_pointing_game() -> None:
-    model = nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    colours = nn.Conv2d(4, 4, 1, bias=False)
     with torch.no_grad():
-        model[0].weight.copy_(20 * torch.eye(4)[..., None, None])
+        colours.weight.copy_(20 * torch.eye(4)[..., None, None])
+    model = nn.Sequential(colours, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     x = torch.eye(4)[..., None, None].expand(4, 4, 8, 8).contiguous()
     result = tvc.trust(model, x, methods=["input_x_gradient", {"of x": of_the_photo}], steps=2, mosaics=40)
     expected = metrics.grid_pointing_game(model, x, "input_x_gradient", labels="predicted", count=24)

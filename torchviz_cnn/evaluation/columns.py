@@ -175,8 +175,8 @@ COLUMNS = (
         "lower",
         "weights",
         True,
-        "How much of the structure of the maps stays, on the average, while the network's weights become random from the "
-        "output down to the input: 1 where the maps do not depend on what the network has learned.",
+        "How much of the structure of the maps stays, on the average, while the network's weights become random from "
+        "the output down to the input: 1 where the maps do not depend on what the network has learned.",
         None,
     ),
     Column(
@@ -185,7 +185,7 @@ COLUMNS = (
         "lower",
         "weights",
         False,
-        "The rank correlation of the maps with those where all weights are random; it tells less than the structure kept.",
+        "The rank correlation of the maps with those where all weights are random; the structure kept tells more.",
         None,
     ),
 )
