@@ -90,19 +90,22 @@ def test_figures_are_those_of_the_metrics(labels: list[int] | None) -> None:
         "road": lambda method: metrics.road(net, x, method, target),
         "pointing_game": lambda method: metrics.pointing_game(net, x, method, marked, target),
         "energy_in_mask": lambda method: metrics.energy_in_mask(net, x, method, marked, target),
-        "randomization": lambda method: metrics.randomization(net, x, method, target, order="all"),
+        "randomization": lambda method: metrics.randomization(net, x, method, target),
     }
     for method in METHODS:
         for column, measure in expected.items():
             one = measure(method)
             torch.testing.assert_close(result[method, column].values, one.values, rtol=1e-5, atol=1e-6, equal_nan=True)
             assert result[method, column].mean == pytest.approx(one.mean, rel=1e-5, nan_ok=True)
+        structure = metrics.randomization(net, x, method, target).details["structure"].nanmean(1)
+        torch.testing.assert_close(result[method, "structure"].values, structure, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
 def test_own_cells_are_those_of_the_grid_pointing_game() -> None:
-    model = nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    colours = nn.Conv2d(4, 4, 1, bias=False)
     with torch.no_grad():
-        model[0].weight.copy_(20 * torch.eye(4)[..., None, None])
+        colours.weight.copy_(20 * torch.eye(4)[..., None, None])
+    model = nn.Sequential(colours, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     x = torch.eye(4)[..., None, None].expand(4, 4, 8, 8).contiguous()
     result = tvc.trust(model, x, methods=["input_x_gradient", {"of x": of_the_photo}], steps=2, mosaics=40)
     expected = metrics.grid_pointing_game(model, x, "input_x_gradient", labels="predicted", count=24)
@@ -124,8 +127,12 @@ def test_the_photos_that_are_changed_are_spread_over_the_list() -> None:
     for row in result.rows:
         measured = result[row.key, "insertion"].values.isfinite().nonzero()[:, 0].tolist()
         assert sorted(measured) in ([], sorted(chosen))
-    assert "only 3 photos are changed" in result["saliency", "road"].reasons[(set(range(6)) - set(chosen)).pop()]
-    assert result["saliency", "randomization"].count == 6
+    assert (
+        "3 photos, spread evenly over the list"
+        in result["saliency", "road"].reasons[(set(range(6)) - set(chosen)).pop()]
+    )
+    assert result["saliency", "seconds"].count == 6
+    assert result["saliency", "structure"].count == 1  # at least
     for count in (10, 100, 300):
         gaps = np.diff([-1, *sorted(spread(count)[: count // 5]), count])
         assert gaps.max() <= 13
@@ -139,8 +146,8 @@ def test_a_method_that_finds_what_decides_is_first_and_beats_the_centre() -> Non
         assert result.ranks[name]["right"] <= 1.5
         assert result.compared(result.row("right"), result.row("centre"), columns[name]) == 1
         assert result.compared(result.row("random"), result.row("right"), columns[name]) == -1
-    assert result["photo", "randomization"].mean == pytest.approx(1)
-    assert "keep 1.00 rank correlation when all weights are random" in result.sentences["photo"]
+    assert result["photo", "structure"].mean == pytest.approx(1)
+    assert "keep 1.00 of their structure while all weights become random: it shows edges" in result.sentences["photo"]
     assert "a blob in the middle" not in result.sentences["right"]
     assert "among the best in" in result.sentences["right"] or "best in" in result.sentences["right"]
     assert "too few to say which metrics agree" in result.verdict[0]
@@ -159,7 +166,7 @@ def test_what_could_not_be_measured_is_no_zero() -> None:
     assert "global average pooling" in result["cam", "seconds"].reasons[0]
     assert result["saliency", "pointing_game"].reasons[0] == "no masks were given"
     assert [column.name for column in result.shown] == [
-        "seconds", "insertion", "deletion", "average_drop", "road", "randomization",
+        "seconds", "insertion", "deletion", "average_drop", "road", "structure", "randomization",
     ]  # fmt: skip
     assert "it does not explain this network" in result.sentences["cam"]
 
@@ -247,7 +254,7 @@ def test_all_methods_are_measured_on_the_same_photos(monkeypatch: pytest.MonkeyP
         counts = {result[row.key, column.name].values.isfinite().sum().item() for row in result.rows if row.reference}
         assert len(counts) == 1
     assert 0 < result["saliency", "insertion"].count < 6
-    assert 0 < result["saliency", "randomization"].count <= 6
+    assert 0 < result["saliency", "seconds"].count <= 6
 
 
 @pytest.mark.parametrize(
@@ -334,7 +341,7 @@ def test_figures_of_one_photo(photos: Path) -> None:
         index = int(result.classes[0])
         assert figures_of(source, "0.png", "saliency", index) == own
         other = figures_of(source, "0.png", "saliency", (index + 1) % 5)
-        assert {name for name, value in other.items() if value is not None} == {"randomization"}
+        assert {name for name, value in other.items() if value is not None} == {"structure", "randomization"}
         assert figures_of(source, "strange.png", "saliency")["deletion"] is None
         assert figures_of(source, "0.png", "layer_cam@features.8") == figures_of(source, "0.png", "layer_cam")
     with pytest.raises(tvc.InputError, match="no method 'salience' here; did you mean 'saliency'"):
@@ -365,5 +372,8 @@ def test_grad_cam_beats_random_on_a_trained_network(data: Path) -> None:
     assert result["grad_cam", "pointing_game"].mean >= 0.8 > result["random", "pointing_game"].mean
     assert result["grad_cam", "insertion"].mean > result["random", "insertion"].mean
     for method in ("grad_cam", "competitive_cam"):
-        assert result[method, "randomization"].mean < 0.5
-    assert result["guided", "randomization"].mean > result["grad_cam", "randomization"].mean
+        assert result[method, "structure"].mean < 0.5
+        assert "change with the weights" in result.sentences[result.row(method).key]
+    for method in ("guided", "guided_grad_cam"):
+        assert result[method, "structure"].mean > 0.5
+        assert "it shows edges, not evidence" in result.sentences[method]

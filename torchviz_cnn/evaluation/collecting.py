@@ -1,20 +1,54 @@
-"""All parts together: a Measurement for each method and metric, with the reasons of what is not there."""
+"""The pieces that are measured, and all together: a Measurement for each method and metric, with reasons."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, get_args
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from torchviz_cnn.attribution.metrics.result import Curves, Measurement
 from torchviz_cnn.evaluation.columns import MOSAICS, Column, Stage
-from torchviz_cnn.evaluation.measuring import Run
 from torchviz_cnn.evaluation.rows import Row
+from torchviz_cnn.runs.folder import ResultFolder
+
+if TYPE_CHECKING:
+    from torchviz_cnn.evaluation.measuring import Run
+
+Piece = tuple[dict[str, Tensor], dict[str, Any]]
+"""The numbers of a part, and what is said of them."""
 
 BUDGET = "the budget was spent before"
+
+
+@dataclass
+class Pieces:
+    """What is measured so far, a piece for each part: in a folder, or in memory where there is none."""
+
+    folder: ResultFolder | None
+    _kept: dict[str, Piece] = field(default_factory=dict)
+
+    def has(self, name: str) -> bool:
+        """Whether a part is measured."""
+        return name in self._kept if self.folder is None else self.folder.has(name)
+
+    def save(self, name: str, piece: Piece) -> None:
+        """Keep the numbers of a part and what is said of them."""
+        tensors, said = piece
+        texts = {key: json.dumps(value) for key, value in said.items()}
+        if self.folder is None:
+            self._kept[name] = tensors, texts
+        else:
+            self.folder.save(name, tensors, **texts)
+
+    def load(self, name: str) -> Piece:
+        """The numbers of a part and what is said of them."""
+        tensors, texts = self._kept[name] if self.folder is None else self.folder.load_with_metadata(name)
+        return tensors, {key: json.loads(value) for key, value in texts.items()}
 
 
 class Table(NamedTuple):
@@ -31,14 +65,13 @@ def collected(run: Run) -> Table:
     """The pieces as a Measurement for each row and column; what was not measured is NaN, with the reason."""
     classes, skipped = torch.full((len(run.images),), -1), dict[int, str]()
     names = run.images.names
-    usual = _usual_reasons(run, "maps"), _usual_reasons(run, "perturbation")
     chosen, about = run.pieces.load(MOSAICS) if run.pieces.has(MOSAICS) else ({}, {})
     mosaics = tuple(f"mosaic {number}" for number in range(len(chosen.get("cells", ()))))
     without = about.get("reason", BUDGET if run.mosaics else "no mosaics were asked for")
     gathered = {
         column.name: _Gathered(run.rows, column, mosaics, dict.fromkeys(range(len(mosaics)), BUDGET), without)
         if column.stage == "mosaics"
-        else _Gathered(run.rows, column, names, usual[column.stage == "perturbation"], BUDGET)
+        else _Gathered(run.rows, column, names, _usual_reasons(run, column.stage), BUDGET)
         for column in run.columns
     }
     for stage in get_args(Stage):
@@ -60,7 +93,7 @@ def collected(run: Run) -> Table:
 def _usual_reasons(run: Run, stage: Stage) -> dict[int, str]:
     """Why an image that nothing else is said of is not measured."""
     chosen = {number for numbers in run.parts(stage).values() for number in numbers}
-    others = f"only {run.perturbed} photos are changed many times, and it is none of them"
+    others = f"{len(chosen)} photos, spread evenly over the list, are taken for it, and this is none of them"
     return {number: BUDGET if number in chosen else others for number in range(len(run.images))}
 
 

@@ -9,16 +9,15 @@ from typing import Literal, NamedTuple
 import torch
 
 from torchviz_cnn.attribution.metrics.localisation import Masks, energy, pointing
-from torchviz_cnn.attribution.metrics.parts import Method, Part, Rows, without
-from torchviz_cnn.attribution.metrics.perturbation import EMPTY, curve, drop
-from torchviz_cnn.attribution.metrics.randomization import maps_of, rank_correlation
+from torchviz_cnn.attribution.metrics.parts import Part, Rows, without
+from torchviz_cnn.attribution.metrics.perturbation import curve, drop
 from torchviz_cnn.attribution.metrics.result import Better
 from torchviz_cnn.attribution.metrics.road import road_of
-from torchviz_cnn.hooks.network import Model
 
-Stage = Literal["maps", "mosaics", "perturbation"]
-"""When it is measured: with the maps of all photos, each method by itself; on mosaics; or on a few photos that are
-changed many times, all methods at once, which then stand in a Part where the classes do."""
+Stage = Literal["maps", "weights", "mosaics", "perturbation"]
+"""When it is measured: with the maps of all photos, each method by itself; where the network's weights become random;
+on mosaics; or on a few photos that are changed many times, all methods at once, which then stand in a Part where the
+classes do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +30,6 @@ class Setting:
     """How far from the object a peak may lie, in pixels of the photo."""
     seed: int
     masks: Masks | None
-    random: Model | str
-    """The network with random weights; or why there is none."""
-    explain: Method | None = None
-    """The method, where it is judged by itself."""
     seconds: float = 0.0
     """How long it took an image."""
 
@@ -52,7 +47,8 @@ class Column(NamedTuple):
     says: str
     """What it measures, in a sentence."""
     measure: Callable[[Part, Setting], Rows] | None
-    """(part, setting) -> what it says of the maps of the part; None on mosaics, where it is `own_cell`."""
+    """(part, setting) -> what it says of the maps of the part; None of random weights and mosaics, which have their own
+    way."""
 
 
 def _seconds(part: Part, setting: Setting) -> Rows:
@@ -85,15 +81,6 @@ def _energy(part: Part, setting: Setting) -> Rows:
     return _none(part, NO_MASKS) if setting.masks is None else energy(part, setting.masks)
 
 
-def _randomization(part: Part, setting: Setting) -> Rows:
-    if isinstance(setting.random, str) or setting.explain is None:
-        return _none(part, str(setting.random))
-    others = maps_of(part, setting.random, setting.explain)
-    rows = Rows(rank_correlation(part.raw, others.to(part.raw.device)).cpu())
-    rows = without(rows, part.empty, EMPTY)
-    return without(rows, rows.values.isnan(), "the map, or that with random weights, is the same everywhere")
-
-
 def _none(part: Part, reason: str) -> Rows:
     nothing = torch.full(part.raw.shape[:2], float("nan"))
     return without(Rows(nothing), nothing.isnan(), reason)
@@ -102,6 +89,7 @@ def _none(part: Part, reason: str) -> Rows:
 _SHARES, _NOISE = (0.2, 0.4, 0.6, 0.8), 0.01
 """The protocol of ROAD: which shares of the pixels are removed, and the noise on what fills them in."""
 NO_MASKS = "no masks were given"
+STRUCTURE = "structure"
 MOSAICS = "grid_pointing_game"
 MASKED = ("pointing_game", "energy_in_mask")
 """The columns that need masks."""
@@ -182,14 +170,23 @@ COLUMNS = (
         None,
     ),
     Column(
-        "randomization",
-        "random weights",
+        STRUCTURE,
+        "structure kept",
         "lower",
-        "maps",
+        "weights",
         True,
-        "The rank correlation of the maps with those of a network whose weights are all random. A map that stays as it "
-        "is does not explain what the network has learned.",
-        _randomization,
+        "How much of the structure of the maps stays, on the average, while the network's weights become random from "
+        "the output down to the input: 1 where the maps do not depend on what the network has learned.",
+        None,
+    ),
+    Column(
+        "randomization",
+        "rank correlation",
+        "lower",
+        "weights",
+        False,
+        "The rank correlation of the maps with those where all weights are random; the structure kept tells more.",
+        None,
     ),
 )
 """The table of columns: a new metric is a new row here."""

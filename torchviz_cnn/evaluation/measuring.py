@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,31 +17,35 @@ from torchviz_cnn.attribution.metrics.localisation import Masks
 from torchviz_cnn.attribution.metrics.mosaics import Mosaics, own_cell
 from torchviz_cnn.attribution.metrics.parts import AllImages, Images, Part, at_size, made_maps
 from torchviz_cnn.attribution.metrics.perturbation import EMPTY
+from torchviz_cnn.attribution.metrics.randomization import maps_of, similarities
 from torchviz_cnn.core.errors import InputError, ModelError, NotFiniteError
 from torchviz_cnn.core.progress import progress_bar
-from torchviz_cnn.evaluation.columns import MASKED, MOSAICS, Column, Setting, Stage
+from torchviz_cnn.evaluation.collecting import Piece, Pieces
+from torchviz_cnn.evaluation.columns import MASKED, MOSAICS, STRUCTURE, Column, Setting, Stage
 from torchviz_cnn.evaluation.rows import REFUSALS, Row, quiet
 from torchviz_cnn.hooks.inputs import batch_of, prepared
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.layers.random_weights import RandomLayers
-from torchviz_cnn.runs.folder import ResultFolder
 from torchviz_cnn.scores.targets import Targets, asked
-
-Piece = tuple[dict[str, Tensor], dict[str, Any]]
-"""The numbers of a part, and what is said of them."""
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _SHARES: tuple[tuple[Stage, float], ...] = (
-    ("maps", 0.35),
+    ("maps", 0.2),
+    ("weights", 0.35),
     ("mosaics", 0.5),
     ("perturbation", 1.0),
     ("maps", 1.0),
+    ("weights", 1.0),
     ("mosaics", 1.0),
 )
 """The stages in their order, and up to which share of the budget each may begin a part; what is left is for the first
 ones again."""
 _AT_ONCE = 4
 """Photos, or mosaics, of a part that takes long."""
+_OF_PERTURBED = 4
+"""Of so many photos that are changed, one is explained by networks with random weights."""
+_STEPS = 8
+"""In how many steps, at most, the weights become random."""
 _FEWEST_MOSAICS = 24
 """How many there are of four photos of four classes."""
 
@@ -56,30 +59,16 @@ def spread(count: int) -> list[int]:
     return sorted(range(count), key=lambda number: number * _GOLDEN % 1)
 
 
-@dataclass
-class Pieces:
-    """What is measured so far, a piece for each part: in a folder, or in memory where there is none."""
+def cascade(layers: Sequence[str]) -> list[tuple[str, ...]]:
+    """Which layers are random at each step, from the last alone to all, in even steps.
 
-    folder: ResultFolder | None
-    _kept: dict[str, Piece] = field(default_factory=dict)
-
-    def has(self, name: str) -> bool:
-        """Whether a part is measured."""
-        return name in self._kept if self.folder is None else self.folder.has(name)
-
-    def save(self, name: str, piece: Piece) -> None:
-        """Keep the numbers of a part and what is said of them."""
-        tensors, said = piece
-        texts = {key: json.dumps(value) for key, value in said.items()}
-        if self.folder is None:
-            self._kept[name] = tensors, texts
-        else:
-            self.folder.save(name, tensors, **texts)
-
-    def load(self, name: str) -> Piece:
-        """The numbers of a part and what is said of them."""
-        tensors, texts = self._kept[name] if self.folder is None else self.folder.load_with_metadata(name)
-        return tensors, {key: json.loads(value) for key, value in texts.items()}
+    >>> cascade(["first", "second", "last"])
+    [('last',), ('second', 'last'), ('first', 'second', 'last')]
+    """
+    count = min(len(layers), _STEPS)
+    last = len(layers) - 1
+    starts = [last - round(step * last / max(count - 1, 1)) for step in range(count)]
+    return [tuple(layers[start:]) for start in starts]
 
 
 class Judged:
@@ -126,8 +115,9 @@ class Run:
         """The numbers of the photos, or mosaics, of each part, by its name."""
         if stage == "mosaics":
             order, size = list(range(self.count_of_mosaics)), _AT_ONCE
-        elif stage == "perturbation":
-            order, size = spread(len(self.images))[: self.perturbed], min(self.batch_size, _AT_ONCE)
+        elif stage != "maps":
+            count = self.perturbed if stage == "perturbation" else max(1, self.perturbed // _OF_PERTURBED)
+            order, size = spread(len(self.images))[:count], min(self.batch_size, _AT_ONCE)
         else:
             order, size = spread(len(self.images)), self.batch_size
         return {f"{stage}-{first // size:05d}": order[first : first + size] for first in range(0, len(order), size)}
@@ -181,6 +171,8 @@ class Run:
             return tensors, texts
         with self._judged(read, photos) as judged:
             tensors["classes"] = judged.together.targets.classes[:, 0].cpu()
+            if stage == "weights":
+                self._judge_weights(judged, tensors, texts)
             for column in self.columns:
                 if column.stage != stage or column.measure is None:
                     continue
@@ -193,13 +185,11 @@ class Run:
     def _judge_each(self, column: Column, judged: Judged, tensors: dict[str, Tensor], texts: dict[str, Any]) -> None:
         """What a column says of each method by itself."""
         values, reasons = list[Tensor](), dict[tuple[int, int], str]()
-        for place, (row, part) in enumerate(zip(self.rows, judged.alone, strict=True)):
+        for place, part in enumerate(judged.alone):
             if len([one for one in judged.failed if one[1] == place]) == len(part.numbers):
                 values.append(torch.full((len(part.numbers), 1), math.nan))
             else:
-                setting = replace(
-                    self._setting, random=self._random, explain=row.explain, seconds=judged.seconds[place]
-                )
+                setting = replace(self._setting, seconds=judged.seconds[place])
                 rows = column.measure(part, setting)  # type: ignore[misc]
                 values.append(rows.values.float())
                 reasons |= {(image, place): reason for image, reason in rows.reasons.items()}
@@ -221,19 +211,41 @@ class Run:
             tensors[f"{column.name}/y"], tensors[f"{column.name}/x"] = rows.curves.y.float(), rows.curves.x.float()
             texts["axes"][column.name] = [rows.curves.x_label, rows.curves.y_label]
 
-    @cached_property
-    def _setting(self) -> Setting:
-        options = {"steps": self.steps, "tolerance": self.tolerance, "seed": self.seed, "masks": self.masks}
-        return Setting(**options, random="")  # type: ignore[arg-type]
+    def _judge_weights(self, judged: Judged, tensors: dict[str, Tensor], texts: dict[str, Any]) -> None:
+        """How alike the maps of each method stay while the weights become random, from the output down."""
+        layers = self._random
+        steps = [] if isinstance(layers, str) else cascade(layers.names)
+        images, count = judged.together.raw.shape[:2]
+        alike, reasons = torch.full((images, count, max(len(steps), 1), 2), math.nan), dict(judged.failed)
+        for step, names in enumerate(steps):
+            random = layers.draw(names, self.seed)  # type: ignore[union-attr]
+            for place, (row, part) in enumerate(zip(self.rows, judged.alone, strict=True)):
+                if row.refused is not None:
+                    continue
+                try:
+                    maps = maps_of(part, random, row.explain).to(part.raw.device)
+                except REFUSALS as error:
+                    reasons |= {(image, place): " ".join(str(error).split()) for image in range(images)}
+                    continue
+                alike[:, place, step] = similarities(part, maps)[:, 0, [0, 2]].cpu()
+        usual = layers if isinstance(layers, str) else "the map, or that with random weights, is the same everywhere"
+        empty = judged.together.empty
+        for name, values in ((STRUCTURE, alike[..., 1].nanmean(2)), ("randomization", alike[..., -1, 0])):
+            tensors[name] = values.clone()
+            own = {(i, k): EMPTY if bool(empty[i, k]) else usual for i, k in values.isnan().nonzero().tolist()}
+            texts["reasons"][name] = _marked(tensors[name], own | reasons, judged.failed)
 
     @cached_property
-    def _random(self) -> Model | str:
-        """The network with random weights; or why there is none."""
+    def _setting(self) -> Setting:
+        return Setting(steps=self.steps, tolerance=self.tolerance, seed=self.seed, masks=self.masks)
+
+    @cached_property
+    def _random(self) -> RandomLayers | str:
+        """The network whose weights can be made random; or why there is none."""
         number = next(number for number in spread(len(self.images)) if self.images.take([number])[0])
         x, _ = batch_of(self.model, self.images.take([number])[1])
         try:
-            layers = RandomLayers(self.model, x)
-            return layers.draw(layers.names, self.seed)
+            return RandomLayers(self.model, x)
         except ModelError as error:  # as for a model without weights
             return " ".join(str(error).split())
 

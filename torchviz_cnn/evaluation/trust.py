@@ -20,9 +20,9 @@ from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.core.names import LayerPattern
 from torchviz_cnn.evaluation.classes import Labels, classes_of
-from torchviz_cnn.evaluation.collecting import Table, collected
+from torchviz_cnn.evaluation.collecting import Pieces, Table, collected
 from torchviz_cnn.evaluation.columns import COLUMNS
-from torchviz_cnn.evaluation.measuring import Pieces, Run, spread
+from torchviz_cnn.evaluation.measuring import Run, spread
 from torchviz_cnn.evaluation.result import Trust
 from torchviz_cnn.evaluation.rows import Methods, Row, probed, rows_of
 from torchviz_cnn.evaluation.written.examples import examples_of
@@ -79,7 +79,7 @@ def trust(
         budget: seconds after which no further part is begun; all methods are measured on the same photos all the same.
             By default (None) all photos are measured.
         perturbed: how many photos at most, spread evenly over the list, are changed many times, for insertion and what
-            is like it.
+            is like it; a quarter of them is explained by networks with random weights.
         mosaics: how many mosaics of four photos that the network recognises are made, for the grid pointing game; 0:
             none.
         tolerance: as for `torchviz_cnn.metrics.pointing_game` (15).
@@ -221,6 +221,7 @@ def _identity(
         "photos": len(images),
         "listing": _listing(images),
         "classes": None if classes is None else _checksum([str(classes)]),
+        "metrics": [column.name for column in COLUMNS],
         "methods": [f"{row.key}: {_described(row)}" for row in rows],
         **options,
     }

@@ -11,7 +11,7 @@ from torchviz_cnn.core.errors import InputError, OutputError, did_you_mean
 from torchviz_cnn.evaluation.result import Trust
 from torchviz_cnn.evaluation.written.tables import json_record
 
-_OF_THE_NETWORK = ("randomization", "grid_pointing_game")
+_OF_THE_NETWORK = ("structure", "randomization", "grid_pointing_game")
 """Columns that say something of the method for this network, and not of one photo."""
 
 
@@ -20,7 +20,8 @@ def figures_of(
 ) -> dict[str, float | None]:
     """What the metrics say of one photo's map, by the name of the column; None where it was not measured.
 
-    `randomization` and `grid_pointing_game` are the means over all photos, as they say something of the method.
+    `structure`, `randomization` and `grid_pointing_game` are means over the photos, as they say
+    something of the method.
 
     Args:
         trust: a Trust, or the folder that it was written to.

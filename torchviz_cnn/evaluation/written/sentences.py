@@ -6,16 +6,14 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from torchviz_cnn.evaluation.columns import Column
+from torchviz_cnn.attribution.metrics.randomization import SHOWS_EDGES
+from torchviz_cnn.evaluation.columns import STRUCTURE, Column
 from torchviz_cnn.evaluation.rows import CENTRE, RANDOM, Row
 from torchviz_cnn.evaluation.written.tables import number
 
 if TYPE_CHECKING:
     from torchviz_cnn.evaluation.result import Trust
 
-KEEPS = 0.5
-"""From what rank correlation on, between the maps of the network and of one with random weights, a map is said to show
-the photo and not the network: half of the order of its places then comes from the photo alone."""
 ALIKE = 0.5
 """From what Kendall's tau on two metrics are said to rank methods alike: three of four pairs are in the same order."""
 DIFFERENT = 0.2
@@ -25,6 +23,9 @@ FEW_METHODS = 4
 ON_ITS_OWN = 0.75
 """Below what share of the evidence in the own cell of a mosaic a method is said to mix things up: a quarter and more
 then lies on photos of other classes."""
+
+_PAIRS = 4
+"""How many pairs of metrics a sentence names."""
 
 Say = Callable[["Trust", Row], str | None]
 
@@ -51,19 +52,19 @@ def _of_method(trust: Trust, row: Row) -> str:
 
 def _randomised(trust: Trust, row: Row) -> str | None:
     """Whether its maps depend on the weights."""
-    kept = _mean(trust, row, "randomization")
+    kept = _mean(trust, row, STRUCTURE)
     if math.isnan(kept):
         return None
-    if kept >= KEEPS:
-        said = f"its maps keep {number(kept, 2)} rank correlation when all weights are random"
+    if kept >= SHOWS_EDGES:
+        said = f"its maps keep {number(kept, 2)} of their structure while all weights become random"
         return f"{said}: it shows edges, not evidence"
-    return f"its maps change with the weights (rank correlation {number(kept, 2)} when all are random)"
+    return f"its maps change with the weights (they keep {number(max(kept, 0), 2)} of their structure)"
 
 
 def _best(trust: Trust, row: Row) -> str | None:
     """In which columns no method is better beyond chance, where that sets it apart from others."""
     alone, shared = list[str](), list[str]()
-    for column in _judging(trust, but=("randomization",)):
+    for column in _judging(trust, but=(STRUCTURE,)):
         best = _among_best(trust, column)
         if row in best and len(best) < len(_measured(trust, column)):
             (alone if len(best) == 1 else shared).append(
@@ -84,7 +85,7 @@ def _mixed_up(trust: Trust, row: Row) -> str | None:
 def _no_better_than_centre(trust: Trust, row: Row) -> str | None:
     """In which columns a blob in the middle is as good."""
     centre = trust.row(CENTRE)
-    columns = [c for c in _judging(trust, but=("randomization",)) if row in _measured(trust, c)]
+    columns = [c for c in _judging(trust, but=(STRUCTURE,)) if row in _measured(trust, c)]
     worse = [c.title for c in columns if trust.compared(row, centre, c) < 0]
     equal = [c.title for c in columns if trust.compared(row, centre, c) == 0]
     parts = [f"worse than a blob in the middle in {_listed(worse)}"] * bool(worse)
@@ -105,7 +106,7 @@ def _of_reference(trust: Trust, row: Row) -> str:
     """What a map reaches that knows nothing of the network."""
     figures = [
         f"{number(_mean(trust, row, column.name), 2)} in {column.title}"
-        for column in _judging(trust, but=("randomization",))
+        for column in _judging(trust, but=(STRUCTURE,))
         if not math.isnan(_mean(trust, row, column.name))
     ]
     what = {CENTRE: "a blob in the middle of every photo", RANDOM: "random numbers"}[row.method]
@@ -127,7 +128,9 @@ def verdict_of(trust: Trust) -> tuple[str, ...]:
     apart = sorted((pair for pair, tau in known.items() if tau < DIFFERENT), key=lambda pair: known[pair])
 
     def pairs(several: list[tuple[str, str]]) -> str:
-        return _listed([f"{titles[a]} with {titles[b]} ({number(known[a, b], 2)})" for a, b in several], ";")
+        named = [f"{titles[a]} with {titles[b]} ({number(known[a, b], 2)})" for a, b in several[:_PAIRS]]
+        more = len(several) - len(named)
+        return "; ".join([*named, *([f"and {more} more {'pairs' if more > 1 else 'pair'}"] if more else [])])
 
     said = []
     if alike:
@@ -141,7 +144,7 @@ def verdict_of(trust: Trust) -> tuple[str, ...]:
 
 def _recommended(trust: Trust) -> tuple[str, ...]:
     """The methods that are among the best in most metrics, and depend on the weights."""
-    columns = _judging(trust, but=("randomization",))
+    columns = _judging(trust, but=(STRUCTURE,))
     best = {column.name: _among_best(trust, column) for column in columns}
     often = {
         row.title: sum(row in rows for rows in best.values()) for row in trust.methods if not _is_flagged(trust, row)
@@ -157,7 +160,7 @@ def _recommended(trust: Trust) -> tuple[str, ...]:
 
 
 def _is_flagged(trust: Trust, row: Row) -> bool:
-    return _mean(trust, row, "randomization") >= KEEPS
+    return _mean(trust, row, STRUCTURE) >= SHOWS_EDGES
 
 
 def _judging(trust: Trust, but: tuple[str, ...] = ()) -> list[Column]:
@@ -192,4 +195,4 @@ def _listed(parts: list[str], mark: str = ",") -> str:
     return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-__all__ = ["ALIKE", "DIFFERENT", "FEW_METHODS", "KEEPS", "ON_ITS_OWN", "sentences_of", "verdict_of"]
+__all__ = ["ALIKE", "DIFFERENT", "FEW_METHODS", "ON_ITS_OWN", "sentences_of", "verdict_of"]
