@@ -153,7 +153,7 @@ def all_maps(model: nn.Module, x: Tensor, classes: Tensor, patches: Tensor, seed
     }
     for name, method in METHODS.items():
         options = {"patch": 8, "stride": 4} if name == "occlusion" else {}
-        maps[name] = torch.cat([method.explain(model, *part, **options).values for part in batches(x, classes)])
+        maps[name] = torch.cat([method.explain(model, **part, **options).values for part in batches(x, classes)])
     return maps
 
 
