@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from torchviz_cnn.attribution.methods import METHODS, methods_of
 from torchviz_cnn.attribution.metrics.result import Better, Curves, Measurement
 from torchviz_cnn.attribution.result import ClassMap
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import ImageError, InputError, kind_of
+from torchviz_cnn.core.errors import EmptyMapWarning, ImageError, InputError, TargetError, kind_of
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.hooks.inputs import Given, Output, batch_of, prepared
 from torchviz_cnn.hooks.network import Model, preprocess_of
@@ -144,6 +145,7 @@ def part_of(
         given = replace(given, origin=origin)
         targets = asked(given, own, score)
     own = own if callable(own) else targets.squeezed(targets.classes)
+    # Outside the block: a method of the user's finds the model as it is, not frozen.
     raw = made_maps(maps, model, x, own, numbers, len(images), targets, output)
     with prepared(model, x, dims=(2,), output=output) as given:
         yield Part(numbers, model, replace(given, origin=origin), targets, raw.to(given.x.device), own)
@@ -162,7 +164,9 @@ def made_maps(
     """The maps of some images: (B, K, h, w), float32. Raises InputError for maps that do not fit them."""
     if isinstance(maps, str) or (callable(maps) and not isinstance(maps, Tensor)):
         chosen = {} if output is None else {"output": output}
-        values = values_of(method_of(maps)(model, x, target=target, **chosen))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EmptyMapWarning)  # the Measurement says which are, by the image's name
+            values = values_of(method_of(maps)(model, x, target=target, **chosen))
         whose = "the method gives maps"
     else:
         values = values_of(maps)
@@ -197,12 +201,17 @@ def method_of(maps: str | Method) -> Method:
 
 
 def rows_of_target(target: Any, numbers: Sequence[int], total: int) -> Any:
-    """A target of all images as that of some of them: what has a row for each image loses the other rows."""
-    if target is None or isinstance(target, (int, str)) or callable(target):
+    """A target of all images as that of some of them: what has a row for each image loses the other rows.
+
+    Raises TargetError for a target of more or fewer rows than there are images.
+    """
+    if isinstance(target, str) or callable(target) or not hasattr(target, "__len__") or getattr(target, "ndim", 1) == 0:
         return target
-    if hasattr(target, "__len__") and len(target) == total:
-        return target[list(numbers)] if hasattr(target, "shape") else [target[i] for i in numbers]
-    return target  # of a wrong shape, which `Targets` reports, or of one number
+    if len(target) != total:
+        raise TargetError(
+            f"there are {total} images, and a target of {len(target)}: give an int, ({total},) or ({total}, K)"
+        )
+    return target[list(numbers)] if hasattr(target, "shape") else [target[i] for i in numbers]
 
 
 class AllImages:
@@ -252,7 +261,18 @@ class AllImages:
                     self.skipped[number] = f"cannot be read: {error}"
             if read:
                 several = list(read.values())
-                yield list(read), torch.stack(several) if isinstance(self.x, ImageSource) else several
+                yield list(read), self._stacked(read) if isinstance(self.x, ImageSource) else several
+
+    def _stacked(self, read: Mapping[int, Tensor]) -> Tensor:
+        """Items of a dataset as a batch. Raises InputError where they differ in size."""
+        first = next(iter(read))
+        for number, item in read.items():
+            if item.shape != read[first].shape:
+                raise InputError(
+                    f"{self.names[first]} is {tuple(read[first].shape)} and {self.names[number]} {tuple(item.shape)}: "
+                    "images of different sizes are measured with batch_size=1"
+                )
+        return torch.stack(list(read.values()))
 
     def _one(self, number: int) -> Any:
         return self.x.item(number)[0] if isinstance(self.x, ImageSource) else stored(self.x[number])

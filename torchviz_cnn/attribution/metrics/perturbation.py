@@ -200,7 +200,10 @@ def drop(part: Part) -> Rows:
         seen[place] = scores_of(part.given, pictures, image, part.targets).gather(1, k[:, None])[:, 0]
     seen, whole = seen.view(images, classes), part.targets.scores
     rows = Rows(((whole - seen).clamp(min=0) / whole).cpu(), details={"increase": (seen > whole).float().cpu()})
-    return without(without(rows, part.empty, EMPTY), whole <= 0, "the score of the whole photo is not above 0")
+    highest, lowest = part.maps.amax((2, 3)), part.maps.amin((2, 3))
+    rows = without(without(rows, part.empty, EMPTY), highest <= 0, "the map is nowhere above 0")
+    rows = without(rows, lowest == highest, "the map is the same everywhere")
+    return without(rows, whole <= 0, "the score of the whole photo is not above 0")
 
 
 def ranks(maps: Tensor, seed: int) -> Tensor:
@@ -216,10 +219,10 @@ def ranks(maps: Tensor, seed: int) -> Tensor:
 
 
 def unit_maps(maps: Tensor) -> Tensor:
-    """Maps (B, K, H, W) from their minimum to their maximum as 0..1, negative values as 0; constant ones are ones."""
+    """Maps (B, K, H, W) from their minimum to their maximum as 0..1, negative values as 0."""
     positive = maps.relu()
     low, high = positive.amin((2, 3), keepdim=True), positive.amax((2, 3), keepdim=True)
-    return torch.where(high > low, (positive - low) / (high - low).clamp(min=1e-30), torch.ones_like(maps))
+    return (positive - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
 
 
 def baseline_of(x: Tensor, baseline: Baseline) -> Tensor:
