@@ -84,6 +84,10 @@ CALLS: dict[str, Call] = {
     "maximize": lambda model, x, layer, folder: tvc.maximize(
         model, tvc.objectives.channel(layer, 0) - 0.1 * tvc.objectives.total_variation(), size=32, steps=2
     ),
+    **{
+        f"metrics.{name}": partial(lambda name, model, x, layer, folder: public(f"metrics.{name}")(model, x), name)
+        for name in ("average_drop", "deletion", "insertion", "randomization", "sensitivity")
+    },
     "occlusion": lambda model, x, layer, folder: tvc.occlusion(model, x, 0, patch=16),
     "predict": lambda model, x, layer, folder: tvc.predict(model, x),
     "report": report,
@@ -127,6 +131,13 @@ STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 }
 
 
+def public(name: str) -> Callable[..., Any]:
+    """A public function by its name; one of `tvc.metrics` with the gradient as its maps, or as what makes them."""
+    function: Callable[..., Any] = getattr(tvc.metrics, name.partition(".")[2]) if "." in name else getattr(tvc, name)
+    judged = {"maps", "method"} & set(inspect.signature(function).parameters) if "." in name else set()
+    return partial(function, **dict.fromkeys(judged, "saliency")) if judged else function
+
+
 def host(name: str, state: str) -> tuple[nn.Module, Tensor, str]:
     """A model in the middle of its life, a batch, and the layer that is looked at."""
     build, layer = NETWORKS[name]
@@ -147,6 +158,9 @@ def test_every_public_function_that_takes_a_model_has_a_row() -> None:
         value = getattr(tvc, name)
         if inspect.isfunction(value) or value is tvc.HookManager:
             taking |= {name} if {"model", "net", "networks"} & set(inspect.signature(value).parameters) else set()
+    for name in tvc.metrics.__all__:
+        value = getattr(tvc.metrics, name)
+        taking |= {f"metrics.{name}"} if "model" in inspect.signature(value).parameters else set()
     assert set(CALLS) == taking - CHANGES_ITS_MODEL
 
 
@@ -177,13 +191,13 @@ def tensors_of(result: object) -> list[Tensor]:
 
 @pytest.mark.parametrize("network_name", NETWORKS)
 @pytest.mark.parametrize(
-    "name", [name for name in CALLS if {"x", "target"} <= set(inspect.signature(getattr(tvc, name)).parameters)]
+    "name", [name for name in CALLS if {"x", "target"} <= set(inspect.signature(public(name)).parameters)]
 )
 def test_a_target_that_is_refused_leaves_no_trace(name: str, network_name: str) -> None:
     model, x, _ = host(network_name, "train")
     for target in (CLASSES, torch.tensor([0, 1, 2])):
         with unchanged(model, x), pytest.raises(tvc.TargetError):
-            getattr(tvc, name)(model, x, target=target)
+            public(name)(model, x, target=target)
 
 
 class Stop(Exception):
@@ -211,7 +225,7 @@ def refusing(output: Tensor) -> Tensor:
     [
         name
         for name in CALLS
-        if {"target", "targets"} & set(inspect.signature(getattr(tvc, name)).parameters)
+        if {"target", "targets"} & set(inspect.signature(public(name)).parameters)
         and "video" not in name
         and name not in ("competitive_cam", "report")
     ],
@@ -219,15 +233,15 @@ def refusing(output: Tensor) -> Tensor:
 def test_a_function_as_target_leaves_no_trace(name: str) -> None:
     for state, mode in STATES.items():
         model, x, _ = host("BatchNorm", state)
-        judge, parameters = Judge(), inspect.signature(getattr(tvc, name)).parameters
+        judge, parameters = Judge(), inspect.signature(public(name)).parameters
         options: dict[str, Any] = {"occlusion": {"patch": 16}, "smoothed_cam": {"samples": 1}}.get(name, {})
         asked = "target" if "target" in parameters else "targets"
         with mode(), unchanged(model, x), unchanged(judge, x):
-            result = getattr(tvc, name)(model, x, **{asked: judge}, **options)
+            result = public(name)(model, x, **{asked: judge}, **options)
         for tensor in tensors_of(result):
             assert not tensor.requires_grad
         with mode(), unchanged(model, x), pytest.raises(Stop):
-            getattr(tvc, name)(model, x, **{asked: refusing}, **options)
+            public(name)(model, x, **{asked: refusing}, **options)
 
 
 def stopping(model: nn.Module, call: int) -> Iterator[int]:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import EmptyMapWarning, GeometryWarning, InputError, ModelError
+from torchviz_cnn.core.errors import EmptyMapWarning, GeometryWarning, InputError, NotFiniteError
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.inputs import Given
 from torchviz_cnn.hooks.network import category_name
@@ -73,7 +73,7 @@ class ClassMap:
 
     def __post_init__(self) -> None:
         if not bool(self.values.isfinite().all()):
-            raise ModelError(
+            raise NotFiniteError(
                 "the map holds NaN or infinity: the network's numbers, or their gradients, are too large for their "
                 "type; run it in float32, or in bfloat16 where it is in float16"
             )

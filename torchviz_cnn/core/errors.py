@@ -6,6 +6,7 @@
     ├── InputError        (ValueError)    a tensor or option that a method cannot work with
     ├── ImageError        (ValueError)    a photo that cannot be read or drawn
     ├── ModelError        (ValueError)    a network that cannot be built, or not explained by this method
+    │   └── NotFiniteError                one whose maps hold NaN or infinity
     ├── CheckpointError   (ValueError)    weights that cannot be read or do not fit
     ├── OutputError       (OSError)       a result that cannot be written
     ├── RankError         (RuntimeError)  a process of a shared run that does not answer
@@ -50,6 +51,10 @@ class ImageError(TorchvizError, ValueError):
 
 class ModelError(TorchvizError, ValueError):
     """A network that cannot be built, or that this method cannot explain."""
+
+
+class NotFiniteError(ModelError, InputError):
+    """A map that holds NaN or infinity."""
 
 
 class CheckpointError(TorchvizError, ValueError):

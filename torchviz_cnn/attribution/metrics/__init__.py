@@ -6,7 +6,9 @@ Every function takes the maps of this library, a plain tensor, or the method tha
 from torchviz_cnn.attribution.metrics.localisation import energy_in_mask, pointing_game
 from torchviz_cnn.attribution.metrics.mosaics import Mosaics, difull, grid_pointing_game
 from torchviz_cnn.attribution.metrics.perturbation import average_drop, deletion, insertion
+from torchviz_cnn.attribution.metrics.randomization import randomization
 from torchviz_cnn.attribution.metrics.road import road
+from torchviz_cnn.attribution.metrics.sensitivity import sensitivity
 
 __all__ = [
     "Mosaics",
@@ -17,5 +19,7 @@ __all__ = [
     "grid_pointing_game",
     "insertion",
     "pointing_game",
+    "randomization",
     "road",
+    "sensitivity",
 ]

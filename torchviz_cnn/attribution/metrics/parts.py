@@ -19,7 +19,7 @@ from torchviz_cnn.attribution.methods import METHODS, methods_of
 from torchviz_cnn.attribution.metrics.result import Better, Curves, Measurement
 from torchviz_cnn.attribution.result import ClassMap
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import EmptyMapWarning, ImageError, InputError, TargetError, kind_of
+from torchviz_cnn.core.errors import EmptyMapWarning, ImageError, InputError, NotFiniteError, TargetError, kind_of
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.hooks.inputs import Given, Output, batch_of, prepared
 from torchviz_cnn.hooks.network import Model, preprocess_of
@@ -118,7 +118,8 @@ def measure(
                 single = part.targets.single
                 collected.add(numbers, metric(part))
             bar.update(len(numbers))
-    return collected.measurement(name, better, images, single)
+    with torch.inference_mode(False):  # the result is of plain tensors, whatever mode the caller is in
+        return collected.measurement(name, better, images, single)
 
 
 @contextmanager
@@ -179,7 +180,7 @@ def made_maps(
         per_class = f"({len(x)}, {classes}, h, w)" if not targets.single else f"({len(x)}, h, w)"
         raise InputError(f"{whose} {tuple(values.shape)}, where {per_class} are needed for what is explained")
     if not bool(values.isfinite().all()):
-        raise InputError(f"{whose} with NaN or infinity in them")
+        raise NotFiniteError(f"{whose} with NaN or infinity in them")
     return values[:, None] if values.ndim == 3 else values
 
 

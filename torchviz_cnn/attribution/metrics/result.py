@@ -22,6 +22,8 @@ from torchviz_cnn.runs import files
 Better = Literal["higher", "lower", "neither"]
 """Which values speak for a map."""
 _RESAMPLES = 2000
+_TICKS = 30
+"""How many places with names the axis of a plot shows."""
 
 
 class Curves(NamedTuple):
@@ -33,6 +35,8 @@ class Curves(NamedTuple):
     """The number there: (N, S), or (N, K, S)."""
     x_label: str
     y_label: str
+    ticks: tuple[str, ...] = ()
+    """What the places are called, where they have names: S of them; y is then a correlation."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -102,7 +106,8 @@ class Measurement:
         record |= {"mean": plain(self.mean), "interval": [plain(low), plain(high)], "values": images}
         if self.curves is not None:
             y = self.curves.y.flatten(1, -2) if self.curves.y.ndim == 3 else self.curves.y
-            record["curve"] = {self.curves.x_label: plain(self.curves.x), self.curves.y_label: plain(y.nanmean(0))}
+            places = list(self.curves.ticks) or plain(self.curves.x)
+            record["curve"] = {self.curves.x_label: places, self.curves.y_label: plain(y.nanmean(0))}
         return record
 
     def _table(self) -> str:
@@ -169,6 +174,12 @@ def measurement_figure(measurement: Measurement) -> Image.Image:
         places[0].plot(curves.x, y.nanmean(0), color="C0")
         places[0].fill_between(curves.x, intervals[:, 0], intervals[:, 1], color="C0", alpha=0.2, linewidth=0)
         places[0].set_xlabel(curves.x_label)
+        if curves.ticks:
+            shown = range(0, len(curves.ticks), -(-len(curves.ticks) // _TICKS))
+            places[0].set_xticks([float(curves.x[i]) for i in shown], [curves.ticks[i] for i in shown], fontsize=6)
+            places[0].tick_params(axis="x", rotation=90)
+            low, high = places[0].get_ylim()
+            places[0].set_ylim(min(low, -0.05), max(high, 1.05))
         places[0].set_ylabel(curves.y_label)
         places[0].set_title("mean of the images, and its 95 % interval", fontsize=9)
     values = measurement._of_images()
