@@ -21,6 +21,8 @@ from tests import networks
 from tests.conftest import unchanged
 from tests.networks import CLASSES, images, seeded
 from torchviz_cnn.attribution.cam.formulas import CAM_METHODS
+from torchviz_cnn.attribution.metrics.mosaics import Mosaics, disconnected, own_cell
+from torchviz_cnn.attribution.metrics.parts import AllImages
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.TorchvizWarning"),
@@ -52,6 +54,15 @@ def report(model: nn.Module, x: Tensor, layer: str, folder: Path) -> object:
     from PIL import Image
 
     return tvc.report(network(model), [Image.fromarray(photo())], folder / "page.html", layers=[layer], budget=0)
+
+
+def mosaics(model: nn.Module, x: Tensor) -> Mosaics:
+    """Mosaics of two images, whatever the model takes them for; of their own classes there are too few."""
+    with suppress(tvc.InputError):
+        Mosaics.of(model, x, threshold=0)
+    cells = {"cells": torch.tensor([[0, 1, 1, 0]]), "classes": torch.tensor([[0, 1, 2, 3]]), "n": 2, "size": "grow"}
+    counts = dict.fromkeys(("recognised", "recognised_classes", "looked_at"), 2)
+    return Mosaics(images=AllImages(x, model), threshold=0, labelled=True, **cells, **counts)  # type: ignore[arg-type]
 
 
 CALLS: dict[str, Call] = {
@@ -86,8 +97,13 @@ CALLS: dict[str, Call] = {
     ),
     **{
         f"metrics.{name}": partial(lambda name, model, x, layer, folder: public(f"metrics.{name}")(model, x), name)
-        for name in ("average_drop", "deletion", "insertion", "randomization", "sensitivity")
+        for name in (
+            *("average_drop", "deletion", "energy_in_mask", "insertion"),
+            *("pointing_game", "randomization", "road", "sensitivity"),
+        )
     },
+    "metrics.difull": lambda model, x, layer, folder: disconnected(model, mosaics(model, x), "grad_cam", layer=layer),
+    "metrics.grid_pointing_game": lambda model, x, layer, folder: own_cell(model, mosaics(model, x), "saliency"),
     "occlusion": lambda model, x, layer, folder: tvc.occlusion(model, x, 0, patch=16),
     "predict": lambda model, x, layer, folder: tvc.predict(model, x),
     "report": report,
@@ -132,10 +148,12 @@ STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 
 
 def public(name: str) -> Callable[..., Any]:
-    """A public function by its name; one of `tvc.metrics` with the gradient as its maps, or as what makes them."""
+    """A public function by its name; one of `tvc.metrics` of the gradient, with masks where it takes some."""
     function: Callable[..., Any] = getattr(tvc.metrics, name.partition(".")[2]) if "." in name else getattr(tvc, name)
-    judged = {"maps", "method"} & set(inspect.signature(function).parameters) if "." in name else set()
-    return partial(function, **dict.fromkeys(judged, "saliency")) if judged else function
+    given = {"maps": "saliency", "method": "saliency", "masks": torch.arange(32).expand(2, 32, 32) < 9}
+    taken = inspect.signature(function).parameters if "." in name else ()
+    judged = {key: value for key, value in given.items() if key in taken}
+    return partial(function, **judged) if judged else function
 
 
 def host(name: str, state: str) -> tuple[nn.Module, Tensor, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from torch import Tensor
 from torchviz_cnn.attribution.metrics.mosaics.choice import Labels, Mosaics, Size
 from torchviz_cnn.attribution.metrics.parts import Images, Method, method_of, values_of
 from torchviz_cnn.attribution.metrics.result import Measurement
-from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.core.errors import EmptyMapWarning, InputError, NotFiniteError
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.hooks.inputs import Output
 from torchviz_cnn.hooks.network import Model, category_name
@@ -126,18 +127,19 @@ def own_cell(
 
 def maps_of(explain: Callable[..., Any], classes: Tensor, several: bool) -> Tensor:
     """The maps of the classes of one mosaic: (K, h, w). Raises InputError for a method that gives others."""
-    if several:
-        values = values_of(explain(target=classes[None]))
-        wanted = (1, len(classes))
-    else:
-        values = torch.stack([values_of(explain(target=one[None])) for one in classes], 1)
-        wanted = (1, len(classes))
-    if tuple(values.shape[:2]) != wanted or values.ndim != 4 or not bool(values.isfinite().all()):
-        what = "maps with NaN or infinity" if values.ndim == 4 and values.shape[:2] == wanted else "maps"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EmptyMapWarning)  # the Measurement says which are, by the class's name
+        if several:
+            values = values_of(explain(target=classes[None]))
+        else:
+            values = torch.stack([values_of(explain(target=one[None])) for one in classes], 1)
+    if values.ndim != 4 or values.shape[:2] != (1, len(classes)):
         raise InputError(
-            f"the method gives {what} {tuple(values.shape)} for one mosaic of {len(classes)} classes: it cannot be "
+            f"the method gives maps {tuple(values.shape)} for one mosaic of {len(classes)} classes: it cannot be "
             "measured on mosaics"
         )
+    if not bool(values.isfinite().all()):
+        raise NotFiniteError(f"the method gives maps with NaN or infinity for one mosaic of {len(classes)} classes")
     return values[0]
 
 
@@ -152,11 +154,13 @@ def measured_cells(name: str, mosaics: Mosaics, maps: Callable[[int], Tensor], p
                 classes = [category_name(mosaics.categories, int(mosaics.classes[index, k])) for k in missing]
                 reasons[index] = f"the map of {', '.join(classes)} has no positive value"
             bar.update()
-    shares = torch.stack(rows)
+    with torch.inference_mode(False):  # so that the result can be computed with outside of it too
+        shares = torch.stack(rows).clone()
+        values = shares.nanmean(1)
     return CellMeasurement(
         metric=name,
         better="higher",
-        values=shares.nanmean(1),
+        values=values,
         names=tuple(map(mosaics.name, range(len(mosaics)))),
         reasons=reasons,
         details={"cells": shares},
