@@ -29,7 +29,7 @@ from torchviz_cnn.attribution.metrics.result import Measurement
 
 SIDE, PATCH = 48, 12
 CLASSES = ("horizontal stripes", "vertical stripes", "diagonal stripes", "squares")
-STEPS, BATCH = 400, 32
+STEPS, BATCH = 300, 32
 OWN_TITLES = {
     "perfect": "the patch itself",
     "centre": "the centre",
