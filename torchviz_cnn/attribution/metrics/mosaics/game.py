@@ -62,7 +62,8 @@ def grid_pointing_game(
 
     Args:
         model: a module or a Network.
-        x: photos of several classes: see `insertion`.
+        x: photos of several classes: see `insertion`; or the `mosaics` of a result, so that several methods are
+            measured on the same ones: `labels`, `n`, `count`, `threshold`, `size` and `seed` are theirs then.
         method: what makes the maps, by its name (`"grad_cam"`) or as a function (model, x, target=...). Methods of
             this library get the classes of a mosaic at once, (1, K); another function one class at a time, (1,).
         labels: the classes: one for each photo, its index, its name, or None for a photo that is left out; or a
@@ -80,8 +81,8 @@ def grid_pointing_game(
 
     Returns:
         A CellMeasurement with a value for each mosaic, the mean over its classes: 0..1, higher is better, 1 / n ** 2 by
-        chance. Its `median` is over all cells, its `mosaics` says how many photos were recognised, and measures further
-        methods with `own_cell`. A class whose map has no positive value is not measured.
+        chance. Its `median` is over all cells, its `mosaics` says how many photos were recognised. A class whose map
+        has no positive value is not measured.
 
     Raises:
         InputError: for photos of too few classes that are recognised, labels that do not fit, a network that does not
@@ -100,7 +101,8 @@ def grid_pointing_game(
     (1.0, 4)
     """
     options = {"labels": labels, "n": n, "count": count, "threshold": threshold, "size": size, "output": output}
-    mosaics = Mosaics.of(model, x, **options, batch_size=batch_size, seed=seed, progress=progress)  # type: ignore[arg-type]
+    options |= {"batch_size": batch_size, "seed": seed, "progress": progress}
+    mosaics = x if isinstance(x, Mosaics) else Mosaics.of(model, x, **options)  # type: ignore[arg-type]
     return own_cell(model, mosaics, method, output=output, progress=progress)
 
 
