@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import torchviz_cnn as tvc
 from tests.networks import CLASSES, vgg_like
 from tests.page.test_report import Page, network, photos
+from torchviz_cnn.layers.random_weights import random_copy
 from torchviz_cnn.page.collect import Collected, collect
-from torchviz_cnn.page.trust import CENTRE, STEPS, maps_of, measure_maps
+from torchviz_cnn.page.trust import CENTRE, STEPS, Figures, Measured, maps_of, measure_maps, measure_weights
+
+
+def all_figures(net: tvc.Network, numbers: Collected, photo_count: int, **options: Any) -> dict[Any, Figures | None]:
+    measured = Measured()
+    options = {"until": float("inf"), "done": lambda done: None, **options}
+    measure_maps(net, photos(photo_count), numbers, measured, **options)
+    return measured.figures
+
 
 pytestmark = pytest.mark.filterwarnings("ignore::torchviz_cnn.EmptyMapWarning")  # of small random networks
 
@@ -24,7 +34,7 @@ def collected(net: tvc.Network) -> Collected:
 def test_the_figures_are_those_of_the_metrics(method: str) -> None:
     net = network(vgg_like())
     numbers = collected(net)
-    measured = measure_maps(net, photos(2), numbers, until=float("inf"), done=lambda done: None)
+    figures = all_figures(net, numbers, 2)
     options = {"layer": numbers.explained} if method not in ("saliency",) else {}
     explain = getattr(tvc, method)
     heat = explain(net, photos(2), target=numbers.classes, **options)
@@ -33,12 +43,12 @@ def test_the_figures_are_those_of_the_metrics(method: str) -> None:
     compared = 0
     for photo in range(2):
         for rank in range(CLASSES):
-            own = measured.areas[method][photo][rank]
+            own = figures[method, photo, rank]
             if own is None:
                 assert heat.values[photo, rank].any() == 0
                 continue
             areas = (float(inserted.values[photo, rank]), float(deleted.values[photo, rank]))
-            assert own == pytest.approx(areas, abs=1e-4)
+            assert (own["insertion"], own["deletion"]) == pytest.approx(areas, abs=1e-4)
             compared += 1
     assert compared
 
@@ -46,8 +56,8 @@ def test_the_figures_are_those_of_the_metrics(method: str) -> None:
 def test_there_is_time_for_the_first_maps_only() -> None:
     net = network(vgg_like())
     numbers, ticks = collected(net), count()
-    measured = measure_maps(net, photos(2), numbers, until=5, done=lambda done: None, clock=lambda: float(next(ticks)))
-    done = {(method, photo) for method, by in measured.areas.items() for photo in by}
+    figures = all_figures(net, numbers, 2, until=5, clock=lambda: float(next(ticks)))
+    done = {(method, photo) for method, photo, _ in figures}
     assert done == {(CENTRE, 0), (CENTRE, 1), ("grad_cam", 0), ("grad_cam", 1), ("competitive_cam", 0)}
 
 
@@ -74,13 +84,45 @@ def test_a_function_is_measured_by_its_own_numbers() -> None:
         return output[:, :2] * 2
 
     numbers = collect(net, [list(photos(1))], None, 2, lambda done: None, targets=twice)
-    measured = measure_maps(net, photos(1), numbers, targets=twice, until=float("inf"), done=lambda done: None)
+    figures = all_figures(net, numbers, 1, targets=twice)
     sal = tvc.saliency(net, photos(1), target=twice)
     deleted = tvc.metrics.deletion(net, photos(1), sal, target=twice, steps=STEPS)
     for rank in range(2):
-        own = measured.areas["saliency"][0][rank]
+        own = figures["saliency", 0, rank]
         assert own is not None
-        assert own[1] == pytest.approx(float(deleted.values[0, rank]), abs=1e-4)
+        assert own["deletion"] == pytest.approx(float(deleted.values[0, rank]), abs=1e-4)
+
+
+def test_the_structure_that_is_kept_is_that_of_the_cascade() -> None:
+    net = network(vgg_like())
+    numbers, measured = collected(net), Measured()
+    measure_weights(net, photos(1)[0], numbers, measured, until=float("inf"))
+    cascade = tvc.metrics.randomization(net, photos(1), "saliency", target=numbers.classes[:1, 0])
+    steps = cascade.details["structure"][0]
+    assert measured.kept["saliency"] == pytest.approx(float(steps.nanmean()), abs=1e-4)
+    assert all(-1 <= share <= 1 for share in measured.kept.values())
+
+
+def test_without_time_for_all_steps_nothing_is_said_of_the_weights() -> None:
+    ticks, measured, net = count(), Measured(), network(vgg_like())
+    measure_weights(net, photos(1)[0], collected(net), measured, until=9, clock=lambda: float(next(ticks)))
+    assert measured.kept == {}
+
+
+def test_a_comparison_that_was_made_gives_the_figures(tmp_path: Path) -> None:
+    net, names = network(vgg_like()), [str(tmp_path / f"{i}.png") for i in range(2)]
+    for name, photo in zip(names, photos(2), strict=True):
+        photo.save(name)
+    judged = tvc.trust(net, names, methods=["saliency"], mosaics=0, perturbed=2, steps=4, out=tmp_path / "trust")
+    page = Page(tvc.report(net, names, tmp_path, budget=0, trust=tmp_path / "trust", classes=1))
+    assert page.data["kept"]["saliency"] == pytest.approx(judged["saliency", "structure"].mean, rel=1e-3)
+    for photo, shown in enumerate(page.data["photos"]):
+        (figures,) = shown["figures"]["saliency"]
+        assert figures["insertion"] == pytest.approx(float(judged["saliency", "insertion"].values[photo]), rel=1e-3)
+        assert set(shown["figures"]) == {"saliency", "centre"}
+    other = network(random_copy(vgg_like()))
+    with pytest.raises(tvc.InputError, match="other weights"):
+        tvc.report(other, names, tmp_path, budget=0, trust=tmp_path / "trust")
 
 
 def test_maps_that_most_look_at_stand_first() -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from torchviz_cnn.attribution.methods import METHODS, SUITS, methods_of
+from torchviz_cnn.attribution.metrics.randomization import SHOWS_EDGES
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.layers.describe import Description, in_words
 from torchviz_cnn.media import render
@@ -155,7 +156,11 @@ def pattern_contents(pictures: Mapping[int, Image.Image | None], blocks: Blocks)
 
 
 def data(
-    net: Network, photos: Sequence[Mapping[str, Any]], units: Sequence[Mapping[str, Any]], collected: Collected
+    net: Network,
+    photos: Sequence[Mapping[str, Any]],
+    units: Sequence[Mapping[str, Any]],
+    collected: Collected,
+    measured: Measured,
 ) -> dict[str, Any]:
     """All that the page's script is given: the photos, the layers, and what their numbers mean."""
     mentioned = {int(c) for photo in photos for c in (*photo["classes"], *(c for c, _ in photo["predictions"]))}
@@ -169,8 +174,8 @@ def data(
         "scores": collected.label is not None,
         "palettes": {name: render.colormap(ramp, name).tobytes().hex() for name in COLORMAPS},
         "methods": method_contents(units, collected),
-        "correlations": {},
-        "suspect": 0.5,
+        "kept": {method: figure(share) for method, share in measured.kept.items()},
+        "edges": SHOWS_EDGES,
     }
 
 

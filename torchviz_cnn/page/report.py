@@ -20,6 +20,7 @@ from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import ImageError, InputError, LayerError, ModelError, OutputError, TargetError, kind_of
 from torchviz_cnn.core.names import LayerPattern, named_layers, resolve, unwrap
 from torchviz_cnn.core.progress import progress_bar
+from torchviz_cnn.evaluation.result import Trust
 from torchviz_cnn.hooks.inputs import Input, Output
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.layers.defaults import POOLINGS
@@ -31,7 +32,7 @@ from torchviz_cnn.page.collect import Collected, Explained, LayerMaps, collect
 from torchviz_cnn.page.encode import Blocks
 from torchviz_cnn.page.provenance import provenance
 from torchviz_cnn.page.render import render_page
-from torchviz_cnn.page.trust import Measured, maps_of, measure_maps
+from torchviz_cnn.page.trust import Measured, maps_of, measure_maps, measure_weights, read_trust
 from torchviz_cnn.page.units.patterns import from_atlas, make_patterns
 from torchviz_cnn.page.units.top import top_contents, top_of
 from torchviz_cnn.runs import files
@@ -80,6 +81,7 @@ def report(
     output: Output = None,
     top: TopActivations | str | os.PathLike[str] | None = None,
     atlas: str | os.PathLike[str] | None = None,
+    trust: Trust | str | os.PathLike[str] | None = None,
     budget: float | None = 60.0,
     seed: int = 0,
     batch_size: int = 4,
@@ -106,8 +108,10 @@ def report(
         output: what of the model's output is explained, as for `grad_cam`.
         top: the result of `top_activations` or its folder, for the top activations of each channel.
         atlas: a folder of filter patterns; by default patterns are made.
+        trust: the result of `trust` on these photos, or its folder, for the figures under each heatmap. Those that it
+            does not have are measured: insertion, deletion, and how much of a method's maps stays with random weights.
         budget: seconds from the start after which no further pattern or projection is begun, the strongest channels
-            first; None for all, 0 for none.
+            first, a third of them for the figures under the heatmaps; None for all, 0 for none.
         seed: seed of the filter patterns.
         batch_size: how many photos run at once.
         command: what the page names as the command that made it.
@@ -149,7 +153,7 @@ def report(
         asked: dict[str, Any] = {"targets": targets, "output": output} if photos else {"output": output}
         collected = collect(net, batches, layers, classes, bar.update, explain=bool(photos), **asked)
 
-    measured = _measured(net, photos, collected, until, stage, targets=targets, output=output)
+    measured = _measured(net, photos, collected, trust, checksum, until, stage, targets=targets, output=output)
     chosen, blocks = _chosen(collected.layers, k, selected, bool(photos)), Blocks()
     tops = {} if top is None else top_contents(top_of(top, net, checksum), net, chosen, until, blocks, stage)
     kinds = _kinds(net, chosen)
@@ -176,10 +180,11 @@ def report(
 
     settings: dict[str, Any] = {"layers": layers, "k": k, "channels": selected, "classes": classes, "top": top}
     settings |= {"targets": collected.label or targets, "output": output}
+    settings |= {"trust": trust if isinstance(trust, (str, os.PathLike)) else trust and repr(trust)}
     settings |= {"atlas": atlas, "budget": budget, "seed": seed, "filter patterns": f"{count} of {shown} channels"}
     call = command or f"torchviz_cnn.report(net, images, {str(out)!r}, ...)"
     page = render_page(
-        content.data(net, pictures, units, collected),
+        content.data(net, pictures, units, collected, measured),
         blocks.texts,
         name=net.name,
         facts=_facts(net, description, len(photos)),
@@ -196,16 +201,23 @@ def _measured(
     net: Network,
     photos: Sequence[content.NamedPhoto],
     collected: Collected,
+    trust: Trust | str | os.PathLike[str] | None,
+    checksum: str,
     until: float,
     stage: Callable[[str, int], Any],
     **asked: Any,
 ) -> Measured:
-    """How far the heatmaps can be believed, as far as a third of the time allows."""
-    maps, now = maps_of(collected), time.monotonic()
-    total = len(photos) * collected.classes.shape[1] * (1 + len(maps))
-    with stage("heatmaps measured", total) as bar:
-        pixels = [photo.pixels for photo in photos]
-        return measure_maps(net, pixels, collected, until=now + (until - now) / 3, done=bar.update, **asked)
+    """How far the heatmaps can be believed: as was measured before, and what a third of the time allows."""
+    names = [photo.file or photo.name for photo in photos]
+    measured = Measured() if trust is None else read_trust(trust, names, collected, checksum)
+    if not photos:
+        return measured
+    pixels, now = [photo.pixels for photo in photos], time.monotonic()
+    with stage("heatmaps measured", len(photos) * collected.classes.shape[1] * (1 + len(maps_of(collected)))) as bar:
+        if collected.label is None:
+            measure_weights(net, pixels[0], collected, measured, output=asked["output"], until=now + (until - now) / 6)
+        measure_maps(net, pixels, collected, measured, until=now + (until - now) / 3, done=bar.update, **asked)
+    return measured
 
 
 def _stage(progress: bool, name: str, total: int) -> Any:

@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_target(parser, "the likeliest of each photo")
     add("--top", type=Path, metavar="FOLDER", help="strongest patches, as the top command wrote them")
     add("--atlas", type=Path, metavar="FOLDER", help="filter patterns, as the filters command wrote them")
+    add("--trust", type=Path, metavar="FOLDER", help="figures of these photos, as the trust command wrote them")
     shared.add_budget(parser, 60.0)
     add("--seed", type=int, default=0, help="seed of the filter patterns (%(default)s)")
     add("--batch-size", type=shared.positive, default=4, help="photos at once (%(default)s)")
@@ -32,7 +33,9 @@ def run(args: argparse.Namespace) -> None:
         net,
         shared.readable_photos(args, net.preprocess),
         args.out,
-        **shared.options(args, "layers", "k", "channels", "classes", "top", "atlas", "budget", "seed", "batch_size"),
+        **shared.options(
+            args, "layers", "k", "channels", "classes", "top", "atlas", "trust", "budget", "seed", "batch_size"
+        ),
         targets=targets,
         output=args.output,
         command=args.command_line,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ _OF_THE_NETWORK = ("structure", "randomization", "grid_pointing_game")
 
 
 def figures_of(
-    trust: Trust | str | os.PathLike[str], photo: str, method: str, target: int | None = None
+    trust: Trust | Mapping[str, Any] | str | os.PathLike[str], photo: str, method: str, target: int | None = None
 ) -> dict[str, float | None]:
     """What the metrics say of one photo's map, by the name of the column; None where it was not measured.
 
@@ -24,7 +25,7 @@ def figures_of(
     something of the method.
 
     Args:
-        trust: a Trust, or the folder that it was written to.
+        trust: a Trust, the folder that it was written to, or what `record_of` gives of either.
         photo: its name, as in `names`; the name of its file is enough where one photo alone has it.
         method: the name of the method, or its name and layer as `grad_cam@features.12`.
         target: the class whose map it is: of another class than the one that was explained, only what is said of the
@@ -34,7 +35,7 @@ def figures_of(
         InputError: for a method that is not there.
         OutputError: for a folder without a comparison.
     """
-    record = _record(trust)
+    record = trust if isinstance(trust, Mapping) else record_of(trust)
     row = _row(record, method)
     number = _number(record["photos"], photo)
     same = number is not None and target in (None, record["classes"][number])
@@ -46,7 +47,8 @@ def figures_of(
     return figures
 
 
-def _record(trust: Trust | str | os.PathLike[str]) -> dict[str, Any]:
+def record_of(trust: Trust | str | os.PathLike[str]) -> dict[str, Any]:
+    """All that a comparison says, as its `trust.json` has it. Raises OutputError for a folder without one."""
     if isinstance(trust, Trust):
         record: dict[str, Any] = json.loads(json_record(trust))
         return record

@@ -172,8 +172,8 @@ function trustOf(method, figures, map) {
     words.push(". ");
     if (blob && mine.insertion - mine.deletion <= blob.insertion - blob.deletion) words.push("The blob does as well: this map does not say where the evidence is. ");
   } else if (!map.empty) words.push("There was no time to measure how far this map can be believed. ");
-  const kept = DATA.correlations[method.name];
-  if (kept !== undefined) words.push(`With random weights its maps keep a rank correlation of ${number(kept)}${kept > DATA.suspect ? ": they show edges rather than evidence" : ""}.`);
+  const kept = DATA.kept[method.name];
+  if (kept !== undefined) words.push(`Its maps keep ${number(kept)} of their structure while the network's weights become random${kept >= DATA.edges ? ": they show edges rather than evidence" : ""}.`);
   return words;
 }
 
