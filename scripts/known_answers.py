@@ -1,6 +1,6 @@
 """Judge maps whose right answer is known, by every metric: is a perfect map the best, and a random one bad?
 
-python scripts/known_answers.py [--pictures 24] [--out PICTURE] [--seed 0]
+python scripts/known_answers.py [--pictures 16] [--out PICTURE] [--seed 0]
 
 Trains, in about a minute, a small network on generated pictures: a patch of stripes or squares at any place decides the
 class by itself, in any two colours. A disc, as large and more conspicuous, says nothing. Prints what each metric says
@@ -40,7 +40,7 @@ OWN_TITLES = {
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=24, help="how many pictures are judged (%(default)s)")
+    parser.add_argument("--pictures", type=int, default=16, help="how many pictures are judged (%(default)s)")
     parser.add_argument("--out", type=Path, help="draw pictures and their maps to this file")
     parser.add_argument("--seed", type=int, default=0, help="of the pictures and the network (%(default)s)")
     args = parser.parse_args(argv)
