@@ -11,9 +11,10 @@ import pytest
 import torchviz_cnn as tvc
 from tests.networks import CLASSES, vgg_like
 from tests.page.test_report import Page, network, photos
+from torchviz_cnn.evaluation.rows import CENTRE
 from torchviz_cnn.layers.random_weights import random_copy
 from torchviz_cnn.page.collect import Collected, collect
-from torchviz_cnn.page.trust import CENTRE, STEPS, Figures, Measured, maps_of, measure_maps, measure_weights
+from torchviz_cnn.page.trust import STEPS, Figures, Measured, maps_of, measure_maps, measure_weights
 
 
 def all_figures(net: tvc.Network, numbers: Collected, photo_count: int, **options: Any) -> dict[Any, Figures | None]:
@@ -116,11 +117,12 @@ def test_a_comparison_that_was_made_gives_the_figures(tmp_path: Path) -> None:
     judged = tvc.trust(net, names, methods=["saliency"], mosaics=0, perturbed=2, steps=4, out=tmp_path / "trust")
     page = Page(tvc.report(net, names, tmp_path, budget=0, trust=tmp_path / "trust", classes=1))
     assert page.data["kept"]["saliency"] == pytest.approx(judged["saliency", "structure"].mean, rel=1e-3)
-    for photo, shown in enumerate(page.data["photos"]):
+    for number, shown in enumerate(page.data["photos"]):
         (figures,) = shown["figures"]["saliency"]
-        assert figures["insertion"] == pytest.approx(float(judged["saliency", "insertion"].values[photo]), rel=1e-3)
+        assert figures["insertion"] == pytest.approx(float(judged["saliency", "insertion"].values[number]), rel=1e-3)
         assert set(shown["figures"]) == {"saliency", "centre"}
-    other = network(random_copy(vgg_like()))
+    other = random_copy(net)
+    assert isinstance(other, tvc.Network)
     with pytest.raises(tvc.InputError, match="other weights"):
         tvc.report(other, names, tmp_path, budget=0, trust=tmp_path / "trust")
 

@@ -161,7 +161,10 @@ def read_trust(
         OutputError: for a folder without a comparison.
     """
     measured, record = Measured(), record_of(trust)
-    if not isinstance(trust, Trust) and ResultFolder.read(trust, KIND).manifest["identity"].get("weights") != checksum:
+    if (
+        not isinstance(trust, Trust)
+        and ResultFolder.read(os.fspath(trust), KIND).manifest["identity"].get("weights") != checksum
+    ):
         raise InputError(f"{os.fspath(trust)} is of a network with other weights than this one")
     compared = [row["method"] for row in record["rows"]]
     for method in (name for name in (CENTRE, *maps_of(collected)) if name in compared):

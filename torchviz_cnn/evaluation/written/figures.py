@@ -63,7 +63,7 @@ def record_of(trust: Trust | str | os.PathLike[str]) -> dict[str, Any]:
     return record
 
 
-def _row(record: dict[str, Any], method: str) -> dict[str, Any]:
+def _row(record: Mapping[str, Any], method: str) -> dict[str, Any]:
     rows: list[dict[str, Any]] = record["rows"]
     for row in rows:
         if method in (row["method"], f"{row['method']}@{row['layer']}"):
