@@ -115,6 +115,7 @@ def test_own_cells_are_those_of_the_grid_pointing_game() -> None:
     assert any("24 mosaics" in note for note in result.notes)
     wrong = tvc.trust(model, x[:3], methods="saliency", steps=2)
     assert "recognises 3" in wrong["saliency", "grid_pointing_game"].reasons[0]
+    assert wrong["saliency", "grid_pointing_game"].reasons[0].endswith("; give more photos")
 
 
 def test_an_image_gets_alone_what_it_gets_among_others() -> None:

@@ -46,6 +46,8 @@ _OF_PERTURBED = 4
 """Of so many photos that are changed, one is explained by networks with random weights."""
 _STEPS = 8
 """In how many steps, at most, the weights become random."""
+_HINT = ": give more photos, or a smaller n or threshold"
+"""What a user of `Mosaics` can do, of which a user of `trust` has a part."""
 _FEWEST_MOSAICS = 24
 """How many there are of four photos of four classes."""
 
@@ -291,7 +293,7 @@ class Run:
             try:
                 chosen = Mosaics.of(self.model, self.photos, count=count, **options, progress=self.progress)
             except InputError as error:
-                reason = " ".join(str(error).split())
+                reason = " ".join(str(error).split()).replace(_HINT, "; give more photos")
                 continue
             numbers = torch.tensor([chosen.recognised, chosen.recognised_classes, chosen.looked_at])
             return {"cells": chosen.cells, "classes": chosen.classes, "recognised": numbers}, {"about": repr(chosen)}
