@@ -37,6 +37,7 @@ def results(folder: Path) -> dict[str, Any]:
         "Explanation": tvc.explain(net, photo, 1, ["features.0", "features.3"], "layer_cam", relu=False),
         "FirstFilters": tvc.first_filters(net),
         "Heatmap": tvc.eigen_cam(net, photo, target=1),
+        "Measurement": tvc.metrics.insertion(net, photo, "grad_cam", 1, steps=2),
         "Network": net,
         "Occlusion": tvc.occlusion(net, photo, target=1, patch=16),
         "Patterns": tvc.filter_patterns(net, "features.0", [0], **clean),
@@ -46,6 +47,7 @@ def results(folder: Path) -> dict[str, Any]:
         "Saliency": tvc.saliency(net, photo, target=1),
         "SignedHeatmap": tvc.grad_cam(net, photo, target=1, relu=False),
         "TopActivations": tvc.top_activations(net, folder, ["features.0"], k=1),
+        "Trust": tvc.trust(net, photo, methods="grad_cam", labels=[1], steps=2, mosaics=0),
     }
 
 

@@ -115,6 +115,7 @@ def test_own_cells_are_those_of_the_grid_pointing_game() -> None:
     assert any("24 mosaics" in note for note in result.notes)
     wrong = tvc.trust(model, x[:3], methods="saliency", steps=2)
     assert "recognises 3" in wrong["saliency", "grid_pointing_game"].reasons[0]
+    assert wrong["saliency", "grid_pointing_game"].reasons[0].endswith("; give more photos")
 
 
 def test_an_image_gets_alone_what_it_gets_among_others() -> None:
@@ -132,7 +133,7 @@ def test_the_photos_that_are_changed_are_spread_over_the_list() -> None:
         in result["saliency", "road"].reasons[(set(range(6)) - set(chosen)).pop()]
     )
     assert result["saliency", "seconds"].count == 6
-    assert result["saliency", "structure"].count == 1  # at least
+    assert result["saliency", "structure"].count == 3
     for count in (10, 100, 300):
         gaps = np.diff([-1, *sorted(spread(count)[: count // 5]), count])
         assert gaps.max() <= 13
@@ -373,7 +374,7 @@ def test_grad_cam_beats_random_on_a_trained_network(data: Path) -> None:
     assert result["grad_cam", "insertion"].mean > result["random", "insertion"].mean
     for method in ("grad_cam", "competitive_cam"):
         assert result[method, "structure"].mean < 0.5
-        assert "change with the weights" in result.sentences[result.row(method).key]
+        assert "its maps change with the weights" in result.sentences[result.row(method).key]
     for method in ("guided", "guided_grad_cam"):
         assert result[method, "structure"].mean > 0.5
         assert "it shows edges, not evidence" in result.sentences[method]

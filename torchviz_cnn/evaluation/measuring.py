@@ -43,9 +43,11 @@ ones again."""
 _AT_ONCE = 4
 """Photos, or mosaics, of a part that takes long."""
 _OF_PERTURBED = 4
-"""Of so many photos that are changed, one is explained by networks with random weights."""
+"""Of so many photos that are changed, one is explained by networks with random weights; as many at least."""
 _STEPS = 8
 """In how many steps, at most, the weights become random."""
+_HINT = ": give more photos, or a smaller n or threshold"
+"""What a user of `Mosaics` can do, of which a user of `trust` has a part."""
 _FEWEST_MOSAICS = 24
 """How many there are of four photos of four classes."""
 
@@ -116,8 +118,8 @@ class Run:
         if stage == "mosaics":
             order, size = list(range(self.count_of_mosaics)), _AT_ONCE
         elif stage != "maps":
-            count = self.perturbed if stage == "perturbation" else max(1, self.perturbed // _OF_PERTURBED)
-            order, size = spread(len(self.images))[:count], min(self.batch_size, _AT_ONCE)
+            count = self.perturbed if stage == "perturbation" else max(_OF_PERTURBED, self.perturbed // _OF_PERTURBED)
+            order, size = spread(len(self.images))[: min(count, self.perturbed)], min(self.batch_size, _AT_ONCE)
         else:
             order, size = spread(len(self.images)), self.batch_size
         return {f"{stage}-{first // size:05d}": order[first : first + size] for first in range(0, len(order), size)}
@@ -291,7 +293,7 @@ class Run:
             try:
                 chosen = Mosaics.of(self.model, self.photos, count=count, **options, progress=self.progress)
             except InputError as error:
-                reason = " ".join(str(error).split())
+                reason = " ".join(str(error).split()).replace(_HINT, "; give more photos")
                 continue
             numbers = torch.tensor([chosen.recognised, chosen.recognised_classes, chosen.looked_at])
             return {"cells": chosen.cells, "classes": chosen.classes, "recognised": numbers}, {"about": repr(chosen)}

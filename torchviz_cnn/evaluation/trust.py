@@ -140,8 +140,9 @@ def trust(
         begun=begun,
         progress=progress,
     )
-    run.measure()
-    result = _result(net, run, labels)
+    with torch.inference_mode(False):  # what is kept must be of use outside of it
+        run.measure()
+        result = _result(net, run, labels)
     if folder is not None:
         for name in FILES:
             result.save(folder.path / name)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from torchviz_cnn.attribution.methods import methods_of
 from torchviz_cnn.attribution.metrics.randomization import SHOWS_EDGES
 from torchviz_cnn.evaluation.columns import STRUCTURE, Column
 from torchviz_cnn.evaluation.rows import CENTRE, RANDOM, Row
@@ -55,9 +56,12 @@ def _randomised(trust: Trust, row: Row) -> str | None:
     kept = _mean(trust, row, STRUCTURE)
     if math.isnan(kept):
         return None
-    if kept >= SHOWS_EDGES:
+    if _is_flagged(trust, row):
         said = f"its maps keep {number(kept, 2)} of their structure while all weights become random"
-        return f"{said}: it shows edges, not evidence"
+        shown = "what stands out in the photo" if row.method in methods_of("cam") else "edges"
+        return f"{said}: it shows {shown}, not evidence"
+    if kept >= SHOWS_EDGES:
+        return f"whether its maps change with the weights is not sure (they keep {number(kept, 2)} of their structure)"
     return f"its maps change with the weights (they keep {number(max(kept, 0), 2)} of their structure)"
 
 
@@ -160,7 +164,9 @@ def _recommended(trust: Trust) -> tuple[str, ...]:
 
 
 def _is_flagged(trust: Trust, row: Row) -> bool:
-    return _mean(trust, row, STRUCTURE) >= SHOWS_EDGES
+    """Whether its maps hardly depend on the weights, beyond chance: its whole interval lies above the threshold."""
+    low = trust.intervals[row.key, STRUCTURE][0]
+    return low >= SHOWS_EDGES or (math.isnan(low) and _mean(trust, row, STRUCTURE) >= SHOWS_EDGES)
 
 
 def _judging(trust: Trust, but: tuple[str, ...] = ()) -> list[Column]:
