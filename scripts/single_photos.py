@@ -3,33 +3,25 @@
 python scripts/single_photos.py MODEL [WEIGHTS] [--photos PHOTOS] [--pets PETS] [--count 40]
 
 PHOTOS holds files that begin with the number of their class, as 963_pizza.jpg; those are taken that the network
-recognises with a probability above 0.8, one of each class. In the order of the map the pixels of a photo are replaced
-by the mean of the photos (deletion), and those of the blurred photo by its own (insertion): a good map makes the
-probability fall early and rise early (Petsiuk et al., arXiv 1806.07421). PETS holds `images/NAME.jpg` and
-`trimaps/NAME.png` (1 animal, 2 background, 3 border), and energy in the mask is the share of a map's positive values
-that lies on the animal, for the likeliest class.
+recognises with a probability above 0.8, one of each class. See `tvc.metrics.insertion` and `deletion`, here in 16
+steps. PETS holds `images/NAME.jpg` and `trimaps/NAME.png` (1 animal, 2 background, 3 border), and energy in the mask
+(`tvc.metrics.energy_in_mask`) is the share of a map's positive values that lies on the animal, for the likeliest class.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Callable
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
-import torch.nn.functional as F
-from mosaics import recognised
-from PIL import Image
-from torch import Tensor
+from mosaics import class_number
 
 import torchviz_cnn as tvc
-from torchviz_cnn.media import render
+from torchviz_cnn.attribution.methods import METHODS
 
 STEPS = 16
-METHODS: dict[str, Callable[..., tvc.Heatmap]] = {"Grad-CAM": tvc.grad_cam, "Competitive CAM": tvc.competitive_cam}
+NAMES = ("grad_cam", "competitive_cam")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -47,55 +39,29 @@ def main(argv: list[str] | None = None) -> None:
         known = recognised(net, sorted(args.photos.glob("*.jpg")))
         classes = random.Random(0).sample(sorted(known), min(args.count, len(known)))
         print(f"{args.model}: {len(classes)} photos")
-        for name, method in METHODS.items():
-            areas = [insertion_and_deletion(net, known[number], number, method) for number in classes]
-            inserted, deleted = (sum(parts) / len(areas) for parts in zip(*areas, strict=True))
-            print(f"{name:16} insertion {inserted:.3f} - deletion {deleted:.3f} = {inserted - deleted:.3f}")
+        photos, target = [known[number] for number in classes], torch.tensor(classes)
+        for name in NAMES:
+            inserted = tvc.metrics.insertion(net, photos, name, target, steps=STEPS).mean
+            deleted = tvc.metrics.deletion(net, photos, name, target, steps=STEPS).mean
+            title = METHODS[name].title
+            print(f"{title:16} insertion {inserted:.3f} - deletion {deleted:.3f} = {inserted - deleted:.3f}")
     if args.pets:
         masks = sorted((args.pets / "trimaps").glob("*.png"))
-        print(f"{args.model}: {len(masks)} pets")
-        for name, method in METHODS.items():
-            shares = [energy_in_mask(net, args.pets / "images" / f"{mask.stem}.jpg", mask, method) for mask in masks]
-            print(f"{name:16} energy in the mask {sum(shares) / len(shares):.3f}")
+        pets = [args.pets / "images" / f"{mask.stem}.jpg" for mask in masks]
+        print(f"{args.model}: {len(pets)} pets")
+        for name in NAMES:
+            share = tvc.metrics.energy_in_mask(net, pets, name, masks, mask_values=(1,)).mean
+            print(f"{METHODS[name].title:16} energy in the mask {share:.3f}")
 
 
-def insertion_and_deletion(
-    net: tvc.Network, x: Tensor, number: int, method: Callable[..., tvc.Heatmap]
-) -> tuple[float, float]:
-    """The areas under both curves of the class's probability, of an input (3, H, W); 0 is the mean of photos."""
-    values = method(net.model, x[None], target=number).values[None]
-    order = F.interpolate(values, x.shape[1:], mode="bilinear").flatten().argsort(descending=True, stable=True)
-    return area(net, blurred(x), x, order, number), area(net, x, torch.zeros_like(x), order, number)
-
-
-def area(net: tvc.Network, start: Tensor, end: Tensor, order: Tensor, number: int) -> float:
-    """The area under the probability of a class while one input becomes another, a share of the pixels at a time."""
-    steps = []
-    for step in range(STEPS + 1):
-        changed = torch.zeros(order.numel(), dtype=torch.bool)
-        changed[order[: round(step * order.numel() / STEPS)]] = True
-        steps.append(torch.where(changed.view(start.shape[1:]), end, start))
-    curve = tvc.predict(net.model, torch.stack(steps))[:, number]
-    return float(torch.trapezoid(curve, dx=1 / STEPS))
-
-
-def blurred(x: Tensor) -> Tensor:
-    """An input (3, H, W) blurred by 51 pixels of a standard deviation of 50 at a side of 224, and in proportion."""
-    scale = min(x.shape[1:]) / 224
-    side = round(25 * scale) * 2 + 1
-    return torch.from_numpy(cv2.GaussianBlur(x.permute(1, 2, 0).numpy(), (side, side), 50 * scale)).permute(2, 0, 1)
-
-
-def energy_in_mask(net: tvc.Network, photo: Path, trimap: Path, method: Callable[..., tvc.Heatmap]) -> float:
-    """The share of the positive values for the likeliest class on the animal, in the part that the network sees."""
-    picture = tvc.read_image(photo)
-    width, height = picture.size
-    animal = np.asarray(Image.open(trimap).resize((width, height), Image.Resampling.NEAREST)) == 1
-    box = net.preprocess.seen_box(width, height)
-    left, top, right, bottom = (max(round(edge), 0) for edge in box)
-    values = render.resample(method(net, picture).values[0].numpy(), box, width, height)
-    seen, inside = (part[top:bottom, left:right] for part in (values, values * animal))
-    return float(inside.sum() / max(seen.sum(), 1e-12))
+def recognised(net: tvc.Network, photos: list[Path]) -> dict[int, Path]:
+    """The first photo of each class that a network recognises with a probability above 0.8."""
+    known: dict[int, Path] = {}
+    for photo in photos:
+        number = class_number(photo)
+        if number not in known and float(tvc.predict(net, photo)[0, number]) > 0.8:
+            known[number] = photo
+    return known
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from tests import networks
 from tests.conftest import unchanged
 from tests.networks import CLASSES, images, seeded
 from torchviz_cnn.attribution.cam.formulas import CAM_METHODS
+from torchviz_cnn.attribution.metrics.mosaics import Mosaics, disconnected, own_cell
+from torchviz_cnn.attribution.metrics.parts import AllImages
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.TorchvizWarning"),
@@ -54,6 +56,15 @@ def report(model: nn.Module, x: Tensor, layer: str, folder: Path) -> object:
     return tvc.report(network(model), [Image.fromarray(photo())], folder / "page.html", layers=[layer], budget=0)
 
 
+def mosaics(model: nn.Module, x: Tensor) -> Mosaics:
+    """Mosaics of two images, whatever the model takes them for; of their own classes there are too few."""
+    with suppress(tvc.InputError):
+        Mosaics.of(model, x, threshold=0)
+    cells = {"cells": torch.tensor([[0, 1, 1, 0]]), "classes": torch.tensor([[0, 1, 2, 3]]), "n": 2, "size": "grow"}
+    counts = dict.fromkeys(("recognised", "recognised_classes", "looked_at"), 2)
+    return Mosaics(images=AllImages(x, model), threshold=0, labelled=True, **cells, **counts)  # type: ignore[arg-type]
+
+
 CALLS: dict[str, Call] = {
     **{
         name: partial(lambda method, model, x, layer, folder: method.function(model, x, layer, 0), method)
@@ -84,6 +95,15 @@ CALLS: dict[str, Call] = {
     "maximize": lambda model, x, layer, folder: tvc.maximize(
         model, tvc.objectives.channel(layer, 0) - 0.1 * tvc.objectives.total_variation(), size=32, steps=2
     ),
+    **{
+        f"metrics.{name}": partial(lambda name, model, x, layer, folder: public(f"metrics.{name}")(model, x), name)
+        for name in (
+            *("average_drop", "deletion", "energy_in_mask", "insertion"),
+            *("pointing_game", "randomization", "road", "sensitivity"),
+        )
+    },
+    "metrics.difull": lambda model, x, layer, folder: disconnected(model, mosaics(model, x), "grad_cam", layer=layer),
+    "metrics.grid_pointing_game": lambda model, x, layer, folder: own_cell(model, mosaics(model, x), "saliency"),
     "occlusion": lambda model, x, layer, folder: tvc.occlusion(model, x, 0, patch=16),
     "predict": lambda model, x, layer, folder: tvc.predict(model, x),
     "report": report,
@@ -130,6 +150,15 @@ STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 }
 
 
+def public(name: str) -> Callable[..., Any]:
+    """A public function by its name; one of `tvc.metrics` of the gradient, with masks where it takes some."""
+    function: Callable[..., Any] = getattr(tvc.metrics, name.partition(".")[2]) if "." in name else getattr(tvc, name)
+    given = {"maps": "saliency", "method": "saliency", "masks": torch.arange(32).expand(2, 32, 32) < 9}
+    taken = inspect.signature(function).parameters if "." in name else ()
+    judged = {key: value for key, value in given.items() if key in taken}
+    return partial(function, **judged) if judged else function
+
+
 def host(name: str, state: str) -> tuple[nn.Module, Tensor, str]:
     """A model in the middle of its life, a batch, and the layer that is looked at."""
     build, layer = NETWORKS[name]
@@ -150,6 +179,9 @@ def test_every_public_function_that_takes_a_model_has_a_row() -> None:
         value = getattr(tvc, name)
         if inspect.isfunction(value) or value is tvc.HookManager:
             taking |= {name} if {"model", "net", "networks"} & set(inspect.signature(value).parameters) else set()
+    for name in tvc.metrics.__all__:
+        value = getattr(tvc.metrics, name)
+        taking |= {f"metrics.{name}"} if "model" in inspect.signature(value).parameters else set()
     assert set(CALLS) == taking - CHANGES_ITS_MODEL
 
 
@@ -180,13 +212,13 @@ def tensors_of(result: object) -> list[Tensor]:
 
 @pytest.mark.parametrize("network_name", NETWORKS)
 @pytest.mark.parametrize(
-    "name", [name for name in CALLS if {"x", "target"} <= set(inspect.signature(getattr(tvc, name)).parameters)]
+    "name", [name for name in CALLS if {"x", "target"} <= set(inspect.signature(public(name)).parameters)]
 )
 def test_a_target_that_is_refused_leaves_no_trace(name: str, network_name: str) -> None:
     model, x, _ = host(network_name, "train")
     for target in (CLASSES, torch.tensor([0, 1, 2])):
         with unchanged(model, x), pytest.raises(tvc.TargetError):
-            getattr(tvc, name)(model, x, target=target)
+            public(name)(model, x, target=target)
 
 
 class Stop(Exception):
@@ -214,7 +246,7 @@ def refusing(output: Tensor) -> Tensor:
     [
         name
         for name in CALLS
-        if {"target", "targets"} & set(inspect.signature(getattr(tvc, name)).parameters)
+        if {"target", "targets"} & set(inspect.signature(public(name)).parameters)
         and "video" not in name
         and name not in ("competitive_cam", "report")
     ],
@@ -222,15 +254,15 @@ def refusing(output: Tensor) -> Tensor:
 def test_a_function_as_target_leaves_no_trace(name: str) -> None:
     for state, mode in STATES.items():
         model, x, _ = host("BatchNorm", state)
-        judge, parameters = Judge(), inspect.signature(getattr(tvc, name)).parameters
+        judge, parameters = Judge(), inspect.signature(public(name)).parameters
         options: dict[str, Any] = {"occlusion": {"patch": 16}, "smoothed_cam": {"samples": 1}}.get(name, {})
         asked = "target" if "target" in parameters else "targets"
         with mode(), unchanged(model, x), unchanged(judge, x):
-            result = getattr(tvc, name)(model, x, **{asked: judge}, **options)
+            result = public(name)(model, x, **{asked: judge}, **options)
         for tensor in tensors_of(result):
             assert not tensor.requires_grad
         with mode(), unchanged(model, x), pytest.raises(Stop):
-            getattr(tvc, name)(model, x, **{asked: refusing}, **options)
+            public(name)(model, x, **{asked: refusing}, **options)
 
 
 def stopping(model: nn.Module, call: int) -> Iterator[int]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import torchviz_cnn as tvc
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-COLOURS = ("red", "green", "blue")
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
 SIDE = 224
 
 
@@ -23,9 +23,10 @@ class Colours(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 3, 16, stride=16, bias=False)
+        self.conv = nn.Conv2d(3, 4, 16, stride=16, bias=False)
+        each = torch.tensor([[1, -1, -1], [-1, 1, -1], [-1, -1, 1], [0.5, 0.5, -1]])
         with torch.no_grad():
-            self.conv.weight.copy_(torch.eye(3)[..., None, None].expand_as(self.conv.weight) / 16**2)
+            self.conv.weight.copy_(each[..., None, None].expand_as(self.conv.weight) / 16**2)
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = 400 * (self.conv(x) - 0.9).relu().mean((2, 3))
@@ -34,7 +35,7 @@ class Colours(nn.Module):
 
 def net() -> tvc.Network:
     preprocess = tvc.Preprocess((SIDE, SIDE), "stretch", mean=(0, 0, 0), std=(1, 1, 1))
-    return tvc.Network(Colours(), preprocess, COLOURS, "colours")
+    return tvc.Network(Colours(), preprocess, tuple(COLOURS), "colours")
 
 
 @pytest.fixture
@@ -51,79 +52,72 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ModuleType]:
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """A coloured square of 96 x 96 on black in the left upper corner, named by its class."""
-    for number, name in enumerate(COLOURS):
+    for number, (name, colour) in enumerate(COLOURS.items()):
         pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
-        pixels[16:112, 16:112, number] = 255
-        Image.fromarray(pixels).save(tmp_path / f"{number:03}_{name}.png")
+        pixels[16:112, 16:112] = colour
         Image.fromarray(pixels).save(tmp_path / f"{number:03}_{name}.jpg", quality=95)
     Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "000_nothing.jpg")
     return tmp_path
 
 
-def test_only_photos_that_are_recognised_make_mosaics(scripts: tuple[ModuleType, ModuleType], photos: Path) -> None:
-    inputs = scripts[0].recognised(net(), sorted(photos.glob("*.jpg")))
-    assert sorted(inputs) == [0, 1, 2]
-    inputs[3] = torch.zeros(3, SIDE, SIDE)
-    first, second = scripts[0].mosaics(inputs, 2)
-    assert first[0].shape == (1, 3, 2 * SIDE, 2 * SIDE)
-    for x, classes in (first, second):
-        quarters = x[0].unfold(1, SIDE, SIDE).unfold(2, SIDE, SIDE).permute(1, 2, 0, 3, 4).flatten(0, 1)
-        assert all(torch.equal(quarter, inputs[int(c)]) for quarter, c in zip(quarters, classes, strict=True))
-    assert not torch.equal(first[1], second[1])
+def test_the_quarter_of_each_photo_is_measured_and_printed(
+    scripts: tuple[ModuleType, ModuleType], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Red and green are half of yellow's evidence to Grad-CAM; place by place, as in HiResCAM, they are none."""
+    scripts[0].main([str(photos), "colours", "--mosaics", "2"])
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith("colours: 2 mosaics of 2 x 2 photos, of 4 of 5 photos")
+    assert len(lines) == len(scripts[0].NAMES) == 6
+    shares = dict(zip(scripts[0].NAMES, lines, strict=True))
+    assert shares["grad_cam"] == "Grad-CAM         mean 0.875  median 1.000"
+    assert shares["hires_cam"] == "HiResCAM         mean 1.000  median 1.000"
 
 
-def test_shares_of_quarters(scripts: tuple[ModuleType, ModuleType]) -> None:
-    values = torch.zeros(4, 4, 4)
-    values[0, 0, 1] = 2.0  # all in its own
-    values[1, 0, 3], values[1, 3, 0] = 3.0, 1.0  # three quarters in its own
-    values[2, 1, 1] = 1.0  # all in another's
-    assert scripts[0].own_shares(values).tolist() == pytest.approx([1, 0.75, 0, 0])
-    assert float(scripts[0].own_shares(torch.ones(4, 7, 7)).mean()) == pytest.approx(0.25)
-
-
-def test_a_map_of_the_right_place_is_better_than_its_opposite(
+def test_one_photo_of_each_class_is_taken_where_it_is_recognised(
     scripts: tuple[ModuleType, ModuleType], photos: Path
 ) -> None:
-    _, single = scripts
-    model, x = net(), net().preprocess(tvc.read_image(photos / "000_red.png"))
-
-    def opposite(*args: object, **options: object) -> tvc.Heatmap:
-        heat = tvc.grad_cam(*args, **options)  # type: ignore[arg-type]
-        return tvc.Heatmap(**{**vars(heat), "values": heat.values.max() - heat.values})
-
-    inserted, deleted = single.insertion_and_deletion(model, x, 0, tvc.grad_cam)
-    assert inserted > 0.9
-    assert deleted < 0.6
-    worse = single.insertion_and_deletion(model, x, 0, opposite)
-    assert worse[0] < inserted
-    assert worse[1] > deleted
-
-
-def test_the_area_is_that_of_the_curve(scripts: tuple[ModuleType, ModuleType]) -> None:
-    """The class of red changes by 16 equal steps from a logit of 0 to one of 4, whatever the order of the pixels."""
-    start, end = torch.zeros(3, SIDE, SIDE), torch.zeros(3, SIDE, SIDE)
-    start[0], end[0] = 0.9, 0.91
-    curve = torch.tensor([[4 * step / 16, 0, 0] for step in range(17)]).softmax(1)[:, 0]
-    expected = float(((curve[1:] + curve[:-1]) / 2).mean())
-    for order in (torch.arange(SIDE * SIDE), torch.randperm(SIDE * SIDE)):
-        assert scripts[1].area(net(), start, end, order, 0) == pytest.approx(expected, abs=1e-4)
+    known = scripts[1].recognised(net(), sorted(photos.glob("*.jpg")))
+    assert {number: path.name for number, path in known.items()} == {
+        number: f"{number:03}_{name}.jpg" for number, name in enumerate(COLOURS)
+    }
 
 
 def test_energy_on_the_animal_and_what_the_scripts_print(
     scripts: tuple[ModuleType, ModuleType], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("images", "trimaps"):
-        (photos / name).mkdir()
-    trimap = np.full((SIDE, SIDE), 2, np.uint8)
-    trimap[:, :64] = 1  # the left half of the square is the animal's
-    Image.fromarray(trimap).save(photos / "trimaps" / "pet.png")
-    (photos / "images" / "pet.jpg").write_bytes((photos / "001_green.jpg").read_bytes())
-    for method in (tvc.grad_cam, tvc.competitive_cam):
-        share = scripts[1].energy_in_mask(net(), photos / "images" / "pet.jpg", photos / "trimaps" / "pet.png", method)
-        assert share == pytest.approx(0.5, abs=0.02)
+    pets(photos)
     scripts[1].main(["colours", "--photos", str(photos), "--pets", str(photos), "--count", "2"])
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("colours")] == ["colours: 2 photos", "colours: 1 pets"]
     for line, title in zip((*lines[1:3], *lines[4:]), ("Grad-CAM", "Competitive CAM") * 2, strict=True):
         assert line.startswith(title)
     assert lines[4].endswith("energy in the mask 0.500")
+
+
+def test_peaks_on_the_animal_stand_beside_their_baselines(
+    monkeypatch: pytest.MonkeyPatch, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    known = tvc.Network(Colours(), net().preprocess, ("dog", "cat", "bird", "fish"), "colours")
+    monkeypatch.setattr(tvc, "load_model", lambda model, weights: known)
+    import localisation
+
+    monkeypatch.setattr(localisation, "NAMES", {"Grad-CAM": "grad_cam"})  # this network has no exact map
+    pets(photos, name="Pet", columns=112)
+    localisation.main([str(photos), "--model", "colours"])
+    assert capsys.readouterr().out.splitlines() == [
+        "colours on 1 photos: 1.000 classified right",
+        "  Grad-CAM on the animal        1.000",
+        "  middle pixel on the animal    0.500",
+        "  any pixel on the animal       0.500",
+    ]
+
+
+def pets(folder: Path, name: str = "pet", columns: int = 64) -> None:
+    """The green photo as a pet, with a trimap whose first columns are the animal: 64 are half of the square."""
+    for part in ("images", "trimaps"):
+        (folder / part).mkdir()
+    trimap = np.full((SIDE, SIDE), 2, np.uint8)
+    trimap[:, :columns] = 1
+    Image.fromarray(trimap).save(folder / "trimaps" / f"{name}.png")
+    (folder / "images" / f"{name}.jpg").write_bytes((folder / "001_green.jpg").read_bytes())

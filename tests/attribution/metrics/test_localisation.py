@@ -422,5 +422,5 @@ def test_heatmaps_of_pets_lie_on_the_animal(data: Path) -> None:
         share = tvc.metrics.energy_in_mask(net, photos, method, pets / "trimaps", mask_values=(1,))
         peaks = tvc.metrics.pointing_game(net, photos, method, pets / "trimaps", mask_values=(1,))
         assert share.count == peaks.count == 40
-        assert share.mean > max(least, share.details["area"].mean() + 0.1)
+        assert share.mean > max(least, float(share.details["area"].mean()) + 0.1)
         assert peaks.mean > 0.9

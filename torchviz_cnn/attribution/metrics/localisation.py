@@ -31,6 +31,7 @@ from torchviz_cnn.scores.targets import Target
 MaskSource = str | os.PathLike[str] | Mapping[str, Any] | Sequence[Any] | Tensor | Array
 """A folder of masks, which are called as their photos; masks by the photo's name; or one for each image, in their order
 (a path, a PIL image, an array, a tensor, or None): also a tensor (N, H, W)."""
+_ROUNDING = 1e-6
 
 
 def pointing_game(
@@ -50,8 +51,8 @@ def pointing_game(
 
     The map lies on the part of the photo that the network sees, enlarged bilinearly, and only that part of the object
     counts. The value is 1 where the peak is at most `tolerance` pixels of the photo away from the nearest pixel of the
-    object (from centre to centre), and 0 elsewhere. Of several places that are exactly as strong, it is the share of
-    those that count.
+    object (from centre to centre), and 0 elsewhere. Of several places that are equally strong, to a millionth, it is
+    the share of those that count.
 
     Args:
         model, x, maps, target, output, batch_size, progress: as for `insertion`.
@@ -146,15 +147,11 @@ def pointing(part: Part, masks: Masks, tolerance: float = 15) -> Rows:
         outside = np.ascontiguousarray(~inside).view(np.uint8)
         cv2 = opencv()
         distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        return np.asarray(distance <= tolerance * (1 + 1e-6))
+        return np.asarray(distance <= tolerance * (1 + _ROUNDING))
 
     def of_peak(heat: Array, counts: Array) -> float | str:
-        strongest = heat.max()
-        return (
-            "the map is the same everywhere: it has no peak"
-            if heat.min() == strongest
-            else _mean(counts, heat, strongest)
-        )
+        peaks = heat >= heat.max() * (1 - _ROUNDING)
+        return "the map is the same everywhere: it has no peak" if peaks.all() else float(counts[peaks].mean())
 
     return _judged(part, masks, near, of_peak)
 
@@ -162,10 +159,6 @@ def pointing(part: Part, masks: Masks, tolerance: float = 15) -> Rows:
 def energy(part: Part, masks: Masks) -> Rows:
     """The share of the positive values of each map on the object."""
     return _judged(part, masks, lambda inside: inside, lambda heat, inside: float(heat[inside].sum() / heat.sum()))
-
-
-def _mean(counts: Array, heat: Array, strongest: float) -> float:
-    return float(counts[heat == strongest].mean())
 
 
 def _judged(

@@ -118,7 +118,8 @@ def measure(
                 single = part.targets.single
                 collected.add(numbers, metric(part))
             bar.update(len(numbers))
-    return collected.measurement(name, better, images, single)
+    with torch.inference_mode(False):  # the result is of plain tensors, whatever mode the caller is in
+        return collected.measurement(name, better, images, single)
 
 
 @contextmanager

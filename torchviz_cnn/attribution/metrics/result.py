@@ -37,7 +37,7 @@ class Curves(NamedTuple):
     x_label: str
     y_label: str
     ticks: tuple[str, ...] = ()
-    """What the places are called, where they have names: S of them."""
+    """What the places are called, where they have names: S of them; y is then a correlation."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -181,6 +181,8 @@ def measurement_figure(measurement: Measurement) -> Image.Image:
             shown = range(0, len(curves.ticks), -(-len(curves.ticks) // _TICKS))
             places[0].set_xticks([float(curves.x[i]) for i in shown], [curves.ticks[i] for i in shown], fontsize=6)
             places[0].tick_params(axis="x", rotation=90)
+            low, high = places[0].get_ylim()
+            places[0].set_ylim(min(low, -0.05), max(high, 1.05))
         places[0].set_ylabel(curves.y_label)
         places[0].set_title("mean of the images, and its 95 % interval", fontsize=9)
     values = measurement._of_images()

@@ -74,8 +74,9 @@ def difull(
     >>> difull(model, x, "saliency", labels=[0, 1, 2, 3], count=8).mean
     1.0
     """
-    options = {"labels": labels, "n": n, "count": count, "threshold": threshold, "output": output}
-    mosaics = Mosaics.of(model, x, **options, size="fit", batch_size=batch_size, seed=seed, progress=progress)  # type: ignore[arg-type]
+    options = {"labels": labels, "n": n, "count": count, "threshold": threshold, "output": output, "size": "fit"}
+    options |= {"batch_size": batch_size, "seed": seed, "progress": progress}
+    mosaics = x if isinstance(x, Mosaics) else Mosaics.of(model, x, **options)  # type: ignore[arg-type]
     return disconnected(model, mosaics, method, layer=layer, output=output, progress=progress)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from torch import Tensor
 from torchviz_cnn.attribution.metrics.mosaics.choice import Labels, Mosaics, Size
 from torchviz_cnn.attribution.metrics.parts import Images, Method, method_of, values_of
 from torchviz_cnn.attribution.metrics.result import Measurement
-from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.core.errors import EmptyMapWarning, InputError, NotFiniteError
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.hooks.inputs import Output
 from torchviz_cnn.hooks.network import Model, category_name
@@ -61,7 +62,8 @@ def grid_pointing_game(
 
     Args:
         model: a module or a Network.
-        x: photos of several classes: see `insertion`.
+        x: photos of several classes: see `insertion`; or the `mosaics` of a result, so that several methods are
+            measured on the same ones: `labels`, `n`, `count`, `threshold`, `size` and `seed` are theirs then.
         method: what makes the maps, by its name (`"grad_cam"`) or as a function (model, x, target=...). Methods of
             this library get the classes of a mosaic at once, (1, K); another function one class at a time, (1,).
         labels: the classes: one for each photo, its index, its name, or None for a photo that is left out; or a
@@ -79,8 +81,8 @@ def grid_pointing_game(
 
     Returns:
         A CellMeasurement with a value for each mosaic, the mean over its classes: 0..1, higher is better, 1 / n ** 2 by
-        chance. Its `median` is over all cells, its `mosaics` says how many photos were recognised, and measures further
-        methods with `own_cell`. A class whose map has no positive value is not measured.
+        chance. Its `median` is over all cells, its `mosaics` says how many photos were recognised. A class whose map
+        has no positive value is not measured.
 
     Raises:
         InputError: for photos of too few classes that are recognised, labels that do not fit, a network that does not
@@ -99,7 +101,8 @@ def grid_pointing_game(
     (1.0, 4)
     """
     options = {"labels": labels, "n": n, "count": count, "threshold": threshold, "size": size, "output": output}
-    mosaics = Mosaics.of(model, x, **options, batch_size=batch_size, seed=seed, progress=progress)  # type: ignore[arg-type]
+    options |= {"batch_size": batch_size, "seed": seed, "progress": progress}
+    mosaics = x if isinstance(x, Mosaics) else Mosaics.of(model, x, **options)  # type: ignore[arg-type]
     return own_cell(model, mosaics, method, output=output, progress=progress)
 
 
@@ -126,18 +129,19 @@ def own_cell(
 
 def maps_of(explain: Callable[..., Any], classes: Tensor, several: bool) -> Tensor:
     """The maps of the classes of one mosaic: (K, h, w). Raises InputError for a method that gives others."""
-    if several:
-        values = values_of(explain(target=classes[None]))
-        wanted = (1, len(classes))
-    else:
-        values = torch.stack([values_of(explain(target=one[None])) for one in classes], 1)
-        wanted = (1, len(classes))
-    if tuple(values.shape[:2]) != wanted or values.ndim != 4 or not bool(values.isfinite().all()):
-        what = "maps with NaN or infinity" if values.ndim == 4 and values.shape[:2] == wanted else "maps"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EmptyMapWarning)  # the Measurement says which are, by the class's name
+        if several:
+            values = values_of(explain(target=classes[None]))
+        else:
+            values = torch.stack([values_of(explain(target=one[None])) for one in classes], 1)
+    if values.ndim != 4 or values.shape[:2] != (1, len(classes)):
         raise InputError(
-            f"the method gives {what} {tuple(values.shape)} for one mosaic of {len(classes)} classes: it cannot be "
+            f"the method gives maps {tuple(values.shape)} for one mosaic of {len(classes)} classes: it cannot be "
             "measured on mosaics"
         )
+    if not bool(values.isfinite().all()):
+        raise NotFiniteError(f"the method gives maps with NaN or infinity for one mosaic of {len(classes)} classes")
     return values[0]
 
 
@@ -152,11 +156,13 @@ def measured_cells(name: str, mosaics: Mosaics, maps: Callable[[int], Tensor], p
                 classes = [category_name(mosaics.categories, int(mosaics.classes[index, k])) for k in missing]
                 reasons[index] = f"the map of {', '.join(classes)} has no positive value"
             bar.update()
-    shares = torch.stack(rows)
+    with torch.inference_mode(False):  # so that the result can be computed with outside of it too
+        shares = torch.stack(rows).clone()
+        values = shares.nanmean(1)
     return CellMeasurement(
         metric=name,
         better="higher",
-        values=shares.nanmean(1),
+        values=values,
         names=tuple(map(mosaics.name, range(len(mosaics)))),
         reasons=reasons,
         details={"cells": shares},
