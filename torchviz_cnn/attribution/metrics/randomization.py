@@ -41,9 +41,9 @@ _SIGMA = 1.5
 _CONSTANT = 1e-12
 """The variance of a map from 0 to 1 that counts as none."""
 SHOWS_EDGES = 0.5
-"""A method whose maps keep more of their structure than this, on the average of a cascade, shows edges, not evidence:
-on SqueezeNet and EfficientNet-Lite0 guided backpropagation and guided Grad-CAM keep 0.6 to 0.8, the gradient 0.2, Grad-
-CAM 0.1."""
+"""A method whose maps keep more of their structure than this, on the mean of a cascade, shows edges, not evidence. On
+four trained networks guided backpropagation keeps 0.65 to 0.88, guided Grad-CAM 0.57 to 0.73, the gradient times the
+input at most 0.36, the gradient 0.21, Grad-CAM and competitive CAM 0.1."""
 
 
 def randomization(
