@@ -17,7 +17,7 @@ import torchviz_cnn as tvc
 from tests.networks import vgg_like
 from tests.page.test_report import Page, network, photos
 from torchviz_cnn.ascent.atlas import Atlas, filter_atlas
-from torchviz_cnn.page import patterns
+from torchviz_cnn.page.units import patterns
 
 
 def picture(page: Page, block: int) -> Image.Image:

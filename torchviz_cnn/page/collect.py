@@ -99,7 +99,7 @@ def collect(
     explained: str | None = None
     for x in batches:
         with prepared(net, x, dims=(2,), output=output) as given:
-            target = _of_batch(net, targets, sum(len(part.logits) for part in parts), len(given.x))
+            target = target_of(net, targets, sum(len(part.logits) for part in parts), len(given.x))
             if explain and not parts:
                 explained = _explained_layer(given, target)
             parts.append(_collect(given, _calls(given.model, layers), classes, explained, target))
@@ -108,11 +108,13 @@ def collect(
     return merged
 
 
-def _of_batch(net: Network, targets: Explained, start: int, count: int) -> Target:
-    """What is explained of a batch that begins with this photo."""
+def target_of(net: Network, targets: Explained, start: int, count: int, classes: Tensor | None = None) -> Target:
+    """What is explained of some photos, from this one on; where nothing is asked for, the `classes` (B, K) of all."""
+    if targets is None:
+        return None if classes is None else classes[start : start + count]
     if isinstance(targets, ReadyTarget):
         return targets.of_images(torch.arange(start, start + count))
-    if targets is None or callable(targets):
+    if callable(targets):
         return targets
     plain: Any = targets.tolist() if hasattr(targets, "tolist") else targets  # of an array, or a number of one
     several = [plain] if isinstance(plain, (int, str)) else list(plain)

@@ -19,7 +19,8 @@ from torchviz_cnn.media.bands import Pixels
 from torchviz_cnn.media.origin import picture_of
 from torchviz_cnn.page.collect import Collected, LayerMaps
 from torchviz_cnn.page.encode import Blocks, figure, figures, fitted, levels, within
-from torchviz_cnn.page.top import SPARSITY
+from torchviz_cnn.page.trust import Measured
+from torchviz_cnn.page.units.top import SPARSITY
 from torchviz_cnn.scores.outputs import probabilities
 from torchviz_cnn.topk.patches import projection_image
 
@@ -68,7 +69,7 @@ def strongest_channels(layer: LayerMaps, k: int) -> list[int]:
 
 
 def photo_contents(
-    net: Network, photos: Sequence[NamedPhoto], collected: Collected, blocks: Blocks
+    net: Network, photos: Sequence[NamedPhoto], collected: Collected, measured: Measured, blocks: Blocks
 ) -> list[dict[str, Any]]:
     """Each photo: its picture, the part of it that is the network's input, predictions, and gradients of its pixels."""
     shares = probabilities(collected.logits, collected.activation)
@@ -91,6 +92,7 @@ def photo_contents(
                 "predictions": [[int(c), figure(p)] for c, p in predictions],
                 "classes": collected.classes[index].tolist(),
                 "probabilities": figures(shares[index][collected.classes[index]]),
+                "figures": measured.of_photo(index, collected.classes.shape[1]),
                 "pixels": {name: _pixels(gradients[index], blocks) for name, gradients in collected.pixels.items()},
             }
         )
@@ -167,6 +169,8 @@ def data(
         "scores": collected.label is not None,
         "palettes": {name: render.colormap(ramp, name).tobytes().hex() for name in COLORMAPS},
         "methods": method_contents(units, collected),
+        "correlations": {},
+        "suspect": 0.5,
     }
 
 

@@ -27,12 +27,13 @@ from torchviz_cnn.layers.describe import Description, describe
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.media.origin import Photo, is_photo, picture_of, stored
 from torchviz_cnn.page import content
-from torchviz_cnn.page.collect import Explained, LayerMaps, collect
+from torchviz_cnn.page.collect import Collected, Explained, LayerMaps, collect
 from torchviz_cnn.page.encode import Blocks
-from torchviz_cnn.page.patterns import from_atlas, make_patterns
 from torchviz_cnn.page.provenance import provenance
 from torchviz_cnn.page.render import render_page
-from torchviz_cnn.page.top import top_contents, top_of
+from torchviz_cnn.page.trust import Measured, maps_of, measure_maps
+from torchviz_cnn.page.units.patterns import from_atlas, make_patterns
+from torchviz_cnn.page.units.top import top_contents, top_of
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.folder import model_checksum
 from torchviz_cnn.topk.result import TopActivations
@@ -148,6 +149,7 @@ def report(
         asked: dict[str, Any] = {"targets": targets, "output": output} if photos else {"output": output}
         collected = collect(net, batches, layers, classes, bar.update, explain=bool(photos), **asked)
 
+    measured = _measured(net, photos, collected, until, stage, targets=targets, output=output)
     chosen, blocks = _chosen(collected.layers, k, selected, bool(photos)), Blocks()
     tops = {} if top is None else top_contents(top_of(top, net, checksum), net, chosen, until, blocks, stage)
     kinds = _kinds(net, chosen)
@@ -158,7 +160,7 @@ def report(
             patterns = from_atlas(atlas, drawable, checksum)
         else:
             patterns = make_patterns(net, drawable, until=until, seed=seed, done=bar.update)
-    pictures, units = content.photo_contents(net, photos, collected, blocks), []
+    pictures, units = content.photo_contents(net, photos, collected, measured, blocks), []
     rows = content.table(description)
     with stage("layers", len(chosen)) as bar:
         for name, numbers in chosen.items():
@@ -188,6 +190,22 @@ def report(
     )
     files.write(path, lambda file: file.write(page.encode("utf-8", "backslashreplace")))
     return Report(path, len(photos), tuple(chosen), count)
+
+
+def _measured(
+    net: Network,
+    photos: Sequence[content.NamedPhoto],
+    collected: Collected,
+    until: float,
+    stage: Callable[[str, int], Any],
+    **asked: Any,
+) -> Measured:
+    """How far the heatmaps can be believed, as far as a third of the time allows."""
+    maps, now = maps_of(collected), time.monotonic()
+    total = len(photos) * collected.classes.shape[1] * (1 + len(maps))
+    with stage("heatmaps measured", total) as bar:
+        pixels = [photo.pixels for photo in photos]
+        return measure_maps(net, pixels, collected, until=now + (until - now) / 3, done=bar.update, **asked)
 
 
 def _stage(progress: bool, name: str, total: int) -> Any:

@@ -51,7 +51,8 @@ def road(
     Args:
         model, x, maps, target, output, batch_size, progress: as for `insertion`.
         shares: which shares of the pixels are removed, each above 0 and below 1.
-        noise: standard deviation of the noise on the filled-in pixels, on the model's scale: 0.01 in the authors' code.
+        noise: standard deviation of the noise on the filled-in pixels, on the model's scale: 0.01 as in the
+            authors' code, grad-cam and Quantus.
         seed: seed of the noise, which depends besides on the number of the image and the share alone, and of the order
             of pixels where the map is equally strong.
 

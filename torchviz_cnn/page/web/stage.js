@@ -158,6 +158,23 @@ async function drawHeatmap() {
   byId("heatmap").setAttribute("aria-label", `${label}, over the photo ${photo.name}${map.empty ? ": no evidence" : ""}`);
   const alone = method.heat && !heated.every((layer) => method.heat in layer.heat) ? " It is made for this layer alone." : "";
   byId("method-shows").textContent = `${method.title} shows ${method.shows}.${alone}`;
+  byId("heatmap-figures").replaceChildren(...trustOf(method, photo.figures, map));
+}
+
+/** How far the map can be believed, in words: what was measured of it on this photo, and of its method with random weights. */
+function trustOf(method, figures, map) {
+  const words = [], mine = figures[method.name]?.[state.rank], blob = figures.centre?.[state.rank];
+  if (method.heat && map.at !== DATA.explained) words.push("How far a heatmap can be believed was measured at ", named(DATA.explained), " alone. ");
+  else if (mine && !map.empty) {
+    words.push(`Measured on this photo: insertion ${mine.insertion.toFixed(2)} (higher is better), deletion ${mine.deletion.toFixed(2)} (lower is better)`);
+    if (blob) words.push(`; a blob in the centre has ${blob.insertion.toFixed(2)} and ${blob.deletion.toFixed(2)}`);
+    if (mine.share !== undefined) words.push(`; ${percent(mine.share)} of its evidence lies on the object`);
+    words.push(". ");
+    if (blob && mine.insertion - mine.deletion <= blob.insertion - blob.deletion) words.push("The blob does as well: this map does not say where the evidence is. ");
+  } else if (!map.empty) words.push("There was no time to measure how far this map can be believed. ");
+  const kept = DATA.correlations[method.name];
+  if (kept !== undefined) words.push(`With random weights its maps keep a rank correlation of ${number(kept)}${kept > DATA.suspect ? ": they show edges rather than evidence" : ""}.`);
+  return words;
 }
 
 /** Lay over each photo among the predictions the heatmap of the class that is explained first. */

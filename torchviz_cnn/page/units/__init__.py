@@ -1,0 +1,1 @@
+"""What a report shows of each channel beside its activations: filter patterns and top activations."""
