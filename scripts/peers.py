@@ -14,7 +14,7 @@ Method = Callable[..., Tensor]
 
 
 def peers(layer: str) -> dict[str, Method]:
-    """Grad-CAM of three libraries at a layer, and captum's saliency and guided backpropagation."""
+    """pytorch-grad-cam's Grad-CAM at a layer, and captum's saliency and guided backpropagation."""
 
     def of_grad_cam(model: Any, x: Tensor, target: Tensor) -> Tensor:
         from pytorch_grad_cam import GradCAM
@@ -23,21 +23,6 @@ def peers(layer: str) -> dict[str, Method]:
         module = module_of(model)
         with GradCAM(module, [module.get_submodule(layer)]) as cam:
             return torch.from_numpy(cam(leaf(x), [ClassifierOutputTarget(int(c)) for c in target]))
-
-    def of_torchcam(model: Any, x: Tensor, target: Tensor) -> Tensor:
-        from torchcam.methods import GradCAM
-
-        module = module_of(model)
-        with GradCAM(module, target_layer=module.get_submodule(layer)) as cam, torch.enable_grad():
-            return cam(target.tolist(), module(leaf(x)))[0].detach()
-
-    def of_captum(model: Any, x: Tensor, target: Tensor) -> Tensor:
-        from captum.attr import LayerGradCam
-
-        module = module_of(model)
-        method = LayerGradCam(module, module.get_submodule(layer))
-        maps: Tensor = method.attribute(leaf(x), target, relu_attributions=True)
-        return maps[:, 0].detach()
 
     def captum_saliency(model: Any, x: Tensor, target: Tensor) -> Tensor:
         from captum.attr import Saliency
@@ -53,8 +38,6 @@ def peers(layer: str) -> dict[str, Method]:
 
     return {
         "pytorch-grad-cam: Grad-CAM": of_grad_cam,
-        "torchcam: Grad-CAM": of_torchcam,
-        "captum: Grad-CAM": of_captum,
         "captum: saliency": captum_saliency,
         "captum: guided backprop": captum_guided,
     }

@@ -20,7 +20,7 @@ from peers import peers
 import torchviz_cnn as tvc
 from torchviz_cnn.attribution.metrics.mosaics import Mosaics, own_cell
 
-METHODS = ("grad_cam", "competitive_cam", "hires_cam", "layer_cam", "saliency", "guided", "guided_grad_cam")
+METHODS = ("grad_cam", "competitive_cam", "layer_cam", "saliency", "guided", "guided_grad_cam")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -265,8 +265,8 @@ class AllImages:
                 if not self._folder:
                     raise
                 skipped[number] = f"cannot be read: {error}"
-        stacked = read and isinstance(self.x, ImageSource)
-        return list(read), self._stacked(read) if stacked else list(read.values()), skipped
+        batch = self._stacked(read) if read and isinstance(self.x, ImageSource) else list(read.values())
+        return list(read), batch, skipped
 
     def _stacked(self, read: Mapping[int, Tensor]) -> Tensor:
         """Items of a dataset as a batch. Raises InputError where they differ in size."""

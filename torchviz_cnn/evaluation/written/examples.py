@@ -17,14 +17,13 @@ from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.evaluation.measuring import Run
 from torchviz_cnn.evaluation.result import Example
 from torchviz_cnn.evaluation.rows import REFUSALS, Row, quiet
+from torchviz_cnn.evaluation.written.page import JUDGES
 from torchviz_cnn.hooks.inputs import batch_of
 from torchviz_cnn.hooks.network import Network, category_name
 from torchviz_cnn.media import render
 from torchviz_cnn.media.origin import Origin, as_photo
 
 Measured = Mapping[tuple[str, str], Measurement]
-JUDGES = ("insertion", "energy_in_mask", "pointing_game")
-"""By what a method's best and worst photos are told: the first of these that is measured."""
 _SIDE = 320
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _CHART = (220.0, 130.0)
 """Width and height of a chart of curves, in its own units."""
 CURVES = ("insertion", "deletion")
+JUDGES = ("insertion", "energy_in_mask", "pointing_game")
+"""By what a method's best and worst photos are told: the first of these that is measured."""
 
 
 def html(trust: Trust) -> str:
@@ -39,6 +41,7 @@ def html(trust: Trust) -> str:
         "curves": [column.title for column in trust.shown if column.name in CURVES],
         "matrix": _matrix(trust),
         "examples": _examples(trust),
+        "judge": next((c.title for name in JUDGES for c in trust.shown if c.name == name), ""),
         "glossary": [(column.title, column.says, column.better) for column in trust.columns],
         "notes": trust.notes,
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
