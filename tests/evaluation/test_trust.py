@@ -221,7 +221,7 @@ class Interrupting:
         return x.abs().sum(1)
 
 
-@pytest.mark.parametrize("at", [1, 2, 3, 5, 7, 8])
+@pytest.mark.parametrize("at", [1, 3, 8])
 def test_a_run_that_was_interrupted_goes_on(tmp_path: Path, at: int) -> None:
     options: dict[str, Any] = {"batch_size": 2, "masks": masks(), "perturbed": 4}
     whole = trusted(methods=[*METHODS, {"own": Interrupting(0)}], **options)
