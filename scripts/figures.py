@@ -52,7 +52,7 @@ def main(folder: Path) -> None:
     both = [patterns(net, layer, quality, 6) for layer in ("blocks.4", "blocks.10") for quality in qualities]
     save(stack(both), folder / "filters_quality.jpg", 640)
     save(stack([patterns(net, layer, "clean", 8) for layer in PATTERNS]), folder / "filters.jpg", 820)
-    save(cascade(net, Image.fromarray(data.chelsea())), folder / "randomization.jpg", 1400)  # type: ignore[no-untyped-call]
+    save(cascade(net, Image.fromarray(data.chelsea())), folder / "randomization.jpg", 1000)  # type: ignore[no-untyped-call]
     known_answers.main(["--out", str(folder / "known_answers.png")])
     report_page(folder)
 
