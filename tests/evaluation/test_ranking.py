@@ -46,5 +46,6 @@ def test_a_difference_counts_where_its_interval_leaves_out_zero() -> None:
     assert difference(photos + 0.01, photos, "higher") == 1  # small, and the same for every photo
     assert difference(photos + 0.01, photos, "lower") == -1
     assert difference(photos + noise - noise.mean() + 0.01, photos, "higher") == 0  # small beside its own spread
+    assert difference(photos[:9] + 1, photos[:9], "higher") == 0  # so few say nothing
     assert difference(photos[:1] + 1, photos[:1], "higher") == 0  # one photo says nothing
     assert difference(photos, photos, "higher") == 0

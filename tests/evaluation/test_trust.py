@@ -378,3 +378,20 @@ def test_grad_cam_beats_random_on_a_trained_network(data: Path) -> None:
     for method in ("guided", "guided_grad_cam"):
         assert result[method, "structure"].mean > 0.5
         assert "it shows edges, not evidence" in result.sentences[method]
+
+
+def test_what_masks_are_missing_is_said() -> None:
+    marked = list(masks())
+    result = trusted(masks=[marked[0], None, *marked[2:]])
+    assert any("is not measured on 1 photo, as image 1:" in note for note in result.notes)
+    with pytest.raises(tvc.InputError, match="no masks are given"):
+        trusted(mask_values=1)
+
+
+def test_what_cannot_be_measured_is_one_line() -> None:
+    with pytest.raises(tvc.InputError, match="given several inputs"):
+        tvc.trust(vgg_like(), (images(2), images(2)))
+    with pytest.raises(tvc.InputError, match=r"a batch \(N, C, H, W\), not \(3, 32, 32\)"):
+        tvc.trust(vgg_like(), images(2)[0])
+    with pytest.raises(tvc.InputError, match="methods are names"):
+        trusted(methods=5)

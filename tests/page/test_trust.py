@@ -127,6 +127,25 @@ def test_a_comparison_that_was_made_gives_the_figures(tmp_path: Path) -> None:
         tvc.report(other, names, tmp_path, budget=0, trust=tmp_path / "trust")
 
 
+def test_figures_of_another_layer_or_photo_are_not_taken(tmp_path: Path) -> None:
+    net, name = network(vgg_like()), str(tmp_path / "one.png")
+    photos(2)[0].save(name)
+    options: dict[str, Any] = {"methods": ["grad_cam"], "mosaics": 0, "steps": 2, "layers": "features.2"}
+    judged = tvc.trust(net, [name], out=tmp_path / "other", **options)
+    assert judged["grad_cam", "insertion"].count
+    page = Page(tvc.report(net, name, tmp_path, budget=0, trust=judged, classes=1))
+    assert set(page.data["photos"][0]["figures"]) == {"centre"}  # which is of no layer
+    photos(2)[1].resize((20, 20)).save(name)
+    page = Page(tvc.report(net, name, tmp_path, budget=0, trust=judged, classes=1))
+    assert page.data["photos"][0]["figures"] == {}
+    with pytest.raises(tvc.InputError, match="trust is a Trust or its folder, not an int"):
+        tvc.report(net, name, tmp_path, budget=0, trust=5)  # type: ignore[arg-type]
+    other = random_copy(net)
+    assert isinstance(other, tvc.Network)
+    with pytest.raises(tvc.InputError, match="the comparison is of a network with other weights"):
+        tvc.report(other, name, tmp_path, budget=0, trust=judged)
+
+
 def test_maps_that_most_look_at_stand_first() -> None:
     assert list(maps_of(collected(network(vgg_like()))))[:5] == [
         "grad_cam",

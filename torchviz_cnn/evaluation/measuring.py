@@ -102,6 +102,7 @@ class Run:
     columns: tuple[Column, ...]
     pieces: Pieces
     masks: Masks | None
+    threshold: float
     tolerance: float
     steps: int
     seed: int
@@ -289,6 +290,7 @@ class Run:
         """Which photos stand in mosaics; or, in words, why there are none."""
         labels: Any = "predicted" if self.classes is None else self.classes
         options: dict[str, Any] = {"labels": labels, "batch_size": self.batch_size, "seed": self.seed}
+        options["threshold"] = self.threshold
         for count in dict.fromkeys([self.mosaics, min(self.mosaics, _FEWEST_MOSAICS)]):
             try:
                 chosen = Mosaics.of(self.model, self.photos, count=count, **options, progress=self.progress)
@@ -311,7 +313,7 @@ class Run:
             classes=tensors["classes"],
             n=2,
             size="grow",
-            threshold=0.99,
+            threshold=self.threshold,
             recognised=recognised,
             recognised_classes=classes,
             looked_at=looked_at,

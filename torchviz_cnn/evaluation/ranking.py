@@ -49,18 +49,26 @@ def agreement(rankings: Mapping[str, Sequence[float]]) -> dict[tuple[str, str], 
     return {(a, b): kendall(rankings[a], rankings[b]) for a, b in itertools.combinations(rankings, 2)}
 
 
+FEWEST = 10
+"""Below how many images two methods are not called different: the interval of so few is too short. Of 4 images it
+leaves out zero in 17 of 100 cases where there is no difference, of 10 in 10."""
+
+
 def difference(a: Tensor, b: Tensor, better: Better) -> int:
     """1 where the first method is better than the second on the same images, -1 where it is worse, 0 where neither.
 
-    The 95 % interval of the mean difference has to leave out zero. Images that one of them lacks are left out.
+    The 95 % interval of the mean difference has to leave out zero, over at least ten images. Images that one of them
+    lacks are left out.
 
     >>> import torch
-    >>> difference(torch.tensor([0.9, 0.8, 0.9]), torch.tensor([0.1, 0.2, 0.0]), "higher")
+    >>> difference(torch.linspace(0.8, 0.9, 10), torch.linspace(0.2, 0.1, 10), "higher")
     1
     """
+    if int((a - b).isfinite().sum()) < FEWEST:
+        return 0
     low, high = bootstrap_interval(a - b)
     sign = -1 if better == "lower" else 1
     return sign if low > 0 else -sign if high < 0 else 0
 
 
-__all__ = ["agreement", "difference", "kendall", "ranks"]
+__all__ = ["FEWEST", "agreement", "difference", "kendall", "ranks"]

@@ -47,6 +47,10 @@ class Trust:
     """Which class is explained of each photo, in words."""
     names: tuple[str, ...]
     """What each photo is called."""
+    sizes: tuple[int | None, ...] = field(default=(), repr=False)
+    """The size of each photo's file in bytes, where it is a file."""
+    weights: str = field(default="", repr=False)
+    """The checksum of the network's weights."""
     classes: Tensor
     """The class that is explained of each photo: (N,); -1 where the photo is not measured."""
     categories: tuple[str, ...] | None = field(default=None, repr=False)

@@ -106,6 +106,8 @@ REFERENCES = (
 
 def rows_of(model: Model, methods: Methods, layers: LayerPattern | Sequence[LayerPattern] | None) -> list[Row]:
     """The rows that are asked for. Raises InputError for what is no method, LayerError for what is no layer."""
+    if not (methods is None or isinstance(methods, (str, Sequence, Mapping)) or callable(methods)):
+        raise InputError(f"methods are names, functions or a mapping of these, not {kind_of(methods)}")
     chosen = _chosen(methods)
     known = {**METHODS, **methods_of("cam")}
     names: list[str | None] = [None]

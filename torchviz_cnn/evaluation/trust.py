@@ -20,11 +20,11 @@ from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.core.names import LayerPattern
 from torchviz_cnn.evaluation.classes import Labels, classes_of
-from torchviz_cnn.evaluation.collecting import Pieces, Table, collected
-from torchviz_cnn.evaluation.columns import COLUMNS
+from torchviz_cnn.evaluation.collecting import BUDGET, Pieces, Table, collected
+from torchviz_cnn.evaluation.columns import COLUMNS, MASKED, Column
 from torchviz_cnn.evaluation.measuring import Run, spread
 from torchviz_cnn.evaluation.result import Trust
-from torchviz_cnn.evaluation.rows import Methods, Row, probed, rows_of
+from torchviz_cnn.evaluation.rows import CENTRE, Methods, Row, probed, rows_of
 from torchviz_cnn.evaluation.written.examples import examples_of
 from torchviz_cnn.hooks.inputs import batch_of
 from torchviz_cnn.hooks.network import Model, Network, module_of
@@ -52,6 +52,7 @@ def trust(
     budget: float | None = None,
     perturbed: int = 64,
     mosaics: int = 40,
+    threshold: float = 0.99,
     tolerance: float = 15,
     steps: int = 32,
     seed: int = 0,
@@ -82,6 +83,7 @@ def trust(
             is like it; a quarter of them is explained by networks with random weights.
         mosaics: how many mosaics of four photos that the network recognises are made, for the grid pointing game; 0:
             none.
+        threshold: with what probability the network recognises the photos of mosaics (0.99).
         tolerance: as for `torchviz_cnn.metrics.pointing_game` (15).
         steps: in how many steps the pixels of a photo go or come (32).
         seed: seed of what is random.
@@ -114,6 +116,9 @@ def trust(
     checks.whole_number("seed", seed, 0)
     counts["mosaics"] = checks.whole_number("mosaics", mosaics, 0)
     checks.number("tolerance", tolerance, 0)
+    checks.number("threshold", threshold, 0)
+    if mask_values is not None and masks is None:
+        raise InputError("mask_values say which values of masks are the object, and no masks are given")
     rows = rows_of(net, methods, layers)
     images = AllImages(photos, net)
     classes = classes_of(net, images.names, labels)
@@ -121,7 +126,7 @@ def trust(
     rows = _probed_on_first(net, images, classes, rows)
     folder = None
     if out is not None:
-        said = {"tolerance": tolerance, "seed": seed, "masks": _of_masks(masks, mask_values)}
+        said = {"tolerance": tolerance, "threshold": threshold, "seed": seed, "masks": _of_masks(masks, mask_values)}
         identity = _identity(net, images, classes, rows, {**counts, **said})
         folder = ResultFolder.open(Path(out), KIND, identity)
     run = Run(
@@ -133,6 +138,7 @@ def trust(
         columns=COLUMNS,
         pieces=Pieces(folder),
         masks=known,
+        threshold=threshold,
         tolerance=tolerance,
         seed=seed,
         **counts,
@@ -169,6 +175,8 @@ def _result(net: Model, run: Run, labels: Labels) -> Trust:
         network=name,
         explained="each photo's top class" if labels is None else "each photo's labelled class",
         names=run.images.names,
+        sizes=tuple(map(_size, run.images.x)) if isinstance(run.images.x, list) else (),
+        weights=model_checksum(module_of(net)),
         classes=table.classes,
         categories=net.categories if isinstance(net, Network) else None,
         rows=run.rows,
@@ -189,9 +197,29 @@ def _notes(run: Run, table: Table) -> list[str]:
     if skipped:
         first = next(iter(skipped.values()))
         notes.append(f"{len(skipped)} photos were left out, as {run.images.names[next(iter(skipped))]}: {first}")
+    for column in run.columns:
+        notes += _of_column(run, table, column)
     if table.mosaics:
         notes.append(f"Own cell is measured on {table.mosaics}.")
     return notes
+
+
+def _of_column(run: Run, table: Table, column: Column) -> list[str]:
+    """That a column with masks could not be measured on photos, and why."""
+    if run.masks is None or column.name not in MASKED:
+        return []
+    measured = table.measured[CENTRE, column.name]
+    reasons = {number: why for number, why in measured.reasons.items() if number not in table.skipped and why != BUDGET}
+    if not reasons:
+        return []
+    first = next(iter(reasons))
+    what = "1 photo" if len(reasons) == 1 else f"{len(reasons)} photos"
+    return [f"{column.title.capitalize()} is not measured on {what}, as {run.images.names[first]}: {reasons[first]}."]
+
+
+def _size(photo: Any) -> int | None:
+    """The size of a photo's file in bytes; None of what is no file."""
+    return os.path.getsize(photo) if isinstance(photo, (str, os.PathLike)) and os.path.exists(photo) else None
 
 
 def _of_masks(masks: Any, mask_values: Any) -> str | None:
@@ -223,7 +251,7 @@ def _identity(
         "listing": _listing(images),
         "classes": None if classes is None else _checksum([str(classes)]),
         "metrics": [column.name for column in COLUMNS],
-        "methods": [f"{row.key}: {_described(row)}" for row in rows],
+        "methods": {row.key: _described(row) for row in rows},
         **options,
     }
 
@@ -243,8 +271,7 @@ def _listing(images: AllImages) -> str:
     parts: list[str | bytes] = []
     for name, photo in zip(images.names, images.x, strict=True):
         is_file = isinstance(photo, (str, os.PathLike))
-        size = os.path.getsize(photo) if is_file and os.path.exists(photo) else -1
-        parts += [name, str(size) if is_file else _bytes(photo)]
+        parts += [name, str(_size(photo)) if is_file else _bytes(photo)]
     return _checksum(parts)
 
 

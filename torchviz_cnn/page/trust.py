@@ -18,11 +18,10 @@ from torchviz_cnn.attribution.metrics.parts import Method, Part, at_size
 from torchviz_cnn.attribution.metrics.perturbation import curve
 from torchviz_cnn.attribution.metrics.randomization import maps_of as maps_of_part
 from torchviz_cnn.attribution.metrics.randomization import similarities
-from torchviz_cnn.core.errors import InputError, ModelError
+from torchviz_cnn.core.errors import InputError, ModelError, kind_of
 from torchviz_cnn.evaluation.measuring import cascade
 from torchviz_cnn.evaluation.result import Trust
 from torchviz_cnn.evaluation.rows import CENTRE, centre
-from torchviz_cnn.evaluation.trust import KIND
 from torchviz_cnn.evaluation.written.figures import figures_of, record_of
 from torchviz_cnn.hooks.inputs import Output, prepared
 from torchviz_cnn.hooks.network import Network
@@ -30,7 +29,6 @@ from torchviz_cnn.layers.random_weights import RandomLayers
 from torchviz_cnn.media.bands import Pixels
 from torchviz_cnn.page.collect import Collected, Done, Explained, target_of
 from torchviz_cnn.page.encode import figure
-from torchviz_cnn.runs.folder import ResultFolder
 from torchviz_cnn.scores.targets import Target, asked
 
 STEPS = 16
@@ -157,20 +155,22 @@ def read_trust(
         checksum: that of the network.
 
     Raises:
-        InputError: for a folder of a network with other weights.
+        InputError: for a comparison of a network with other weights.
         OutputError: for a folder without a comparison.
     """
+    if not isinstance(trust, (Trust, str, os.PathLike)):
+        raise InputError(f"trust is a Trust or its folder, not {kind_of(trust)}")
     measured, record = Measured(), record_of(trust)
-    if (
-        not isinstance(trust, Trust)
-        and ResultFolder.read(os.fspath(trust), KIND).manifest["identity"].get("weights") != checksum
-    ):
-        raise InputError(f"{os.fspath(trust)} is of a network with other weights than this one")
-    compared = [row["method"] for row in record["rows"]]
-    for method in (name for name in (CENTRE, *maps_of(collected)) if name in compared):
+    if record.get("weights") != checksum:
+        what = "the comparison" if isinstance(trust, Trust) else os.fspath(trust)
+        raise InputError(f"{what} is of a network with other weights than this one")
+    at = {row["method"] for row in record["rows"] if row["layer"] in (None, collected.explained)}
+    for method in (name for name in (CENTRE, *maps_of(collected)) if name in at):
+        row = f"{method}@{collected.explained}"
+        row = row if any(row == f"{one['method']}@{one['layer']}" for one in record["rows"]) else method
         for photo, name in enumerate(photos):
             for rank, target in enumerate(collected.classes[photo].tolist()):
-                said = figures_of(record, name, method, target)
+                said = figures_of(record, name, row, target)
                 if (kept := said.get("structure")) is not None and method != CENTRE:
                     measured.kept[method] = kept
                 values = {_NAMES[key]: value for key, value in said.items() if key in _NAMES and value is not None}

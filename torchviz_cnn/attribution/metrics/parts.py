@@ -21,7 +21,7 @@ from torchviz_cnn.attribution.result import ClassMap
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import EmptyMapWarning, ImageError, InputError, NotFiniteError, TargetError, kind_of
 from torchviz_cnn.core.progress import progress_bar
-from torchviz_cnn.hooks.inputs import Given, Output, batch_of, prepared
+from torchviz_cnn.hooks.inputs import Given, Output, batch_of, prepared, several_inputs
 from torchviz_cnn.hooks.network import Model, preprocess_of
 from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.media.origin import is_photo, stored
@@ -222,6 +222,10 @@ class AllImages:
         self.skipped: dict[int, str] = {}
         """What could not be read, by its number."""
         self._folder = False
+        if several_inputs(x):
+            raise InputError("metrics take images alone, and the model is given several inputs")
+        if isinstance(x, Tensor) and x.ndim != 4 and x.is_floating_point():
+            raise InputError(f"images are a batch (N, C, H, W), not {tuple(x.shape)}")
         if isinstance(x, (str, os.PathLike)) and Path(x).is_dir():
             x = PhotoFolder(Path(x))
         self.labels: list[int] | None = None

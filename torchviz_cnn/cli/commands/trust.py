@@ -23,10 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     words = "the true classes: a CSV file of file,class, or 'folders' (default: the network's top class is explained)"
     add("--truth", metavar="FILE", help=words)
     shared.add_budget(parser, "all", "part")
-    words = "photos that are changed many times, for insertion and what is like it (%(default)s)"
+    words = "photos whose pixels are taken away and put in: insertion, deletion, average drop, ROAD (%(default)s)"
     add("--perturbed", type=positive, default=64, metavar="PHOTOS", help=words)
     words = "mosaics of four photos that the network recognises; 0: none (%(default)s)"
     add("--mosaics", type=whole, default=40, metavar="NUMBER", help=words)
+    words = "with what probability the network recognises the photos of mosaics (%(default)s)"
+    add("--threshold", type=float, default=0.99, metavar="SHARE", help=words)
     add("--steps", type=positive, default=32, help="in how many steps pixels go or come (%(default)s)")
     add("--seed", type=whole, default=0, help="seed of what is random (%(default)s)")
     add("--batch-size", type=positive, default=8, help="photos at once (%(default)s)")
@@ -38,7 +40,19 @@ def run(args: argparse.Namespace) -> None:
     net = shared.network(args)
     alone = len(args.images) == 1 and args.images[0].is_dir()
     photos = args.images[0] if alone else shared.readable_photos(args, net.preprocess)
-    names = ("layers", "masks", "mask_values", "budget", "perturbed", "mosaics", "steps", "seed", "batch_size", "out")
+    names = (
+        "layers",
+        "masks",
+        "mask_values",
+        "budget",
+        "perturbed",
+        "mosaics",
+        "threshold",
+        "steps",
+        "seed",
+        "batch_size",
+        "out",
+    )
     options = shared.options(args, *names)
     with shared.going_on(args.out):
         result = tvc.trust(net, photos, methods=methods, labels=args.truth, **options, progress=True)

@@ -37,7 +37,7 @@ def figures_of(
     """
     record = trust if isinstance(trust, Mapping) else record_of(trust)
     row = _row(record, method)
-    number = _number(record["photos"], photo)
+    number = _number(record, photo)
     same = number is not None and target in (None, record["classes"][number])
     figures: dict[str, float | None] = {}
     for name, cell in row["cells"].items():
@@ -72,9 +72,15 @@ def _row(record: Mapping[str, Any], method: str) -> dict[str, Any]:
     raise InputError(f"no method {method!r} here{did_you_mean(method, names) or ';'} there are {', '.join(names)}")
 
 
-def _number(names: list[str], photo: str) -> int | None:
-    """Which photo it is: by its name, or by its file's name, where one alone has it."""
-    if photo in names:
-        return names.index(photo)
-    alike = [number for number, name in enumerate(names) if Path(name).name == Path(photo).name]
-    return alike[0] if len(alike) == 1 else None
+def _number(record: Mapping[str, Any], photo: str) -> int | None:
+    """Which photo it is: by its name, or by its file's name, where one alone has it.
+
+    Where the file is there, it must be as large as the one that was measured.
+    """
+    names: list[str] = record["photos"]
+    alike = [number for number, name in enumerate(names) if photo == name]
+    alike = alike or [number for number, name in enumerate(names) if Path(name).name == Path(photo).name]
+    if len(alike) != 1:
+        return None
+    size = record["sizes"][alike[0]] if record.get("sizes") else None
+    return alike[0] if size is None or not os.path.isfile(photo) or os.path.getsize(photo) == size else None

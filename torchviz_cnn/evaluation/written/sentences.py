@@ -70,6 +70,8 @@ def _best(trust: Trust, row: Row) -> str | None:
     alone, shared = list[str](), list[str]()
     for column in _judging(trust, but=(STRUCTURE,)):
         best = _among_best(trust, column)
+        if trust.compared(row, trust.row(CENTRE), column) <= 0:  # that is said beside it
+            continue
         if row in best and len(best) < len(_measured(trust, column)):
             (alone if len(best) == 1 else shared).append(
                 f"{column.title} ({number(_mean(trust, row, column.name), 2)})"

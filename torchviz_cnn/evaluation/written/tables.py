@@ -130,7 +130,9 @@ def json_record(trust: Trust) -> str:
     record = {
         "network": trust.network,
         "explained": trust.explained,
+        "weights": trust.weights,
         "photos": list(trust.names),
+        "sizes": list(trust.sizes),
         "classes": trust.classes.tolist(),
         "class_names": [class_name(trust, index) for index in trust.classes.tolist()],
         "skipped": {trust.names[number]: reason for number, reason in trust.skipped.items()},

@@ -173,7 +173,7 @@ function trustOf(method, figures, map) {
     if (blob && mine.insertion - mine.deletion <= blob.insertion - blob.deletion) words.push("The blob does as well: this map does not say where the evidence is. ");
   } else if (!map.empty) words.push("There was no time to measure how far this map can be believed. ");
   const kept = DATA.kept[method.name];
-  if (kept !== undefined) words.push(`Its maps keep ${number(kept)} of their structure while the network's weights become random${kept >= DATA.edges ? ": they show edges rather than evidence" : ""}.`);
+  if (kept !== undefined) words.push(`Its maps keep ${Math.max(kept, 0).toFixed(2)} of their structure while the network's weights become random${kept >= DATA.edges ? ": they show edges rather than evidence" : ""}.`);
   return words;
 }
 

@@ -77,11 +77,12 @@ class Mosaics:
         images = AllImages(x, model)
         class_of = _class_of(labels, images, model)
         photos: dict[int, list[int]] = {}
-        looked_at = 0
+        looked_at = known = 0
         with progress_bar(progress, total=len(images), desc="photos recognised", unit=" photos") as bar:
             for numbers, several in images.read(checks.whole_number("batch_size", batch_size)):
-                likeliest = predict(model, batch_of(model, several)[0], output=output).max(1)
-                for number, share, top in zip(numbers, *map(Tensor.tolist, likeliest), strict=True):
+                shares = predict(model, batch_of(model, several)[0], output=output)
+                known = shares.shape[1]
+                for number, share, top in zip(numbers, *map(Tensor.tolist, shares.max(1)), strict=True):
                     own = top if class_of is None else class_of(number)
                     looked_at += own is not None
                     if own == top and share >= least:
@@ -89,6 +90,8 @@ class Mosaics:
                 bar.update(len(numbers))
         recognised = sum(map(len, photos.values()))
         if len(photos) < cells:
+            if known < cells:
+                raise InputError(f"a mosaic of {n} x {n} is of {cells} classes, and the network has {known}")
             raise InputError(
                 f"a mosaic of {n} x {n} is of {cells} classes, and of {looked_at} photos with a class the network "
                 f"recognises {recognised}, of {len(photos)} classes, with a probability of at least {least:g}: "
