@@ -388,6 +388,11 @@ def test_what_masks_are_missing_is_said() -> None:
         trusted(mask_values=1)
 
 
+def test_that_few_photos_tell_nothing_is_said() -> None:
+    (note,) = [note for note in trusted(perturbed=3).notes if note.startswith("Fewer than 10")]
+    assert "insertion, deletion, average drop, ROAD" in note
+
+
 def test_what_cannot_be_measured_is_one_line() -> None:
     with pytest.raises(tvc.InputError, match="given several inputs"):
         tvc.trust(vgg_like(), (images(2), images(2)))

@@ -23,6 +23,7 @@ from torchviz_cnn.evaluation.classes import Labels, classes_of
 from torchviz_cnn.evaluation.collecting import BUDGET, Pieces, Table, collected
 from torchviz_cnn.evaluation.columns import COLUMNS, MASKED, Column
 from torchviz_cnn.evaluation.measuring import Run, spread
+from torchviz_cnn.evaluation.ranking import FEWEST
 from torchviz_cnn.evaluation.result import Trust
 from torchviz_cnn.evaluation.rows import CENTRE, Methods, Row, probed, rows_of
 from torchviz_cnn.evaluation.written.examples import examples_of
@@ -197,6 +198,9 @@ def _notes(run: Run, table: Table) -> list[str]:
     if skipped:
         first = next(iter(skipped.values()))
         notes.append(f"{len(skipped)} photos were left out, as {run.images.names[next(iter(skipped))]}: {first}")
+    few = [c.title for c in run.columns if c.judges and 0 < table.measured[CENTRE, c.name].count < FEWEST]
+    if few:
+        notes.append(f"Fewer than {FEWEST} photos or mosaics tell no methods apart: {', '.join(few)}.")
     for column in run.columns:
         notes += _of_column(run, table, column)
     if table.mosaics:
