@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torchviz_cnn.attribution.methods import methods_of
 from torchviz_cnn.attribution.metrics.randomization import SHOWS_EDGES
 from torchviz_cnn.evaluation.columns import STRUCTURE, Column
+from torchviz_cnn.evaluation.ranking import FEWEST
 from torchviz_cnn.evaluation.rows import CENTRE, RANDOM, Row
 from torchviz_cnn.evaluation.written.tables import number
 
@@ -45,6 +46,8 @@ def _of_method(trust: Trust, row: Row) -> str:
     parts = [
         part for say in (_randomised, _best, _mixed_up, _no_better_than_centre, _slow) if (part := say(trust, row))
     ]
+    if not _telling(trust) and any(row in _measured(trust, column) for column in _judging(trust, but=(STRUCTURE,))):
+        parts.append(f"fewer than {FEWEST} photos do not tell it from others")
     if parts:
         return "; ".join(parts)
     reasons = [reason for column in trust.columns if column.judges and (reason := trust.reason(row, column))]
@@ -68,7 +71,7 @@ def _randomised(trust: Trust, row: Row) -> str | None:
 def _best(trust: Trust, row: Row) -> str | None:
     """In which columns no method is better beyond chance, where that sets it apart from others."""
     alone, shared = list[str](), list[str]()
-    for column in _judging(trust, but=(STRUCTURE,)):
+    for column in _telling(trust):
         best = _among_best(trust, column)
         if trust.compared(row, trust.row(CENTRE), column) <= 0:  # that is said beside it
             continue
@@ -91,7 +94,7 @@ def _mixed_up(trust: Trust, row: Row) -> str | None:
 def _no_better_than_centre(trust: Trust, row: Row) -> str | None:
     """In which columns a blob in the middle is as good."""
     centre = trust.row(CENTRE)
-    columns = [c for c in _judging(trust, but=(STRUCTURE,)) if row in _measured(trust, c)]
+    columns = [c for c in _telling(trust) if row in _measured(trust, c)]
     worse = [c.title for c in columns if trust.compared(row, centre, c) < 0]
     equal = [c.title for c in columns if trust.compared(row, centre, c) == 0]
     parts = [f"worse than a blob in the middle in {_listed(worse)}"] * bool(worse)
@@ -150,7 +153,7 @@ def verdict_of(trust: Trust) -> tuple[str, ...]:
 
 def _recommended(trust: Trust) -> tuple[str, ...]:
     """The methods that are among the best in most metrics, and depend on the weights."""
-    columns = _judging(trust, but=(STRUCTURE,))
+    columns = _telling(trust)
     best = {column.name: _among_best(trust, column) for column in columns}
     often = {
         row.title: sum(row in rows for rows in best.values()) for row in trust.methods if not _is_flagged(trust, row)
@@ -173,6 +176,13 @@ def _is_flagged(trust: Trust, row: Row) -> bool:
 
 def _judging(trust: Trust, but: tuple[str, ...] = ()) -> list[Column]:
     return [column for column in trust.shown if column.judges and column.name not in but]
+
+
+def _telling(trust: Trust) -> list[Column]:
+    """The columns of enough photos to tell methods apart."""
+    centre = trust.row(CENTRE)
+    enough = {c.name for c in trust.columns if trust.measured[centre.key, c.name].count >= FEWEST}
+    return [column for column in _judging(trust, but=(STRUCTURE,)) if column.name in enough]
 
 
 def _measured(trust: Trust, column: Column) -> list[Row]:
