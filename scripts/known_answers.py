@@ -15,6 +15,7 @@ import contextlib
 import math
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,7 @@ def of_methods(model: nn.Module, x: Tensor, classes: Tensor) -> dict[str, dict[s
     """What metrics say that take the method itself."""
     mosaics = Mosaics.of(model, x, labels=classes, count=4, threshold=0.5)
     table: dict[str, dict[str, Measurement]] = {}
+    warnings.simplefilter("ignore", tvc.TorchvizWarning)  # of Ablation-CAM, where the score of a class is below 0
     for name in METHODS:
         alike = tvc.metrics.randomization(model, x[:8], name, classes[:8], order="all")
         table[name] = {"own_cell": own_cell(model, mosaics, name), "randomization": alike}
