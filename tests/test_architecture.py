@@ -97,7 +97,7 @@ def test_public_names_exist_and_are_sorted() -> None:
     assert len(set(tvc.__all__)) == len(tvc.__all__)
     (written,) = (
         node.value.elts
-        for node in ast.parse((PACKAGE / "__init__.py").read_text()).body
+        for node in ast.parse((PACKAGE / "api.py").read_text()).body
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.List)
         if any(isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets)
     )
