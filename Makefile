@@ -29,8 +29,9 @@ test:  ## all tests, as CI runs them
 figures:  ## the pictures of README and docs
 	$(PYTHON) scripts/figures.py
 
-docs-table:  ## the table of methods in docs/methods.md
+docs-table:  ## the table of methods in docs/methods.md, and what the help of the command line knows of it
 	$(PYTHON) scripts/methods_table.py
+	$(PYTHON) scripts/choices.py
 
 zoo:  ## the table of architectures in docs/compatibility.md: half an hour, 9 GB; it goes on where it was stopped
 	$(PYTHON) scripts/zoo.py

@@ -2,8 +2,8 @@
 
 Each function takes a `torch.nn.Module` or a `Network`, and a tensor or, with a Network, photos.
 
-The public names are those of `torchviz_cnn.api`, which is imported when the first of them is used. So `import torchviz_cnn`
-takes no time, and the help of the command line does not wait for PyTorch.
+The public names are those of `torchviz_cnn.api`, which is imported when the first of them is used: neither `import
+torchviz_cnn` nor the help of the command line waits for PyTorch.
 """
 
 import importlib
