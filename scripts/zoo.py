@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 import torchvision
+from usage import tell_mistakes
 from zoo_checks import CHECKS, Subject, changed, state_of
 
 import torchviz_cnn as tvc
@@ -235,4 +236,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    tell_mistakes()
     main()
