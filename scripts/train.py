@@ -311,7 +311,7 @@ def main(argv: list[str] | None = None) -> None:
     best = run.best
     assert best is not None  # after at least one epoch
     rows = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in run.history)
-    replace(args.out / "history.jsonl", lambda temporary: temporary.write_text(rows))
+    replace(args.out / "history.jsonl", lambda temporary: temporary.write_text(rows, encoding="utf-8"))
     export(run.best_state, args.out / "model.safetensors", train.categories, channels, best, args)
     print(f"best: epoch {best.epoch}, validation accuracy {best.validation_accuracy:.4f}")
     print(f"written: {args.out / 'model.safetensors'}")
