@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from torchviz_cnn.cli import choices
 from torchviz_cnn.cli.commands import ORDER
 from torchviz_cnn.cli.main import _commands, _parser, main
+from torchviz_cnn.models.catalogue import default_model
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = _commands()
@@ -81,6 +83,27 @@ def test_the_usage_tells_what_must_be_given(command: str) -> None:
 def test_examples_are_lines_of_their_command(command: str, line: str) -> None:
     assert _parser(COMMANDS).parse_args(shlex.split(line)).command == command
     assert len(line) < 90
+
+
+LONG = {"demo", "report", "trust"}
+"""Commands whose examples take minutes."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", [line for name, line in EXAMPLES if name not in LONG])
+def test_examples_run(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they stand, where the photos are; a clip and checkpoints that nobody has here are left out."""
+    data = pytest.importorskip("skimage.data")
+    if default_model() != "efficientnet_lite0":
+        pytest.skip("needs the extra demo")
+    if "vgg16" in line or "clip.mp4" in line:
+        pytest.skip("needs a file that does not come with the package")
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for name, file in (("coffee", "coffee.png"), ("chelsea", "cat.jpg"), ("coffee", "photos/1.png")):
+        Image.fromarray(getattr(data, name)()).resize((320, 240)).save(file)
+    Image.fromarray(data.chelsea()).save("photos/2.png")
+    assert main(shlex.split(line)) == 0
 
 
 # --- completion -----------------------------------------------------------------------------------------------

@@ -45,8 +45,10 @@ _EPILOG = """torchviz-cnn COMMAND --help has the options of a command, with exam
   torchviz-cnn predict photo.jpg
   torchviz-cnn cam photo.jpg --out heatmaps
 
-completion of commands and options with the Tab key, here for bash:
-  torchviz-cnn --print-completion bash > ~/.local/share/bash-completion/completions/torchviz-cnn"""
+completion of commands and options with the Tab key, in bash, fish and zsh (in a folder of $fpath):
+  torchviz-cnn --print-completion bash > ~/.local/share/bash-completion/completions/torchviz-cnn
+  torchviz-cnn --print-completion fish > ~/.config/fish/completions/torchviz-cnn.fish
+  torchviz-cnn --print-completion zsh > ~/.zsh/completions/_torchviz-cnn"""
 
 
 class _Parser(argparse.ArgumentParser):
