@@ -1,7 +1,11 @@
 PYTHON ?= python
 BIOME = @biomejs/biome@2.6.8
+QUICK = tests/core tests/runs/test_files.py tests/media/test_images.py tests/hooks/test_manager.py \
+	tests/layers/test_capture.py tests/models/test_networks.py tests/scores/test_targets.py tests/attribution/test_cam.py \
+	tests/attribution/test_saliency.py tests/deconv tests/ascent/test_objectives.py tests/topk/test_patches.py \
+	tests/evaluation/test_ranking.py tests/page/test_units.py tests/cli/test_help.py tests/cli/test_predict.py
 
-.PHONY: help check lint-web format test fast figures docs-table zoo endurance versions
+.PHONY: help check lint-web format test fast quick figures docs-table zoo endurance versions
 
 help:  ## say what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -23,14 +27,18 @@ format:  ## repair what can be repaired
 fast:  ## unit tests only
 	$(PYTHON) -m pytest -q -n 2 -m "not slow"
 
+quick:  ## a look at every room, in less than a minute
+	$(PYTHON) -m pytest -q -n 2 -m "not slow and not gpu" $(QUICK)
+
 test:  ## all tests, as CI runs them
 	$(PYTHON) -m pytest -q -n 2
 
 figures:  ## the pictures of README and docs
 	$(PYTHON) scripts/figures.py
 
-docs-table:  ## the table of methods in docs/methods.md
+docs-table:  ## the table of methods in docs/methods.md, and what the help of the command line knows of it
 	$(PYTHON) scripts/methods_table.py
+	$(PYTHON) scripts/choices.py
 
 zoo:  ## the table of architectures in docs/compatibility.md: half an hour, 9 GB; it goes on where it was stopped
 	$(PYTHON) scripts/zoo.py

@@ -3,13 +3,11 @@
 python scripts/activations.py elephant.jpg vgg16 vgg16-397923af.pth
 """
 
-import sys
+from usage import arguments
 
 import torchviz_cnn as tvc
 
-if len(sys.argv) != 4:
-    sys.exit(__doc__)
-photo, name, weights = sys.argv[1:]
+photo, name, weights = arguments("PHOTO MODEL WEIGHTS")
 activations = tvc.capture(tvc.load_model(name, weights), photo)
 
 for layer, maps in activations.items():

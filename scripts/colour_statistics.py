@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from usage import files_in, tell_mistakes
 
 import torchviz_cnn as tvc
 
@@ -20,7 +21,7 @@ import torchviz_cnn as tvc
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("folder", type=Path)
-    paths = sorted(parser.parse_args().folder.rglob("*.jpg"))
+    paths = files_in(parser.parse_args().folder, "**/*.jpg")
     total, products, count = torch.zeros(3).double(), torch.zeros(3, 3).double(), 0
     for path in paths:
         colours = torch.from_numpy(np.asarray(tvc.read_image(path), dtype=np.float64).reshape(-1, 3) / 255)
@@ -36,4 +37,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    tell_mistakes()
     main()

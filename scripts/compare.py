@@ -3,13 +3,11 @@
 python scripts/compare.py elephant.jpg alexnet-owt-7be5be79.pth [zfnet.pth]      ("random" for no weights)
 """
 
-import sys
+from usage import arguments
 
 import torchviz_cnn as tvc
 
-if len(sys.argv) < 3:
-    sys.exit(__doc__)
-photo, *weights = sys.argv[1:]
+photo, *weights = arguments("PHOTO ALEXNET_WEIGHTS [ZFNET_WEIGHTS]")
 files = dict(zip(("alexnet", "zfnet"), (*weights, "random"), strict=False))
 comparison = tvc.compare({name: tvc.load_model(name, file) for name, file in files.items()}, photo=photo)
 

@@ -3,13 +3,11 @@
 python scripts/contrast.py photo.jpg tabby "Egyptian cat" [vgg16 vgg16-397923af.pth]
 """
 
-import sys
+from usage import arguments
 
 import torchviz_cnn as tvc
 
-if len(sys.argv) < 4:
-    sys.exit(__doc__)
-photo, a, b, *model = sys.argv[1:]
+photo, a, b, *model = arguments("PHOTO CLASS CLASS [MODEL WEIGHTS]")
 net = tvc.load_model(*(model or ["efficientnet_lite0"]))
 heat = tvc.grad_cam(net, photo, target=tvc.targets.contrast(a, b), relu=False)
 

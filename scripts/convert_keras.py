@@ -18,7 +18,9 @@ from pathlib import Path
 
 from safetensors.torch import save
 from torch import nn
+from usage import tell_mistakes
 
+from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.models.keras.weights import load_keras_weights
 
 
@@ -26,15 +28,15 @@ def build(reference: str, arguments: list[str]) -> nn.Module:
     """The network that `module:function` gives for `key=value` arguments."""
     module, separator, function = reference.partition(":")
     if not separator:
-        raise SystemExit(f"--model {reference!r} is not of the form module:function")
+        raise InputError(f"--model {reference!r} is not of the form module:function")
     try:
         factory = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise SystemExit(f"--model {reference!r}: {error}") from error
+        raise InputError(f"--model {reference!r}: {error}") from error
     pairs = dict(argument.split("=", 1) for argument in arguments)
     model = factory(**{key: ast.literal_eval(value) for key, value in pairs.items()})
     if not isinstance(model, nn.Module):
-        raise SystemExit(f"--model {reference!r} gave a {type(model).__name__}, no network")
+        raise InputError(f"--model {reference!r} gave a {type(model).__name__}, no network")
     return model
 
 
@@ -58,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     changed = [name for name, value in epsilons(model).items() if abs(value - before[name]) > 1e-9]
     if changed:
         # safetensors hold tensors only: the factory would build these with its own epsilon again.
-        raise SystemExit(f"BatchNorm epsilon of {args.file} differs from the factory's in {', '.join(changed)}")
+        raise InputError(f"BatchNorm epsilon of {args.file} differs from the factory's in {', '.join(changed)}")
     state = {k: (v.half() if args.half and v.is_floating_point() else v) for k, v in model.state_dict().items()}
     temporary = args.out.with_name(args.out.name + ".tmp")
     about = {"model": args.model, "source": args.file.name}
@@ -68,4 +70,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    tell_mistakes()
     main()

@@ -3,13 +3,11 @@
 python scripts/deconvnet.py elephant.jpg squeezenet1_0 squeezenet1_0.pth features.0 features.5 features.12
 """
 
-import sys
+from usage import arguments
 
 import torchviz_cnn as tvc
 
-if len(sys.argv) < 5:
-    sys.exit(__doc__)
-photo, name, weights, *layers = sys.argv[1:]
+photo, name, weights, *layers = arguments("PHOTO MODEL WEIGHTS LAYER ...")
 units = tvc.deconvnet(tvc.load_model(name, weights), photo, layers, k=5)
 
 print(units)

@@ -18,6 +18,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision import models
+from usage import tell_mistakes
 
 import torchviz_cnn as tvc
 
@@ -123,4 +124,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    tell_mistakes()
     main()

@@ -14,8 +14,10 @@ from pathlib import Path
 import torch
 from pictures import MEAN, STD, normalize, read_folder, resize
 from torch import Tensor, nn
+from usage import tell_mistakes
 
 import torchviz_cnn as tvc
+from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.models.catalogue import BUNDLED
 from torchviz_cnn.models.checkpoints.reading import read_metadata
 
@@ -25,10 +27,10 @@ def network(name: str) -> tvc.Network:
     if name in BUNDLED:
         return tvc.load_model(name)
     if not Path(name).is_file():
-        raise SystemExit(f"{name!r} is no file and no bundled network ({', '.join(BUNDLED)})")
+        raise InputError(f"{name!r} is no file and no bundled network ({', '.join(BUNDLED)})")
     about = read_metadata(name)
     if not about:
-        raise SystemExit(f"{name} was not written by train.py: its metadata names no model")
+        raise InputError(f"{name} was not written by train.py: its metadata names no model")
     return tvc.load_model(about["model"], name)
 
 
@@ -51,10 +53,10 @@ def main(argv: list[str] | None = None) -> float:
     net = network(args.network)
     (size, _), categories, grey = net.input_size, net.categories or (), len(net.preprocess.mean) == 1
     if (net.preprocess.mean, net.preprocess.std) != (MEAN[: 1 if grey else 3], STD[: 1 if grey else 3]):
-        raise SystemExit(f"{args.network} is prepared otherwise than this script prepares pictures")
+        raise InputError(f"{args.network} is prepared otherwise than this script prepares pictures")
     pictures = read_folder(args.folder, 8, grey)  # the thumbnails are not used: only the list of files
     if pictures.categories != categories:
-        raise SystemExit(f"{args.folder} has classes {pictures.categories}, the network {categories}")
+        raise InputError(f"{args.folder} has classes {pictures.categories}, the network {categories}")
     counts = confusion(net.model.to(device), resize(pictures, size), pictures.labels, len(categories), device)
     right, count = int(counts.diagonal().sum()), len(pictures)
     print(f"{args.network} on {args.folder}: accuracy {right / count:.4f} ({right} of {count})")
@@ -66,4 +68,5 @@ def main(argv: list[str] | None = None) -> float:
 
 
 if __name__ == "__main__":
+    tell_mistakes()
     main()

@@ -3,13 +3,11 @@
 python scripts/explain.py elephant.jpg vgg16 vgg16-397923af.pth features.22 features.29
 """
 
-import sys
+from usage import arguments
 
 import torchviz_cnn as tvc
 
-if len(sys.argv) < 5:
-    sys.exit(__doc__)
-photo, name, weights, *layers = sys.argv[1:]
+photo, name, weights, *layers = arguments("PHOTO MODEL WEIGHTS LAYER ...")
 maps = tvc.explain(tvc.load_model(name, weights), photo, layers=layers, methods=["grad_cam", "hires_cam", "layer_cam"])
 maps.plot().save("explain.png")
 

@@ -18,6 +18,7 @@ from PIL import Image
 from randomization import draw as cascade
 from saliency_methods import draw
 from skimage import data
+from usage import tell_mistakes
 
 import torchviz_cnn as tvc
 from torchviz_cnn.ascent.recipes import Quality
@@ -161,4 +162,5 @@ def save(picture: Image.Image, path: Path, width: int) -> None:
 
 
 if __name__ == "__main__":
+    tell_mistakes()
     main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "docs" / "figures")

@@ -5,11 +5,11 @@ python scripts/filter_patterns.py vgg16 vgg16-397923af.pth [features.0 features.
 
 import sys
 
+from usage import arguments
+
 import torchviz_cnn as tvc
 
-if len(sys.argv) < 3:
-    sys.exit(__doc__)
-name, weights, *layers = sys.argv[1:]
+name, weights, *layers = arguments("MODEL WEIGHTS [LAYER ...]")
 net = tvc.load_model(name, weights)
 atlas = tvc.filter_atlas(net, f"{name}_filters", layers or None, name=name, progress=sys.stderr.isatty())
 

@@ -25,6 +25,7 @@ from timing import Run, alternate, finish, peak_bytes
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import get_model
+from usage import tell_mistakes
 
 import torchviz_cnn as tvc
 
@@ -212,4 +213,5 @@ def write(out: Path, device: torch.device, tests: str, peak: float, rows: list[R
 
 
 if __name__ == "__main__":
+    tell_mistakes()
     main()

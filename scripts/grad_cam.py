@@ -3,13 +3,11 @@
 python scripts/grad_cam.py elephant.jpg vgg16 vgg16-397923af.pth [features.29]
 """
 
-import sys
+from usage import arguments
 
 import torchviz_cnn as tvc
 
-if len(sys.argv) < 4:
-    sys.exit(__doc__)
-photo, name, weights, *layer = sys.argv[1:]
+photo, name, weights, *layer = arguments("PHOTO MODEL WEIGHTS [LAYER]")
 heat = tvc.grad_cam(tvc.load_model(name, weights), photo, *layer)
 
 print(f"{heat.headline()}; {heat.method} at {heat.layer}")

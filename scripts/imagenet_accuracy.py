@@ -10,8 +10,10 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
+from usage import tell_mistakes
 
 import torchviz_cnn as tvc
+from torchviz_cnn.core.errors import InputError
 
 
 def main(argv: list[str] | None = None) -> float:
@@ -23,7 +25,7 @@ def main(argv: list[str] | None = None) -> float:
     net = tvc.load_model(args.model, args.weights)
     photos = sorted(args.folder.glob("[0-9][0-9][0-9]_*"))
     if not photos:
-        raise SystemExit(f"{args.folder} has no photos named by their class, as 386_elephant.jpg")
+        raise InputError(f"{args.folder} has no photos named by their class, as 386_elephant.jpg")
     truth = torch.tensor([int(photo.name[:3]) for photo in photos])
     batches = tqdm(range(0, len(photos), 32), disable=None)
     best = torch.cat([tvc.predict(net, photos[i : i + 32]).topk(5).indices for i in batches])
@@ -34,4 +36,5 @@ def main(argv: list[str] | None = None) -> float:
 
 
 if __name__ == "__main__":
+    tell_mistakes()
     main()

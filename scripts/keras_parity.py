@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from usage import tell_mistakes
 
 import torchviz_cnn as tvc
 
@@ -166,4 +167,5 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    tell_mistakes()
     main(sys.argv[1:])

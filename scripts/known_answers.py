@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from usage import tell_mistakes
 
 import torchviz_cnn as tvc
 from torchviz_cnn.attribution.methods import METHODS
@@ -250,4 +251,5 @@ def spot(place: int, column: int, half: int, shown: int) -> tuple[float, float, 
 
 
 if __name__ == "__main__":
+    tell_mistakes()
     sys.exit(main())

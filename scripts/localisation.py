@@ -11,10 +11,10 @@ what the network saw.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
+from usage import files_in, tell_mistakes
 
 import torchviz_cnn as tvc
 
@@ -28,9 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--weights")
     args = parser.parse_args(argv)
     net = tvc.load_model(args.model, args.weights)
-    masks = sorted((args.folder / "trimaps").glob("*.png"))
-    if not masks:
-        sys.exit(f"no masks in {args.folder / 'trimaps'}")
+    masks = files_in(args.folder / "trimaps", "*.png")
     photos = [args.folder / "images" / f"{mask.stem}.jpg" for mask in masks]
     target = torch.tensor([net.class_index("cat" if mask.stem[0].isupper() else "dog") for mask in masks])
     right = [int(tvc.predict(net, photo).argmax()) == int(one) for photo, one in zip(photos, target, strict=True)]
@@ -46,4 +44,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    tell_mistakes()
     main()

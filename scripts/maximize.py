@@ -5,11 +5,11 @@ python scripts/maximize.py vgg16 vgg16-397923af.pth "African elephant"
 
 import sys
 
+from usage import arguments
+
 import torchviz_cnn as tvc
 
-if len(sys.argv) != 4:
-    sys.exit(__doc__)
-name, weights, target = sys.argv[1:]
+name, weights, target = arguments("MODEL WEIGHTS CLASS")
 goal = tvc.objectives.class_score(target) - 0.1 * tvc.objectives.total_variation()
 images = tvc.maximize(tvc.load_model(name, weights), goal, images=4, quality="clean", progress=sys.stderr.isatty())
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from usage import files_in, tell_mistakes
+
 import torchviz_cnn as tvc
 from torchviz_cnn.attribution.methods import METHODS
 from torchviz_cnn.attribution.metrics.mosaics import Mosaics, own_cell
@@ -29,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.add_argument(option, type=float, nargs="+")
     args = parser.parse_args(argv)
     net = tvc.load_model(args.model, args.weights, mean=args.mean, std=args.std)
-    photos = sorted(args.photos.glob("*.jpg"))
+    photos = files_in(args.photos, "*.jpg")
     mosaics = Mosaics.of(net, photos, labels=class_number, count=args.mosaics, threshold=0.8)
     print(f"{args.model}: {mosaics}")
     for name in NAMES:
@@ -43,4 +45,5 @@ def class_number(photo: Path) -> int:
 
 
 if __name__ == "__main__":
+    tell_mistakes()
     main()

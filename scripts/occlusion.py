@@ -5,11 +5,11 @@ python scripts/occlusion.py elephant.jpg squeezenet1_0 squeezenet1_0.pth
 
 import sys
 
+from usage import arguments
+
 import torchviz_cnn as tvc
 
-if len(sys.argv) != 4:
-    sys.exit(__doc__)
-photo, name, weights = sys.argv[1:]
+photo, name, weights = arguments("PHOTO MODEL WEIGHTS")
 net = tvc.load_model(name, weights)
 drop = tvc.occlusion(net, photo, patch=40, stride=12, score="probability", progress=sys.stderr.isatty())
 

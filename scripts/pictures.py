@@ -16,6 +16,8 @@ from torchvision.datasets import FashionMNIST
 from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
+from torchviz_cnn.core.errors import InputError
+
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet: what visualisation tools expect where nothing else is said
 STD = (0.229, 0.224, 0.225)
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"})
@@ -50,7 +52,7 @@ def open_picture(path: Path, grey: bool) -> Image.Image:
         with Image.open(path) as image:
             return ImageOps.exif_transpose(image).convert("L" if grey else "RGB")
     except (OSError, Image.DecompressionBombError) as error:
-        raise SystemExit(f"{path} cannot be read as a picture: {error}") from error
+        raise InputError(f"{path} cannot be read as a picture: {error}") from error
 
 
 def _squeezed(path: Path, size: int, grey: bool) -> tuple[Tensor, float]:
@@ -68,7 +70,7 @@ def _centre(path: Path, size: int, grey: bool) -> Tensor:
 def read_folder(folder: Path, size: int, grey: bool = False) -> Pictures:
     """Every picture of `folder/CLASS/`, classes in alphabetical order, `size` pixels square in memory."""
     if not folder.is_dir():
-        raise SystemExit(f"{folder} is no folder: expected DIR/train/CLASS and DIR/validation/CLASS")
+        raise InputError(f"{folder} is no folder: expected DIR/train/CLASS and DIR/validation/CLASS")
     categories = tuple(sorted(d.name for d in folder.iterdir() if d.is_dir()))
     result = [
         (path, label)
@@ -77,7 +79,7 @@ def read_folder(folder: Path, size: int, grey: bool = False) -> Pictures:
         if path.suffix.lower() in SUFFIXES
     ]
     if not result:
-        raise SystemExit(f"no pictures in {folder}/CLASS ({', '.join(categories) or 'no classes'})")
+        raise InputError(f"no pictures in {folder}/CLASS ({', '.join(categories) or 'no classes'})")
     paths = tuple(path for path, _ in result)
     with ThreadPoolExecutor() as pool:
         work = pool.map(partial(_squeezed, size=size, grey=grey), paths)

@@ -3,14 +3,13 @@
 python scripts/saliency.py elephant.jpg squeezenet1_0 squeezenet1_0.pth [standard|guided|deconvnet]
 """
 
-import sys
 from typing import Any
+
+from usage import arguments
 
 import torchviz_cnn as tvc
 
-if len(sys.argv) < 4:
-    sys.exit(__doc__)
-photo, name, weights, *rest = sys.argv[1:]
+photo, name, weights, *rest = arguments("PHOTO MODEL WEIGHTS [standard|guided|deconvnet]")
 rule: Any = rest[0] if rest else "standard"
 pixels = tvc.saliency(tvc.load_model(name, weights), photo, relu=rule).clipped()
 

@@ -3,10 +3,9 @@
 python scripts/saliency_methods.py elephant.jpg squeezenet1_0 squeezenet1_0.pth methods.png
 """
 
-import sys
-
 import numpy as np
 from PIL import Image
+from usage import arguments
 
 import torchviz_cnn as tvc
 from torchviz_cnn.media.figures import panel
@@ -33,7 +32,5 @@ def draw(net: tvc.Network, photo: Image.Image, patch: int = 40) -> Image.Image:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 5:
-        sys.exit(__doc__)
-    photo, name, weights, out = sys.argv[1:]
+    photo, name, weights, out = arguments("PHOTO MODEL WEIGHTS PICTURE")
     draw(tvc.load_model(name, weights), tvc.read_image(photo)).save(out)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from mosaics import class_number
+from usage import files_in, tell_mistakes
 
 import torchviz_cnn as tvc
 from torchviz_cnn.attribution.methods import METHODS
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     net = tvc.load_model(args.model, args.weights, mean=args.mean, std=args.std)
     if args.photos:
-        known = recognised(net, sorted(args.photos.glob("*.jpg")))
+        known = recognised(net, files_in(args.photos, "*.jpg"))
         classes = random.Random(0).sample(sorted(known), min(args.count, len(known)))
         print(f"{args.model}: {len(classes)} photos")
         photos, target = [known[number] for number in classes], torch.tensor(classes)
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
             title = METHODS[name].title
             print(f"{title:16} insertion {inserted:.3f} - deletion {deleted:.3f} = {inserted - deleted:.3f}")
     if args.pets:
-        masks = sorted((args.pets / "trimaps").glob("*.png"))
+        masks = files_in(args.pets / "trimaps", "*.png")
         pets = [args.pets / "images" / f"{mask.stem}.jpg" for mask in masks]
         print(f"{args.model}: {len(pets)} pets")
         for name in NAMES:
@@ -65,4 +66,5 @@ def recognised(net: tvc.Network, photos: list[Path]) -> dict[int, Path]:
 
 
 if __name__ == "__main__":
+    tell_mistakes()
     main()

@@ -7,11 +7,11 @@ Filters are kept in build/filters, so that a run that was stopped goes on from t
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
+from usage import arguments
 
 import torchviz_cnn as tvc
 from torchviz_cnn.ascent.recipes import Preset
@@ -82,7 +82,5 @@ def save(picture: Image.Image, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        sys.exit(__doc__)
-    vgg16, xception = sys.argv[1:3]
-    main(vgg16, xception, Path(sys.argv[3]) if len(sys.argv) > 3 else Path(__file__).parents[1] / "docs" / "figures")
+    vgg16, xception, *folder = arguments("VGG16_WEIGHTS XCEPTION_FILE [FOLDER]")
+    main(vgg16, xception, Path(*folder) if folder else Path(__file__).parents[1] / "docs" / "figures")

@@ -5,11 +5,11 @@ python scripts/top_activations.py photos/ squeezenet1_0 squeezenet1_0.pth featur
 
 import sys
 
+from usage import arguments
+
 import torchviz_cnn as tvc
 
-if len(sys.argv) < 5:
-    sys.exit(__doc__)
-photos, name, weights, *layers = sys.argv[1:]
+photos, name, weights, *layers = arguments("FOLDER MODEL WEIGHTS LAYER ...")
 net = tvc.load_model(name, weights)
 top = tvc.top_activations(net, photos, layers, out="top", progress=sys.stderr.isatty())
 

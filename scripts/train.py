@@ -27,7 +27,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
+from usage import tell_mistakes
 
+from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.models.convnets import convnet_2017, convnet_2025, fashion_mnist_convnet, zfnet
 from torchviz_cnn.models.xception import mini_xception, mini_xception_fer2013, xception
 
@@ -234,7 +236,7 @@ class Run:
         saved = torch.load(path, map_location=device, weights_only=True)
         if saved["settings"] != settings:
             other = {k: v for k, v in saved["settings"].items() if settings.get(k) != v}
-            raise SystemExit(f"{path} belongs to a run with other settings: {other}; choose another --out")
+            raise InputError(f"{path} belongs to a run with other settings: {other}; choose another --out")
         self.model.load_state_dict(saved["model"])
         self.optimiser.load_state_dict(saved["optimiser"])
         self.schedule.load_state_dict(saved["schedule"])
@@ -250,9 +252,9 @@ def read_data(args: argparse.Namespace) -> tuple[Pictures, Pictures]:
     stored = round(args.size * 1.1)
     train, validation = (read_folder(Path(args.data) / split, stored, args.grey) for split in ("train", "validation"))
     if train.categories != validation.categories:
-        raise SystemExit(f"classes differ: train has {train.categories}, validation {validation.categories}")
+        raise InputError(f"classes differ: train has {train.categories}, validation {validation.categories}")
     if len(train.categories) < 2:
-        raise SystemExit(
+        raise InputError(
             f"one class, {train.categories[0]!r}, is nothing to tell apart: {args.data}/train has no other folder"
         )
     return train, validation
@@ -276,7 +278,7 @@ def new_run(args: argparse.Namespace, classes: int, channels: int, steps: int) -
 def main(argv: list[str] | None = None) -> None:
     args = arguments(argv)
     if args.epochs < 1 or args.batch < 1:
-        raise SystemExit("--epochs and --batch must be at least 1")
+        raise InputError("--epochs and --batch must be at least 1")
     device = torch.device(args.device)
     if device.type == "cpu":
         keep_freed_memory()
@@ -309,11 +311,12 @@ def main(argv: list[str] | None = None) -> None:
     best = run.best
     assert best is not None  # after at least one epoch
     rows = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in run.history)
-    replace(args.out / "history.jsonl", lambda temporary: temporary.write_text(rows))
+    replace(args.out / "history.jsonl", lambda temporary: temporary.write_text(rows, encoding="utf-8"))
     export(run.best_state, args.out / "model.safetensors", train.categories, channels, best, args)
     print(f"best: epoch {best.epoch}, validation accuracy {best.validation_accuracy:.4f}")
     print(f"written: {args.out / 'model.safetensors'}")
 
 
 if __name__ == "__main__":
+    tell_mistakes()
     main()

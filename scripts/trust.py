@@ -5,11 +5,11 @@ python scripts/trust.py photos/ squeezenet1_0 squeezenet1_0.pth [METHOD ...]
 
 import sys
 
+from usage import arguments
+
 import torchviz_cnn as tvc
 
-if len(sys.argv) < 4:
-    sys.exit(__doc__)
-photos, name, weights, *methods = sys.argv[1:]
+photos, name, weights, *methods = arguments("FOLDER MODEL WEIGHTS [METHOD ...]")
 net = tvc.load_model(name, weights)
 result = tvc.trust(net, photos, methods=methods or None, out="trust", progress=sys.stderr.isatty())
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from peers import peers
+from usage import files_in, tell_mistakes
 
 import torchviz_cnn as tvc
 from torchviz_cnn.attribution.metrics.mosaics import Mosaics, own_cell
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     begun = time.monotonic()
     warnings.simplefilter("ignore", UserWarning)  # of the peers, about hooks that they set
     net = tvc.load_model(args.model, args.weights, mean=args.mean, std=args.std)
-    photos = sorted((args.pets / "images").glob("*.jpg"))[:: max(1, 300 // args.count)]
+    photos = files_in(args.pets / "images", "*.jpg")[:: max(1, 300 // args.count)]
     layer = tvc.grad_cam(net, photos[0]).layer
     judged = tvc.trust(
         net,
@@ -70,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def own_cells(net: tvc.Network, judged: tvc.Trust, folder: Path, count: int) -> tuple[dict[str, str], str]:
     """The share of the evidence in the own cell by method, and of what mosaics."""
-    photos = sorted(folder.glob("*.jpg"))
+    photos = files_in(folder, "*.jpg")
     try:
         mosaics = Mosaics.of(net, photos, labels=lambda path: int(path.name.split("_")[0]), count=count, progress=True)
     except tvc.InputError as error:
@@ -83,4 +84,5 @@ def own_cells(net: tvc.Network, judged: tvc.Trust, folder: Path, count: int) -> 
 
 
 if __name__ == "__main__":
+    tell_mistakes()
     main()

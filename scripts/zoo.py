@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 import torchvision
+from usage import tell_mistakes
 from zoo_checks import CHECKS, Subject, changed, state_of
 
 import torchviz_cnn as tvc
@@ -164,13 +165,13 @@ def verdict(checks: dict[str, str]) -> str:
 
 def run(wanted: Sequence[str], results: Path) -> dict[str, Outcome]:
     """Run all that are not finished yet, the small ones first, and keep each in the file as it ends."""
-    outcomes: dict[str, Outcome] = json.loads(results.read_text()) if results.exists() else {}
+    outcomes: dict[str, Outcome] = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
     for i, name in enumerate(sorted(wanted, key=parameters)):
         if name in outcomes:
             continue
         outcomes[name] = outcome = outcome_of(name)
         results.parent.mkdir(parents=True, exist_ok=True)
-        results.write_text(json.dumps(outcomes, indent=1))
+        results.write_text(json.dumps(outcomes, indent=1), encoding="utf-8")
         print(
             f"{i + 1}/{len(wanted)} {name}: {outcome['verdict']} in {outcome['seconds']} s {note(outcome)}", flush=True
         )
@@ -235,4 +236,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    tell_mistakes()
     main()

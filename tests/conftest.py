@@ -6,7 +6,6 @@ import importlib
 import io
 import os
 import random
-import resource
 import signal
 import sys
 import threading
@@ -63,6 +62,10 @@ def within_limits() -> Iterator[None]:
 
 def _peak_memory() -> int:
     """The most memory that this process has had, in bytes."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -1,157 +1,30 @@
 """torchviz_cnn: see what a convolutional network sees.
 
 Each function takes a `torch.nn.Module` or a `Network`, and a tensor or, with a Network, photos.
+
+The public names are those of `torchviz_cnn.api`, which is imported when the first of them is used: neither `import
+torchviz_cnn` nor the help of the command line waits for PyTorch.
 """
 
-from typing import TYPE_CHECKING
-
-from torchviz_cnn.ascent import objectives, transformations
-from torchviz_cnn.ascent.atlas import Atlas, filter_atlas
-from torchviz_cnn.ascent.maximize import filter_patterns, maximize
-from torchviz_cnn.ascent.recipes import Recipe
-from torchviz_cnn.ascent.result import Patterns
-from torchviz_cnn.attribution import metrics
-from torchviz_cnn.attribution.cam.competition import competitive_cam
-from torchviz_cnn.attribution.cam.exact import class_activation_map
-from torchviz_cnn.attribution.cam.formulas import CAM_METHODS as _CAM_METHODS
-from torchviz_cnn.attribution.cam.gradient_free import ablation_cam, score_cam
-from torchviz_cnn.attribution.cam.heatmap import Heatmap, SignedHeatmap
-from torchviz_cnn.attribution.cam.joined import join_heatmaps
-from torchviz_cnn.attribution.explain import Explanation, explain, smoothed_cam
-from torchviz_cnn.attribution.full_grad import full_grad
-from torchviz_cnn.attribution.metrics.result import Measurement
-from torchviz_cnn.attribution.occlusion import Occlusion, occlusion
-from torchviz_cnn.attribution.result import Box
-from torchviz_cnn.attribution.saliency import Saliency, guided_grad_cam, input_x_gradient, saliency
-from torchviz_cnn.attribution.smoothing import integrated_gradients, smooth_grad
-from torchviz_cnn.attribution.video import CamVideo, cam_video
-from torchviz_cnn.core.errors import (
-    CheckpointError,
-    CheckpointWarning,
-    DeadFilterWarning,
-    EmptyMapWarning,
-    GeometryWarning,
-    HookError,
-    ImageError,
-    ImageWarning,
-    InputError,
-    LayerError,
-    ModelError,
-    OutputError,
-    RankError,
-    SkippedWarning,
-    TargetError,
-    TorchvizError,
-    TorchvizWarning,
-)
-from torchviz_cnn.deconv.compare import Comparison, FirstFilters, compare, first_filters
-from torchviz_cnn.deconv.deconvnet import Deconvolution, deconvnet
-from torchviz_cnn.deconv.unpooling import max_pool_with_switches, unpool
-from torchviz_cnn.evaluation.result import Trust
-from torchviz_cnn.evaluation.trust import trust
-from torchviz_cnn.hooks.manager import HookManager
-from torchviz_cnn.hooks.network import Network
-from torchviz_cnn.hooks.relu_rules import ReluRule, relu_rule
-from torchviz_cnn.hooks.untouched import untouched
-from torchviz_cnn.layers.capture import Activations, capture
-from torchviz_cnn.layers.defaults import layer_names
-from torchviz_cnn.layers.describe import Description, describe
-from torchviz_cnn.media.images import Preprocess, read_image
-from torchviz_cnn.media.photo_folder import PhotoFolder
-from torchviz_cnn.models import load_keras_weights, load_model, model_names
-from torchviz_cnn.page.report import Report, report
-from torchviz_cnn.scores import target_functions as targets
-from torchviz_cnn.scores.targets import predict
-from torchviz_cnn.topk.mining import top_activations
-from torchviz_cnn.topk.result import TopActivations
-
-if TYPE_CHECKING:  # for type checkers, what the table gives at run time
-    from torchviz_cnn.attribution.cam.formulas import *  # noqa: F403
-
-globals().update({name: method.function for name, method in _CAM_METHODS.items()})
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = [
-    "Activations",
-    "Atlas",
-    "Box",
-    "CamVideo",
-    "CheckpointError",
-    "CheckpointWarning",
-    "Comparison",
-    "DeadFilterWarning",
-    "Deconvolution",
-    "Description",
-    "EmptyMapWarning",
-    "Explanation",
-    "FirstFilters",
-    "GeometryWarning",
-    "Heatmap",
-    "HookError",
-    "HookManager",
-    "ImageError",
-    "ImageWarning",
-    "InputError",
-    "LayerError",
-    "Measurement",
-    "ModelError",
-    "Network",
-    "Occlusion",
-    "OutputError",
-    "Patterns",
-    "PhotoFolder",
-    "Preprocess",
-    "RankError",
-    "Recipe",
-    "ReluRule",
-    "Report",
-    "Saliency",
-    "SignedHeatmap",
-    "SkippedWarning",
-    "TargetError",
-    "TopActivations",
-    "TorchvizError",
-    "TorchvizWarning",
-    "Trust",
-    "ablation_cam",
-    "cam_video",
-    "capture",
-    "class_activation_map",
-    "compare",
-    "competitive_cam",
-    "deconvnet",
-    "describe",
-    "explain",
-    "filter_atlas",
-    "filter_patterns",
-    "first_filters",
-    "full_grad",
-    "guided_grad_cam",
-    "input_x_gradient",
-    "integrated_gradients",
-    "join_heatmaps",
-    "layer_names",
-    "load_keras_weights",
-    "load_model",
-    "max_pool_with_switches",
-    "maximize",
-    "metrics",
-    "model_names",
-    "objectives",
-    "occlusion",
-    "predict",
-    "read_image",
-    "relu_rule",
-    "report",
-    "saliency",
-    "score_cam",
-    "smooth_grad",
-    "smoothed_cam",
-    "targets",
-    "top_activations",
-    "transformations",
-    "trust",
-    "unpool",
-    "untouched",
-    *_CAM_METHODS,
-]
+
+if TYPE_CHECKING:  # for type checkers, what `__getattr__` gives at run time
+    from torchviz_cnn.api import *  # noqa: F403
+    from torchviz_cnn.api import __all__ as __all__
+    from torchviz_cnn.attribution.cam.formulas import *  # noqa: F403
+else:
+
+    def __getattr__(name: str) -> Any:
+        asked = name == "__all__" or not name.startswith("__")  # Python itself asks for names such as `__wrapped__`
+        if asked and "__all__" not in globals():
+            api = importlib.import_module("torchviz_cnn.api")
+            globals().update({public: getattr(api, public) for public in api.__all__}, __all__=api.__all__)
+        if name not in globals():
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return globals()[name]
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})

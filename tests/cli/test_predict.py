@@ -16,7 +16,7 @@ def test_predict(here: Path, count: str, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["predict", "photo.png", "other/photo.png", *NET, count, "2", "--batch-size", "1"]) == 0
     first, *lines = capsys.readouterr().out.splitlines()
     assert first.startswith("clinet:net on c")
-    assert [line for line in lines if not line.startswith(" ")] == ["photo.png", "other/photo.png"]
+    assert [line for line in lines if not line.startswith(" ")] == ["photo.png", str(Path("other/photo.png"))]
     assert len(lines) == 6
 
 

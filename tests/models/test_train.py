@@ -21,6 +21,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+import torchviz_cnn as tvc
+
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
@@ -154,7 +156,7 @@ def test_a_run_with_other_settings_is_not_continued(
     scripts: dict[str, ModuleType], squares: Path, tmp_path: Path
 ) -> None:
     scripts["train"].main(command(squares, tmp_path, "--epochs", "1"))
-    with pytest.raises(SystemExit, match="other settings"):
+    with pytest.raises(tvc.InputError, match="other settings"):
         scripts["train"].main(command(squares, tmp_path, "--epochs", "1", "--lr", "0.1"))
 
 
@@ -183,14 +185,14 @@ def test_a_broken_picture_is_named(scripts: dict[str, ModuleType], squares: Path
     folder = tmp_path / "train" / "red"
     folder.mkdir(parents=True)
     (folder / "torn.png").write_bytes(content[: len(content) // 2])
-    with pytest.raises(SystemExit, match=r"torn\.png"):
+    with pytest.raises(tvc.InputError, match=r"torn\.png"):
         scripts["train"].main(command(tmp_path, tmp_path / "out"))
 
 
 @pytest.mark.parametrize("missing", ["nowhere", "empty"])
 def test_a_folder_without_pictures_is_said(missing: str, scripts: dict[str, ModuleType], tmp_path: Path) -> None:
     (tmp_path / "empty" / "train" / "cat").mkdir(parents=True)
-    with pytest.raises(SystemExit, match=f"{missing}.train"):
+    with pytest.raises(tvc.InputError, match=f"{missing}.train"):
         scripts["train"].main(command(tmp_path / missing, tmp_path / "out"))
 
 

@@ -161,8 +161,8 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(
         files.require_place(Path(path))
     for path, folder, words in [
         ("file", True, "cannot write file: file is a file, not a folder"),
-        ("file/a/b", True, "cannot write file/a/b: file is a file, not a folder"),
-        ("file/a", False, "cannot write file/a: file is a file, not a folder"),
+        ("file/a/b", True, f"cannot write {Path('file/a/b')}: file is a file, not a folder"),
+        ("file/a", False, f"cannot write {Path('file/a')}: file is a file, not a folder"),
         ("n" * 300, False, "cannot write 'nnn"),
         ("a\0b", True, "cannot write 'a"),
     ]:

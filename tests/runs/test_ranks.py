@@ -109,6 +109,7 @@ assert not torch.distributed.is_initialized()
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_rank_that_dies_ends_the_others_with_one_clear_line(tmp_path: Path) -> None:
     script = """
 import os, signal, time

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -288,7 +287,7 @@ def test_killed_at_any_moment_it_resumes_to_the_identical_result(tmp_path: Path)
         run = start(part)
         while done(part) < images and run.poll() is None:
             time.sleep(0.005)
-        run.send_signal(signal.SIGKILL)
+        run.kill()
         run.wait()
         assert start(part).wait() == 0
         assert same_files(tmp_path / "whole", tmp_path / part)

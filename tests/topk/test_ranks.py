@@ -111,6 +111,7 @@ def test_one_two_and_three_ranks_write_the_same_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads what processes run from /proc")
 def test_a_rank_that_dies_ends_the_run_and_what_is_done_is_kept(tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", 200)
     run = start(folder, tmp_path / "whole", 1, "--save-every", "3")

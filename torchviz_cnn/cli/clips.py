@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from PIL import Image
 
 import torchviz_cnn as tvc
-from torchviz_cnn.attribution.video import Scale
 from torchviz_cnn.cli import shared
+from torchviz_cnn.cli.arguments import option
 from torchviz_cnn.cli.outputs import Outputs
 from torchviz_cnn.core.errors import InputError, OutputError
 from torchviz_cnn.media.video import CODECS, natural
@@ -19,14 +19,6 @@ _ENDINGS = {*CODECS, ".3gp", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".ogv", "
 """Files that are clips without more being said; with the name of a clip as --out every file is."""
 _OF_CLIPS = ("scale", "fps", "seconds")
 _OF_PHOTOS = ("truth", "preset", "output")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of clips."""
-    add = parser.add_argument
-    add("--scale", choices=get_args(Scale), help="of a clip: one scale of colours for all, or for each frame (clip)")
-    add("--fps", type=float, help="of a clip: frames per second (default: the file's own; 25 of photos)")
-    add("--seconds", type=float, help="of a clip: how much of it, or how long a camera is recorded (default: all)")
 
 
 def is_clip(args: argparse.Namespace) -> bool:
@@ -41,7 +33,7 @@ def is_clip(args: argparse.Namespace) -> bool:
     wrong = [name for name in (_OF_PHOTOS if asked else _OF_CLIPS) if getattr(args, name) is not None]
     if wrong:
         what = "photos" if asked else "a clip: name one, or a file as --out clip.mp4"
-        raise InputError(f"{', '.join(map(shared.option, wrong))}: for {what}")
+        raise InputError(f"{', '.join(map(option, wrong))}: for {what}")
     if asked and len(args.target or ()) > 1:
         raise InputError(f"one class of a clip is explained, not {len(args.target)}")
     return asked

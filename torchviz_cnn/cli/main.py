@@ -12,12 +12,15 @@ import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-import torchviz_cnn as tvc
+import shtab
+
+import torchviz_cnn
+from torchviz_cnn.cli.arguments import Command, option
 from torchviz_cnn.cli.commands import ORDER
-from torchviz_cnn.cli.shared import Command, option
-from torchviz_cnn.core.errors import did_you_mean
+from torchviz_cnn.core.errors import TorchvizError, TorchvizWarning, did_you_mean
 
 _OPTIONS = ("other_activations", "score", "method", "layer", "target", "geometry", "k", "batch_size", "steps", "stride")
 _WORDS = (
@@ -35,14 +38,33 @@ _WORDS = (
 """What messages say to someone who writes Python, and what to say instead to someone at the command line."""
 
 
+_EXIT_CODES = """exit codes:
+  0 done; 1 done, but photos were skipped; 2 a mistake, which one line tells; 130 Ctrl-C"""
+_EPILOG = """torchviz-cnn COMMAND --help has the options of a command, with examples. Begin with:
+  torchviz-cnn demo
+  torchviz-cnn predict photo.jpg
+  torchviz-cnn cam photo.jpg --out heatmaps
+
+completion of commands and options with the Tab key, in bash, fish and zsh (in a folder of $fpath):
+  torchviz-cnn --print-completion bash > ~/.local/share/bash-completion/completions/torchviz-cnn
+  torchviz-cnn --print-completion fish > ~/.config/fish/completions/torchviz-cnn.fish
+  torchviz-cnn --print-completion zsh > ~/.zsh/completions/_torchviz-cnn"""
+
+
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Says what is wrong in one line, and completes the names of files."""
+
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        action = super().add_argument(*names, **options)
+        if options.get("type") is Path:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+        return action
 
     def error(self, message: str) -> NoReturn:
         message = " ".join(message.split())
         if message.endswith("required: IMAGE"):
             message += "; photos go before options that take several values"
-        wrong = re.match(r"argument command: invalid choice: '(.*?)'", message)
+        wrong = re.match(r"argument COMMAND: invalid choice: '(.*?)'", message)
         if wrong:
             message = f"no command {wrong[1]!r}{did_you_mean(wrong[1], ORDER) or ';'} there are {', '.join(ORDER)}"
         self.exit(2, f"{self.prog}: error: {message}\n")
@@ -73,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # the user's network or file may raise anything; --traceback shows where
         if args.traceback:
             raise
-        kind = "" if isinstance(error, tvc.TorchvizError) else f"{type(error).__name__}: "
+        kind = "" if isinstance(error, TorchvizError) else f"{type(error).__name__}: "
         print(f"{parser.prog}: error: {kind}{_in_options(error)}", file=sys.stderr)
         return 2
     return int(bool(args.skipped))
@@ -85,14 +107,32 @@ def _commands() -> dict[str, Command]:
 
 
 def _parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
-    parser = _Parser("torchviz-cnn", description="See what a convolutional network sees.")
-    parser.add_argument("--version", action="version", version=f"torchviz-cnn {tvc.__version__}")
-    below = parser.add_subparsers(dest="command", required=True, metavar="command")
+    parser = _Parser(
+        "torchviz-cnn",
+        usage="torchviz-cnn COMMAND [options]",
+        description="See what a convolutional network sees: one command for each way of looking at it.",
+        epilog=f"{_EPILOG}\n\n{_EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"torchviz-cnn {torchviz_cnn.__version__}")
+    shtab.add_argument_to(parser, "--print-completion", help="print what completes commands and options in a shell")
+    below = parser.add_subparsers(
+        dest="command", required=True, title="commands", metavar="COMMAND", prog="torchviz-cnn"
+    )
     for name, command in commands.items():
         made = below.add_parser(name, help=command.run.__doc__, description=command.run.__doc__)
         command.add_arguments(made)
         made.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
+        _write_manual(made, command)
     return parser
+
+
+def _write_manual(parser: argparse.ArgumentParser, command: Command) -> None:
+    """Let the help begin with what must be given, and end with examples and exit codes."""
+    parser.usage = " ".join(filter(None, [parser.prog, command.takes, "[options]"]))
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    examples = "\n".join(["examples:", *(f"  torchviz-cnn {line}" for line in command.examples)])
+    parser.epilog = "\n\n".join(filter(None, [parser.epilog, examples, _EXIT_CODES]))
 
 
 @contextlib.contextmanager
@@ -112,7 +152,7 @@ def _surroundings() -> Iterator[None]:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **rest: Any) -> None:
-    if issubclass(category, tvc.TorchvizWarning):
+    if issubclass(category, TorchvizWarning):
         with contextlib.suppress(OSError):
             print(f"torchviz-cnn: warning: {_in_options(message)}", file=sys.stderr)
 

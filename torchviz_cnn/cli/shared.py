@@ -1,111 +1,37 @@
-"""What commands share: options, the network, the photos in batches, and the names of the files they write."""
+"""What commands share when they run: the network, the photos in batches, what they print. It needs PyTorch."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO, get_args
+from typing import Any, TextIO
 
 import torch
 from torch import nn
 
 import torchviz_cnn as tvc
+from torchviz_cnn.cli.arguments import option
 from torchviz_cnn.cli.outputs import notes
 from torchviz_cnn.core.errors import GeometryWarning, ImageError, InputError, TargetError, kind_of
 from torchviz_cnn.core.imports import imported
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
-from torchviz_cnn.hooks.relu_rules import OtherActivations
 from torchviz_cnn.layers.layout import CONVOLUTIONS
 from torchviz_cnn.media.bands import Pixels
-from torchviz_cnn.media.images import Geometry, Preprocess, read_stored
+from torchviz_cnn.media.images import Preprocess, read_stored
 from torchviz_cnn.media.origin import picture_of
 from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.models.catalogue import INSTALLED, default_model
-from torchviz_cnn.models.checkpoints.fitting import Head
 from torchviz_cnn.page.provenance import preparation
 from torchviz_cnn.runs import files
 
 _PREPARING = ("geometry", "input_size", "resize", "mean", "std")
 """The options that say how a photo becomes the input."""
-
-OTHER_ACTIVATIONS: dict[str, Any] = {
-    "choices": get_args(OtherActivations),
-    "help": "plain: take the gradient of activations that are not ReLUs as it is (default: an error)",
-}
-
-
-class Command(NamedTuple):
-    """A command of the command line."""
-
-    name: str
-    run: Callable[[argparse.Namespace], None]
-    """What it does; the docstring is its help."""
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-
-
-def add_network(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose a network."""
-    add = parser.add_argument
-    words = (
-        "efficientnet_lite0 (default where it is installed), bundled, torchvision's, a Keras file, or module:factory"
-    )
-    add("--model", help=words)
-    add("--weights", help="a checkpoint file, 'random', or 'DEFAULT' to download torchvision's")
-    add("--head", choices=get_args(Head), help="none: the checkpoint is of a network without its head")
-    add("--labels", help="class names: a file with one per line, or JSON")
-    add("--geometry", choices=get_args(Geometry), help="how a photo becomes the input (default: as trained)")
-    add("--input-size", type=positive, nargs="+", metavar="PIXELS", help="side, or height and width, of the input")
-    add("--resize", type=positive, metavar="PIXELS", help="a photo's shorter side, before its middle is cropped")
-    add("--crop", type=positive, nargs="+", metavar="PIXELS", help="short for --geometry crop --input-size PIXELS")
-    numbers: dict[str, Any] = {"type": float, "nargs": "+", "metavar": "NUMBER"}
-    add("--mean", **numbers, help="mean of each channel, for values of 0..1 (default: the network's)")
-    add("--std", **numbers, help="deviation of each channel, for values of 0..1 (default: the network's)")
-    add("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="what is black and white, if not of 8 bits")
-    words = "which bands of a photo are red, green and blue, or grey, from 0"
-    add("--bands", type=whole, nargs="+", metavar="NUMBER", help=words)
-    words = "cpu, cuda, mps, or auto: the GPU if there is one, otherwise the CPU (%(default)s)"
-    add("--device", type=_device, default="auto", help=words)
-
-
-def add_photos(parser: argparse.ArgumentParser, words: str = "photos, or folders of them") -> None:
-    """Add the arguments of a command that takes photos."""
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help=words)
-    parser.add_argument("--batch-size", type=positive, default=16, help="photos at once (%(default)s)")
-
-
-def add_out(parser: argparse.ArgumentParser, default: str = "out", words: str = "folder to write to") -> None:
-    """Add the folder that a command writes to."""
-    parser.add_argument("--out", type=Path, default=Path(default), help=f"{words} (%(default)s)")
-
-
-def add_layers(parser: argparse.ArgumentParser, default: str) -> None:
-    """Add the option of a command that takes several layers."""
-    words = f"names or glob patterns (default: {default})"
-    parser.add_argument("--layers", "--layer", dest="layers", nargs="+", metavar="LAYER", help=words)
-
-
-def add_channels(parser: argparse.ArgumentParser, words: str) -> None:
-    """Add the option that selects channels by their numbers."""
-    parser.add_argument("--channels", "--channel", dest="channels", type=whole, nargs="+", metavar="NUMBER", help=words)
-
-
-def add_target(parser: argparse.ArgumentParser, default: str) -> None:
-    """Add the options that say what is explained."""
-    words = f"class names or indices (default: {default}), or package.module:function of the model's output"
-    parser.add_argument("--target", nargs="+", metavar="CLASS", help=words)
-    add_output(parser, "is explained")
-
-
-def add_output(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add the option that chooses a part of what the model gives."""
-    words = f"what of the model's output {what}: a key, an index or an attribute, as heads.0.logits"
-    parser.add_argument("--output", help=words)
 
 
 def asked_target(net: tvc.Network, given: list[str] | None) -> tuple[Any, list[str]]:
@@ -122,14 +48,6 @@ def asked_target(net: tvc.Network, given: list[str] | None) -> tuple[Any, list[s
     return function, [functions[0].rpartition(":")[2]]
 
 
-def add_budget(
-    parser: argparse.ArgumentParser, default: float | str, what: str = "filter pattern or projection"
-) -> None:
-    """Add the time that a command may take."""
-    words = f"seconds after which no further {what} is begun; 'all': no limit (%(default)s)"
-    parser.add_argument("--budget", type=_seconds, default=default, metavar="SECONDS", help=words)
-
-
 def network(args: argparse.Namespace, verbose: bool = True) -> tvc.Network:
     """The network that the options ask for, or the default; `verbose` prints which, and how it sees photos."""
     args.input_size = two_sides("--input-size", args.input_size)
@@ -137,7 +55,7 @@ def network(args: argparse.Namespace, verbose: bool = True) -> tvc.Network:
         if args.input_size or args.geometry not in (None, "crop"):
             raise InputError("--crop stands for --geometry crop and --input-size: give one or the other")
         args.input_size, args.geometry = two_sides("--crop", args.crop), "crop"
-    args.model = args.model or default_network(verbose)
+    args.model, args.device = args.model or default_network(verbose), device(args.device)
     known = options(args, "head", "labels", "geometry", "input_size", "mean", "std", "device")
     net = tvc.load_model(args.model, args.weights, **known)
     _require_photos(net)
@@ -174,17 +92,17 @@ def _require_photos(net: tvc.Network) -> None:
 
 def _print_preparation(args: argparse.Namespace, net: tvc.Network) -> None:
     """Print where the network runs and how photos become its input; warn of what is guessed."""
-    device = next((parameter.device for parameter in net.model.parameters()), args.device)
+    place = next((parameter.device for parameter in net.model.parameters()), args.device)
     preprocess: Any = net.preprocess
     if not isinstance(preprocess, Preprocess):
-        say(f"{net.name} on {device}; photos are prepared by its own {type(preprocess).__name__}")
+        say(f"{net.name} on {place}; photos are prepared by its own {type(preprocess).__name__}")
         return
     given = [option(name) for name in _PREPARING if getattr(args, name) is not None]
     missing = [option(name) for name in _PREPARING if name != "resize" and getattr(args, name) is None]
     source = [f"{', '.join(given)} as given"] if given else []
     if missing:
         source.append("the rest " * bool(given) + ("guessed" if net.guessed else f"as {net.name} has it"))
-    say(f"{net.name} on {device}; photos: {preparation(preprocess)}; {', '.join(source)}")
+    say(f"{net.name} on {place}; photos: {preparation(preprocess)}; {', '.join(source)}")
     if net.guessed and missing:
         warn(
             f"nothing says how photos are prepared for {net.name}, so it is guessed: say it with {', '.join(missing)}",
@@ -195,15 +113,6 @@ def _print_preparation(args: argparse.Namespace, net: tvc.Network) -> None:
 def say(text: str, file: TextIO | None = None) -> None:
     """Print one line; what would break it, as a newline in a file's name, is written as its code."""
     print("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text), file=file)
-
-
-def option(name: str) -> str:
-    """The option that sets a parameter.
-
-    >>> option("other_activations")
-    '--other-activations'
-    """
-    return f"--{name.replace('_', '-')}"
 
 
 def options(args: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -289,37 +198,8 @@ def going_on(out: Path) -> Iterator[None]:
         raise
 
 
-def whole(text: str, least: int = 0) -> int:
-    """A whole number of at least 0."""
-    value = int(text)
-    if value < least:
-        raise argparse.ArgumentTypeError(f"{text} is not at least {least}")
-    return value
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    return whole(text, 1)
-
-
-def share(text: str) -> float:
-    """A number from 0 to 1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a share from 0 to 1")
-    return value
-
-
-def _device(text: str) -> str:
-    """A device by name; for `auto` a GPU if there is one."""
-    if text != "auto":
-        return text
+def device(name: str) -> str:
+    """A device by its name; for `auto` a GPU if there is one."""
+    if name != "auto":
+        return name
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _seconds(text: str) -> float | None:
-    """A number of seconds; None for `all`."""
-    with contextlib.suppress(ValueError):
-        if text == "all" or float(text) >= 0:
-            return None if text == "all" else float(text)
-    raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, nor 'all'")

@@ -95,23 +95,27 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
 def safe_name(name: str) -> str:
     """A name as part of a file's name: letters, digits and `.#+-` stay, all else becomes `_`.
 
-    >>> safe_name("African elephant"), safe_name("<b>")
-    ('African_elephant', 'b')
+    Names that Windows keeps for devices get a `_` too, whatever the system, so that results can be copied.
+
+    >>> safe_name("African elephant"), safe_name("<b>"), safe_name("aux.0")
+    ('African_elephant', 'b', 'aux_.0')
     """
     safe = re.sub(r"[^\w.#+-]+", "_", name).strip("._") or "unnamed"
+    safe = re.sub(r"(?i)^(con|prn|aux|nul|com\d|lpt\d)(?=\.|$)", r"\1_", safe)
     return safe.encode()[:150].decode(errors="ignore")  # file systems allow 255 bytes, of which some go to what follows
 
 
 def file_names(paths: Iterable[Path]) -> dict[Path, str]:
     """A safe name for what is made of each file, after its stem; of two alike the second gets a number."""
-    names: dict[str, Path] = {}
+    names, used = dict[Path, str](), set[str]()  # without regard to capitals, which some file systems do not tell apart
     for path in dict.fromkeys(paths):
         stem = name = safe_name(path.stem)
         copy = 2
-        while name in names:
+        while name.casefold() in used:
             name, copy = f"{stem}-{copy}", copy + 1
-        names[name] = path
-    return {path: name for name, path in names.items()}
+        used.add(name.casefold())
+        names[path] = name
+    return names
 
 
 def require_place(path: Path, *, folder: bool = False) -> None:

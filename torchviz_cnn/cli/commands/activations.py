@@ -3,23 +3,25 @@
 import argparse
 
 import torchviz_cnn as tvc
-from torchviz_cnn.cli import shared
-from torchviz_cnn.cli.outputs import Outputs
+from torchviz_cnn.cli import arguments
 from torchviz_cnn.core.errors import InputError
-from torchviz_cnn.core.progress import progress_bar
-from torchviz_cnn.runs import files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    shared.add_network(parser)
-    shared.add_photos(parser)
-    shared.add_out(parser)
-    shared.add_layers(parser, "all convolution and pooling layers")
+    arguments.add_photos(parser)
+    arguments.add_out(parser)
+    arguments.add_layers(parser, "all convolution and pooling layers")
     parser.add_argument("--save", action="store_true", help="also write the tensors, as safetensors")
+    arguments.add_network(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Draw what layers give for photos: a grid of channels for each layer."""
+    from torchviz_cnn.cli import shared
+    from torchviz_cnn.cli.outputs import Outputs
+    from torchviz_cnn.core.progress import progress_bar
+    from torchviz_cnn.runs import files
+
     photos = shared.named_photos(args)
     outputs = Outputs(args, photos)
     net = shared.network(args)
@@ -42,4 +44,14 @@ def run(args: argparse.Namespace) -> None:
                 one.save(folder / "activations.safetensors")
 
 
-COMMAND = shared.Command("activations", run, add_arguments)
+COMMAND = arguments.Command(
+    "activations",
+    run,
+    add_arguments,
+    "IMAGE ...",
+    (
+        "activations coffee.png",
+        "activations coffee.png --layers 'blocks.*' --out activations",
+        "activations photos/ --layers blocks.4 --save",
+    ),
+)

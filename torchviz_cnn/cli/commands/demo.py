@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 import torchviz_cnn as tvc
-from torchviz_cnn.cli import shared
+from torchviz_cnn.cli import arguments
+from torchviz_cnn.cli.choices import choices
 from torchviz_cnn.core.errors import ImageError
-from torchviz_cnn.models.catalogue import BUNDLED, INSTALLED
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 BUDGET = 60.0
 _LAYERS = ("blocks.0", "blocks.1", "blocks.4", "blocks.7", "blocks.10", "blocks.15")
@@ -21,13 +23,15 @@ _LAYERS = ("blocks.0", "blocks.1", "blocks.4", "blocks.7", "blocks.10", "blocks.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="photos (default: scikit-image's)")
     words = "the network (default: efficientnet_lite0 where it is installed, else cats_and_dogs)"
-    parser.add_argument("--model", choices=[*INSTALLED, *BUNDLED], help=words)
-    shared.add_out(parser, "torchviz-demo")
-    shared.add_budget(parser, BUDGET)
+    parser.add_argument("--model", choices=choices("network_with_weights"), help=words)
+    arguments.add_out(parser, "torchviz-demo")
+    arguments.add_budget(parser, BUDGET)
 
 
 def run(args: argparse.Namespace) -> None:
     """Show what a trained network sees: the report of a cup of coffee, a cat and a rocket."""
+    from torchviz_cnn.cli import shared
+
     photos = shared.readable_photos(args, None)
     model = args.model or shared.default_network(True)
     page = write_page(args.out, photos, model=model, budget=args.budget, command=args.command_line, progress=True)
@@ -47,6 +51,8 @@ def write_page(
 
     No further filter pattern is begun after `budget` seconds. The page names the `command` line that made it.
     """
+    from torchviz_cnn.models.catalogue import INSTALLED
+
     net = tvc.load_model(model)
     if model in INSTALLED:
         layers, shown = list(_LAYERS), ["coffee", "chelsea", "rocket"]
@@ -59,6 +65,8 @@ def write_page(
 
 def _photo(name: str) -> Image.Image:
     """A photo that scikit-image carries, CC0 or in the public domain."""
+    from PIL import Image
+
     try:
         from skimage import data
     except ImportError:
@@ -68,4 +76,10 @@ def _photo(name: str) -> Image.Image:
     return Image.fromarray(getattr(data, name)())
 
 
-COMMAND = shared.Command("demo", run, add_arguments)
+COMMAND = arguments.Command(
+    "demo",
+    run,
+    add_arguments,
+    "[IMAGE ...]",
+    ("demo", "demo --budget 300 --out demo", "demo cat.jpg --model cats_and_dogs"),
+)

@@ -1,51 +1,61 @@
 """The command `filters`: filter patterns of many layers, one process or many."""
 
-import argparse
-from typing import Any, get_args
+from __future__ import annotations
 
-import torch
+import argparse
+from typing import Any
 
 import torchviz_cnn as tvc
-from torchviz_cnn.ascent.atlas import Rectify
-from torchviz_cnn.ascent.loop import Precision
-from torchviz_cnn.ascent.recipes import RECIPES, Normalize, Optimizer, Parameters, Quality
-from torchviz_cnn.cli import shared
-from torchviz_cnn.cli.shared import positive
+from torchviz_cnn.cli import arguments
+from torchviz_cnn.cli.arguments import positive
+from torchviz_cnn.cli.choices import choices
 from torchviz_cnn.core.errors import InputError
-from torchviz_cnn.layers.defaults import convolutions, input_channels
-from torchviz_cnn.runs import files
-from torchviz_cnn.runs.ranks import joined
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    shared.add_network(parser)
-    shared.add_out(parser, "filters")
-    shared.add_layers(parser, "the first convolution of each block; all: every convolution")
-    shared.add_channels(parser, "these channels of each layer, instead of the first")
+    arguments.add_out(parser, "filters", "folder to write to; the same command goes on with what it holds")
+    arguments.add_layers(parser, "the first convolution of each block; all: every convolution")
+    arguments.add_channels(parser, "these channels of each layer, instead of the first")
     add = parser.add_argument
-    add("--k", help="how many channels of each layer, or all (default: 64; all with --layers all)")
-    add("--preset", choices=[*RECIPES], help="the textbook's constants, or clean (default: dlwp-2025)")
-    add("--quality", choices=get_args(Quality), help="clean: natural colours, steady under small movements")
-    add("--size", type=positive, nargs="+", metavar="PIXELS", help="side, or height and width, of the patterns")
-    add("--steps", type=positive, help="number of steps (default: the preset's)")
-    add("--step", type=float, help="how far a step goes (default: the preset's)")
-    add("--normalize", choices=get_args(Normalize), help="what a gradient is divided by (default: the preset's)")
-    add("--border", type=int, help="positions at each side of the map that do not count (default: the preset's)")
-    add("--parameters", choices=get_args(Parameters), help="what is optimised: pixels or Fourier spectrum")
-    add("--optimizer", choices=get_args(Optimizer), help="plain gradient ascent or Adam")
-    words = "where negative activations count as 0 (default: in layers that are linear in the image)"
-    add("--rectify", choices=get_args(Rectify), default="first", help=words)
-    add("--seed", type=int, default=0, help="seed of the initial noise (%(default)s)")
-    add("--precision", choices=get_args(Precision), default="float32", help="auto: bfloat16 where it is fast")
-    add("--columns", type=positive, help="patterns side by side in the pictures (default: 8, or 16 for more than 64)")
+    words = "how many channels of each layer, or all (default: 64; all with --layers all)"
+    add("--k", metavar="CHANNELS", help=words)
+    words = (
+        "textbook: the listing's constants; clean: natural colours, steady under small movements (default: textbook)"
+    )
+    add("--quality", choices=choices("quality"), help=words)
+    words = "side, or height and width, of the patterns (default: 64, 200 or 128, as the preset has it)"
+    add("--size", type=positive, nargs="+", metavar="PIXELS", help=words)
+    words = "patterns side by side in the pictures (default: 8, or 16 for more than 64)"
+    add("--columns", type=positive, metavar="NUMBER", help=words)
+    add("--seed", type=int, default=0, metavar="NUMBER", help="seed of the initial noise (%(default)s)")
+    words = "float32 (default); bfloat16: about half the memory; auto: bfloat16 where it is fast"
+    add("--precision", choices=choices("precision"), default="float32", help=words)
+    add = parser.add_argument_group("how gradient ascent goes (default: as the preset has it)").add_argument
+    words = "the textbook's constants of either edition, or clean (default: dlwp-2025)"
+    add("--preset", choices=choices("preset_of_patterns"), help=words)
+    add("--steps", type=positive, metavar="NUMBER", help="number of steps")
+    add("--step", type=float, metavar="NUMBER", help="how far a step goes")
+    add("--normalize", choices=choices("normalize"), help="what a gradient is divided by")
+    add("--border", type=int, metavar="NUMBER", help="positions at each side of the map that do not count")
+    add("--parameters", choices=choices("parameters"), help="what is optimised: pixels or their Fourier spectrum")
+    add("--optimizer", choices=choices("optimizer"), help="plain gradient ascent or Adam")
+    words = "layers whose negative activations count as 0: those linear in the image (first), all, none (%(default)s)"
+    add("--rectify", choices=choices("rectify"), default="first", help=words)
+    arguments.add_network(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Draw what filters respond to most: patterns by gradient ascent from noise."""
+    import torch
+
+    from torchviz_cnn.cli import shared
+    from torchviz_cnn.layers.defaults import convolutions, input_channels
+    from torchviz_cnn.runs.ranks import joined
+
     size, every = shared.two_sides("--size", args.size), args.layers == ["all"]
     preset: Any = args.preset or ("clean" if args.quality == "clean" else "dlwp-2025")
     changes = shared.options(args, "step", "normalize", "border", "parameters", "optimizer")
-    with joined(args.device) as ranks:
+    with joined(shared.device(args.device)) as ranks:
         args.device = ranks.device
         net = shared.network(args)
         if every:
@@ -67,6 +77,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _draw(args: argparse.Namespace, atlas: tvc.Atlas) -> None:
+    from torchviz_cnn.cli import shared
+    from torchviz_cnn.runs import files
+
     for layer in atlas.layers:
         patterns = atlas.patterns(layer)
         columns = args.columns or (8 if len(patterns.values) <= 64 else 16)
@@ -83,4 +96,15 @@ def _count(text: str | None, every: bool) -> int | None:
     return int(text or 64)
 
 
-COMMAND = shared.Command("filters", run, add_arguments)
+COMMAND = arguments.Command(
+    "filters",
+    run,
+    add_arguments,
+    "",
+    (
+        "filters --layers blocks.0 blocks.4 --k 16",
+        "filters --layers blocks.4 --channels 3 12 --quality clean --size 160",
+        "filters --model cats_and_dogs --layers all --out atlas",
+        "filters --model vgg16 --weights vgg16-397923af.pth --layers features.10",
+    ),
+)

@@ -3,19 +3,22 @@
 import argparse
 
 import torchviz_cnn as tvc
-from torchviz_cnn.cli import shared
+from torchviz_cnn.cli import arguments
+from torchviz_cnn.cli.arguments import positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    shared.add_network(parser)
-    shared.add_photos(parser)
-    shared.add_output(parser, "holds the class scores")
-    parser.add_argument("--k", type=shared.positive, default=5, help="how many classes (%(default)s)")
-    parser.add_argument("--top", dest="k", type=shared.positive, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    arguments.add_photos(parser)
+    arguments.add_output(parser, "holds the class scores")
+    parser.add_argument("--k", type=positive, default=5, metavar="CLASSES", help="how many classes (%(default)s)")
+    parser.add_argument("--top", dest="k", type=positive, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    arguments.add_network(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the likeliest classes of photos."""
+    from torchviz_cnn.cli import shared
+
     net = shared.network(args)
     for paths, images in shared.batches(shared.named_photos(args), args, net.preprocess):
         probabilities = tvc.predict(net, images, output=args.output)
@@ -27,4 +30,10 @@ def run(args: argparse.Namespace) -> None:
                 shared.say(f"  {value:.3f}  {net.category(index)} ({index})")
 
 
-COMMAND = shared.Command("predict", run, add_arguments)
+COMMAND = arguments.Command(
+    "predict",
+    run,
+    add_arguments,
+    "IMAGE ...",
+    ("predict coffee.png", "predict photos/ --k 1", "predict cat.jpg --model cats_and_dogs"),
+)

@@ -1,42 +1,48 @@
 """The command `top`: the strongest activations over a folder of photos, one process or many."""
 
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torchviz_cnn as tvc
-from torchviz_cnn.cli import shared
-from torchviz_cnn.cli.shared import positive, whole
-from torchviz_cnn.runs import files
-from torchviz_cnn.runs.ranks import joined
-from torchviz_cnn.scores.projection import Projection
+from torchviz_cnn.cli import arguments
+from torchviz_cnn.cli.arguments import positive, whole
+from torchviz_cnn.cli.choices import choices
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    shared.add_network(parser)
-    shared.add_out(parser, "top")
+    arguments.add_out(parser, "top")
     add = parser.add_argument
     add("folder", type=Path, metavar="DIR", help="photos, in any format; in folders by class or not")
-    shared.add_layers(parser, "all convolutions")
-    add("--k", type=positive, default=9, help="how many photos per channel (%(default)s)")
+    arguments.add_layers(parser, "all convolutions")
+    add("--k", type=positive, default=9, metavar="PHOTOS", help="how many photos per channel (%(default)s)")
     words = "go on with what --out holds of the same run (default); with --no-resume that is an error"
     add("--resume", action=argparse.BooleanOptionalAction, default=True, help=words)
-    add("--batch-size", type=positive, default=32, help="photos at once (%(default)s)")
-    add("--workers", type=whole, help="processes that decode photos (default: all processors but one)")
-    add("--save-every", type=positive, default=50, metavar="BATCHES", help="how often --out is written (%(default)s)")
+    add("--batch-size", type=positive, default=32, metavar="NUMBER", help="photos at once (%(default)s)")
+    words = "processes that decode photos (default: all processors but one)"
+    add("--workers", type=whole, metavar="NUMBER", help=words)
+    words = "after how many batches --out is written each time (%(default)s)"
+    add("--save-every", type=positive, default=50, metavar="BATCHES", help=words)
     add("--exact", action="store_true", help="order the strongest by double precision (default: as computed)")
     words = "number of channels drawn for each layer; 0: none (%(default)s)"
     add("--pages", type=whole, default=16, metavar="CHANNELS", help=words)
-    shared.add_channels(parser, "these channels on the pages, instead of evenly chosen ones")
-    kinds = [*get_args(Projection), "none"]
+    arguments.add_channels(parser, "these channels on the pages, instead of evenly chosen ones")
+    kinds = [*choices("projection"), "none"]
     add("--projection", choices=kinds, default="deconvnet", help="what is drawn next to the patches (%(default)s)")
-    add("--context", type=float, default=1.0, help="side of a patch as a multiple of the receptive field (%(default)s)")
+    words = "side of a patch as a multiple of the receptive field (%(default)s)"
+    add("--context", type=float, default=1.0, metavar="NUMBER", help=words)
+    arguments.add_network(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Find what drives every channel most in a folder of photos: patches, projections, statistics."""
-    with joined(args.device) as ranks, shared.going_on(args.out):
+    from torchviz_cnn.cli import shared
+    from torchviz_cnn.runs.ranks import joined
+
+    with joined(shared.device(args.device)) as ranks, shared.going_on(args.out):
         args.device = ranks.device
         top = tvc.top_activations(
             shared.network(args, verbose=ranks.first),
@@ -52,6 +58,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace, top: tvc.TopActivations) -> None:
+    from torchviz_cnn.cli import shared
+    from torchviz_cnn.runs import files
+
     left_out = f", {len(top.skipped)} of them not readable" if top.skipped else ""
     shared.say(f"{top.count} photos{left_out} -> {args.out}")
     for reason in list(top.skipped.values())[:10]:
@@ -63,6 +72,9 @@ def _report(args: argparse.Namespace, top: tvc.TopActivations) -> None:
 
 def _draw_pages(args: argparse.Namespace, top: tvc.TopActivations) -> None:
     """A page for each layer, next to the results."""
+    from torchviz_cnn.cli import shared
+    from torchviz_cnn.runs import files
+
     projection = None if args.projection == "none" else args.projection
     options: dict[str, Any] = {"projection": projection, "context": args.context}
     for place, layer in enumerate(top.layers):
@@ -76,4 +88,14 @@ def _draw_pages(args: argparse.Namespace, top: tvc.TopActivations) -> None:
         shared.say(f"  {file}")
 
 
-COMMAND = shared.Command("top", run, add_arguments)
+COMMAND = arguments.Command(
+    "top",
+    run,
+    add_arguments,
+    "DIR",
+    (
+        "top photos/",
+        "top photos/ --layers blocks.4 blocks.10 --k 16 --out strongest",
+        "top photos/ --layers blocks.4 --channels 3 12 --projection none",
+    ),
+)

@@ -4,38 +4,42 @@ import argparse
 from pathlib import Path
 
 import torchviz_cnn as tvc
-from torchviz_cnn.cli import shared
-from torchviz_cnn.cli.shared import positive, whole
+from torchviz_cnn.cli import arguments
+from torchviz_cnn.cli.arguments import positive, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("images", nargs="+", type=Path, metavar="DIR", help="a folder of photos, or photos")
-    shared.add_network(parser)
-    shared.add_out(parser, "trust", "folder for the results; the same command goes on with what it holds")
+    arguments.add_out(parser, "trust", "folder for the results; the same command goes on with what it holds")
     words = "names as of cam --method and saliency --method, occlusion, or all (default: ten quick ones)"
     add("--methods", "--method", dest="methods", nargs="+", metavar="METHOD", help=words)
-    shared.add_layers(parser, "the one that each method takes")
+    arguments.add_layers(parser, "the one that each method takes")
     words = "masks of the objects, called as their photos, for the pointing game and the energy in the mask"
     add("--masks", type=Path, metavar="DIR", help=words)
     words = "which values of a mask are the object (default: all but 0)"
     add("--mask-values", type=whole, nargs="+", metavar="NUMBER", help=words)
     words = "the true classes: a CSV file of file,class, or 'folders' (default: the network's top class is explained)"
     add("--truth", metavar="FILE", help=words)
-    shared.add_budget(parser, "all", "part")
+    arguments.add_budget(parser, "all", "part")
     words = "photos whose pixels are taken away and put in: insertion, deletion, average drop, ROAD (%(default)s)"
     add("--perturbed", type=positive, default=64, metavar="PHOTOS", help=words)
     words = "mosaics of four photos that the network recognises; 0: none (%(default)s)"
     add("--mosaics", type=whole, default=40, metavar="NUMBER", help=words)
     words = "with what probability the network recognises the photos of mosaics (%(default)s)"
     add("--threshold", type=float, default=0.99, metavar="SHARE", help=words)
-    add("--steps", type=positive, default=32, help="in how many steps pixels go or come (%(default)s)")
-    add("--seed", type=whole, default=0, help="seed of what is random (%(default)s)")
-    add("--batch-size", type=positive, default=8, help="photos at once (%(default)s)")
+    add(
+        "--steps", type=positive, default=32, metavar="NUMBER", help="in how many steps pixels go or come (%(default)s)"
+    )
+    add("--seed", type=whole, default=0, metavar="NUMBER", help="seed of what is random (%(default)s)")
+    add("--batch-size", type=positive, default=8, metavar="NUMBER", help="photos at once (%(default)s)")
+    arguments.add_network(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure how far each method's maps can be believed for a network: a table, and what it says in words."""
+    from torchviz_cnn.cli import shared
+
     methods = [name.replace("-", "_") for name in args.methods or ()] or None
     net = shared.network(args)
     alone = len(args.images) == 1 and args.images[0].is_dir()
@@ -63,4 +67,14 @@ def run(args: argparse.Namespace) -> None:
     shared.say(f"open {args.out / 'index.html'}; the figures are in trust.csv, trust.json and trust.md beside it")
 
 
-COMMAND = shared.Command("trust", run, add_arguments)
+COMMAND = arguments.Command(
+    "trust",
+    run,
+    add_arguments,
+    "DIR ...",
+    (
+        "trust photos/ --budget 600",
+        "trust photos/ --masks masks/ --methods grad-cam competitive-cam saliency --out trust",
+        "trust photos/ --truth folders --methods all",
+    ),
+)

@@ -1,0 +1,146 @@
+"""The arguments that commands share, and what a command is. Nothing here imports PyTorch: no help waits for it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import shtab
+
+from torchviz_cnn.cli.choices import choices
+
+OTHER_ACTIVATIONS: dict[str, Any] = {
+    "choices": choices("other_activations"),
+    "help": "plain: take the gradient of activations that are not ReLUs as it is (default: error)",
+}
+
+
+class Command(NamedTuple):
+    """A command of the command line."""
+
+    name: str
+    run: Callable[[argparse.Namespace], None]
+    """What it does; the docstring is its help. It imports what needs PyTorch itself."""
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    takes: str
+    """What must be given besides options, and what may be."""
+    examples: tuple[str, ...]
+    """What follows the program's name, in lines that run as they stand where the files are."""
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a network, and say how it sees photos."""
+    add = parser.add_argument_group("the network").add_argument
+    words = (
+        "efficientnet_lite0 (the default where it is installed), cats_and_dogs (elsewhere), torchvision's networks as "
+    )
+    words += "resnet50, a Keras file, or module:factory of yours; torchviz-cnn layers --models lists the names"
+    add("--model", help=words)
+    words = "a checkpoint file, 'random', or 'DEFAULT' to download torchvision's (default: those that come with it)"
+    add("--weights", metavar="FILE", help=words).complete = shtab.FILE  # type: ignore[attr-defined]
+    add("--head", choices=choices("head"), help="none: the checkpoint is of a network without its head")
+    words = "class names: a file with one per line, or JSON (default: the network's)"
+    add("--labels", metavar="FILE", help=words).complete = shtab.FILE  # type: ignore[attr-defined]
+    words = "cpu, cuda, mps, or auto: the GPU if there is one, otherwise the CPU (%(default)s)"
+    add("--device", default="auto", help=words)
+    add = parser.add_argument_group("how a photo becomes the input (default: as the network was trained)").add_argument
+    words = "take the middle, change the sides, or add a border"
+    add("--geometry", choices=choices("geometry"), help=words)
+    add("--input-size", type=positive, nargs="+", metavar="PIXELS", help="side, or height and width, of the input")
+    add("--resize", type=positive, metavar="PIXELS", help="a photo's shorter side, before its middle is cropped")
+    add("--crop", type=positive, nargs="+", metavar="PIXELS", help="short for --geometry crop --input-size PIXELS")
+    numbers: dict[str, Any] = {"type": float, "nargs": "+", "metavar": "NUMBER"}
+    add("--mean", **numbers, help="mean of each channel, for values of 0..1")
+    add("--std", **numbers, help="standard deviation of each channel, for values of 0..1")
+    words = "the values of a photo that are black and white, where it has more than 8 bits"
+    add("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=words)
+    words = "which bands of a photo are red, green and blue, or grey, from 0"
+    add("--bands", type=whole, nargs="+", metavar="NUMBER", help=words)
+
+
+def add_photos(parser: argparse.ArgumentParser, words: str = "photos, or folders of them") -> None:
+    """Add the arguments of a command that takes photos."""
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help=words)
+    parser.add_argument(
+        "--batch-size", type=positive, default=16, metavar="NUMBER", help="photos at once (%(default)s)"
+    )
+
+
+def add_out(parser: argparse.ArgumentParser, default: str = "out", words: str = "folder to write to") -> None:
+    """Add the folder that a command writes to."""
+    parser.add_argument("--out", type=Path, default=Path(default), metavar="PATH", help=f"{words} (%(default)s)")
+
+
+def add_layers(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add the option of a command that takes several layers."""
+    words = f"names or glob patterns, as torchviz-cnn layers lists them (default: {default})"
+    parser.add_argument("--layers", "--layer", dest="layers", nargs="+", metavar="LAYER", help=words)
+
+
+def add_channels(parser: argparse.ArgumentParser, words: str) -> None:
+    """Add the option that selects channels by their numbers."""
+    parser.add_argument("--channels", "--channel", dest="channels", type=whole, nargs="+", metavar="NUMBER", help=words)
+
+
+def add_target(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add the options that say what is explained."""
+    words = f"class names or indices (default: {default}), or package.module:function of the model's output"
+    parser.add_argument("--target", nargs="+", metavar="CLASS", help=words)
+    add_output(parser, "is explained")
+
+
+def add_output(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the option that chooses a part of what the model gives."""
+    words = (
+        f"what of the model's output {what}: a key, an index or an attribute, as heads.0.logits (default: all of it)"
+    )
+    parser.add_argument("--output", metavar="PART", help=words)
+
+
+def add_budget(
+    parser: argparse.ArgumentParser, default: float | str, what: str = "filter pattern or projection"
+) -> None:
+    """Add the time that a command may take."""
+    words = f"seconds after which no further {what} is begun; 'all': no limit (%(default)s)"
+    parser.add_argument("--budget", type=_seconds, default=default, metavar="SECONDS", help=words)
+
+
+def option(name: str) -> str:
+    """The option that sets a parameter.
+
+    >>> option("other_activations")
+    '--other-activations'
+    """
+    return f"--{name.replace('_', '-')}"
+
+
+def whole(text: str, least: int = 0) -> int:
+    """A whole number of at least 0."""
+    value = int(text)
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text} is not at least {least}")
+    return value
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    return whole(text, 1)
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share from 0 to 1")
+    return value
+
+
+def _seconds(text: str) -> float | None:
+    """A number of seconds; None for `all`."""
+    with contextlib.suppress(ValueError):
+        if text == "all" or float(text) >= 0:
+            return None if text == "all" else float(text)
+    raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, nor 'all'")
