@@ -57,7 +57,7 @@ class Description:
     __repr__ = __str__
 
 
-def describe(model: Model, input_size: tuple[int, int] | Tensor) -> Description:
+def describe(model: Model, input_size: tuple[int, int] | Tensor, *, progress: bool = False) -> Description:
     """Tabulate the layers that a model runs: name, type, output shape, parameters, receptive field, stride.
 
     The model runs once for the shapes and the order, and once more with positive weights for the receptive fields, in
@@ -66,6 +66,7 @@ def describe(model: Model, input_size: tuple[int, int] | Tensor) -> Description:
     Args:
         model: a module or a Network.
         input_size: (H, W) in pixels, or an input (1, C, H, W).
+        progress: whether to show a bar (False): a network whose units see windows, as Swin's, takes seconds.
 
     Returns:
         A Description, which `print` shows as a table.
@@ -91,7 +92,7 @@ def describe(model: Model, input_size: tuple[int, int] | Tensor) -> Description:
 
         with torch.no_grad():
             run_with(module, x, leaves, keep_shape)
-        fields = receptive_fields(module, x, list(shapes))
+        fields = receptive_fields(module, x, list(shapes), progress)
         layers, rows = named_layers(module), []
         for name, shape in shapes.items():
             call = resolve(module, layers, name)

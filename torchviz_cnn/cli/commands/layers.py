@@ -17,7 +17,7 @@ def run(args: argparse.Namespace) -> None:
         print(*tvc.model_names(), sep="\n")
         return
     net = shared.network(args)
-    print(tvc.describe(net, net.input_size))
+    print(tvc.describe(net, net.input_size, progress=True))
 
 
 COMMAND = shared.Command("layers", run, add_arguments)
