@@ -16,6 +16,9 @@ from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.defaults import input_channels, run_with
 from torchviz_cnn.layers.receptive_field import ReceptiveField, receptive_fields
+from torchviz_cnn.media.notebook import tables
+
+_HEAD = ("layer", "type", "output", "parameters", "field", "stride")
 
 
 @dataclass(frozen=True)
@@ -43,18 +46,22 @@ class Description:
     """How many the whole model has, whether they took part in this forward pass or not."""
 
     def __str__(self) -> str:
-        head = ("layer", "type", "output", "parameters", "field", "stride")
-        rows = [head, *(_cells(layer) for layer in self.layers)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+        rows = [_HEAD, *(_cells(layer) for layer in self.layers)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
         lines = [
             "  ".join(c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
             for row in rows
         ]
-        shape = " x ".join(map(str, self.input_shape))
-        title = f"{self.model} on {shape}: {self.parameters:,} parameters"
-        return "\n".join([title, lines[0], "-" * len(lines[0]), *lines[1:]])
+        return "\n".join([self._title(), lines[0], "-" * len(lines[0]), *lines[1:]])
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return tables.table(self._title(), _HEAD, [_cells(layer) for layer in self.layers], left=3)
+
+    def _title(self) -> str:
+        shape = " x ".join(map(str, self.input_shape))
+        return f"{self.model} on {shape}: {self.parameters:,} parameters"
 
 
 def describe(model: Model, input_size: tuple[int, int] | Tensor, *, progress: bool = False) -> Description:
