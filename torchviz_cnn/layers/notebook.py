@@ -19,7 +19,7 @@ _SIDE = 400
 
 def picture_of_activations(acts: Activations) -> Image.Image | None:
     """The channels of the first image that are strongest, of one layer or of several; None where none has maps."""
-    layers = [name for name, tensor in acts.items() if tensor.ndim == 4 and tensor.numel()]
+    layers = [name for name, tensor in acts.items() if tensor.ndim == 4 and tensor.shape[2] * tensor.shape[3] > 1]
     if not layers:
         return None
     tiles = [] if acts.origin.photos is None else [("photo", pictures.smaller(acts.origin.photo(0)))]
@@ -42,5 +42,9 @@ def _tile(acts: Activations, name: str, k: int) -> tuple[str, Image.Image]:
     picture = acts.grid(name, 0, channels, columns=columns)
     factor = max(_SIDE // max(picture.size), 1)
     large = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-    count = f"{len(channels)} of {len(maps)} channels" if len(channels) < len(maps) else f"{len(maps)} channels"
+    count = (
+        f"the strongest {len(channels)} of {len(maps)} channels"
+        if len(channels) < len(maps)
+        else f"{len(maps)} channels"
+    )
     return f"{name}: {count}, {' x '.join(map(str, maps.shape[1:]))}", large

@@ -17,7 +17,8 @@ WIDTH, HEIGHT = 1600, 2400
 """A notebook's picture has at most as many pixels."""
 AT_MOST = 12
 """How many pictures are shown of a result that has more."""
-_COLUMNS = 4
+_COLUMNS, _GAP = 4, 0.08
+"""Pictures in a row, and the gap between them in inches."""
 _SIDE = 480
 """The longer side of a photo that a picture is drawn on, in pixels."""
 _log = logging.getLogger("torchviz_cnn")
@@ -65,24 +66,25 @@ def titled_grid(tiles: Sequence[tuple[str, Image.Image]], headline: str = "", co
     from matplotlib.figure import Figure
 
     columns = min(columns, len(tiles))
-    rows = -(-len(tiles) // columns)
     wide = max(min(max(picture.width / picture.height, 0.4), 2.5) for _, picture in tiles)
-    inches, letters = (2.6, 34) if columns > 2 else (3.6, 48)
+    inches, letters = (2.6, 40) if columns > 2 else (3.6, 52)
     across = inches * max(wide, 1)
-    titles = [textwrap.fill(title, max(int(letters * max(wide, 1)), 1), max_lines=3) for title, _ in tiles]
-    lines = max(title.count("\n") + 1 for title in titles)
-    down = across / wide + 0.1 + 0.16 * lines
-    headline = textwrap.fill(headline, max(int(11 * across * columns), 30), max_lines=2)
-    head = 0.25 * (headline.count("\n") + 1) + 0.05 if headline else 0
-    figure = Figure(figsize=(across * columns, down * rows + head), dpi=100, layout="constrained")
-    grid = figure.add_gridspec(rows, columns)
+    titles = [textwrap.fill(title, int(letters * max(wide, 1)), max_lines=3) for title, _ in tiles]
+    above = 0.17 * max(title.count("\n") + 1 for title in titles) + 0.07
+    headline = textwrap.fill(headline, int(11 * across * columns), max_lines=2)
+    head = 0.22 * (headline.count("\n") + 1) + 0.06 if headline else 0
+    down, rows = across / wide, -(-len(tiles) // columns)
+    width, height = (across + _GAP) * columns, (down + above) * rows + head + _GAP
+    figure = Figure(figsize=(width, height), dpi=100)
     for place, (title, (_, picture)) in enumerate(zip(titles, tiles, strict=True)):
-        axes = figure.add_subplot(grid[divmod(place, columns)])
+        row, column = divmod(place, columns)
+        left, top = column * (across + _GAP) + _GAP / 2, head + row * (down + above) + above
+        axes = figure.add_axes((left / width, 1 - (top + down) / height, across / width, down / height))
         axes.imshow(np.asarray(smaller(picture)))
-        axes.set_title(title, fontsize=9, parse_math=False)
+        axes.set_title(title, fontsize=9, pad=3, parse_math=False)
         axes.set_axis_off()
     if headline:
-        figure.suptitle(headline, fontsize=11, parse_math=False)
+        figure.suptitle(headline, fontsize=11, y=1 - 0.06 / height, va="top", parse_math=False)
     return figures.figure_image(figure)
 
 
