@@ -1,4 +1,4 @@
-"""Switch off the channels of a layer one by one, and print which of them a photo's predicted class depends on most.
+"""Switch off a layer's strongest channels one after the other, and print how the prediction for a photo changes.
 
 python scripts/hooks.py coffee.png efficientnet_lite0 head
 """
@@ -14,12 +14,14 @@ if len(sys.argv) != 4:
 photo, name, layer = sys.argv[1:]
 net = tvc.load_model(name)
 x = net.preprocess(tvc.read_image(photo))[None]
-print(net.predict(photo))
-likely = int(net.predict(photo).argmax())
+print(net.predict(x))
+top = int(net.predict(x).argmax())
+strongest = tvc.capture(net, x, layer)[layer].mean((0, 2, 3)).argsort(descending=True)
 
-shares = {}
-with tvc.HookManager(net.model) as hooks, torch.no_grad():
-    for channel in range(tvc.capture(net, photo, layer)[layer].shape[1]):
-        keep = torch.ones(1, 1 + channel, 1, 1)
-        with hooks.on_forward(layer, lambda name, output, c=channel: output.index_fill(1, torch.tensor([c]), 0)):
-            shares[channel] = float(hooks.run(x).softmax(1)[0, likely])
+for k in (1, 3, 10, 30):
+    off = strongest[:k]
+    with tvc.HookManager(net.model) as hooks, torch.no_grad():
+        hooks.on_forward(layer, lambda name, output, off=off: output.index_fill(1, off, 0))
+        probabilities = hooks.run(x, stop_early=False).softmax(1)[0]
+    now = net.category(int(probabilities.argmax()))
+    print(f"without {k} channels: {net.category(top)} {float(probabilities[top]):.3f}; predicted: {now}")
