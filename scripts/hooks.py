@@ -18,10 +18,16 @@ print(net.predict(x))
 top = int(net.predict(x).argmax())
 strongest = tvc.capture(net, x, layer)[layer].mean((0, 2, 3)).argsort(descending=True)
 
-for k in (1, 3, 10, 30):
-    off = strongest[:k]
+
+def without(k: int) -> torch.Tensor:
+    """The probabilities where the k strongest channels give zeros."""
     with tvc.HookManager(net.model) as hooks, torch.no_grad():
-        hooks.on_forward(layer, lambda name, output, off=off: output.index_fill(1, off, 0))
-        probabilities = hooks.run(x, stop_early=False).softmax(1)[0]
-    now = net.category(int(probabilities.argmax()))
-    print(f"without {k} channels: {net.category(top)} {float(probabilities[top]):.3f}; predicted: {now}")
+        hooks.on_forward(layer, lambda name, output: output.index_fill(1, strongest[:k], 0))
+        probabilities: torch.Tensor = hooks.run(x, stop_early=False).softmax(1)[0]
+        return probabilities
+
+
+for k in (1, 3, 10, 30):
+    changed = without(k)
+    now = net.category(int(changed.argmax()))
+    print(f"without {k} channels: {net.category(top)} {float(changed[top]):.3f}; predicted: {now}")

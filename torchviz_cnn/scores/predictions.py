@@ -54,7 +54,7 @@ class Predictions(Tensor):
     def __deepcopy__(self, memo: dict[int, Any]) -> Predictions:
         return Predictions.of(self.as_subclass(Tensor).clone(), self.origin, self.names)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         lines = []
         for image, name in enumerate(self.names[:_IMAGES]):
             lines += [name, *(f"  {value:.3f}  {words} ({index})" for words, index, value in self.table(image=image))]
