@@ -87,6 +87,7 @@ def test_importing_the_package_does_not_import_what_only_some_calls_need() -> No
         "saliency_methods",
         "deconvnet",
         "report",
+        "hooks",
         "occlusion",
         "compare",
         "filter_patterns",

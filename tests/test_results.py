@@ -42,6 +42,7 @@ def results(folder: Path) -> dict[str, Any]:
         "Occlusion": tvc.occlusion(net, photo, target=1, patch=16),
         "Patterns": tvc.filter_patterns(net, "features.0", [0], **clean),
         "PhotoFolder": tvc.PhotoFolder(folder, net.preprocess),
+        "Predictions": net.predict(photo),
         "Preprocess": net.preprocess,
         "Recipe": tvc.Recipe.named("clean"),
         "Saliency": tvc.saliency(net, photo, target=1),

@@ -58,6 +58,7 @@ from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.models import load_keras_weights, load_model, model_names
 from torchviz_cnn.page.report import Report, report
 from torchviz_cnn.scores import target_functions as targets
+from torchviz_cnn.scores.predictions import Predictions
 from torchviz_cnn.scores.targets import predict
 from torchviz_cnn.topk.mining import top_activations
 from torchviz_cnn.topk.result import TopActivations
@@ -65,6 +66,7 @@ from torchviz_cnn.topk.result import TopActivations
 if TYPE_CHECKING:  # for type checkers, what the table gives at run time
     from torchviz_cnn.attribution.cam.formulas import *  # noqa: F403
 
+Network.predict = predict
 globals().update({name: method.function for name, method in _CAM_METHODS.items()})
 
 __all__ = [
@@ -96,6 +98,7 @@ __all__ = [
     "OutputError",
     "Patterns",
     "PhotoFolder",
+    "Predictions",
     "Preprocess",
     "RankError",
     "Recipe",

@@ -331,3 +331,15 @@ def test_a_file_without_a_tensor_or_with_another_shape_is_told(name: str, tmp_pa
         save_file(wrong, path, metadata)
         with pytest.raises(OutputError, match="broken"):
             tvc.Atlas.read(tmp_path / "a").patterns(layer)
+
+
+def test_each_layer_is_given_as_soon_as_it_is_made(tmp_path: Path) -> None:
+    model, seen = networks.vgg_like(), []
+
+    def note(patterns: tvc.Patterns) -> None:
+        seen.append((patterns.layer, len(patterns.values), tvc.Atlas.read(tmp_path / "atlas").layers))
+
+    layers = ["features.0", "features.3"]
+    made = {"k": 2, "size": 16, "steps": 1, "on_layer": note}
+    tvc.filter_atlas(model, tmp_path / "atlas", layers, **made)  # type: ignore[arg-type]
+    assert seen == [("features.0", 2, ("features.0",)), ("features.3", 2, ("features.0", "features.3"))]

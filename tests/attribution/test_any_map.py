@@ -480,7 +480,7 @@ def test_pictures_of_signals() -> None:
     assert alone.size == over.size
     assert np.asarray(alone).tobytes() != np.asarray(over).tobytes()
     assert heat.image(index=1).height < alone.height  # no headline
-    assert heat._repr_png_()[:4] == b"\x89PNG"
+    assert (heat._repr_png_() or b"")[:4] == b"\x89PNG"
     sal = tvc.saliency(model, x, 1)
     assert np.asarray(sal.signed_image(x[0])).any()
     for call in (heat.overlay, heat.peak, heat.box, heat.mask, sal.overlay):
@@ -510,7 +510,7 @@ def test_pictures_of_volumes() -> None:
     assert alone.size == over.size
     assert np.asarray(alone).tobytes() != np.asarray(over).tobytes()
     assert np.asarray(heat.plot(x[0, 0].numpy())).tobytes() == np.asarray(over).tobytes()
-    assert heat._repr_png_()[:4] == b"\x89PNG"
+    assert (heat._repr_png_() or b"")[:4] == b"\x89PNG"
     with pytest.raises(tvc.InputError, match="map of a volume or video is not laid on a photo"):
         heat.overlay()
 

@@ -409,6 +409,7 @@ def test_pictures_of_images_and_classes_are_chosen_and_checked() -> None:
     with pytest.raises(tvc.ImageError, match=r"no image photo\.jpg"):
         heat.overlay("photo.jpg")
     png = heat._repr_png_()
+    assert png is not None
     assert png.startswith(b"\x89PNG")
 
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
+import sys
 import threading
 import time
+import types
+import warnings
+from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 from torchviz_cnn.core import progress
 
@@ -38,3 +45,24 @@ def test_nothing_is_written_and_no_thread_is_left_where_no_progress_is_asked_for
         bar.update()
     assert threading.active_count() == before
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("widgets", [True, False])
+def test_a_notebook_shows_a_bar_and_no_warning(widgets: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})()
+    bars: list[str] = []
+
+    class Widget(tqdm):  # type: ignore[type-arg]
+        def __init__(self, **options: Any) -> None:
+            bars.append("widget")
+            super().__init__(**options)
+
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if widgets else None)
+    monkeypatch.setitem(sys.modules, "tqdm.auto", types.SimpleNamespace(tqdm=Widget))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with progress.progress_bar(True, total=2, desc="photos") as bar:
+            bar.update()
+    assert "photos:" in stream.getvalue()
+    assert bars == ["widget"] * widgets

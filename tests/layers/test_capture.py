@@ -485,11 +485,14 @@ def test_a_layer_without_maps_cannot_be_drawn() -> None:
             draw("classifier.0")
 
 
-def test_notebooks_show_the_last_layer_with_maps() -> None:
-    acts = capture(networks.vgg_like(), images(), ["features.0", "features.7", "classifier.0"])
-    shown = acts._repr_png_()
-    assert shown is not None
-    assert Image.open(io.BytesIO(shown)).size == acts.plot("features.7").size
+def test_notebooks_show_the_layers_with_maps() -> None:
+    wide, one = (
+        capture(networks.vgg_like(), images(), names)._repr_png_()
+        for names in (["features.0", "features.7", "classifier.0"], ["features.7"])
+    )
+    assert wide is not None
+    assert one is not None
+    assert Image.open(io.BytesIO(wide)).width > Image.open(io.BytesIO(one)).width
     assert capture(networks.vgg_like(), images(), "classifier.0")._repr_png_() is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -219,3 +220,64 @@ def test_a_decoder_with_shortcuts_comes_back_to_one_unit_a_pixel() -> None:
     field = next(row for row in describe(Decoder(), (128, 128)).layers if row.name == "join#2").receptive_field
     assert field is not None
     assert field.stride == (1, 1)
+
+
+# --- channels last ---------------------------------------------------------------------------------------------
+
+
+class Permute(nn.Module):
+    """As torchvision's."""
+
+    def __init__(self, *dims: int) -> None:
+        super().__init__()
+        self.dims = list(dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(self.dims)
+
+
+def convnext_like(blocks: int) -> nn.Sequential:
+    """A patch of 4 pixels, then convolutions of 7 x 7, each with a normalisation and a linear layer of its places."""
+    last = [Permute(0, 2, 3, 1), nn.LayerNorm(8), nn.Linear(8, 24), nn.GELU(), nn.Linear(24, 8), Permute(0, 3, 1, 2)]
+    block = [nn.Conv2d(8, 8, 7, padding=3, groups=8), *last]
+    return nn.Sequential(nn.Conv2d(3, 8, 4, 4), *(copy.deepcopy(layer) for _ in range(blocks) for layer in block))
+
+
+def test_layers_with_their_channels_last_have_the_field_of_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes, gradients = 0, torch.autograd.grad
+
+    def counted(*args: Any, **options: Any) -> Any:
+        nonlocal passes
+        passes += 1
+        return gradients(*args, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", counted)
+    rows = describe(convnext_like(2), (96, 96)).layers
+    expected = [4] + 7 * [4 + 6 * 4] + 7 * [4 + 12 * 4]
+    for row, size in zip(rows, expected, strict=True):
+        assert row.receptive_field is not None
+        assert (row.receptive_field.size, row.receptive_field.stride) == ((size, size), (4, 4)), row
+    assert passes <= 3 * len(rows)  # a few units of a layer tell its field
+
+
+class Windows(nn.Module):
+    """Each place of a map with its channels last gets the mean of its window of 4 x 4 places, padded where needed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        x = nn.functional.pad(x, (0, 0, 0, -width % 4, 0, -height % 4))
+        batch, down, across, channels = x.shape
+        x = x.view(batch, down // 4, 4, across // 4, 4, channels)
+        mean = x.mean((2, 4), keepdim=True).expand_as(x)
+        return mean.reshape(batch, down, across, channels)[:, :height, :width]
+
+
+@pytest.mark.parametrize("side", [64, 56])
+def test_windows_of_maps_with_their_channels_last(side: int) -> None:
+    patches = [nn.Conv2d(3, 8, 2, 2), Permute(0, 2, 3, 1), nn.LayerNorm(8)]
+    rows = describe(
+        nn.Sequential(*patches, Windows(), nn.LayerNorm(8), nn.Linear(8, 16), nn.ReLU()), (side, side)
+    ).layers
+    fields = [row.receptive_field for row in rows]
+    assert [field.size for field in fields if field] == 3 * [(2, 2)] + 4 * [(8, 8)]
+    assert len(set(fields[3:])) == 1

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -24,11 +25,14 @@ from torchviz_cnn.core.names import LayerName, one_call, one_or_several
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.defaults import convolutions
+from torchviz_cnn.media.notebook import pictures
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import Ranks
 
 Rectify = Literal["first", "always", "never"]
 KIND = "atlas"
+_IN_NOTEBOOKS = 8
+"""How many layers a notebook shows."""
 _DIMENSIONS = {"values": 4, "scores": 2, "dead": 1, "channels": 1, "rectify": 1}
 """What a file of patterns holds, and how many dimensions each tensor has."""
 
@@ -66,6 +70,24 @@ class Atlas:
         values, scores, text = tensors["values"].float(), tensors["scores"], f"channels of {layer}"
         return Patterns(values, scores, text, recipe, scale, layer, channels, tuple(channels[dead].tolist()), seed)
 
+    def _repr_png_(self) -> bytes | None:
+        return pictures.png(self._in_notebooks)
+
+    def _in_notebooks(self) -> Image.Image | None:
+        """The first patterns of layers spread over the network."""
+        if not self.layers:
+            return None
+        count = min(len(self.layers), _IN_NOTEBOOKS)
+        shown = [self.layers[round(place)] for place in np.linspace(0, len(self.layers) - 1, count)]
+        tiles = []
+        for layer in shown:
+            patterns = self.patterns(layer)
+            few = replace(patterns, values=patterns.values[:9], scores=patterns.scores[:9])
+            title = f"{layer}: {len(few.values)} of {len(patterns.values)} filters"
+            tiles.append((title, pictures.smaller(few.grid(3))))
+        words = [str(self.folder.path), pictures.left_out(count, len(self.layers), "layers")]
+        return pictures.titled_grid(tiles, "; ".join(filter(None, words)))
+
     def __repr__(self) -> str:
         return f"Atlas({str(self.folder.path)!r}, {len(self.layers)} layers)"
 
@@ -87,6 +109,7 @@ def filter_atlas(
     name: str | None = None,
     ranks: Ranks | None = None,
     progress: bool = False,
+    on_layer: Callable[[Patterns], object] | None = None,
 ) -> Atlas:
     """Make the filter patterns of many layers, in a folder that a killed run leaves whole.
 
@@ -103,6 +126,7 @@ def filter_atlas(
         name: the model's, for the manifest; by default its class.
         ranks: the processes that share the work, from `ranks.joined()`. Other numbers of them compute other batches:
             the patterns agree as those of `filter_patterns` do.
+        on_layer: called with the patterns of each layer as soon as they are all made, by the first process.
 
     Returns:
         The `Atlas`, as it is in the folder now.
@@ -129,7 +153,10 @@ def filter_atlas(
         # The batches that are missing are dealt out to the ranks one by one, across all layers.
         missing = ranks.gather(ranks.once(lambda: _missing(opened, plan)))[0] or []
         with ranks.agreeing():
-            _fill(ascent, opened, missing[ranks.rank :: ranks.count], progress and ranks.first)
+            done = _finished(opened, plan, on_layer) if on_layer is not None and ranks.first else None
+            _fill(ascent, opened, missing[ranks.rank :: ranks.count], progress and ranks.first, done)
+            if done is not None and ranks.count == 1:
+                done()
         ranks.once(lambda: _require_whole(opened, plan))
     if ranks.first:
         for layer, files in _files(opened).items():
@@ -193,10 +220,31 @@ def _missing(folder: ResultFolder, plan: list[_Batch]) -> list[_Batch]:
     return [batch for batch in left if batch.channels]
 
 
-def _fill(ascent: Ascent, folder: ResultFolder, share: list[_Batch], progress: bool) -> None:
+def _finished(folder: ResultFolder, plan: list[_Batch], on_layer: Callable[[Patterns], object]) -> Callable[[], None]:
+    """What gives the layers that are whole by now, each once."""
+    told: set[str] = set()
+
+    def tell() -> None:
+        missing = {batch.layer for batch in _missing(folder, plan)}
+        for layer in dict.fromkeys(batch.layer for batch in plan):
+            if layer not in missing | told:
+                told.add(layer)
+                on_layer(Atlas(folder, (layer,)).patterns(layer))
+
+    return tell
+
+
+def _fill(
+    ascent: Ascent,
+    folder: ResultFolder,
+    share: list[_Batch],
+    progress: bool,
+    done: Callable[[], None] | None = None,
+) -> None:
     """Make these batches and write each to a file of its own: a process that is killed loses the one it is at.
 
-    No file is ever written over with other channels, so that several runs may fill one folder.
+    No file is ever written over with other channels, so that several runs may fill one folder. `done` is called after
+    each.
     """
     total = sum(len(batch.channels) for batch in share)
     with steps_bar(total, "filters", "filters", ascent.recipe.steps, progress and total > 0) as bar:
@@ -212,6 +260,8 @@ def _fill(ascent: Ascent, folder: ResultFolder, share: list[_Batch], progress: b
             }
             named_by_layer = alone and not folder.has(layer)
             folder.save(layer if named_by_layer else f"{layer}@{channels}", tensors, layer=layer)
+            if done is not None:
+                done()
 
 
 def _asked(folder: ResultFolder) -> list[str]:

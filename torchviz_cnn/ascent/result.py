@@ -16,9 +16,12 @@ from torchviz_cnn.ascent.recipes import Recipe, as_settings
 from torchviz_cnn.core import checks
 from torchviz_cnn.media import figures, render
 from torchviz_cnn.media.bands import Bands, colour
+from torchviz_cnn.media.notebook import pictures
 from torchviz_cnn.runs import files
 
 _DEAD = 32
+_IN_NOTEBOOKS = 64
+"""How many patterns a notebook shows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +89,23 @@ class Patterns:
         shown = _shown(self.values[i], self.scale, self.recipe, bands)
         return shown[rows : height - rows, columns : width - columns]
 
-    def _repr_png_(self) -> bytes:
-        return files.png(self.grid())
+    def _repr_png_(self) -> bytes | None:
+        return pictures.png(self._in_notebooks)
+
+    def _in_notebooks(self) -> Image.Image:
+        """The first patterns: a few with their numbers, many as a mosaic."""
+        count = len(self.values)
+        what = "patterns" if self.channels is None else "filters"
+        shown = min(count, pictures.AT_MOST if count <= pictures.AT_MOST else _IN_NOTEBOOKS)
+        words = f"{self.objective}{f'; {note}' if (note := pictures.left_out(shown, count, what)) else ''}"
+        if count > pictures.AT_MOST:
+            tiles = np.stack([self._tile(i, None) for i in range(shown)])
+            grid = render.tile_grid(tiles, 8, 5, self.recipe.order)
+            return figures.titled(grid, words, scale=10 / grid.shape[1])
+        names = range(count) if self.channels is None else self.channels.tolist()
+        titles = [f"channel {n}" if self.channels is not None else f"image {n}" * (count > 1) for n in names]
+        titles = [f"{title}: no gradient" if n in self.dead else title for title, n in zip(titles, names, strict=True)]
+        return pictures.titled_grid([(title, self.image(i)) for i, title in enumerate(titles)], words)
 
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.values.shape))

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchviz_cnn.attribution.cam.formulas import CAM_METHODS, cam_maps_of_layers
 from torchviz_cnn.attribution.cam.heatmap import Heatmap, Layer, fields_of, heatmap_of, positive, require_places
 from torchviz_cnn.attribution.methods import methods_of
+from torchviz_cnn.attribution.notebook.maps import picture_of_methods
 from torchviz_cnn.attribution.smoothing import gaussian
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, LayerError, did_you_mean
@@ -20,6 +21,7 @@ from torchviz_cnn.core.names import LayerName, one_or_several
 from torchviz_cnn.hooks.inputs import Input, LayoutName, Output, Wrt, prepared
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.media import figures
+from torchviz_cnn.media.notebook import pictures
 from torchviz_cnn.scores.reader import ReadyTarget
 from torchviz_cnn.scores.targets import Score, Target, Targets, asked, check_score, reader_of
 from torchviz_cnn.scores.trace import layer_of, trace
@@ -93,6 +95,9 @@ class Explanation(Mapping[Key, Heatmap]):
             for method in self.methods
         }
         return figures.column_figure(columns, first.headline(index, nth, categories=categories))
+
+    def _repr_png_(self) -> bytes | None:
+        return pictures.png(lambda: picture_of_methods(self))
 
     def __repr__(self) -> str:
         return f"Explanation({', '.join(self.methods)} at {', '.join(self.layers)})"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from torchviz_cnn.attribution.notebook.maps import picture_of_maps
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import EmptyMapWarning, GeometryWarning, InputError, NotFiniteError
 from torchviz_cnn.core.warn import warn
@@ -17,8 +17,8 @@ from torchviz_cnn.hooks.inputs import Given
 from torchviz_cnn.hooks.network import category_name
 from torchviz_cnn.media import figures, render
 from torchviz_cnn.media.images import Geometry, Preprocess
+from torchviz_cnn.media.notebook import pictures
 from torchviz_cnn.media.origin import Origin, Photo, as_photo
-from torchviz_cnn.runs import files
 from torchviz_cnn.scores.outputs import Activation, both_classes, probabilities
 from torchviz_cnn.scores.targets import Targets
 
@@ -362,12 +362,8 @@ class ClassMap:
             photo=picture,
         )
 
-    def _repr_png_(self) -> bytes:
-        shown = [(i, k) for i in range(len(self.values)) for k in range(self.target[0].numel())][:16]
-        alone = replace(self, origin=Origin())
-        tiles = [alone.image(index=index, nth=nth) for index, nth in shown[: 16 if self._is_flat else 1]]
-        stacked = np.stack([np.asarray(tile) for tile in tiles])
-        return files.png(Image.fromarray(render.tile_grid(stacked, columns=min(4, len(tiles)), margin=4)))
+    def _repr_png_(self) -> bytes | None:
+        return pictures.png(lambda: picture_of_maps(self))
 
 
 def _threshold(value: float) -> float:

@@ -28,6 +28,7 @@ from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.media import render
+from torchviz_cnn.media.notebook import pictures
 from torchviz_cnn.media.origin import input_of
 from torchviz_cnn.media.render import Array
 from torchviz_cnn.media.video import Clip, Source, codec_of, open_clip, written
@@ -38,6 +39,8 @@ from torchviz_cnn.scores.targets import Score, predict
 Scale = Literal["clip", "frame"]
 """What the strongest colour stands for: the strongest value in all frames, or in each."""
 _LOOKED_AT = 8
+_SHOWN, _IN_NOTEBOOKS = 8, 400
+"""How many frames a notebook shows, and among how many of a clip's first they are."""
 _WAITING = 16
 """How many pictures may wait for the thread that writes them."""
 T = TypeVar("T")
@@ -64,6 +67,18 @@ class CamVideo:
     method: str
     seconds: float
     """How long it took."""
+
+    def _repr_png_(self) -> bytes | None:
+        return pictures.png(self._strip)
+
+    def _strip(self) -> Image.Image:
+        """A few frames of the clip: of a long one, of its beginning, as frames are read one after the other."""
+        reach = min(self.frames, _IN_NOTEBOOKS)
+        places = sorted({round(place) for place in np.linspace(0, reach - 1, min(reach, _SHOWN))})
+        frames = open_clip(self.path).frames(set(places))
+        tiles = [(f"{n / self.fps:.2f} s", Image.fromarray(frame)) for n, frame in zip(places, frames, strict=False)]
+        words = f"{self.method}, {self.layer}: {self.category}, mean probability {self.probability:.3f}"
+        return pictures.titled_grid(tiles, f"{self.path.name}: {self.frames} frames; {words}")
 
 
 def cam_video(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from typing import Any
@@ -48,5 +49,16 @@ def progress_bar(shown: bool, **options: Any) -> Any:
     """What shows progress, with tqdm's options: a bar that is gone when it is done, or lines where stderr is a file."""
     if not shown:
         return _NoBar()
-    moving = sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")  # a notebook shows bars too
-    return tqdm(leave=False, **options) if moving else _Lines(**options)
+    notebook = type(sys.stderr).__module__.startswith("ipykernel")
+    if not notebook and not sys.stderr.isatty():
+        return _Lines(**options)
+    return (_notebook_bar() if notebook else tqdm)(leave=False, **options)
+
+
+def _notebook_bar() -> Any:
+    """A bar of a notebook's own; of text without ipywidgets, whose absence `tqdm.auto` would warn of."""
+    if importlib.util.find_spec("ipywidgets") is None:
+        return tqdm
+    from tqdm.auto import tqdm as bar
+
+    return bar

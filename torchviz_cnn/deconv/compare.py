@@ -24,8 +24,8 @@ from torchviz_cnn.layers.defaults import layer_names
 from torchviz_cnn.media import figures, render
 from torchviz_cnn.media.bands import colour
 from torchviz_cnn.media.images import Geometry, Preprocess
+from torchviz_cnn.media.notebook import pictures
 from torchviz_cnn.media.origin import Photo
-from torchviz_cnn.runs import files
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +58,9 @@ class FirstFilters:
         tiles = [Image.fromarray(render.signed_colours(f, peak=peak)) for f in rgb]
         large = np.stack([np.asarray(tile.resize((side, side), Image.Resampling.NEAREST)) for tile in tiles])
         return Image.fromarray(render.tile_grid(large, columns=int(np.ceil(len(large) ** 0.5)), margin=2, fill=255))
+
+    def _repr_png_(self) -> bytes | None:
+        return pictures.png(lambda: pictures.titled_grid([(str(self), self.grid())]))
 
     def __str__(self) -> str:
         shares = f"{self.dead_share:.0%} dead, {self.duplicate_share:.0%} near-duplicates"
@@ -118,8 +121,8 @@ class Comparison:
     def __str__(self) -> str:
         return "\n".join(f"{name}: {filters}" for name, filters in self.filters.items())
 
-    def _repr_png_(self) -> bytes:
-        return files.png(self.plot())
+    def _repr_png_(self) -> bytes | None:
+        return pictures.png(self.plot)
 
 
 def compare(

@@ -22,12 +22,15 @@ from torchviz_cnn.hooks.relu_rules import OtherActivations
 from torchviz_cnn.media import figures, render
 from torchviz_cnn.media.bands import Bands
 from torchviz_cnn.media.images import Geometry, Preprocess
+from torchviz_cnn.media.notebook import pictures
 from torchviz_cnn.media.origin import Origin, Photo, as_photo
 from torchviz_cnn.runs import files
 from torchviz_cnn.scores.projection import projected_units
 
 Unit = Literal["strongest", "all"] | tuple[int, int]
 Channels = int | Sequence[int] | None
+_IN_NOTEBOOKS = 4
+"""Of how many images a notebook shows the projections."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +112,9 @@ class Deconvolution:
         projection: render.Array = values[image, unit].cpu().numpy()
         return projection
 
-    def _repr_png_(self) -> bytes:
-        return files.png(self.plot())
+    def _repr_png_(self) -> bytes | None:
+        shown = range(min(len(self.values), _IN_NOTEBOOKS))
+        return pictures.png(lambda: pictures.below_each_other([self.plot(index=index) for index in shown]))
 
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.values.shape))

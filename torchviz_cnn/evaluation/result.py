@@ -173,6 +173,11 @@ class Trust:
         text = writers[kind](self)
         return files.write(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
+    def _repr_html_(self) -> str:
+        from torchviz_cnn.evaluation.written.tables import notebook_table
+
+        return notebook_table(self)
+
     def __str__(self) -> str:
         return "\n\n".join([self.table(), "\n".join(self.sentences.values()), "\n".join([*self.verdict, *self.notes])])
 

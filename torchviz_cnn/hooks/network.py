@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -30,6 +32,9 @@ class Network:
     """Where the weights come from."""
     guessed: bool = False
     """Whether nothing said how photos are prepared, so that the usual way is assumed."""
+
+    predict: ClassVar[Callable[..., Any]]
+    """`net.predict(photo)` is `predict(net, photo)`, which the package sets: it stands on a higher floor."""
 
     @property
     def input_size(self) -> tuple[int, int]:

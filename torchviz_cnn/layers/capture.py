@@ -20,7 +20,9 @@ from torchviz_cnn.hooks.inputs import Input, prepared
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.layers.defaults import Layers, chosen_patterns
+from torchviz_cnn.layers.notebook import picture_of_activations
 from torchviz_cnn.media import figures, render
+from torchviz_cnn.media.notebook import pictures
 from torchviz_cnn.media.origin import Origin
 from torchviz_cnn.runs import files
 
@@ -126,8 +128,7 @@ class Activations(Mapping[str, Tensor]):
         return maps
 
     def _repr_png_(self) -> bytes | None:
-        spatial = [name for name, tensor in self.tensors.items() if tensor.ndim == 4]
-        return files.png(self.plot(spatial[-1])) if spatial else None
+        return pictures.png(lambda: picture_of_activations(self))
 
     def __repr__(self) -> str:
         rows = [f"  {name}: {' x '.join(map(str, tensor.shape))}" for name, tensor in self.tensors.items()]

@@ -16,6 +16,9 @@ from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.defaults import input_channels, run_with
 from torchviz_cnn.layers.receptive_field import ReceptiveField, receptive_fields
+from torchviz_cnn.media.notebook import tables
+
+_HEAD = ("layer", "type", "output", "parameters", "field", "stride")
 
 
 @dataclass(frozen=True)
@@ -43,21 +46,25 @@ class Description:
     """How many the whole model has, whether they took part in this forward pass or not."""
 
     def __str__(self) -> str:
-        head = ("layer", "type", "output", "parameters", "field", "stride")
-        rows = [head, *(_cells(layer) for layer in self.layers)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+        rows = [_HEAD, *(_cells(layer) for layer in self.layers)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
         lines = [
             "  ".join(c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
             for row in rows
         ]
-        shape = " x ".join(map(str, self.input_shape))
-        title = f"{self.model} on {shape}: {self.parameters:,} parameters"
-        return "\n".join([title, lines[0], "-" * len(lines[0]), *lines[1:]])
+        return "\n".join([self._title(), lines[0], "-" * len(lines[0]), *lines[1:]])
 
     __repr__ = __str__
 
+    def _repr_html_(self) -> str:
+        return tables.table(self._title(), _HEAD, [_cells(layer) for layer in self.layers], left=3)
 
-def describe(model: Model, input_size: tuple[int, int] | Tensor) -> Description:
+    def _title(self) -> str:
+        shape = " x ".join(map(str, self.input_shape))
+        return f"{self.model} on {shape}: {self.parameters:,} parameters"
+
+
+def describe(model: Model, input_size: tuple[int, int] | Tensor, *, progress: bool = False) -> Description:
     """Tabulate the layers that a model runs: name, type, output shape, parameters, receptive field, stride.
 
     The model runs once for the shapes and the order, and once more with positive weights for the receptive fields, in
@@ -66,6 +73,7 @@ def describe(model: Model, input_size: tuple[int, int] | Tensor) -> Description:
     Args:
         model: a module or a Network.
         input_size: (H, W) in pixels, or an input (1, C, H, W).
+        progress: whether to show a bar (False): a network whose units see windows, as Swin's, takes seconds.
 
     Returns:
         A Description, which `print` shows as a table.
@@ -91,7 +99,7 @@ def describe(model: Model, input_size: tuple[int, int] | Tensor) -> Description:
 
         with torch.no_grad():
             run_with(module, x, leaves, keep_shape)
-        fields = receptive_fields(module, x, list(shapes))
+        fields = receptive_fields(module, x, list(shapes), progress)
         layers, rows = named_layers(module), []
         for name, shape in shapes.items():
             call = resolve(module, layers, name)

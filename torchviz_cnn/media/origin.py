@@ -83,6 +83,21 @@ def is_photo(value: Any) -> bool:
     return isinstance(value, (str, os.PathLike, Image.Image, np.ndarray))
 
 
+def names_of(value: Any, count: int) -> tuple[str, ...]:
+    """What the images of a batch are called: files by their names, others by their places.
+
+    >>> names_of(["photos/cat.jpg"], 1), names_of(torch.zeros(2, 3, 4, 4), 2)
+    (('cat.jpg',), ('image 0', 'image 1'))
+    """
+    several = [value] if is_photo(value) else value if isinstance(value, (list, tuple)) else []
+    if len(several) != count:
+        several = [None] * count
+    return tuple(
+        os.path.basename(os.fspath(one)) if isinstance(one, (str, os.PathLike)) else f"image {place}"
+        for place, one in enumerate(several)
+    )
+
+
 def stored(value: Photo) -> Pixels:
     """A photo in the depth and bands that it has: a path is read, all else is given back. Raises ImageError."""
     return read_stored(value) if isinstance(value, (str, os.PathLike)) else value

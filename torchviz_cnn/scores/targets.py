@@ -17,7 +17,9 @@ from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.inputs import Given, Input, Output, prepared
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model, class_index
+from torchviz_cnn.media.origin import names_of
 from torchviz_cnn.scores.outputs import Activation, Categories, Ending, log_probabilities, probabilities
+from torchviz_cnn.scores.predictions import Predictions
 from torchviz_cnn.scores.reader import Reader, ReadyTarget, TargetFunction, label_of
 
 Score = Literal["logit", "probability", "log_probability", "cross_entropy"]
@@ -155,8 +157,10 @@ def score_of(outputs: Tensor, target: Tensor, score: Score, activation: Activati
     return log if score == "log_probability" else -log
 
 
-def predict(model: Model, x: Input, *, activation: Activation | None = None, output: Output = None) -> Tensor:
-    """Predict class probabilities.
+def predict(model: Model, x: Input, *, activation: Activation | None = None, output: Output = None) -> Predictions:
+    """Predict class probabilities: a tensor that is shown as a table of the likeliest classes.
+
+    `net.predict(photo)` of a Network is the same.
 
     Args:
         model: a module or a Network.
@@ -168,15 +172,22 @@ def predict(model: Model, x: Input, *, activation: Activation | None = None, out
             `"heads.0.logits"`), or a function that picks them. By default they are looked for.
 
     Returns:
-        Probabilities (B, n) in float32; of a Network with one output and two class names, of both: (B, 2).
+        Probabilities (B, n) in float32; of a Network with one output and two class names, of both: (B, 2). `print` and
+        notebooks show each image's five likeliest classes, `.table()` lists them.
 
     Raises:
         ModelError: for a model that gives no class scores.
         InputError: for an activation that does not exist.
 
     >>> from torch import nn
-    >>> predict(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), torch.zeros(2, 3, 2, 2)).shape
-    torch.Size([2, 5])
+    >>> predictions = predict(nn.Sequential(nn.Flatten(), nn.Softmax(1)), torch.tensor([[[[1.0]], [[3.0]], [[0.0]]]]))
+    >>> predictions
+    image 0
+      0.844  class 1 (1)
+      0.114  class 0 (0)
+      0.042  class 2 (2)
+    >>> predictions.argmax(1)
+    tensor([1])
     """
     if activation is not None:
         checks.one_of("activation", activation, get_args(Activation))
@@ -184,7 +195,7 @@ def predict(model: Model, x: Input, *, activation: Activation | None = None, out
         with torch.no_grad(), HookManager(given.model) as hooks, Ending() as ending:
             raw = hooks.run_on(given.inputs(given.x), stop_early=False)
         outputs, usual, _ = reader_of(given, None).read(raw, len(given.x), ending)
-        return probabilities(outputs, activation or usual)
+        return Predictions.of(probabilities(outputs, activation or usual), given.origin, names_of(x, len(outputs)))
 
 
 def asked(given: Given, target: Target, score: Score) -> Targets:

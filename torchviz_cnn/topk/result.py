@@ -22,8 +22,8 @@ from torchviz_cnn.hooks.relu_rules import OtherActivations
 from torchviz_cnn.layers.receptive_field import ReceptiveField
 from torchviz_cnn.media.dataset import ImageSource, View
 from torchviz_cnn.media.images import Preprocess
+from torchviz_cnn.media.notebook import pictures
 from torchviz_cnn.media.photo_folder import PhotoFolder
-from torchviz_cnn.runs import files
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.scores.projection import Projection
 from torchviz_cnn.topk.patches import (
@@ -352,11 +352,11 @@ class TopActivations:
             blocks.append(arranged(squares, len(squares), 6))
         return blocks
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> bytes | None:
+        """The patches of the strongest channels of the last layer; figures of all where the photos are not there."""
         last = self.layers[-1]
-        if self.source is None:
-            return files.png(self.plot())
-        return files.png(self.page(last, self.strongest_channels(last, 8), projection=None))
+        page = pictures.png(lambda: self.page(last, self.strongest_channels(last, 4), projection=None))
+        return page or pictures.png(self.plot)
 
     def __repr__(self) -> str:
         rows = [f"  {layer}: {len(self.values[layer])} channels" for layer in self.layers]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from torchviz_cnn.core.errors import InputError, OutputError
 from torchviz_cnn.media import figures
+from torchviz_cnn.media.notebook import pictures
 from torchviz_cnn.runs import files
 
 Better = Literal["higher", "lower", "neither"]
@@ -122,8 +123,8 @@ class Measurement:
             writer.writerow([name, *numbers, self.reasons.get(i, "")])
         return text.getvalue()
 
-    def _repr_png_(self) -> bytes:
-        return files.png(self.plot())
+    def _repr_png_(self) -> bytes | None:
+        return pictures.png(self.plot)
 
     def __repr__(self) -> str:
         low, high = self.interval

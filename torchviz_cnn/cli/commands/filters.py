@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import Any
 
 import torchviz_cnn as tvc
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace) -> None:
     size, every = shared.two_sides("--size", args.size), args.layers == ["all"]
     preset: Any = args.preset or ("clean" if args.quality == "clean" else "dlwp-2025")
     changes = shared.options(args, "step", "normalize", "border", "parameters", "optimizer")
+    drawn: set[str] = set()
+    draw = partial(_draw, args, drawn)
     with joined(shared.device(args.device)) as ranks:
         args.device = ranks.device
         net = shared.network(args)
@@ -71,21 +74,24 @@ def run(args: argparse.Namespace) -> None:
                 name=args.model,
                 ranks=ranks,
                 progress=True,
+                on_layer=draw,
             )
-        if ranks.first:
-            _draw(args, atlas)
+        for layer in atlas.layers if ranks.first else ():
+            if layer not in drawn:  # what other processes finished, or earlier runs made
+                draw(atlas.patterns(layer))
 
 
-def _draw(args: argparse.Namespace, atlas: tvc.Atlas) -> None:
+def _draw(args: argparse.Namespace, drawn: set[str], patterns: tvc.Patterns) -> None:
+    """Write the picture of a layer, and note its name."""
     from torchviz_cnn.cli import shared
     from torchviz_cnn.runs import files
 
-    for layer in atlas.layers:
-        patterns = atlas.patterns(layer)
-        columns = args.columns or (8 if len(patterns.values) <= 64 else 16)
-        file = files.save_image(args.out / f"{files.safe_name(layer)}.png", patterns.grid(columns))
-        dead = f", no gradient in {', '.join(map(str, patterns.dead))}" * bool(patterns.dead)
-        shared.say(f"{file}: {len(patterns.values)} filters, {int(patterns.raised.sum())} raised{dead}")
+    layer = str(patterns.layer)
+    columns = args.columns or (8 if len(patterns.values) <= 64 else 16)
+    file = files.save_image(args.out / f"{files.safe_name(layer)}.png", patterns.grid(columns))
+    dead = f", no gradient in {', '.join(map(str, patterns.dead))}" * bool(patterns.dead)
+    shared.say(f"{file}: {len(patterns.values)} filters, {int(patterns.raised.sum())} raised{dead}")
+    drawn.add(layer)
 
 
 def _count(text: str | None, every: bool) -> int | None:

@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> None:
     from torchviz_cnn.cli import shared
 
     net = shared.network(args)
-    print(tvc.describe(net, net.input_size))
+    print(tvc.describe(net, net.input_size, progress=True))
 
 
 COMMAND = arguments.Command(

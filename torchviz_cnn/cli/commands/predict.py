@@ -21,13 +21,12 @@ def run(args: argparse.Namespace) -> None:
 
     net = shared.network(args)
     for paths, images in shared.batches(shared.named_photos(args), args, net.preprocess):
-        probabilities = tvc.predict(net, images, output=args.output)
-        shared.require_labels(args, net, probabilities.shape[1])
-        values, indices = probabilities.topk(min(args.k, probabilities.shape[1]))
-        for path, row, classes in zip(paths, values.tolist(), indices.tolist(), strict=True):
+        predictions = tvc.predict(net, images, output=args.output)
+        shared.require_labels(args, net, predictions.shape[1])
+        for image, path in enumerate(paths):
             shared.say(str(path))
-            for value, index in zip(row, classes, strict=True):
-                shared.say(f"  {value:.3f}  {net.category(index)} ({index})")
+            for name, index, value in predictions.table(args.k, image):
+                shared.say(f"  {value:.3f}  {name} ({index})")
 
 
 COMMAND = arguments.Command(

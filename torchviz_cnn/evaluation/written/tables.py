@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torchviz_cnn.attribution.metrics.result import plain
 from torchviz_cnn.evaluation.columns import Column
 from torchviz_cnn.evaluation.rows import Row
+from torchviz_cnn.media.notebook import tables
 
 if TYPE_CHECKING:
     from torchviz_cnn.evaluation.result import Trust
@@ -179,6 +180,16 @@ def markdown(trust: Trust) -> str:
     lines += ["", "## Notes", "", *(f"- {escaped(note)}" for note in trust.notes)]
     lines += [f"- {escaped(column.title)}: {escaped(column.says)}" for column in trust.columns]
     return "\n".join(lines) + "\n"
+
+
+def notebook_table(trust: Trust) -> str:
+    """The table and what it says, as HTML for notebooks."""
+    head = ["method", *(f"{column.title} ({_head(trust, column)})" for column in trust.shown)]
+    rows = [[row.title, *(cell_text(trust, row, column) for column in trust.shown)] for row in trust.rows]
+    reasons = [f"{DASH} {where}: {reason}" for where, reason in dash_reasons(trust).items()]
+    title = f"How far maps of {trust.network} can be believed; explained is {trust.explained}"
+    said = [*trust.sentences.values(), *trust.verdict, *trust.notes, *reasons]
+    return tables.table(title, head, rows) + tables.listed(said)
 
 
 def escaped(text: str) -> str:

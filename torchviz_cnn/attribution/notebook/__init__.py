@@ -1,0 +1,1 @@
+"""What class maps show of themselves in notebooks."""
