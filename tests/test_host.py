@@ -21,8 +21,8 @@ from tests import networks
 from tests.conftest import unchanged
 from tests.networks import CLASSES, images, seeded
 from torchviz_cnn.attribution.cam.formulas import CAM_METHODS
+from torchviz_cnn.attribution.metrics.images import AllImages
 from torchviz_cnn.attribution.metrics.mosaics import Mosaics, disconnected, own_cell
-from torchviz_cnn.attribution.metrics.parts import AllImages
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.TorchvizWarning"),

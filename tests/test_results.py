@@ -47,7 +47,7 @@ def results(folder: Path) -> dict[str, Any]:
         "Saliency": tvc.saliency(net, photo, target=1),
         "SignedHeatmap": tvc.grad_cam(net, photo, target=1, relu=False),
         "TopActivations": tvc.top_activations(net, folder, ["features.0"], k=1),
-        "Trust": tvc.trust(net, photo, methods="grad_cam", labels=[1], steps=2, mosaics=0),
+        "Trust": tvc.trust(net, photo, methods="grad_cam", truth=[1], steps=2, mosaics=0),
     }
 
 

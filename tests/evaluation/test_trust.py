@@ -60,6 +60,18 @@ class Corner(nn.Module):
         return torch.as_tensor(self.mix(x * self.board)[:, :, :8, :8]).mean((2, 3))
 
 
+class TwoOutputs(nn.Module):
+    """A network beside another one with its classes in the other order."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        own = self.network(x)
+        return {"other": own.flip(1), "own": own}
+
+
 def in_the_corner(model: nn.Module, x: Tensor, target: object = None) -> Tensor:
     maps = torch.zeros(len(x), *x.shape[2:])
     maps[:, :8, :8] = 1
@@ -78,11 +90,11 @@ BOARDS = BOARD + 0.3 * images(12)
 # --- figures ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("labels", [None, [2, 0, 1, 4, 2, 3]])
-def test_figures_are_those_of_the_metrics(labels: list[int] | None) -> None:
+@pytest.mark.parametrize("truth", [None, [2, 0, 1, 4, 2, 3]])
+def test_figures_are_those_of_the_metrics(truth: list[int] | None) -> None:
     net, x, marked = vgg_like(), images(6), masks()
-    result = trusted(masks=marked, labels=labels, batch_size=4)
-    target = None if labels is None else torch.tensor(labels)
+    result = trusted(masks=marked, truth=truth, batch_size=4)
+    target = None if truth is None else torch.tensor(truth)
     expected: dict[str, Callable[[str], tvc.Measurement]] = {
         "insertion": lambda method: metrics.insertion(net, x, method, target, steps=4),
         "deletion": lambda method: metrics.deletion(net, x, method, target, steps=4),
@@ -108,7 +120,7 @@ def test_own_cells_are_those_of_the_grid_pointing_game() -> None:
     model = nn.Sequential(colours, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     x = torch.eye(4)[..., None, None].expand(4, 4, 8, 8).contiguous()
     result = tvc.trust(model, x, methods=["input_x_gradient", {"of x": of_the_photo}], steps=2, mosaics=40)
-    expected = metrics.grid_pointing_game(model, x, "input_x_gradient", labels="predicted", count=24)
+    expected = metrics.grid_pointing_game(model, x, "input_x_gradient", truth="predicted", count=24)
     assert result["input_x_gradient", "grid_pointing_game"].mean == expected.mean == 1
     assert len(result["input_x_gradient", "grid_pointing_game"].values) == 24  # as many as there are
     assert result["centre", "grid_pointing_game"].mean == pytest.approx(0.25)
@@ -141,7 +153,7 @@ def test_the_photos_that_are_changed_are_spread_over_the_list() -> None:
 
 def test_a_method_that_finds_what_decides_is_first_and_beats_the_centre() -> None:
     own = {"right": in_the_corner, "photo": of_the_photo}
-    result = tvc.trust(Corner().eval(), BOARDS, methods=[own, "input_x_gradient"], labels=[0] * 12, steps=8, mosaics=0)
+    result = tvc.trust(Corner().eval(), BOARDS, methods=[own, "input_x_gradient"], truth=[0] * 12, steps=8, mosaics=0)
     columns = {column.name: column for column in result.columns}
     for name in ("insertion", "deletion", "road"):
         assert result.ranks[name]["right"] <= 1.5
@@ -161,7 +173,7 @@ def test_what_could_not_be_measured_is_no_zero() -> None:
         return maps
 
     result = trusted(methods=["cam", "saliency", {"broken": broken}])
-    assert result["broken", "deletion"].reasons == {2: "the method gives maps with NaN or infinity in them"}
+    assert result["broken", "deletion"].reasons == {2: "its map has NaN or infinity in it"}
     assert result["broken", "deletion"].count == 5
     assert math.isnan(result["cam", "deletion"].mean)
     assert "global average pooling" in result["cam", "seconds"].reasons[0]
@@ -170,6 +182,37 @@ def test_what_could_not_be_measured_is_no_zero() -> None:
         "seconds", "insertion", "deletion", "average_drop", "road", "structure", "randomization",
     ]  # fmt: skip
     assert "it does not explain this network" in result.sentences["cam"]
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_one_map_that_is_not_finite_refuses_no_other(number: int) -> None:
+    """Also where it is of the first photo, on which methods are tried."""
+
+    def broken(model: nn.Module, x: Tensor, target: object = None) -> Tensor:
+        return x.abs().sum(1).masked_fill((x == images(6)[number]).flatten(1).all(1)[:, None, None], math.nan)
+
+    result = trusted(methods=["saliency", {"broken": broken}])
+    assert result.row("broken").refused is None
+    for column in ("deletion", "structure", "seconds"):
+        reasons = result["broken", column].reasons
+        assert reasons[number] == "its map has NaN or infinity in it" or number not in range(6)[: len(reasons)]
+        assert result["broken", column].count >= 3
+    assert result["broken", "deletion"].count == 5
+
+
+def test_what_is_explained_may_be_a_part_of_the_output(tmp_path: Path) -> None:
+    model, x = vgg_like(), images(3)
+    options: dict[str, Any] = {"methods": ["grad_cam", "saliency"], "steps": 2, "mosaics": 0}
+    several = TwoOutputs(model)
+    result = tvc.trust(several, x, output="own", out=tmp_path / "run", **options)
+    alone = tvc.trust(model, x, **options)
+    for column in ("insertion", "deletion", "average_drop", "road"):
+        for method in options["methods"]:
+            torch.testing.assert_close(result[method, column].values, alone[method, column].values, equal_nan=True)
+    kept = metrics.randomization(several, x, "saliency", output="own")
+    torch.testing.assert_close(result["saliency", "randomization"].values, kept.values)
+    with pytest.raises(tvc.OutputError, match="its output is \"'own'\", this one's is \"'other'\""):
+        tvc.trust(several, x, output="other", out=tmp_path / "run", **options)
 
 
 def test_a_network_and_the_process_are_as_before() -> None:
@@ -191,8 +234,8 @@ def test_a_network_and_the_process_are_as_before() -> None:
         ({"steps": 0}, "steps"),
         ({"mosaics": -1}, "mosaics is a whole number of at least 0"),
         ({"tolerance": "x"}, "tolerance is a finite number"),
-        ({"labels": [1, 2]}, "there are 6 photos, and 2 labels"),
-        ({"labels": [1] * 5 + [9]}, "target 9 is out of range"),
+        ({"truth": [1, 2]}, "there are 6 photos, and truth has 2 classes"),
+        ({"truth": [1] * 5 + [9]}, "target 9 is out of range"),
         ({"masks": masks(4)}, "6"),
         ({"masks": torch.eye(9).expand(6, 9, 9)}, "none of the masks can be used: .* 9 x 9 pixels"),
     ],
@@ -263,7 +306,7 @@ def test_all_methods_are_measured_on_the_same_photos(monkeypatch: pytest.MonkeyP
     [
         {"methods": ["saliency"]},
         {"seed": 1},
-        {"labels": [0] * 6},
+        {"truth": [0] * 6},
         {"masks": masks()},
         {"x": images(6, seed=3)},
         {"steps": 5},

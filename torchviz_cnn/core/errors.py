@@ -111,6 +111,15 @@ def kind_of(value: object) -> str:
     return f"{'an' if name[0] in 'AEIOaeiou' else 'a'} {name}"
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line.
+
+    >>> one_line(InputError("no map\\n  of it"))
+    'no map of it'
+    """
+    return " ".join(str(error).split())
+
+
 def did_you_mean(asked: str, known: Iterable[str]) -> str:
     """`"; did you mean 'features.29'?"` for the nearest of the known names, or `""` where none is near.
 

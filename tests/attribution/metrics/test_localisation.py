@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import torchviz_cnn as tvc
+from torchviz_cnn.attribution.metrics.images import AllImages
 from torchviz_cnn.attribution.metrics.localisation import Masks
-from torchviz_cnn.attribution.metrics.parts import AllImages
 from torchviz_cnn.attribution.metrics.result import Measurement
 
 SIDE = 32

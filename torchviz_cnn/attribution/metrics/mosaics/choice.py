@@ -14,18 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchviz_cnn.attribution.metrics.parts import AllImages, Images
+from torchviz_cnn.attribution.metrics.images import AllImages, Images
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, TargetError
+from torchviz_cnn.core.errors import ImageError, InputError, TargetError
 from torchviz_cnn.core.names import unwrap
 from torchviz_cnn.core.progress import progress_bar
+from torchviz_cnn.core.words import counted
 from torchviz_cnn.hooks.inputs import Output, batch_of
 from torchviz_cnn.hooks.network import Model, Network, category_name, class_index, module_of
 from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.scores.targets import predict
 
-Labels = Sequence[int | str | None] | Tensor | Callable[[Path], int | str | None] | Literal["predicted"] | None
-"""The classes of photos, as a sequence or a function of the photo's path; see `grid_pointing_game`."""
+Truth = Sequence[int | str | None] | Tensor | Callable[[Path], int | str | None] | Literal["predicted"] | None
+"""The true classes of photos, as a sequence or a function of the photo's path; see `grid_pointing_game`."""
 Size = Literal["grow", "fit"]
 """Whether a mosaic is n times as high and wide as the network's input, or made as small as that."""
 
@@ -60,7 +61,7 @@ class Mosaics:
         model: Model,
         x: Images,
         *,
-        labels: Labels = None,
+        truth: Truth = None,
         n: int = 2,
         count: int = 40,
         threshold: float = 0.99,
@@ -68,18 +69,24 @@ class Mosaics:
         output: Output = None,
         batch_size: int = 8,
         seed: int = 0,
+        among: Sequence[int] | None = None,
         progress: bool = False,
     ) -> Mosaics:
-        """Choose the photos of mosaics: see `grid_pointing_game`, which takes the same options."""
+        """Choose the photos of mosaics: see `grid_pointing_game`, which takes the same options.
+
+        Args:
+            among: the numbers of the photos that are looked at; by default all.
+        """
         checks.one_of("size", size, get_args(Size))
         least, count = checks.number("threshold", threshold, 0), checks.whole_number("count", count)
         cells = checks.whole_number("n", n, least=2) ** 2
         images = AllImages(x, model)
-        class_of = _class_of(labels, images, model)
+        class_of = _class_of(truth, images, model)
         photos: dict[int, list[int]] = {}
         looked_at = known = 0
-        with progress_bar(progress, total=len(images), desc="photos recognised", unit=" photos") as bar:
-            for numbers, several in images.read(checks.whole_number("batch_size", batch_size)):
+        looking = len(images) if among is None else len(among)
+        with progress_bar(progress, total=looking, desc="photos recognised", unit=" photos") as bar:
+            for numbers, several in images.read(checks.whole_number("batch_size", batch_size), among):
                 shares = predict(model, batch_of(model, several)[0], output=output)
                 known = shares.shape[1]
                 for number, share, top in zip(numbers, *map(Tensor.tolist, shares.max(1)), strict=True):
@@ -127,7 +134,9 @@ class Mosaics:
         """One mosaic as the network's input: (1, C, n * H, n * W), or (1, C, H, W) where it is made to `fit`."""
         tiles = []
         for number in self.cells[index].tolist():
-            _, photos = next(self.images.read(1, number))
+            _, photos, skipped = self.images.take([number])
+            if skipped:
+                raise ImageError(f"{self.images.names[number]} {skipped[number]}")
             tiles.append(batch_of(model, photos)[0][0])
         rows = [torch.cat(tiles[row * self.n : (row + 1) * self.n], 2) for row in range(self.n)]
         mosaic = torch.cat(rows, 1)[None]
@@ -189,25 +198,27 @@ def _require_growing(model: Model, mosaics: Mosaics, output: Output) -> None:
         ) from error
 
 
-def _class_of(labels: Labels, images: AllImages, model: Model) -> Callable[[int], int | None] | None:
+def _class_of(truth: Truth, images: AllImages, model: Model) -> Callable[[int], int | None] | None:
     """The class of an image by its number; None for images that are of the class that the network takes them for."""
     categories = model.categories if isinstance(model, Network) else None
-    if isinstance(labels, str):
-        checks.one_of("labels", labels, ["predicted"])
+    if isinstance(truth, str):
+        checks.one_of("truth", truth, ["predicted"])
         return None
-    if labels is None:
+    if truth is None:
         return _own_classes(images, categories)
 
     def index(value: Any) -> int | None:
         if value is None:
             return None
-        return class_index(categories, value) if isinstance(value, str) else checks.whole_number("a label", value, 0)
+        return class_index(categories, value) if isinstance(value, str) else checks.whole_number("a class", value, 0)
 
-    if callable(labels):
-        return lambda number: index(labels(Path(images.names[number])))
-    several = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    if callable(truth):
+        return lambda number: index(truth(Path(images.names[number])))
+    several = truth.tolist() if hasattr(truth, "tolist") else list(truth)
     if len(several) != len(images):
-        raise InputError(f"there are {len(images)} photos, and {len(several)} labels")
+        raise InputError(
+            f"there are {counted(len(images), 'photo')}, and truth has {counted(len(several), 'class', 'classes')}"
+        )
     return [index(value) for value in several].__getitem__
 
 
@@ -221,7 +232,7 @@ def _own_classes(images: AllImages, categories: tuple[str, ...] | None) -> Calla
     except TargetError as error:
         raise InputError(
             f"the photos are in folders or classes called {', '.join(images.categories[:4])}, and {error}; name them "
-            'as the network does, or give labels= as a class for each photo, a function of its path, or "predicted"'
+            'as the network does, or give truth= as a class for each photo, a function of its path, or "predicted"'
         ) from None
 
     def class_of(number: int) -> int | None:
