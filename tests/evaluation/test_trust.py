@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torchviz_cnn as tvc
 from tests.conftest import unchanged
 from tests.networks import images, seeded, vgg_like
 from torchviz_cnn import metrics
+from torchviz_cnn.attribution.metrics.mosaics import Mosaics
 from torchviz_cnn.evaluation.measuring import spread
 from torchviz_cnn.evaluation.written.figures import figures_of
 
@@ -283,10 +285,86 @@ def test_a_run_that_was_interrupted_goes_on(tmp_path: Path, at: int) -> None:
 def test_a_budget_stops_before_the_next_part_and_more_of_it_goes_on(tmp_path: Path) -> None:
     none = trusted(budget=0, out=tmp_path / "run")
     assert none["saliency", "seconds"].reasons[0] == "the budget was spent before"
-    assert none.shown == ()
-    assert "0 of 6 photos are measured" in none.notes[0]
-    assert none.table()
+    assert none.shown == none.columns
+    assert none.notes[0] == "0 of 6 photos are measured."
+    assert none.verdict == ("3 methods are too few to say which metrics agree.",)
+    assert "0 metrics, 0 photos" in repr(none)
+    rows = [line for line in none.table().splitlines() if line.startswith("Saliency ")]
+    assert sum(line.count("–") for line in rows) == len(none.columns)
+    (table,) = re.findall(r"(?:^\|.*\n)+", (tmp_path / "run" / "trust.md").read_text(), re.MULTILINE)
+    assert {line.count("|") for line in table.splitlines()} == {len(none.columns) + 2}
+    assert "all of insertion; all of deletion;" in none.table().replace("\n  ", " ")
+    page = (tmp_path / "run" / "index.html").read_text()
+    assert page.count(">higher is better<br>0 photos<") + page.count(">lower is better<br>0 photos<") == 9
+    several = trusted(budget=0, methods=[*METHODS, "guided"])
+    assert several.verdict == ("Too little is measured to say which metrics agree.",)
     assert_same(trusted(out=tmp_path / "run"), trusted())
+
+
+class Clock:
+    """A clock that goes on by itself only where a method says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def slow(self, seconds: float) -> Callable[..., Tensor]:
+        """A method that takes so long for each photo."""
+
+        def method(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+            self.now += seconds * len(x)
+            maps = x.abs().sum(1)
+            return maps if target.ndim == 1 else maps[:, None].expand(-1, target.shape[1], -1, -1)
+
+        return method
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    for module in ("measuring", "trust"):
+        monkeypatch.setattr(f"torchviz_cnn.evaluation.{module}.time.monotonic", made)
+    return made
+
+
+@pytest.mark.parametrize("budget", [20, 40, 110, 400])
+def test_a_budget_is_overrun_by_no_more_than_one_photo(clock: Clock, budget: float) -> None:
+    result = trusted(images(48), methods={"slow": clock.slow(1)}, budget=budget, perturbed=4, batch_size=16)
+    with_random_weights = 7  # the map of the network as it is, and those of six with random weights
+    assert clock.now <= budget + with_random_weights
+    assert clock.now >= min(0.5 * budget, 48)
+    assert result["slow", "seconds"].count > 0
+
+
+def test_a_run_that_goes_on_knows_how_long_a_photo_takes(clock: Clock, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"x": images(24), "methods": {"slow": clock.slow(1)}, "perturbed": 1, "out": tmp_path}
+    first = trusted(budget=24, **options)["slow", "seconds"].count
+    begun = clock.now
+    assert 0 < first < 24
+    assert trusted(budget=3, **options)["slow", "seconds"].count == first
+    assert clock.now - begun <= 3
+
+
+def test_photos_of_mosaics_are_looked_for_among_as_many_as_there_is_time_for(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int | None] = []
+    of = Mosaics.of
+
+    def recorded(*args: Any, among: list[int] | None, **options: Any) -> Mosaics:
+        looked.append(None if among is None else len(among))
+        return of(*args, among=among, **options)
+
+    monkeypatch.setattr(Mosaics, "of", recorded)
+    options: dict[str, Any] = {"methods": {"slow": clock.slow(1)}, "mosaics": 4, "perturbed": 1}
+    trusted(images(40), budget=60, **options)
+    assert looked
+    assert all(number is not None and number < 40 for number in looked)
+    looked.clear()
+    trusted(images(40), **options)
+    assert set(looked) == {None}
 
 
 def test_all_methods_are_measured_on_the_same_photos(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,6 +396,22 @@ def test_a_folder_of_another_run_is_left_alone(tmp_path: Path, options: dict[str
     with pytest.raises(tvc.OutputError, match="holds results of another run"):
         trusted(out=tmp_path / "run", **options)
     assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_masks_that_cannot_be_used_leave_nothing_behind(tmp_path: Path) -> None:
+    for wrong in (torch.eye(9).expand(6, 9, 9), torch.ones(6, 32, 32), torch.arange(1.0, 1025).view(1, 32, 32)):
+        with pytest.raises(tvc.InputError, match=r"none of the masks can be used: |nowhere 0"):
+            trusted(masks=wrong.expand(6, -1, -1), out=tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    assert trusted(masks=masks(), out=tmp_path / "run")["saliency", "pointing_game"].count > 0
+
+
+def test_one_mask_that_is_nowhere_0_is_left_out_with_its_reason() -> None:
+    marked = [*masks().float()[:5], torch.arange(1.0, 1025).view(32, 32)]
+    result = trusted(masks=marked)
+    assert "nowhere 0" in result["saliency", "pointing_game"].reasons[5]
+    assert result["centre", "pointing_game"].count == 5
+    assert any("is not measured on 1 photo, as image 5: its mask is nowhere 0" in note for note in result.notes)
 
 
 def test_another_network_is_another_run(tmp_path: Path) -> None:

@@ -508,8 +508,8 @@ def test_mistakes_are_told_before_the_work(tmp_path: Path) -> None:
             "matches ConvTranspose2d",
             lambda: tvc.report(net, shown, tmp_path, layers=nn.ConvTranspose2d),
         ),
-        (tvc.OutputError, "out is the path of the page", lambda: tvc.report(net, shown, None)),  # type: ignore[arg-type]
-        (tvc.OutputError, "out is the path of the page", lambda: tvc.report(net, shown, 5)),  # type: ignore[arg-type]
+        (tvc.InputError, "out names a file or folder", lambda: tvc.report(net, shown, None)),  # type: ignore[arg-type]
+        (tvc.InputError, "out names a file or folder", lambda: tvc.report(net, shown, 5)),  # type: ignore[arg-type]
         (tvc.OutputError, "cannot write 'nnn", lambda: tvc.report(net, shown, "n" * 300 + ".html")),
         (tvc.OutputError, "ends in .html", lambda: tvc.report(net, shown, tmp_path / "page.pdf")),
         (tvc.LayerError, "no layer '00'", lambda: tvc.report(net, shown, tmp_path, layers=["00"], budget=0)),

@@ -361,7 +361,7 @@ def test_what_is_not_a_number_is_left_out_and_said() -> None:
         ([torch.zeros(3, 4, 5, 6)], "not an image: .3, 4, 5, 6., where .C, H, W. is needed"),
         (["no such file.jpg"], "how this network's inputs are prepared is not known"),
         ([{"a": 1}], "none is called image"),
-        ([torch.zeros(1, 32, 32)], "has 1 channels; VGGLike takes 3"),
+        ([torch.zeros(1, 32, 32)], "has 1 channel; VGGLike takes 3"),
         ([torch.zeros(3, 32, 32), torch.zeros(3, 32, 40)], "cannot share a batch"),
     ],
 )

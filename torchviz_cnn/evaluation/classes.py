@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from torchviz_cnn.core.errors import InputError, did_you_mean, kind_of
-from torchviz_cnn.core.words import counted
+from torchviz_cnn.core.words import are, counted
 from torchviz_cnn.hooks.network import Model, Network, class_index
 
 Truth = str | os.PathLike[str] | Sequence[Any] | Mapping[str, Any] | Callable[[str], Any] | None
@@ -51,9 +51,7 @@ def _given(names: Sequence[str], truth: Any) -> list[Any]:
     if not isinstance(values, Sequence):
         raise InputError(f"truth is a sequence, a mapping, a function, a CSV file or 'folders', not {kind_of(truth)}")
     if len(values) != len(names):
-        raise InputError(
-            f"there are {counted(len(names), 'photo')}, and truth has {counted(len(values), 'class', 'classes')}"
-        )
+        raise InputError(f"there {are(len(names), 'photo')}, and truth has {counted(len(values), 'class')}")
     return list(values)
 
 

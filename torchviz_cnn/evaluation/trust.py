@@ -121,6 +121,7 @@ def trust(
     until = math.inf if budget is None else begun + checks.number("budget", budget, 0)
     counts = {"perturbed": perturbed, "steps": steps, "batch_size": batch_size}
     counts = {name: checks.whole_number(name, value) for name, value in counts.items()}
+    place = None if out is None else checks.path("out", out)
     checks.whole_number("seed", seed, 0)
     counts["mosaics"] = checks.whole_number("mosaics", mosaics, 0)
     checks.number("tolerance", tolerance, 0)
@@ -135,11 +136,11 @@ def trust(
     if known is not None:
         _require_a_mask(net, images, known, output)
     weights, folder = model_checksum(module_of(net)), None
-    if out is not None:
+    if place is not None:
         said = {"tolerance": tolerance, "threshold": threshold, "seed": seed, "masks": _of_masks(masks, mask_values)}
         said |= {"weights": weights, "output": _text_of(output)}
         identity = _identity(net, images, classes, rows, {**counts, **said})
-        folder = ResultFolder.open(Path(out), KIND, identity)
+        folder = ResultFolder.open(place, KIND, identity)
     run = Run(
         model=net,
         photos=photos,
@@ -221,12 +222,12 @@ def _notes(run: Run, table: Table) -> list[str]:
     classes, skipped = table.classes, table.skipped
     done, count = int((classes >= 0).sum()), len(run.images)
     measured = f"{done} of {counted(count, 'photo')} {'is' if done == 1 else 'are'} measured"
-    notes = [f"{measured}, with the same photos for all methods."]
+    notes = [f"{measured}, with the same photos for all methods." if done else f"{measured}."]
     if done + len(skipped) < count:
         notes.append("The budget was spent before the others; the same call with a larger one goes on.")
     if skipped:
         first = next(iter(skipped.values()))
-        left = f"{counted(len(skipped), 'photo')} {'was' if len(skipped) == 1 else 'were'} left out"
+        left = f"{counted(len(skipped), 'photo was', 'photos were')} left out"
         notes.append(f"{left}, as {run.images.names[next(iter(skipped))]}: {first}")
     few = [c.title for c in run.columns if c.judges and 0 < table.measured[CENTRE, c.name].count < FEWEST]
     if few:

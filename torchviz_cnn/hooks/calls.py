@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.core.names import is_compiled
+from torchviz_cnn.core.words import counted
 
 Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
 """One input of a model, a tuple of several, or a dict of keyword inputs."""
@@ -68,7 +69,8 @@ def explain_shape(error: RuntimeError | ValueError, model: nn.Module, args: tupl
     mismatch = re.search(r"expected input\[([\d, ]+)\] to have (\d+) channels", str(error))
     if mismatch and tuple(int(side) for side in mismatch[1].split(",")) == shape:
         raise InputError(
-            f"{type(model).__name__} takes images of {mismatch[2]} channels, and the input has {shape[1]}"
+            f"{type(model).__name__} takes images of {counted(int(mismatch[2]), 'channel')}, "
+            f"and the input has {shape[1]}"
         ) from error
 
 

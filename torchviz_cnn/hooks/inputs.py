@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from torchviz_cnn.core.errors import InputError, ModelError, TorchvizWarning, kind_of
 from torchviz_cnn.core.warn import warn
+from torchviz_cnn.core.words import counted
 from torchviz_cnn.hooks.calls import OF_FRAMES, SEVERAL_INPUTS
 from torchviz_cnn.hooks.network import Model, Network
 from torchviz_cnn.hooks.untouched import untouched
@@ -226,7 +227,7 @@ def _require_images(x: Tensor, model: nn.Module, dims: Sequence[int]) -> None:
     wrong = (~x.isfinite()).flatten(1).sum(1)
     if bool(wrong.any()):
         image = int(wrong.nonzero()[0, 0])
-        raise InputError(f"image {image} of the input has {int(wrong[image])} values that are NaN or infinite")
+        raise InputError(f"image {image} of the input has {counted(int(wrong[image]), 'NaN or infinite value')}")
 
 
 def _described(x: Any) -> str:

@@ -165,7 +165,7 @@ def test_labels_of_a_dataset_are_taken() -> None:
     [
         ({"n": 3}, r"a mosaic of 3 x 3 is of 9 classes, and the network has 4"),
         ({"threshold": 1.5}, "recognises 0, of 0 classes, with a probability of at least 1.5"),
-        ({"count": 25}, "count=25 mosaics are asked for, and of 4 recognised photos of 4 classes there are 24"),
+        ({"count": 25}, "count=25 is asked for, and of 4 recognised photos of 4 classes the number of mosaics is 24"),
         ({"n": 1}, "n is a whole number of at least 2"),
         ({"count": 0}, "count is a whole number"),
         ({"size": "shrink"}, "no size 'shrink'"),

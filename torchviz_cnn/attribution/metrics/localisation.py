@@ -20,7 +20,7 @@ from torchviz_cnn.attribution.metrics.result import Measurement
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import ImageError, InputError, kind_of
 from torchviz_cnn.core.opencv import opencv
-from torchviz_cnn.core.words import counted
+from torchviz_cnn.core.words import are, counted
 from torchviz_cnn.hooks.inputs import Given, Output
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.media.bands import values_of_mask
@@ -300,7 +300,7 @@ class Masks:
         """Raise InputError where masks were read, and none of them could be used."""
         if not self._fitted:
             first = next((self.reasons[number] for number in self._masks if number in self.reasons), "none was read")
-            raise InputError(f"none of the {len(self._masks)} masks can be used: {first}")
+            raise InputError(f"none of {counted(len(self._masks), 'mask')} can be used: {first}")
 
     def _frame(self, number: int, given: Given, place: int) -> tuple[tuple[int, int], Box, bool]:
         """The size of the photo, what the network sees of it, and whether the input stands for a photo not known."""
@@ -333,7 +333,7 @@ def _of_images(masks: MaskSource, images: AllImages) -> dict[int, Any]:
     if not isinstance(several, (Sequence, Tensor, np.ndarray)):
         raise InputError(f"masks are a folder, a dict, or a sequence with one for each image, not {kind_of(masks)}")
     if len(several) != count:
-        raise InputError(f"there are {counted(count, 'image')}, and {counted(len(several), 'mask')}")
+        raise InputError(f"there {are(count, 'image')}, and {counted(len(several), 'mask')}")
     return {number: mask for number, mask in enumerate(several) if mask is not None}
 
 
@@ -349,8 +349,8 @@ def _none_fits(masks: MaskSource, images: AllImages) -> str:
     where = "the dict of masks" if isinstance(masks, Mapping) else str(masks)
     wanted = PurePath(without_suffix(images.names[0])).name
     return (
-        f"none of the {len(there)} masks in {where} is called as one of the {len(images)} images: that of "
-        f"{images.names[0]!r} would be {wanted + '.png'!r}, and there is {there[0]!r}"
+        f"none of {counted(len(there), 'mask')} in {where} is called as one of {counted(len(images), 'image')}: "
+        f"that of {images.names[0]!r} would be {wanted + '.png'!r}, and there is {there[0]!r}"
     )
 
 

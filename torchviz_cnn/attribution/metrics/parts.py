@@ -29,7 +29,7 @@ from torchviz_cnn.core.errors import (
     one_line,
 )
 from torchviz_cnn.core.progress import progress_bar
-from torchviz_cnn.core.words import counted
+from torchviz_cnn.core.words import are
 from torchviz_cnn.hooks.inputs import Given, Output, batch_of, prepared
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.scores.targets import Target, Targets, asked
@@ -208,7 +208,7 @@ def given_maps(subject: Subject, maps: ClassMap | Tensor, total: int) -> tuple[T
     """The maps of some of `total` images, of those of all that are there already: as `made_maps`."""
     values = values_of(maps)
     if len(values) != total:
-        raise InputError(f"there are {counted(total, 'image')}, and maps of {len(values)}")
+        raise InputError(f"there {are(total, 'image')}, and maps of {len(values)}")
 
     def of(places: list[int]) -> Tensor:
         some = values[torch.as_tensor([subject.numbers[place] for place in places], device=values.device)]
@@ -273,8 +273,7 @@ def rows_of_target(target: Any, numbers: Sequence[int], total: int) -> Any:
         return target
     if len(target) != total:
         raise TargetError(
-            f"there are {counted(total, 'image')}, and a target of {len(target)}: "
-            f"give an int, ({total},) or ({total}, K)"
+            f"there {are(total, 'image')}, and a target of {len(target)}: give an int, ({total},) or ({total}, K)"
         )
     return target[list(numbers)] if hasattr(target, "shape") else [target[i] for i in numbers]
 

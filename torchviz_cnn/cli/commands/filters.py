@@ -12,6 +12,7 @@ from torchviz_cnn.ascent.recipes import RECIPES, Normalize, Optimizer, Parameter
 from torchviz_cnn.cli import shared
 from torchviz_cnn.cli.shared import positive
 from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.core.words import counted
 from torchviz_cnn.layers.defaults import convolutions, input_channels
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.ranks import joined
@@ -72,7 +73,7 @@ def _draw(args: argparse.Namespace, atlas: tvc.Atlas) -> None:
         columns = args.columns or (8 if len(patterns.values) <= 64 else 16)
         file = files.save_image(args.out / f"{files.safe_name(layer)}.png", patterns.grid(columns))
         dead = f", no gradient in {', '.join(map(str, patterns.dead))}" * bool(patterns.dead)
-        shared.say(f"{file}: {len(patterns.values)} filters, {int(patterns.raised.sum())} raised{dead}")
+        shared.say(f"{file}: {counted(len(patterns.values), 'filter')}, {int(patterns.raised.sum())} raised{dead}")
 
 
 def _count(text: str | None, every: bool) -> int | None:

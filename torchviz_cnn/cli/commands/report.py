@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torchviz_cnn as tvc
 from torchviz_cnn.cli import shared
+from torchviz_cnn.core.words import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         progress=True,
     )
     counts = {"photo": page.photos, "layer": len(page.layers), "filter pattern": page.patterns}
-    print(", ".join(f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items()))
+    print(", ".join(counted(count, what) for what, count in counts.items()))
     print(f"open {page}")
 
 

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import torchviz_cnn as tvc
 from torchviz_cnn.cli import shared
 from torchviz_cnn.cli.shared import positive, whole
+from torchviz_cnn.core.words import counted
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.ranks import joined
 from torchviz_cnn.scores.projection import Projection
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _report(args: argparse.Namespace, top: tvc.TopActivations) -> None:
     left_out = f", {len(top.skipped)} of them not readable" if top.skipped else ""
-    shared.say(f"{top.count} photos{left_out} -> {args.out}")
+    shared.say(f"{counted(top.count, 'photo')}{left_out} -> {args.out}")
     for reason in list(top.skipped.values())[:10]:
         shared.say(f"  not readable: {reason}")
     for layer in top.layers:

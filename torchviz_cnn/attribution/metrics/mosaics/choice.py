@@ -19,7 +19,7 @@ from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import ImageError, InputError, TargetError
 from torchviz_cnn.core.names import unwrap
 from torchviz_cnn.core.progress import progress_bar
-from torchviz_cnn.core.words import counted
+from torchviz_cnn.core.words import are, counted
 from torchviz_cnn.hooks.inputs import Output, batch_of
 from torchviz_cnn.hooks.network import Model, Network, category_name, class_index, module_of
 from torchviz_cnn.media.dataset import ImageSource
@@ -100,9 +100,9 @@ class Mosaics:
             if known < cells:
                 raise InputError(f"a mosaic of {n} x {n} is of {cells} classes, and the network has {known}")
             raise InputError(
-                f"a mosaic of {n} x {n} is of {cells} classes, and of {looked_at} photos with a class the network "
-                f"recognises {recognised}, of {len(photos)} classes, with a probability of at least {least:g}: "
-                f"give more photos, or a smaller n or threshold"
+                f"a mosaic of {n} x {n} is of {cells} classes, and of {counted(looked_at, 'photo')} with a class the "
+                f"network recognises {recognised}, of {counted(len(photos), 'class')}, with a probability of at least "
+                f"{least:g}: give more photos, or a smaller n or threshold"
             )
         chosen, classes = _drawn(photos, cells, count, seed)
         mosaics = cls(
@@ -151,10 +151,11 @@ class Mosaics:
 
     def __repr__(self) -> str:
         own = "" if self.labelled else "; their classes are those that the network takes them for, as none were given"
+        photos = f"{self.recognised} of {counted(self.looked_at, 'photo')}"
         return (
-            f"{len(self)} mosaics of {self.n} x {self.n} photos, of {self.recognised} of {self.looked_at} photos that "
-            f"the network recognises with a probability of at least {self.threshold:g}, of {self.recognised_classes} "
-            f"classes{own}"
+            f"{counted(len(self), 'mosaic')} of {self.n} x {self.n} photos, of {photos} "
+            f"that the network recognises with a probability of at least {self.threshold:g}, "
+            f"of {counted(self.recognised_classes, 'class')}{own}"
         )
 
 
@@ -166,8 +167,8 @@ def _drawn(photos: dict[int, list[int]], cells: int, count: int, seed: int) -> t
             ways[k] += ways[k - 1] * len(several)
     if ways[cells] * math.factorial(cells) < count:
         raise InputError(
-            f"count={count} mosaics are asked for, and of {sum(map(len, photos.values()))} recognised photos of "
-            f"{len(photos)} classes there are {ways[cells] * math.factorial(cells)}"
+            f"count={count} is asked for, and of {counted(sum(map(len, photos.values())), 'recognised photo')} of "
+            f"{counted(len(photos), 'class')} the number of mosaics is {ways[cells] * math.factorial(cells)}"
         )
     of_classes, of_photos = random.Random(seed), random.Random(seed + 1)
     drawn: dict[tuple[int, ...], list[int]] = {}
@@ -216,9 +217,7 @@ def _class_of(truth: Truth, images: AllImages, model: Model) -> Callable[[int], 
         return lambda number: index(truth(Path(images.names[number])))
     several = truth.tolist() if hasattr(truth, "tolist") else list(truth)
     if len(several) != len(images):
-        raise InputError(
-            f"there are {counted(len(images), 'photo')}, and truth has {counted(len(several), 'class', 'classes')}"
-        )
+        raise InputError(f"there {are(len(images), 'photo')}, and truth has {counted(len(several), 'class')}")
     return [index(value) for value in several].__getitem__
 
 

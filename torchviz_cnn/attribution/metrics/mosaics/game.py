@@ -18,6 +18,7 @@ from torchviz_cnn.attribution.metrics.parts import Method, method_of, values_of
 from torchviz_cnn.attribution.metrics.result import Measurement
 from torchviz_cnn.core.errors import EmptyMapWarning, InputError, NotFiniteError, one_line
 from torchviz_cnn.core.progress import progress_bar
+from torchviz_cnn.core.words import counted
 from torchviz_cnn.hooks.inputs import Output
 from torchviz_cnn.hooks.network import Model, category_name
 
@@ -138,8 +139,8 @@ def maps_of(explain: Callable[..., Any], classes: Tensor, several: bool) -> Tens
             values = torch.stack([values_of(explain(target=one[None])) for one in classes], 1)
     if values.ndim != 4 or values.shape[:2] != (1, len(classes)):
         raise InputError(
-            f"the method gives maps {tuple(values.shape)} for one mosaic of {len(classes)} classes: it cannot be "
-            "measured on mosaics"
+            f"the method gives maps {tuple(values.shape)} for one mosaic of {counted(len(classes), 'class')}: it "
+            "cannot be measured on mosaics"
         )
     if not bool(values.isfinite().all()):
         raise NotFiniteError("its map has NaN or infinity in it")
