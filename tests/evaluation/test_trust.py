@@ -104,14 +104,17 @@ def test_figures_are_those_of_the_metrics(truth: list[int] | None) -> None:
         "road": lambda method: metrics.road(net, x, method, target),
         "pointing_game": lambda method: metrics.pointing_game(net, x, method, marked, target),
         "energy_in_mask": lambda method: metrics.energy_in_mask(net, x, method, marked, target),
-        "randomization": lambda method: metrics.randomization(net, x, method, target),
     }
     for method in METHODS:
         for column, measure in expected.items():
             one = measure(method)
             torch.testing.assert_close(result[method, column].values, one.values, rtol=1e-5, atol=1e-6, equal_nan=True)
             assert result[method, column].mean == pytest.approx(one.mean, rel=1e-5, nan_ok=True)
-        structure = metrics.randomization(net, x, method, target).details["structure"].nanmean(1)
+        random = metrics.randomization(net, x, method, target)
+        torch.testing.assert_close(
+            result[method, "randomization"].values, random.values, rtol=1e-5, atol=1e-6, equal_nan=True
+        )
+        structure = random.details["structure"].nanmean(1)
         torch.testing.assert_close(result[method, "structure"].values, structure, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
@@ -266,19 +269,27 @@ class Interrupting:
         return x.abs().sum(1)
 
 
+SMALL: dict[str, Any] = {"batch_size": 2, "masks": masks(), "perturbed": 4}
+"""A run of several parts."""
+
+
+@pytest.fixture(scope="module")
+def whole() -> tvc.Trust:
+    """What such a run gives that nothing interrupts."""
+    return trusted(methods=["layer_cam", "saliency", {"own": Interrupting(0)}], **SMALL)
+
+
 @pytest.mark.parametrize("at", [1, 3, 8])
-def test_a_run_that_was_interrupted_goes_on(tmp_path: Path, at: int) -> None:
-    options: dict[str, Any] = {"batch_size": 2, "masks": masks(), "perturbed": 4}
-    whole = trusted(methods=[*METHODS, {"own": Interrupting(0)}], **options)
+def test_a_run_that_was_interrupted_goes_on(tmp_path: Path, at: int, whole: tvc.Trust) -> None:
     with pytest.raises(KeyboardInterrupt):
-        trusted(methods=[*METHODS, {"own": Interrupting(at)}], out=tmp_path / "run", **options)
+        trusted(methods=["layer_cam", "saliency", {"own": Interrupting(at)}], out=tmp_path / "run", **SMALL)
     done = len(list((tmp_path / "run").glob("*.safetensors")))
     again = Interrupting(0)
-    result = trusted(methods=[*METHODS, {"own": again}], out=tmp_path / "run", **options)
+    result = trusted(methods=["layer_cam", "saliency", {"own": again}], out=tmp_path / "run", **SMALL)
     assert_same(result, whole)
     assert (tmp_path / "run" / "index.html").is_file()
     calls, again.calls = again.calls, 0
-    trusted(methods=[*METHODS, {"own": again}], out=tmp_path / "run", **options)
+    trusted(methods=["layer_cam", "saliency", {"own": again}], out=tmp_path / "run", **SMALL)
     assert again.calls < calls or done == 0 or at == 8
 
 
@@ -379,6 +390,14 @@ def test_all_methods_are_measured_on_the_same_photos(monkeypatch: pytest.MonkeyP
     assert 0 < result["saliency", "seconds"].count <= 6
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole run, which nothing may change."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    trusted(out=folder)
+    return folder
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -390,12 +409,11 @@ def test_all_methods_are_measured_on_the_same_photos(monkeypatch: pytest.MonkeyP
         {"steps": 5},
     ],
 )
-def test_a_folder_of_another_run_is_left_alone(tmp_path: Path, options: dict[str, Any]) -> None:
-    trusted(out=tmp_path / "run")
-    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+def test_a_folder_of_another_run_is_left_alone(finished: Path, options: dict[str, Any]) -> None:
+    before = {path: path.read_bytes() for path in finished.iterdir()}
     with pytest.raises(tvc.OutputError, match="holds results of another run"):
-        trusted(out=tmp_path / "run", **options)
-    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+        trusted(out=finished, **options)
+    assert {path: path.read_bytes() for path in finished.iterdir()} == before
 
 
 def test_masks_that_cannot_be_used_leave_nothing_behind(tmp_path: Path) -> None:
