@@ -20,7 +20,7 @@ def checks() -> Any:
 
 def test_every_check_passes_here(checks: Any) -> None:
     answers = {what: check("torchviz_cnn") for what, check in checks.CHECKS.items()}
-    assert answers.pop("Grad-CAM of ten classes") == "1 forward pass"
+    assert answers.pop("... of ten classes") == "1 forward pass"
     assert set(answers.values()) == {"yes"}
 
 
@@ -28,7 +28,7 @@ def test_a_check_tells_right_from_wrong(checks: Any) -> None:
     pytest.importorskip("captum")
     answers = [check("captum") for check in checks.CHECKS.values()]
     assert answers[:2] == ["yes", "no, without a word"]
-    assert answers[5] == "10 forward passes"
+    assert answers[6] == "10 forward passes"
 
 
 def test_what_is_left_changed_is_named(checks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
