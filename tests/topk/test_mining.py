@@ -333,7 +333,7 @@ def test_what_cannot_be_read_is_left_out_listed_and_counted(tmp_path: Path) -> N
 def test_nothing_that_can_be_read_is_an_error(tmp_path: Path) -> None:
     for i in range(3):
         (tmp_path / f"{i}.jpg").write_bytes(b"\xff\xd8 broken")
-    with pytest.raises(InputError, match=r"none of the 3 images .*0\.jpg"):
+    with pytest.raises(InputError, match=r"none of 3 images .*0\.jpg"):
         tvc.top_activations(networks.vgg_like(), tmp_path, "features.8", preprocess=tvc.Preprocess((32, 32)))
 
 

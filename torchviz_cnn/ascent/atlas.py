@@ -19,9 +19,8 @@ from torchviz_cnn.ascent.parameters import InputScale, Size
 from torchviz_cnn.ascent.recipes import Preset, Quality, Recipe, as_settings, chosen_recipe, from_settings
 from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, LayerError, OutputError
+from torchviz_cnn.core.errors import InputError, LayerError, OutputError, counted
 from torchviz_cnn.core.names import LayerName, one_call, one_or_several
-from torchviz_cnn.core.words import counted
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.defaults import convolutions

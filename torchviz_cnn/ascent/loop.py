@@ -19,9 +19,8 @@ from torchviz_cnn.ascent.parameters import InputScale, Size, fourier, image_size
 from torchviz_cnn.ascent.recipes import Recipe, normalized
 from torchviz_cnn.ascent.transformations import moved, sampled_matrices
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, ModelError
+from torchviz_cnn.core.errors import InputError, ModelError, are, counted
 from torchviz_cnn.core.names import LayerName, named_layers, one_call
-from torchviz_cnn.core.words import are, counted
 from torchviz_cnn.hooks.inputs import Input, batch_of, warn_of_batch_statistics, working_dtype
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model, Network, preprocess_of

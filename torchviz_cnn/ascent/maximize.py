@@ -14,11 +14,10 @@ from torchviz_cnn.ascent.parameters import Size
 from torchviz_cnn.ascent.recipes import Preset, Quality, Recipe, chosen_recipe
 from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError, kind_of
+from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError, counted, kind_of
 from torchviz_cnn.core.names import LayerName, one_call
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
-from torchviz_cnn.core.words import counted
 from torchviz_cnn.hooks.inputs import Input
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.hooks.untouched import untouched

@@ -17,9 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, LayerError, TargetError, kind_of
+from torchviz_cnn.core.errors import InputError, LayerError, TargetError, counted, kind_of
 from torchviz_cnn.core.names import LayerName
-from torchviz_cnn.core.words import counted
 from torchviz_cnn.hooks.inputs import Output
 from torchviz_cnn.scores.outputs import Ending, read_classes
 from torchviz_cnn.scores.reader import Reader, ReadyTarget, TargetFunction, label_of

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from torchviz_cnn.attribution.result import ClassMap, of_targets, warn_of_empty
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.core.errors import InputError, counted
 from torchviz_cnn.core.progress import progress_bar
-from torchviz_cnn.core.words import counted
 from torchviz_cnn.hooks.inputs import Input, Output, Wrt, prepared
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.media import render

@@ -22,11 +22,18 @@ from PIL import Image
 
 from torchviz_cnn.attribution.methods import methods_of
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import EmptyMapWarning, ImageError, InputError, SkippedWarning, TargetError, kind_of
+from torchviz_cnn.core.errors import (
+    EmptyMapWarning,
+    ImageError,
+    InputError,
+    SkippedWarning,
+    TargetError,
+    counted,
+    kind_of,
+)
 from torchviz_cnn.core.names import LayerName
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
-from torchviz_cnn.core.words import counted
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.media import render
 from torchviz_cnn.media.origin import input_of

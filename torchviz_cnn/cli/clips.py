@@ -12,8 +12,7 @@ import torchviz_cnn as tvc
 from torchviz_cnn.attribution.video import Scale
 from torchviz_cnn.cli import shared
 from torchviz_cnn.cli.outputs import Outputs
-from torchviz_cnn.core.errors import InputError, OutputError
-from torchviz_cnn.core.words import counted
+from torchviz_cnn.core.errors import InputError, OutputError, counted
 from torchviz_cnn.media.video import CODECS, natural
 
 _ENDINGS = {*CODECS, ".3gp", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".wmv"}

@@ -16,11 +16,10 @@ from torch import nn
 
 import torchviz_cnn as tvc
 from torchviz_cnn.cli.outputs import notes
-from torchviz_cnn.core.errors import GeometryWarning, ImageError, InputError, TargetError, kind_of
+from torchviz_cnn.core.errors import GeometryWarning, ImageError, InputError, TargetError, counted, kind_of
 from torchviz_cnn.core.imports import imported
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
-from torchviz_cnn.core.words import counted
 from torchviz_cnn.hooks.relu_rules import OtherActivations
 from torchviz_cnn.layers.layout import CONVOLUTIONS
 from torchviz_cnn.media.bands import Pixels

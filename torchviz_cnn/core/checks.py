@@ -10,8 +10,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from torchviz_cnn.core.errors import InputError, did_you_mean, kind_of
-from torchviz_cnn.core.words import counted
+from torchviz_cnn.core.errors import InputError, counted, did_you_mean, kind_of
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:

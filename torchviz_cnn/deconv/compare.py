@@ -13,9 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, ModelError, kind_of
+from torchviz_cnn.core.errors import InputError, ModelError, counted, kind_of
 from torchviz_cnn.core.names import named_layers
-from torchviz_cnn.core.words import counted
 from torchviz_cnn.deconv.deconvnet import Deconvolution, deconvnet
 from torchviz_cnn.hooks.inputs import Input
 from torchviz_cnn.hooks.network import Model, Network

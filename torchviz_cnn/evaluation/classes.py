@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from torchviz_cnn.core.errors import InputError, did_you_mean, kind_of
-from torchviz_cnn.core.words import are, counted
+from torchviz_cnn.core.errors import InputError, are, counted, did_you_mean, kind_of
 from torchviz_cnn.hooks.network import Model, Network, class_index
 
 Truth = str | os.PathLike[str] | Sequence[Any] | Mapping[str, Any] | Callable[[str], Any] | None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torchviz_cnn.attribution.metrics.result import Curves, Measurement
-from torchviz_cnn.core.words import counted
+from torchviz_cnn.core.errors import counted
 from torchviz_cnn.evaluation.columns import MASKED, MOSAICS, NO_MASKS, Column, Stage
 from torchviz_cnn.evaluation.rows import Row
 from torchviz_cnn.runs.folder import ResultFolder

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from torchviz_cnn.attribution.metrics.result import Measurement
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, OutputError, did_you_mean
-from torchviz_cnn.core.words import counted
+from torchviz_cnn.core.errors import InputError, OutputError, counted, did_you_mean
 from torchviz_cnn.evaluation import ranking
 from torchviz_cnn.evaluation.columns import Column
 from torchviz_cnn.evaluation.rows import Row

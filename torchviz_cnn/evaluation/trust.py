@@ -18,9 +18,8 @@ from torch import Tensor
 from torchviz_cnn.attribution.metrics.images import AllImages, Images
 from torchviz_cnn.attribution.metrics.localisation import Masks, MaskSource
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.core.errors import InputError, counted
 from torchviz_cnn.core.names import LayerPattern
-from torchviz_cnn.core.words import counted
 from torchviz_cnn.evaluation.classes import Truth, classes_of
 from torchviz_cnn.evaluation.collecting import BUDGET, Pieces, Table, collected
 from torchviz_cnn.evaluation.columns import COLUMNS, MASKED, Column

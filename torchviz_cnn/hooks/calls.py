@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.core.errors import InputError, counted
 from torchviz_cnn.core.names import is_compiled
-from torchviz_cnn.core.words import counted
 
 Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
 """One input of a model, a tuple of several, or a dict of keyword inputs."""

@@ -17,7 +17,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
 
-from torchviz_cnn.core.errors import HookError, LayerError, kind_of
+from torchviz_cnn.core.errors import HookError, LayerError, counted, kind_of
 from torchviz_cnn.core.names import (
     Call,
     LayerName,
@@ -27,7 +27,6 @@ from torchviz_cnn.core.names import (
     resolve,
     unwrap,
 )
-from torchviz_cnn.core.words import counted
 from torchviz_cnn.hooks.calls import Inputs, eagerly, explain_arguments, explain_shape, repeated, rows_of, running_calls
 from torchviz_cnn.hooks.interrupts import FunctionMode, uninterrupted
 from torchviz_cnn.hooks.network import Model, module_of

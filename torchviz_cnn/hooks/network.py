@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from torchviz_cnn.core.errors import ModelError, TargetError, did_you_mean, kind_of
-from torchviz_cnn.core.words import counted
+from torchviz_cnn.core.errors import ModelError, TargetError, counted, did_you_mean, kind_of
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.media.photo_folder import preprocess_of_transform
 

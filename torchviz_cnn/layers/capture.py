@@ -14,9 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, LayerError, did_you_mean, kind_of
+from torchviz_cnn.core.errors import InputError, LayerError, counted, did_you_mean, kind_of
 from torchviz_cnn.core.names import expand, named_layers
-from torchviz_cnn.core.words import counted
 from torchviz_cnn.hooks.inputs import Input, prepared
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model

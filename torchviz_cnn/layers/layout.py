@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.core.errors import InputError, LayerError, kind_of
+from torchviz_cnn.core.errors import InputError, LayerError, counted, kind_of
 from torchviz_cnn.core.names import named_layers, resolve
-from torchviz_cnn.core.words import counted
 from torchviz_cnn.hooks.inputs import LayoutName
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.recorder import only_tensor

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.core.errors import ImageError, ImageWarning, InputError, kind_of
+from torchviz_cnn.core.errors import ImageError, ImageWarning, InputError, counted, kind_of
 from torchviz_cnn.core.warn import warn
-from torchviz_cnn.core.words import counted
 
 Array = NDArray[Any]
 ValueRange = tuple[float, float]

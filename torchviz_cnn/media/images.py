@@ -16,8 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import ImageError, InputError, TorchvizError, did_you_mean
-from torchviz_cnn.core.words import counted
+from torchviz_cnn.core.errors import ImageError, InputError, TorchvizError, counted, did_you_mean
 from torchviz_cnn.media.bands import Array, Bands, Pixels, ValueRange, as_bands, as_rgb, check_bands, on_white
 from torchviz_cnn.media.render import Box
 

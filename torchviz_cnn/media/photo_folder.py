@@ -11,8 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import ImageError, InputError
-from torchviz_cnn.core.words import counted
+from torchviz_cnn.core.errors import ImageError, InputError, counted
 from torchviz_cnn.media.bands import Pixels
 from torchviz_cnn.media.images import Preprocess, read_image, read_stored
 from torchviz_cnn.media.origin import input_of

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from torchviz_cnn.core.errors import InputError
-from torchviz_cnn.core.words import counted
+from torchviz_cnn.core.errors import InputError, counted
 
 
 def imagenet_categories() -> tuple[str, ...]:

@@ -17,10 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import ImageError, InputError, LayerError, ModelError, OutputError, TargetError, kind_of
+from torchviz_cnn.core.errors import (
+    ImageError,
+    InputError,
+    LayerError,
+    ModelError,
+    OutputError,
+    TargetError,
+    counted,
+    kind_of,
+)
 from torchviz_cnn.core.names import LayerPattern, named_layers, resolve, unwrap
 from torchviz_cnn.core.progress import progress_bar
-from torchviz_cnn.core.words import counted
 from torchviz_cnn.evaluation.result import Trust
 from torchviz_cnn.hooks.inputs import Input, Output
 from torchviz_cnn.hooks.network import Network

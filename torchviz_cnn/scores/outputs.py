@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchviz_cnn.core.errors import ModelError, kind_of
-from torchviz_cnn.core.words import counted
+from torchviz_cnn.core.errors import ModelError, counted, kind_of
 from torchviz_cnn.hooks.manager import OptionalGradients
 
 Activation = Literal["softmax", "sigmoid", "none"]

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import LayerError, ModelError
-from torchviz_cnn.core.words import counted
+from torchviz_cnn.core.errors import LayerError, ModelError, counted
 from torchviz_cnn.hooks.inputs import Given
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.relu_rules import OtherActivations, relu_rule

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from torchviz_cnn.core.errors import InputError, ModelError, TargetError, did_you_mean, kind_of
-from torchviz_cnn.core.words import counted
+from torchviz_cnn.core.errors import InputError, ModelError, TargetError, counted, did_you_mean, kind_of
 from torchviz_cnn.hooks.inputs import Output
 from torchviz_cnn.scores.outputs import Activation, Categories, Ending, read_classes
 

@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, TargetError, kind_of
-from torchviz_cnn.core.words import are, counted
+from torchviz_cnn.core.errors import InputError, TargetError, are, counted, kind_of
 from torchviz_cnn.hooks.calls import rows_of
 from torchviz_cnn.hooks.network import category_name, class_index
 from torchviz_cnn.scores.outputs import Categories, read_classes

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, TargetError, TorchvizWarning
+from torchviz_cnn.core.errors import InputError, TargetError, TorchvizWarning, counted
 from torchviz_cnn.core.warn import warn
-from torchviz_cnn.core.words import counted
 from torchviz_cnn.hooks.inputs import Given, Input, Output, prepared
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model, class_index

@@ -12,9 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import SkippedWarning
+from torchviz_cnn.core.errors import SkippedWarning, counted
 from torchviz_cnn.core.warn import warn
-from torchviz_cnn.core.words import counted
 from torchviz_cnn.hooks.network import Model, Network
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.defaults import Layers

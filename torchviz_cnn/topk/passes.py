@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.core.errors import InputError, LayerError, ModelError, OutputError
+from torchviz_cnn.core.errors import InputError, LayerError, ModelError, OutputError, counted
 from torchviz_cnn.core.names import expand, named_layers
 from torchviz_cnn.core.progress import progress_bar
-from torchviz_cnn.core.words import counted
 from torchviz_cnn.hooks.inputs import input_for
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.layers.defaults import Layers, chosen_patterns, input_channels

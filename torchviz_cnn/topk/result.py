@@ -16,8 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import ImageError, InputError, LayerError, OutputError, did_you_mean
-from torchviz_cnn.core.words import counted
+from torchviz_cnn.core.errors import ImageError, InputError, LayerError, OutputError, counted, did_you_mean
 from torchviz_cnn.hooks.network import Model, Network, module_of
 from torchviz_cnn.hooks.relu_rules import OtherActivations
 from torchviz_cnn.layers.receptive_field import ReceptiveField

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.core.words import counted
+from torchviz_cnn.core.errors import counted
 from torchviz_cnn.media import figures
 from torchviz_cnn.topk.tally import Tally
 

@@ -18,9 +18,8 @@ from torchviz_cnn.attribution.metrics.parts import Maps, Part, Rows, measure
 from torchviz_cnn.attribution.metrics.perturbation import EMPTY
 from torchviz_cnn.attribution.metrics.result import Measurement
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import ImageError, InputError, kind_of
+from torchviz_cnn.core.errors import ImageError, InputError, are, counted, kind_of
 from torchviz_cnn.core.opencv import opencv
-from torchviz_cnn.core.words import are, counted
 from torchviz_cnn.hooks.inputs import Given, Output
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.media.bands import values_of_mask

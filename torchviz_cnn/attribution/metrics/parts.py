@@ -25,11 +25,11 @@ from torchviz_cnn.core.errors import (
     ModelError,
     NotFiniteError,
     TargetError,
+    are,
     kind_of,
     one_line,
 )
 from torchviz_cnn.core.progress import progress_bar
-from torchviz_cnn.core.words import are
 from torchviz_cnn.hooks.inputs import Given, Output, batch_of, prepared
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.scores.targets import Target, Targets, asked

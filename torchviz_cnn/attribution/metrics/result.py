@@ -16,8 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, OutputError
-from torchviz_cnn.core.words import counted
+from torchviz_cnn.core.errors import InputError, OutputError, counted
 from torchviz_cnn.media import figures
 from torchviz_cnn.runs import files
 

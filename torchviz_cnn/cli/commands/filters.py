@@ -11,8 +11,7 @@ from torchviz_cnn.ascent.loop import Precision
 from torchviz_cnn.ascent.recipes import RECIPES, Normalize, Optimizer, Parameters, Quality
 from torchviz_cnn.cli import shared
 from torchviz_cnn.cli.shared import positive
-from torchviz_cnn.core.errors import InputError
-from torchviz_cnn.core.words import counted
+from torchviz_cnn.core.errors import InputError, counted
 from torchviz_cnn.layers.defaults import convolutions, input_channels
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.ranks import joined

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torchviz_cnn as tvc
 from torchviz_cnn.cli import shared
-from torchviz_cnn.core.words import counted
+from torchviz_cnn.core.errors import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

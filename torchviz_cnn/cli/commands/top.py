@@ -8,7 +8,7 @@ from typing import Any, get_args
 import torchviz_cnn as tvc
 from torchviz_cnn.cli import shared
 from torchviz_cnn.cli.shared import positive, whole
-from torchviz_cnn.core.words import counted
+from torchviz_cnn.core.errors import counted
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.ranks import joined
 from torchviz_cnn.scores.projection import Projection

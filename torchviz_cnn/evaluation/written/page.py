@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from torchviz_cnn.core.words import counted
+from torchviz_cnn.core.errors import counted
 from torchviz_cnn.evaluation.columns import Column
 from torchviz_cnn.evaluation.rows import CENTRE, Row
 from torchviz_cnn.evaluation.written.tables import dash_reasons, number, rank_text

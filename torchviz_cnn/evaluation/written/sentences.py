@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torchviz_cnn.attribution.methods import methods_of
 from torchviz_cnn.attribution.metrics.randomization import SHOWS_EDGES
-from torchviz_cnn.core.words import counted
+from torchviz_cnn.core.errors import counted
 from torchviz_cnn.evaluation.columns import STRUCTURE, Column
 from torchviz_cnn.evaluation.ranking import FEWEST
 from torchviz_cnn.evaluation.rows import CENTRE, RANDOM, Row

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning, ModelError, TorchvizError
+from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning, ModelError, TorchvizError, counted
 from torchviz_cnn.core.warn import warn
-from torchviz_cnn.core.words import counted
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.models.checkpoints.reading import DAMAGE
 from torchviz_cnn.models.keras.config import Call, Graph, Ref, read_graph

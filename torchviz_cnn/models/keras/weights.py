@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning
+from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning, counted
 from torchviz_cnn.core.warn import warn
-from torchviz_cnn.core.words import counted
 from torchviz_cnn.hooks.interrupts import FunctionMode
 from torchviz_cnn.hooks.network import Network, module_of
 from torchviz_cnn.hooks.untouched import untouched

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from torchviz_cnn.attribution.metrics.images import AllImages, Images
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import ImageError, InputError, TargetError
+from torchviz_cnn.core.errors import ImageError, InputError, TargetError, are, counted
 from torchviz_cnn.core.names import unwrap
 from torchviz_cnn.core.progress import progress_bar
-from torchviz_cnn.core.words import are, counted
 from torchviz_cnn.hooks.inputs import Output, batch_of
 from torchviz_cnn.hooks.network import Model, Network, category_name, class_index, module_of
 from torchviz_cnn.media.dataset import ImageSource

@@ -16,9 +16,8 @@ from torchviz_cnn.attribution.metrics.images import Images
 from torchviz_cnn.attribution.metrics.mosaics.choice import Mosaics, Size, Truth
 from torchviz_cnn.attribution.metrics.parts import Method, method_of, values_of
 from torchviz_cnn.attribution.metrics.result import Measurement
-from torchviz_cnn.core.errors import EmptyMapWarning, InputError, NotFiniteError, one_line
+from torchviz_cnn.core.errors import EmptyMapWarning, InputError, NotFiniteError, counted, one_line
 from torchviz_cnn.core.progress import progress_bar
-from torchviz_cnn.core.words import counted
 from torchviz_cnn.hooks.inputs import Output
 from torchviz_cnn.hooks.network import Model, category_name
 
