@@ -180,7 +180,7 @@ def of_maps(model: nn.Module, x: Tensor, classes: Tensor, patches: Tensor, maps:
 
 def of_methods(model: nn.Module, x: Tensor, classes: Tensor) -> dict[str, dict[str, Measurement]]:
     """What metrics say that take the method itself."""
-    mosaics = Mosaics.of(model, x, labels=classes, count=4, threshold=0.5)
+    mosaics = Mosaics.of(model, x, truth=classes, count=4, threshold=0.5)
     table: dict[str, dict[str, Measurement]] = {}
     warnings.simplefilter("ignore", tvc.TorchvizWarning)  # of Ablation-CAM, where the score of a class is below 0
     for name in METHODS:

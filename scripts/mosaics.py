@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     net = tvc.load_model(args.model, args.weights, mean=args.mean, std=args.std)
     photos = files_in(args.photos, "*.jpg")
-    mosaics = Mosaics.of(net, photos, labels=class_number, count=args.mosaics, threshold=0.8)
+    mosaics = Mosaics.of(net, photos, truth=class_number, count=args.mosaics, threshold=0.8)
     print(f"{args.model}: {mosaics}")
     for name in NAMES:
         measured = own_cell(net, mosaics, name)

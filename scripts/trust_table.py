@@ -73,7 +73,7 @@ def own_cells(net: tvc.Network, judged: tvc.Trust, folder: Path, count: int) -> 
     """The share of the evidence in the own cell by method, and of what mosaics."""
     photos = files_in(folder, "*.jpg")
     try:
-        mosaics = Mosaics.of(net, photos, labels=lambda path: int(path.name.split("_")[0]), count=count, progress=True)
+        mosaics = Mosaics.of(net, photos, truth=lambda path: int(path.name.split("_")[0]), count=count, progress=True)
     except tvc.InputError as error:
         return {}, f"no mosaics: {error}"
     shares = {}

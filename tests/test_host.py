@@ -21,8 +21,8 @@ from tests import networks
 from tests.conftest import unchanged
 from tests.networks import CLASSES, images, seeded
 from torchviz_cnn.attribution.cam.formulas import CAM_METHODS
+from torchviz_cnn.attribution.metrics.images import AllImages
 from torchviz_cnn.attribution.metrics.mosaics import Mosaics, disconnected, own_cell
-from torchviz_cnn.attribution.metrics.parts import AllImages
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.TorchvizWarning"),
@@ -113,7 +113,7 @@ CALLS: dict[str, Call] = {
     "smoothed_cam": lambda model, x, layer, folder: tvc.smoothed_cam(model, x, layer, samples=1),
     "top_activations": lambda model, x, layer, folder: tvc.top_activations(model, x, [layer], k=1, workers=0),
     "trust": lambda model, x, layer, folder: tvc.trust(
-        model, x, methods=["grad_cam", "guided"], layers=layer, steps=2, mosaics=0, out=folder / "trust"
+        model, x, methods=["grad_cam", "guided"], layers=layer, steps=2, perturbed=1, mosaics=0, out=folder / "trust"
     ),
     "untouched": lambda model, x, layer, folder: hook_manager(model, x, layer, folder),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,36 @@ def results(folder: Path) -> dict[str, Any]:
         "Saliency": tvc.saliency(net, photo, target=1),
         "SignedHeatmap": tvc.grad_cam(net, photo, target=1, relu=False),
         "TopActivations": tvc.top_activations(net, folder, ["features.0"], k=1),
-        "Trust": tvc.trust(net, photo, methods="grad_cam", labels=[1], steps=2, mosaics=0),
+        "Trust": tvc.trust(net, photo, methods="grad_cam", truth=[1], steps=2, mosaics=0),
     }
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_is_no_path_is_one_line(tmp_path: Path) -> None:
+    """Where a result is saved, and in every function that takes a path."""
+    net = tvc.Network(networks.vgg_like(), tvc.Preprocess((32, 32), "stretch"))
+    photo, x = Image.new("RGB", (40, 50)), networks.images(1)
+    calls: dict[str, Callable[[Any], object]] = {
+        name: result.save for name, result in results(tmp_path).items() if hasattr(result, "save")
+    }
+    assert len(calls) > 8
+    calls |= {
+        "trust": lambda out: tvc.trust(net, x, methods="saliency", out=out),
+        "report": lambda out: tvc.report(net, [photo], out),
+        "cam_video": lambda out: tvc.cam_video(net, [photo], out),
+        "filter_atlas": lambda out: tvc.filter_atlas(net, out, "features.0"),
+        "top_activations": lambda out: tvc.top_activations(net, x, ["features.0"], out=out),
+        "TopActivations.load": tvc.TopActivations.load,
+        "Atlas.read": tvc.Atlas.read,
+        "PhotoFolder": tvc.PhotoFolder,
+        "read_image": tvc.read_image,
+        "load_keras_weights": lambda path: tvc.load_keras_weights(net, path),
+    }
+    for name, call in calls.items():
+        for path in (5, b"a.png", ["a.png"]):
+            with pytest.raises(tvc.InputError) as error:
+                call(path)
+            assert "names a file or folder by a str or a Path, not by" in str(error.value), name
 
 
 def assert_same(one: Any, other: Any) -> None:

@@ -58,7 +58,7 @@ def test_a_broken_photo_is_skipped_and_the_others_are_done(
 def test_where_no_photo_can_be_read_it_is_an_error(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("other/photo.png").write_bytes(b"")
     assert main(["cam", "broken.png", "other", *NET, "--out", "o"]) == 2
-    assert "none of the 2 photos can be read" in capsys.readouterr().err
+    assert "none of 2 photos can be read" in capsys.readouterr().err
     assert not Path("o").exists()
 
 

@@ -36,7 +36,7 @@ def test_a_table_and_what_it_says(photos: Path, capsys: pytest.CaptureFixture[st
     assert main(["trust", "photos", *NET, *QUICK, *options]) == 0
     said = capsys.readouterr().out
     table = said[: said.index("open out")]
-    assert "explained is each photo's labelled class" in said
+    assert "explained is each photo's true class" in said
     assert "LayerCAM" in table
     assert "energy in mask" in table
     assert "open out/index.html" in said
@@ -73,8 +73,8 @@ def test_a_budget_of_nothing_says_so(photos: Path, capsys: pytest.CaptureFixture
         (["--methods", "cam", "--model", "clinet:vgg"], "no method is left that explains this network: cam"),
         (["--layers", "42"], "42"),
         (["--masks", "nowhere"], "nowhere is not a folder of photos: no such folder"),
-        (["--truth", "labels.csv"], "cannot read the labels labels.csv: No such file"),
-        (["--truth", "folders"], "3 of 3 photos have no label, as '0.png'"),
+        (["--truth", "truth.csv"], "cannot read the classes in truth.csv: No such file"),
+        (["--truth", "folders"], "truth has no class for 3 of 3 photos, as '0.png'"),
         (["--perturbed", "0"], "--perturbed"),
         (["--budget", "-1"], "-1 is not a number of seconds, nor 'all'"),
     ],

@@ -18,7 +18,7 @@ NET = Network(nn.Conv2d(3, 3, 1), Preprocess((8, 8), resize=8), ("bird", "cat", 
 
 
 @pytest.mark.parametrize(
-    "labels",
+    "truth",
     [
         "folders",
         ["cat", "dog", "cat"],
@@ -28,43 +28,50 @@ NET = Network(nn.Conv2d(3, 3, 1), Preprocess((8, 8), resize=8), ("bird", "cat", 
         {"cat/1.jpg": "cat", "7.jpg": 2, "2.jpg": "cat", "another.jpg": "bird"},
     ],
 )
-def test_labels_are_given_in_many_ways(labels: Any) -> None:
-    assert classes_of(NET, NAMES, labels) == [1, 2, 1]
+def test_true_classes_are_given_in_many_ways(truth: Any) -> None:
+    assert classes_of(NET, NAMES, truth) == [1, 2, 1]
 
 
-def test_without_labels_the_network_says() -> None:
+def test_without_true_classes_the_network_says() -> None:
     assert classes_of(NET, NAMES, None) is None
 
 
 @pytest.mark.parametrize("head", ["", "file,class\n", "\ufeffFile, Class\n"])
-def test_a_table_of_labels_is_read(tmp_path: Path, head: str) -> None:
-    (tmp_path / "labels.csv").write_text(f"{head}cat/1.jpg,cat\n7.jpg, dog\n\n2.jpg,1\n", encoding="utf-8")
-    assert classes_of(NET, NAMES, tmp_path / "labels.csv") == [1, 2, 1]
+def test_a_table_of_classes_is_read(tmp_path: Path, head: str) -> None:
+    (tmp_path / "truth.csv").write_text(f"{head}cat/1.jpg,cat\n7.jpg, dog\n\n2.jpg,1\n", encoding="utf-8")
+    assert classes_of(NET, NAMES, tmp_path / "truth.csv") == [1, 2, 1]
 
 
 @pytest.mark.parametrize(
-    ("labels", "words"),
+    ("truth", "words"),
     [
-        (["cat"], "there are 3 photos, and 1 labels"),
-        ({"1.jpg": "cat"}, "2 of 3 photos have no label, as 'dog/7.jpg'"),
-        ({"cat/1.png": "cat"}, "no photo has the name of a label: .* did you mean 'cat/1.jpg'"),
-        (lambda name: None, "3 of 3 photos have no label"),
-        (3, "labels are a sequence, a mapping, a function, a CSV file or 'folders', not an int"),
-        ("no.csv", "cannot read the labels no.csv: No such file"),
+        (["cat"], "there are 3 photos, and truth has 1 class"),
+        ({"1.jpg": "cat"}, "truth has no class for 2 of 3 photos, as 'dog/7.jpg'"),
+        ({"cat/1.png": "cat"}, "no photo is called as one in truth, .* did you mean 'cat/1.jpg'"),
+        (lambda name: None, "truth has no class for 3 of 3 photos"),
+        (3, "truth is a sequence, a mapping, a function, a CSV file or 'folders', not an int"),
+        ("no.csv", "cannot read the classes in no.csv: No such file"),
     ],
 )
-def test_labels_that_do_not_fit_are_one_line(labels: Any, words: str) -> None:
+def test_classes_that_do_not_fit_are_one_line(truth: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        classes_of(NET, NAMES, labels)
+        classes_of(NET, NAMES, truth)
 
 
 def test_a_broken_table_names_its_row(tmp_path: Path) -> None:
-    (tmp_path / "labels.csv").write_text("file,class\ncat/1.jpg,cat,2\n")
-    with pytest.raises(InputError, match="3 columns in row 1, where file,class are needed"):
-        classes_of(NET, NAMES, tmp_path / "labels.csv")
+    (tmp_path / "truth.csv").write_text("file,class\ncat/1.jpg,cat,2\n")
+    with pytest.raises(InputError, match=r"truth\.csv, line 2: 'cat/1.jpg,cat,2' has 3 columns; a line is a file"):
+        classes_of(NET, NAMES, tmp_path / "truth.csv")
     (tmp_path / "empty.csv").write_text("file,class\n")
-    with pytest.raises(InputError, match="has no labels"):
+    with pytest.raises(InputError, match="has no classes"):
         classes_of(NET, NAMES, tmp_path / "empty.csv")
+
+
+@pytest.mark.parametrize(("mark", "said"), [(";", ", not ';'"), ("\t", r", not '\\t'"), (" ", "as photo.jpg,cat$")])
+def test_another_separator_is_named(tmp_path: Path, mark: str, said: str) -> None:
+    (tmp_path / "truth.csv").write_text(f"file{mark}class\ncat/1.jpg{mark}cat\n")
+    with pytest.raises(InputError, match="has 1 column; a line is a file and its class with one comma .*" + said):
+        classes_of(NET, NAMES, tmp_path / "truth.csv")
 
 
 def test_a_class_that_the_network_does_not_have_has_its_nearest() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torchviz_cnn as tvc
 from tests.conftest import unchanged
 from tests.networks import images, seeded, vgg_like
 from torchviz_cnn import metrics
+from torchviz_cnn.attribution.metrics.mosaics import Mosaics
 from torchviz_cnn.evaluation.measuring import spread
 from torchviz_cnn.evaluation.written.figures import figures_of
 
@@ -60,6 +62,18 @@ class Corner(nn.Module):
         return torch.as_tensor(self.mix(x * self.board)[:, :, :8, :8]).mean((2, 3))
 
 
+class TwoOutputs(nn.Module):
+    """A network beside another one with its classes in the other order."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        own = self.network(x)
+        return {"other": own.flip(1), "own": own}
+
+
 def in_the_corner(model: nn.Module, x: Tensor, target: object = None) -> Tensor:
     maps = torch.zeros(len(x), *x.shape[2:])
     maps[:, :8, :8] = 1
@@ -78,11 +92,11 @@ BOARDS = BOARD + 0.3 * images(12)
 # --- figures ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("labels", [None, [2, 0, 1, 4, 2, 3]])
-def test_figures_are_those_of_the_metrics(labels: list[int] | None) -> None:
+@pytest.mark.parametrize("truth", [None, [2, 0, 1, 4, 2, 3]])
+def test_figures_are_those_of_the_metrics(truth: list[int] | None) -> None:
     net, x, marked = vgg_like(), images(6), masks()
-    result = trusted(masks=marked, labels=labels, batch_size=4)
-    target = None if labels is None else torch.tensor(labels)
+    result = trusted(masks=marked, truth=truth, batch_size=4)
+    target = None if truth is None else torch.tensor(truth)
     expected: dict[str, Callable[[str], tvc.Measurement]] = {
         "insertion": lambda method: metrics.insertion(net, x, method, target, steps=4),
         "deletion": lambda method: metrics.deletion(net, x, method, target, steps=4),
@@ -90,14 +104,17 @@ def test_figures_are_those_of_the_metrics(labels: list[int] | None) -> None:
         "road": lambda method: metrics.road(net, x, method, target),
         "pointing_game": lambda method: metrics.pointing_game(net, x, method, marked, target),
         "energy_in_mask": lambda method: metrics.energy_in_mask(net, x, method, marked, target),
-        "randomization": lambda method: metrics.randomization(net, x, method, target),
     }
     for method in METHODS:
         for column, measure in expected.items():
             one = measure(method)
             torch.testing.assert_close(result[method, column].values, one.values, rtol=1e-5, atol=1e-6, equal_nan=True)
             assert result[method, column].mean == pytest.approx(one.mean, rel=1e-5, nan_ok=True)
-        structure = metrics.randomization(net, x, method, target).details["structure"].nanmean(1)
+        random = metrics.randomization(net, x, method, target)
+        torch.testing.assert_close(
+            result[method, "randomization"].values, random.values, rtol=1e-5, atol=1e-6, equal_nan=True
+        )
+        structure = random.details["structure"].nanmean(1)
         torch.testing.assert_close(result[method, "structure"].values, structure, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
@@ -108,7 +125,7 @@ def test_own_cells_are_those_of_the_grid_pointing_game() -> None:
     model = nn.Sequential(colours, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     x = torch.eye(4)[..., None, None].expand(4, 4, 8, 8).contiguous()
     result = tvc.trust(model, x, methods=["input_x_gradient", {"of x": of_the_photo}], steps=2, mosaics=40)
-    expected = metrics.grid_pointing_game(model, x, "input_x_gradient", labels="predicted", count=24)
+    expected = metrics.grid_pointing_game(model, x, "input_x_gradient", truth="predicted", count=24)
     assert result["input_x_gradient", "grid_pointing_game"].mean == expected.mean == 1
     assert len(result["input_x_gradient", "grid_pointing_game"].values) == 24  # as many as there are
     assert result["centre", "grid_pointing_game"].mean == pytest.approx(0.25)
@@ -141,7 +158,7 @@ def test_the_photos_that_are_changed_are_spread_over_the_list() -> None:
 
 def test_a_method_that_finds_what_decides_is_first_and_beats_the_centre() -> None:
     own = {"right": in_the_corner, "photo": of_the_photo}
-    result = tvc.trust(Corner().eval(), BOARDS, methods=[own, "input_x_gradient"], labels=[0] * 12, steps=8, mosaics=0)
+    result = tvc.trust(Corner().eval(), BOARDS, methods=[own, "input_x_gradient"], truth=[0] * 12, steps=8, mosaics=0)
     columns = {column.name: column for column in result.columns}
     for name in ("insertion", "deletion", "road"):
         assert result.ranks[name]["right"] <= 1.5
@@ -161,7 +178,7 @@ def test_what_could_not_be_measured_is_no_zero() -> None:
         return maps
 
     result = trusted(methods=["cam", "saliency", {"broken": broken}])
-    assert result["broken", "deletion"].reasons == {2: "the method gives maps with NaN or infinity in them"}
+    assert result["broken", "deletion"].reasons == {2: "its map has NaN or infinity in it"}
     assert result["broken", "deletion"].count == 5
     assert math.isnan(result["cam", "deletion"].mean)
     assert "global average pooling" in result["cam", "seconds"].reasons[0]
@@ -170,6 +187,37 @@ def test_what_could_not_be_measured_is_no_zero() -> None:
         "seconds", "insertion", "deletion", "average_drop", "road", "structure", "randomization",
     ]  # fmt: skip
     assert "it does not explain this network" in result.sentences["cam"]
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_one_map_that_is_not_finite_refuses_no_other(number: int) -> None:
+    """Also where it is of the first photo, on which methods are tried."""
+
+    def broken(model: nn.Module, x: Tensor, target: object = None) -> Tensor:
+        return x.abs().sum(1).masked_fill((x == images(6)[number]).flatten(1).all(1)[:, None, None], math.nan)
+
+    result = trusted(methods=["saliency", {"broken": broken}])
+    assert result.row("broken").refused is None
+    for column in ("deletion", "structure", "seconds"):
+        reasons = result["broken", column].reasons
+        assert reasons[number] == "its map has NaN or infinity in it" or number not in range(6)[: len(reasons)]
+        assert result["broken", column].count >= 3
+    assert result["broken", "deletion"].count == 5
+
+
+def test_what_is_explained_may_be_a_part_of_the_output(tmp_path: Path) -> None:
+    model, x = vgg_like(), images(3)
+    options: dict[str, Any] = {"methods": ["grad_cam", "saliency"], "steps": 2, "mosaics": 0}
+    several = TwoOutputs(model)
+    result = tvc.trust(several, x, output="own", out=tmp_path / "run", **options)
+    alone = tvc.trust(model, x, **options)
+    for column in ("insertion", "deletion", "average_drop", "road"):
+        for method in options["methods"]:
+            torch.testing.assert_close(result[method, column].values, alone[method, column].values, equal_nan=True)
+    kept = metrics.randomization(several, x, "saliency", output="own")
+    torch.testing.assert_close(result["saliency", "randomization"].values, kept.values)
+    with pytest.raises(tvc.OutputError, match="its output is \"'own'\", this one's is \"'other'\""):
+        tvc.trust(several, x, output="other", out=tmp_path / "run", **options)
 
 
 def test_a_network_and_the_process_are_as_before() -> None:
@@ -191,8 +239,8 @@ def test_a_network_and_the_process_are_as_before() -> None:
         ({"steps": 0}, "steps"),
         ({"mosaics": -1}, "mosaics is a whole number of at least 0"),
         ({"tolerance": "x"}, "tolerance is a finite number"),
-        ({"labels": [1, 2]}, "there are 6 photos, and 2 labels"),
-        ({"labels": [1] * 5 + [9]}, "target 9 is out of range"),
+        ({"truth": [1, 2]}, "there are 6 photos, and truth has 2 classes"),
+        ({"truth": [1] * 5 + [9]}, "target 9 is out of range"),
         ({"masks": masks(4)}, "6"),
         ({"masks": torch.eye(9).expand(6, 9, 9)}, "none of the masks can be used: .* 9 x 9 pixels"),
     ],
@@ -221,29 +269,113 @@ class Interrupting:
         return x.abs().sum(1)
 
 
+SMALL: dict[str, Any] = {"batch_size": 2, "masks": masks(), "perturbed": 4}
+"""A run of several parts."""
+
+
+@pytest.fixture(scope="module")
+def whole() -> tvc.Trust:
+    """What such a run gives that nothing interrupts."""
+    return trusted(methods=["layer_cam", "saliency", {"own": Interrupting(0)}], **SMALL)
+
+
 @pytest.mark.parametrize("at", [1, 3, 8])
-def test_a_run_that_was_interrupted_goes_on(tmp_path: Path, at: int) -> None:
-    options: dict[str, Any] = {"batch_size": 2, "masks": masks(), "perturbed": 4}
-    whole = trusted(methods=[*METHODS, {"own": Interrupting(0)}], **options)
+def test_a_run_that_was_interrupted_goes_on(tmp_path: Path, at: int, whole: tvc.Trust) -> None:
     with pytest.raises(KeyboardInterrupt):
-        trusted(methods=[*METHODS, {"own": Interrupting(at)}], out=tmp_path / "run", **options)
+        trusted(methods=["layer_cam", "saliency", {"own": Interrupting(at)}], out=tmp_path / "run", **SMALL)
     done = len(list((tmp_path / "run").glob("*.safetensors")))
     again = Interrupting(0)
-    result = trusted(methods=[*METHODS, {"own": again}], out=tmp_path / "run", **options)
+    result = trusted(methods=["layer_cam", "saliency", {"own": again}], out=tmp_path / "run", **SMALL)
     assert_same(result, whole)
     assert (tmp_path / "run" / "index.html").is_file()
     calls, again.calls = again.calls, 0
-    trusted(methods=[*METHODS, {"own": again}], out=tmp_path / "run", **options)
+    trusted(methods=["layer_cam", "saliency", {"own": again}], out=tmp_path / "run", **SMALL)
     assert again.calls < calls or done == 0 or at == 8
 
 
 def test_a_budget_stops_before_the_next_part_and_more_of_it_goes_on(tmp_path: Path) -> None:
     none = trusted(budget=0, out=tmp_path / "run")
     assert none["saliency", "seconds"].reasons[0] == "the budget was spent before"
-    assert none.shown == ()
-    assert "0 of 6 photos are measured" in none.notes[0]
-    assert none.table()
+    assert none.shown == none.columns
+    assert none.notes[0] == "0 of 6 photos are measured."
+    assert none.verdict == ("3 methods are too few to say which metrics agree.",)
+    assert "0 metrics, 0 photos" in repr(none)
+    rows = [line for line in none.table().splitlines() if line.startswith("Saliency ")]
+    assert sum(line.count("–") for line in rows) == len(none.columns)
+    (table,) = re.findall(r"(?:^\|.*\n)+", (tmp_path / "run" / "trust.md").read_text(), re.MULTILINE)
+    assert {line.count("|") for line in table.splitlines()} == {len(none.columns) + 2}
+    assert "all of insertion; all of deletion;" in none.table().replace("\n  ", " ")
+    page = (tmp_path / "run" / "index.html").read_text()
+    assert page.count(">higher is better<br>0 photos<") + page.count(">lower is better<br>0 photos<") == 9
+    several = trusted(budget=0, methods=[*METHODS, "guided"])
+    assert several.verdict == ("Too little is measured to say which metrics agree.",)
     assert_same(trusted(out=tmp_path / "run"), trusted())
+
+
+class Clock:
+    """A clock that goes on by itself only where a method says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def slow(self, seconds: float) -> Callable[..., Tensor]:
+        """A method that takes so long for each photo."""
+
+        def method(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+            self.now += seconds * len(x)
+            maps = x.abs().sum(1)
+            return maps if target.ndim == 1 else maps[:, None].expand(-1, target.shape[1], -1, -1)
+
+        return method
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    for module in ("measuring", "trust"):
+        monkeypatch.setattr(f"torchviz_cnn.evaluation.{module}.time.monotonic", made)
+    return made
+
+
+@pytest.mark.parametrize("budget", [20, 40, 110, 400])
+def test_a_budget_is_overrun_by_no_more_than_one_photo(clock: Clock, budget: float) -> None:
+    result = trusted(images(48), methods={"slow": clock.slow(1)}, budget=budget, perturbed=4, batch_size=16)
+    with_random_weights = 7  # the map of the network as it is, and those of six with random weights
+    assert clock.now <= budget + with_random_weights
+    assert clock.now >= min(0.5 * budget, 48)
+    assert result["slow", "seconds"].count > 0
+
+
+def test_a_run_that_goes_on_knows_how_long_a_photo_takes(clock: Clock, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"x": images(24), "methods": {"slow": clock.slow(1)}, "perturbed": 1, "out": tmp_path}
+    first = trusted(budget=24, **options)["slow", "seconds"].count
+    begun = clock.now
+    assert 0 < first < 24
+    assert trusted(budget=3, **options)["slow", "seconds"].count == first
+    assert clock.now - begun <= 3
+
+
+def test_photos_of_mosaics_are_looked_for_among_as_many_as_there_is_time_for(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int | None] = []
+    of = Mosaics.of
+
+    def recorded(*args: Any, among: list[int] | None, **options: Any) -> Mosaics:
+        looked.append(None if among is None else len(among))
+        return of(*args, among=among, **options)
+
+    monkeypatch.setattr(Mosaics, "of", recorded)
+    options: dict[str, Any] = {"methods": {"slow": clock.slow(1)}, "mosaics": 4, "perturbed": 1}
+    trusted(images(40), budget=60, **options)
+    assert looked
+    assert all(number is not None and number < 40 for number in looked)
+    looked.clear()
+    trusted(images(40), **options)
+    assert set(looked) == {None}
 
 
 def test_all_methods_are_measured_on_the_same_photos(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,23 +390,46 @@ def test_all_methods_are_measured_on_the_same_photos(monkeypatch: pytest.MonkeyP
     assert 0 < result["saliency", "seconds"].count <= 6
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole run, which nothing may change."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    trusted(out=folder)
+    return folder
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"methods": ["saliency"]},
         {"seed": 1},
-        {"labels": [0] * 6},
+        {"truth": [0] * 6},
         {"masks": masks()},
         {"x": images(6, seed=3)},
         {"steps": 5},
     ],
 )
-def test_a_folder_of_another_run_is_left_alone(tmp_path: Path, options: dict[str, Any]) -> None:
-    trusted(out=tmp_path / "run")
-    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+def test_a_folder_of_another_run_is_left_alone(finished: Path, options: dict[str, Any]) -> None:
+    before = {path: path.read_bytes() for path in finished.iterdir()}
     with pytest.raises(tvc.OutputError, match="holds results of another run"):
-        trusted(out=tmp_path / "run", **options)
-    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+        trusted(out=finished, **options)
+    assert {path: path.read_bytes() for path in finished.iterdir()} == before
+
+
+def test_masks_that_cannot_be_used_leave_nothing_behind(tmp_path: Path) -> None:
+    for wrong in (torch.eye(9).expand(6, 9, 9), torch.ones(6, 32, 32), torch.arange(1.0, 1025).view(1, 32, 32)):
+        with pytest.raises(tvc.InputError, match=r"none of the masks can be used: |nowhere 0"):
+            trusted(masks=wrong.expand(6, -1, -1), out=tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    assert trusted(masks=masks(), out=tmp_path / "run")["saliency", "pointing_game"].count > 0
+
+
+def test_one_mask_that_is_nowhere_0_is_left_out_with_its_reason() -> None:
+    marked = [*masks().float()[:5], torch.arange(1.0, 1025).view(32, 32)]
+    result = trusted(masks=marked)
+    assert "nowhere 0" in result["saliency", "pointing_game"].reasons[5]
+    assert result["centre", "pointing_game"].count == 5
+    assert any("is not measured on 1 photo, as image 5: its mask is nowhere 0" in note for note in result.notes)
 
 
 def test_another_network_is_another_run(tmp_path: Path) -> None:

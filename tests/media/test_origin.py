@@ -67,5 +67,5 @@ def test_what_is_no_photo_is_named(wrong: Any) -> None:
 def test_a_photo_that_is_not_known_is_asked_for() -> None:
     with pytest.raises(InputError, match="pass the photo here"):
         Origin().photo(0)
-    with pytest.raises(InputError, match="image 1 is out of range: there are 1"):
+    with pytest.raises(InputError, match="image 1 is out of range: there is 1"):
         Origin((Image.new("RGB", (1, 1)),)).photo(1)

@@ -276,7 +276,7 @@ def test_labels_from_files(user_module: Path, tmp_path: Path) -> None:
     for wrong in ("bad.json", "missing.txt", "string.json", "deep.json", "nothing.json"):
         with pytest.raises(tvc.InputError, match=wrong):
             tvc.load_model("usernet:tiny", labels=tmp_path / wrong)
-    with pytest.raises(tvc.InputError, match="3 labels were given, and no layer of usernet:tiny has that many outputs"):
+    with pytest.raises(tvc.InputError, match="labels has 3 class names, and no layer of usernet:tiny has that many"):
         tvc.load_model("usernet:tiny", labels=list("abc"))
 
 

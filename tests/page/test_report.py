@@ -508,8 +508,8 @@ def test_mistakes_are_told_before_the_work(tmp_path: Path) -> None:
             "matches ConvTranspose2d",
             lambda: tvc.report(net, shown, tmp_path, layers=nn.ConvTranspose2d),
         ),
-        (tvc.OutputError, "out is the path of the page", lambda: tvc.report(net, shown, None)),  # type: ignore[arg-type]
-        (tvc.OutputError, "out is the path of the page", lambda: tvc.report(net, shown, 5)),  # type: ignore[arg-type]
+        (tvc.InputError, "out names a file or folder", lambda: tvc.report(net, shown, None)),  # type: ignore[arg-type]
+        (tvc.InputError, "out names a file or folder", lambda: tvc.report(net, shown, 5)),  # type: ignore[arg-type]
         (tvc.OutputError, "cannot write 'nnn", lambda: tvc.report(net, shown, "n" * 300 + ".html")),
         (tvc.OutputError, "ends in .html", lambda: tvc.report(net, shown, tmp_path / "page.pdf")),
         (tvc.LayerError, "no layer '00'", lambda: tvc.report(net, shown, tmp_path, layers=["00"], budget=0)),
@@ -647,7 +647,7 @@ def test_a_page_explains_the_classes_that_are_asked_for(tmp_path: Path) -> None:
     with pytest.raises(tvc.TargetError, match="at least one class"):
         tvc.report(net, photos(1), tmp_path / "b", targets=[], budget=0)
     region = tvc.targets.region(torch.ones(3, 32, 32), 0)
-    with pytest.raises(tvc.TargetError, match="has a row for 3 images, and there are 2 photos"):
+    with pytest.raises(tvc.TargetError, match="has a row for 3 images, not for 2 photos"):
         tvc.report(net, photos(2), tmp_path / "b", targets=region, budget=0)
     assert not (tmp_path / "b").exists()
     several: list[Any] = [np.int64(2), torch.tensor([2]), np.array([2])]

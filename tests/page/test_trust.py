@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,21 @@ def collected(net: tvc.Network) -> Collected:
     return collect(net, [list(photos(2))], None, CLASSES, lambda done: None)
 
 
+@pytest.fixture(scope="module")
+def measured() -> tuple[tvc.Network, Collected, dict[Any, Figures | None]]:
+    """A network, what a page shows of it, and the figures of all maps."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", tvc.EmptyMapWarning)
+        net = network(vgg_like())
+        numbers = collected(net)
+        return net, numbers, all_figures(net, numbers, 2)
+
+
 @pytest.mark.parametrize("method", ["grad_cam", "competitive_cam", "saliency", "guided_grad_cam"])
-def test_the_figures_are_those_of_the_metrics(method: str) -> None:
-    net = network(vgg_like())
-    numbers = collected(net)
-    figures = all_figures(net, numbers, 2)
+def test_the_figures_are_those_of_the_metrics(
+    method: str, measured: tuple[tvc.Network, Collected, dict[Any, Figures | None]]
+) -> None:
+    net, numbers, figures = measured
     options = {"layer": numbers.explained} if method not in ("saliency",) else {}
     explain = getattr(tvc, method)
     heat = explain(net, photos(2), target=numbers.classes, **options)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tests.networks import vgg_like
-from torchviz_cnn.core.errors import OutputError
+from torchviz_cnn.core.errors import InputError, OutputError
 from torchviz_cnn.runs.folder import MANIFEST, ResultFolder, model_checksum
 
 MINE: dict[str, Any] = {"model": "abc", "layers": ["a", "b"], "k": 9}
@@ -111,9 +111,9 @@ def test_a_manifest_of_a_later_format_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", [5, None, b"r"])
 def test_a_folder_is_named_by_a_path(path: Any) -> None:
-    with pytest.raises(OutputError, match="is named by its path, not by"):
+    with pytest.raises(InputError, match="a folder of results names a file or folder by a str or a Path, not by"):
         ResultFolder.open(path, "top", MINE)
-    with pytest.raises(OutputError, match="is named by its path, not by"):
+    with pytest.raises(InputError, match="a folder of results names a file or folder by a str or a Path, not by"):
         ResultFolder.read(path, "top")
 
 

@@ -314,7 +314,7 @@ def test_boxes_of_detectors() -> None:
 
         plain = written_out(model.scores, column_of)[:, 0]
         assert close(heat.values, plain), target
-    with pytest.raises(TargetError, match="there are 1 such boxes in image 0"):
+    with pytest.raises(TargetError, match="there is 1 such box in image 0"):
         tvc.grad_cam(model, X, "scores.conv", targets.box(1, 2))
     with pytest.raises(TargetError, match=r"no box overlaps by 0.5 in image 0; the nearest: 0.00"):
         tvc.grad_cam(model, X, "scores.conv", targets.box((12, 0, 16, 3)))

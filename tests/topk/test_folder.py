@@ -153,7 +153,7 @@ def test_broken_and_unfinished_folders_are_named(tmp_path: Path) -> None:
     model, images = networks.vgg_like(), networks.images(12)
     with pytest.raises(KeyboardInterrupt):
         tvc.top_activations(model, StopsAt(images, 20), LAYERS, out=tmp_path / "r", batch_size=2, save_every=1)
-    with pytest.raises(OutputError, match=r"is not finished: \d+ images are done"):
+    with pytest.raises(OutputError, match=r"is not finished, with \d+ images done"):
         tvc.TopActivations.load(tmp_path / "r")
     state = tmp_path / "r" / "state.safetensors"
     whole = state.read_bytes()

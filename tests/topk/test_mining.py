@@ -333,7 +333,7 @@ def test_what_cannot_be_read_is_left_out_listed_and_counted(tmp_path: Path) -> N
 def test_nothing_that_can_be_read_is_an_error(tmp_path: Path) -> None:
     for i in range(3):
         (tmp_path / f"{i}.jpg").write_bytes(b"\xff\xd8 broken")
-    with pytest.raises(InputError, match=r"none of the 3 images .*0\.jpg"):
+    with pytest.raises(InputError, match=r"none of 3 images .*0\.jpg"):
         tvc.top_activations(networks.vgg_like(), tmp_path, "features.8", preprocess=tvc.Preprocess((32, 32)))
 
 
@@ -361,7 +361,7 @@ def test_what_is_not_a_number_is_left_out_and_said() -> None:
         ([torch.zeros(3, 4, 5, 6)], "not an image: .3, 4, 5, 6., where .C, H, W. is needed"),
         (["no such file.jpg"], "how this network's inputs are prepared is not known"),
         ([{"a": 1}], "none is called image"),
-        ([torch.zeros(1, 32, 32)], "has 1 channels; VGGLike takes 3"),
+        ([torch.zeros(1, 32, 32)], "has 1 channel; VGGLike takes 3"),
         ([torch.zeros(3, 32, 32), torch.zeros(3, 32, 40)], "cannot share a batch"),
     ],
 )

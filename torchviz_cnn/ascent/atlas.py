@@ -20,7 +20,7 @@ from torchviz_cnn.ascent.parameters import InputScale, Size
 from torchviz_cnn.ascent.recipes import Preset, Quality, Recipe, as_settings, chosen_recipe, from_settings
 from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, LayerError, OutputError
+from torchviz_cnn.core.errors import InputError, LayerError, OutputError, counted
 from torchviz_cnn.core.names import LayerName, one_call, one_or_several
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.hooks.untouched import untouched
@@ -89,7 +89,7 @@ class Atlas:
         return pictures.titled_grid(tiles, "; ".join(filter(None, words)))
 
     def __repr__(self) -> str:
-        return f"Atlas({str(self.folder.path)!r}, {len(self.layers)} layers)"
+        return f"Atlas({str(self.folder.path)!r}, {counted(len(self.layers), 'layer')})"
 
 
 def filter_atlas(
@@ -140,6 +140,7 @@ def filter_atlas(
     if channels is not None and k not in (None, 64):
         raise InputError(f"k counts the first channels, channels selects them: give one of the two, not k={k} as well")
     first = None if k is None or channels is not None else checks.whole_number("k", k)
+    place = checks.path("folder", folder)
     chosen = None if channels is None else checks.indices("channel", channels)
     asked = None if layers is None else one_or_several(layers)
     if asked == []:
@@ -149,7 +150,7 @@ def filter_atlas(
         asked = asked or convolutions(module, torch.zeros(1, *ascent.shape, device="cpu"), first=True)
         calls = dict.fromkeys(one_call(module, layer) for layer in asked)
         plan = [b for call in calls for b in _planned(ascent, call, chosen, first, rectify, ranks.count)]
-        opened = _begun(Path(folder), name or type(module).__name__, ascent, plan, rectify, ranks)
+        opened = _begun(place, name or type(module).__name__, ascent, plan, rectify, ranks)
         # The batches that are missing are dealt out to the ranks one by one, across all layers.
         missing = ranks.gather(ranks.once(lambda: _missing(opened, plan)))[0] or []
         with ranks.agreeing():
@@ -278,7 +279,7 @@ def _layer_tensors(folder: ResultFolder, paths: Sequence[Path]) -> dict[str, Ten
         count = len(together["channels"])
         for name, tensor in together.items():
             if tensor.ndim != _DIMENSIONS[name] or (name != "rectify" and len(tensor) != count):
-                raise IndexError(f"{name} has the shape {tuple(tensor.shape)} for {count} channels")
+                raise IndexError(f"{name} has the shape {tuple(tensor.shape)} for {counted(count, 'channel')}")
         order = torch.from_numpy(np.unique(together["channels"].numpy(), return_index=True)[1])
         return {name: tensor[:1] if name == "rectify" else tensor[order] for name, tensor in together.items()}
     except (KeyError, RuntimeError, IndexError, TypeError) as error:

@@ -19,7 +19,7 @@ from torchviz_cnn.ascent.parameters import InputScale, Size, fourier, image_size
 from torchviz_cnn.ascent.recipes import Recipe, normalized
 from torchviz_cnn.ascent.transformations import moved, sampled_matrices
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, ModelError
+from torchviz_cnn.core.errors import InputError, ModelError, are, counted
 from torchviz_cnn.core.names import LayerName, named_layers, one_call
 from torchviz_cnn.hooks.inputs import Input, batch_of, warn_of_batch_statistics, working_dtype
 from torchviz_cnn.hooks.manager import HookManager
@@ -142,7 +142,7 @@ class Ascent:
         Raises InputError unless there is one image to start from, or one for each.
         """
         if self.start is not None and len(self.start) not in (1, count):
-            raise InputError(f"there are {len(self.start)} images to start from, for {count} patterns")
+            raise InputError(f"there {are(len(self.start), 'image')} to start from, for {counted(count, 'pattern')}")
         size = count if together else min(self.batch_size or self._fast_batch(footprint, layer), -(-count // least))
         if min(size, count) > 1:
             warn_of_batch_statistics(self.module)

@@ -14,7 +14,7 @@ from torchviz_cnn.ascent.parameters import Size
 from torchviz_cnn.ascent.recipes import Preset, Quality, Recipe, chosen_recipe
 from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError, kind_of
+from torchviz_cnn.core.errors import DeadFilterWarning, InputError, LayerError, counted, kind_of
 from torchviz_cnn.core.names import LayerName, one_call
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
@@ -141,7 +141,8 @@ def maximize(
         raise InputError(f"maximize takes an objective, such as objectives.channel(layer, 0), not {kind_of(objective)}")
     asked = objective.count if images is None else checks.whole_number("images", images)
     if objective.count not in (None, asked):
-        raise InputError(f"{images} images were asked for, for {objective.text}: that does not fit")
+        own = counted(objective.count or 0, "image")
+        raise InputError(f"images={images} does not fit {objective.text}, which is for {own}")
     recipe = chosen_recipe(preset, quality, steps)
     with untouched(model) as module:
         ascent = Ascent(module, model, recipe, size, start, seed, precision, batch_size, compile)

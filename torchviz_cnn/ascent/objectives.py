@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, LayerError, TargetError, kind_of
+from torchviz_cnn.core.errors import InputError, LayerError, TargetError, counted, kind_of
 from torchviz_cnn.core.names import LayerName
 from torchviz_cnn.hooks.inputs import Output
 from torchviz_cnn.scores.outputs import Ending, read_classes
@@ -143,7 +143,9 @@ def direction(layer: LayerName, vector: Sequence[float] | Tensor, *, cosine_powe
     def value(given: Evaluation) -> Tensor:
         maps = _maps(given, layer)
         if maps.shape[1] != len(towards):
-            raise InputError(f"a direction in layer {layer!r} has {maps.shape[1]} numbers, not {len(towards)}")
+            raise InputError(
+                f"a direction in layer {layer!r} has {counted(maps.shape[1], 'number')}, not {len(towards)}"
+            )
         axis = towards.to(maps)[:, None, None]
         dot = (maps * axis).sum(1)
         if cosine_power:
@@ -152,7 +154,7 @@ def direction(layer: LayerName, vector: Sequence[float] | Tensor, *, cosine_powe
         return dot.mean((1, 2))
 
     power = f", cosine_power={cosine_power:g}" * bool(cosine_power)
-    return Objective(f"direction({_shown(layer)}, {len(towards)} numbers{power})", value, (layer,))
+    return Objective(f"direction({_shown(layer)}, {counted(len(towards), 'number')}{power})", value, (layer,))
 
 
 def class_score(target: int | str | Sequence[int | str] | Tensor, *, score: Score = "logit") -> Objective:
@@ -201,7 +203,9 @@ def target(function: TargetFunction, *, output: Output = None) -> Objective:
             warn_of_probabilities(reading.activation, "logit", label_of(function))
         if not reading.single:
             count = reading.logits.shape[1]
-            raise TargetError(f"the target {label_of(function)} gives {count} numbers for each image; one is raised")
+            raise TargetError(
+                f"the target {label_of(function)} gives {counted(count, 'number')} for each image; one is raised"
+            )
         return reading.logits[:, 0]
 
     return Objective(f"target({label_of(function)})", value, needs_output=True)
@@ -252,7 +256,7 @@ def _maps(given: Evaluation, layer: LayerName) -> Tensor:
     if maps.ndim not in (2, 4):
         raise LayerError(f"layer {layer!r} gives {tuple(maps.shape)}, neither maps (B, C, h, w) nor features (B, C)")
     if len(maps) != len(given.images):
-        raise LayerError(f"layer {layer!r} gives {len(maps)} maps for {len(given.images)} images")
+        raise LayerError(f"layer {layer!r} gives {counted(len(maps), 'map')} for {counted(len(given.images), 'image')}")
     return (maps if maps.ndim == 4 else maps[:, :, None, None]).float()
 
 

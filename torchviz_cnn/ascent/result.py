@@ -72,7 +72,7 @@ class Patterns:
 
     def save(self, path: str | Path) -> Path:
         """Write values, scores and channels to a `.npz`, or the grid to a picture file. Raises OutputError."""
-        if Path(path).suffix.lower() != ".npz":
+        if checks.path("path", path).suffix.lower() != ".npz":
             return files.save_image(path, self.grid())
         arrays = {"values": self.values, "scores": self.scores, "dead": np.array(self.dead, dtype=np.int64)}
         if self.channels is not None:

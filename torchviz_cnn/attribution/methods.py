@@ -162,6 +162,11 @@ SUITS = {"grad_cam": "one thing in the photo", "competitive_cam": "several thing
 """The two heatmaps to begin with, and the photos that each is the better one for: see docs/cam.md."""
 
 
+def all_methods() -> dict[str, Method]:
+    """All methods by name, with those that a user registered with `cam_method`."""
+    return {**METHODS, **_cam_methods()}
+
+
 def methods_of(kind: Kind) -> dict[str, Method]:
-    """The methods of one kind, by name; with those that a user registered with `cam_method`."""
-    return {name: method for name, method in {**METHODS, **_cam_methods()}.items() if method.kind == kind}
+    """The methods of one kind, by name."""
+    return {name: method for name, method in all_methods().items() if method.kind == kind}

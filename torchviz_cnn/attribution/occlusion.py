@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchviz_cnn.attribution.result import ClassMap, of_targets, warn_of_empty
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.core.errors import InputError, counted
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.hooks.inputs import Input, Output, Wrt, prepared
 from torchviz_cnn.hooks.network import Model
@@ -176,7 +176,10 @@ def _starts(size: int, patch: int, stride: int) -> list[int]:
 def _colour(fill: float | Tensor, x: Tensor) -> Tensor:
     colour = torch.as_tensor(fill, dtype=x.dtype, device=x.device).detach().flatten()
     if len(colour) not in (1, x.shape[1]):
-        raise InputError(f"fill is a number or one for each of {x.shape[1]} channels, not {len(colour)} numbers")
+        raise InputError(
+            f"fill is a number or one for each of {counted(x.shape[1], 'channel')}, "
+            f"not {counted(len(colour), 'number')}"
+        )
     if not bool(colour.isfinite().all()):
         raise InputError(f"fill is a finite number, not {colour.tolist()}")
     return colour[:, None, None]

@@ -301,9 +301,7 @@ class ClassMap:
             if nth:
                 raise InputError(f"class {nth} is out of range: one class per image was asked for")
             return of_image
-        if not -len(of_image) <= nth < len(of_image):
-            raise InputError(f"class {nth} is out of range: {len(of_image)} classes per image were asked for")
-        return of_image[nth]
+        return of_image[checks.place("class", nth, len(of_image))]
 
     def _photo(self, photo: Photo | None, index: int) -> Image.Image:
         if not self._is_flat:

@@ -22,7 +22,15 @@ from PIL import Image
 
 from torchviz_cnn.attribution.methods import methods_of
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import EmptyMapWarning, ImageError, InputError, SkippedWarning, TargetError, kind_of
+from torchviz_cnn.core.errors import (
+    EmptyMapWarning,
+    ImageError,
+    InputError,
+    SkippedWarning,
+    TargetError,
+    counted,
+    kind_of,
+)
 from torchviz_cnn.core.names import LayerName
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
@@ -145,7 +153,7 @@ def cam_video(
     ...     cam_video(Network(model, Preprocess((16, 16))), frames, f"{folder}/clip.mp4", target=2).frames
     3
     """
-    begun, path = time.monotonic(), Path(out)
+    begun, path = time.monotonic(), checks.path("out", out)
     if not isinstance(model, Network):
         raise InputError(f"a clip needs a Network, which says how its frames are prepared, not {kind_of(model)}")
     drawing: dict[str, Any] = {
@@ -271,10 +279,10 @@ class _Run:
     def warn_of_gaps(self) -> None:
         """Say where a file ends before its end, and how many frames have no evidence."""
         if self.limit is None and self.clip.is_short(self.count):
-            of = f"{self.count} of {self.clip.count} frames"
+            of = f"{self.count} of {counted(self.clip.count or 0, 'frame')}"
             warn(f"{self.clip.name} ends after {of}: the file is truncated or damaged", SkippedWarning)
         if self.empty:
-            of = f"{self.empty} of {self.count} frames: their maps are all zeros"
+            of = f"{self.empty} of {counted(self.count, 'frame')}: their maps are all zeros"
             warn(f"no positive evidence for {self.model.category(self.target)!r} in {of}", EmptyMapWarning)
 
     def _picture(self, draw: Callable[..., None], frame: Array, values: Array, peak: float) -> Array:

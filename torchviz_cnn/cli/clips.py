@@ -12,7 +12,7 @@ import torchviz_cnn as tvc
 from torchviz_cnn.cli import shared
 from torchviz_cnn.cli.arguments import option
 from torchviz_cnn.cli.outputs import Outputs
-from torchviz_cnn.core.errors import InputError, OutputError
+from torchviz_cnn.core.errors import InputError, OutputError, counted
 from torchviz_cnn.media.video import CODECS, natural
 
 _ENDINGS = {*CODECS, ".3gp", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".wmv"}
@@ -71,7 +71,7 @@ def draw(args: argparse.Namespace, method: str, chosen: dict[str, Any]) -> None:
     words = f"explained: {made.category}, {why}; mean probability {made.probability:.3f}"
     shared.say(f"{', '.join(map(str, args.images[:2]))}: {words}; {made.method} at {made.layer}")
     width, height = made.size
-    size = f"{made.frames} frame{'s' * (made.frames != 1)} of {width} x {height} at {made.fps:g} per second, {scale}"
+    size = f"{counted(made.frames, 'frame')} of {width} x {height} at {made.fps:g} per second, {scale}"
     sound = "; sound is not kept" if isinstance(source, Path) else ""
     shared.say(f"  {made.path}: {size}; {made.frames / made.seconds:.1f} frames per second{sound}")
 

@@ -17,7 +17,7 @@ from torch import nn
 import torchviz_cnn as tvc
 from torchviz_cnn.cli.arguments import option
 from torchviz_cnn.cli.outputs import notes
-from torchviz_cnn.core.errors import GeometryWarning, ImageError, InputError, TargetError, kind_of
+from torchviz_cnn.core.errors import GeometryWarning, ImageError, InputError, TargetError, counted, kind_of
 from torchviz_cnn.core.imports import imported
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
@@ -164,7 +164,7 @@ def batches(
                 readable.clear()
             bar.update()
     if paths and len(args.skipped) == len(paths):
-        raise ImageError(f"none of the {len(paths)} photos can be read")
+        raise ImageError(f"none of {counted(len(paths), 'photo')} can be read")
 
 
 def _read(path: Path, preprocess: object) -> Pixels:
@@ -185,7 +185,9 @@ def require_labels(args: argparse.Namespace, net: tvc.Network, outputs: int) -> 
     """Raise InputError where --labels has another number of names than the network has outputs."""
     names = len(net.categories or ())
     if args.labels and names != outputs and (names, outputs) != (2, 1):
-        raise InputError(f"{args.labels} has {names} class names; {net.name} has {outputs} outputs")
+        raise InputError(
+            f"{args.labels} has {counted(names, 'class name')}; {net.name} has {counted(outputs, 'output')}"
+        )
 
 
 @contextlib.contextmanager

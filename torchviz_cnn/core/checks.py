@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Iterable
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
-from torchviz_cnn.core.errors import InputError, did_you_mean
+from torchviz_cnn.core.errors import InputError, counted, did_you_mean, kind_of
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
@@ -33,6 +35,18 @@ def number(name: str, value: Any, least: float = -math.inf) -> float:
         at_least = f" of at least {least:g}" if math.isfinite(least) else ""
         raise InputError(f"{name} is a finite number{at_least}, not {value!r}")
     return float(value)
+
+
+def path(name: str, value: Any) -> Path:
+    """The value as a path; raises InputError for what names no file or folder.
+
+    >>> path("out", "pictures/cat.png").name
+    'cat.png'
+    """
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(text, str):
+        raise InputError(f"{name} names a file or folder by a str or a Path, not by {kind_of(value)}")
+    return Path(text)
 
 
 def one_of(name: str, value: Any, known: Iterable[str]) -> Any:
@@ -75,14 +89,14 @@ def require_channels(channels: int | Iterable[int], layer: object, count: int) -
     for channel in [channels] if isinstance(channels, int) else channels:
         if not 0 <= channel < count:
             raise InputError(
-                f"channel {channel} is out of range: layer {layer!r} has {count} channels, 0 to {count - 1}"
+                f"channel {channel} is out of range: layer {layer!r} has {counted(count, 'channel')}, 0 to {count - 1}"
             )
 
 
 def place(name: str, value: Any, count: int) -> int:
     """The place of one of `count`, counted from the end where it is negative; raises InputError for any other."""
     if isinstance(value, bool) or not hasattr(value, "__index__") or not -count <= operator.index(value) < count:
-        raise InputError(f"{name} {value} is out of range: there are {count}")
+        raise InputError(f"{name} {value} is out of range: there {'is' if count == 1 else 'are'} {count}")
     return operator.index(value) % count
 
 

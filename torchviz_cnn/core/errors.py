@@ -111,6 +111,15 @@ def kind_of(value: object) -> str:
     return f"{'an' if name[0] in 'AEIOaeiou' else 'a'} {name}"
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line.
+
+    >>> one_line(InputError("no map\\n  of it"))
+    'no map of it'
+    """
+    return " ".join(str(error).split())
+
+
 def did_you_mean(asked: str, known: Iterable[str]) -> str:
     """`"; did you mean 'features.29'?"` for the nearest of the known names, or `""` where none is near.
 
@@ -121,3 +130,22 @@ def did_you_mean(asked: str, known: Iterable[str]) -> str:
     folded = {name.casefold(): name for name in names}
     near = difflib.get_close_matches(asked.casefold(), folded, n=1, cutoff=0.6)
     return f"; did you mean {folded[near[0]]!r}?" if near else ""
+
+
+def counted(count: int, one: str, several: str | None = None) -> str:
+    """A number with its noun, in the singular or the plural; `several` is the plural where it is not formed with s.
+
+    >>> counted(1, "photo"), counted(2000, "photo"), counted(0, "class"), counted(2, "photo was", "photos were")
+    ('1 photo', '2,000 photos', '0 classes', '2 photos were')
+    """
+    plural = several or one + ("es" if one.endswith(("s", "x")) else "s")
+    return f"{count:,} {one if count == 1 else plural}"
+
+
+def are(count: int, one: str) -> str:
+    """What there is so many of, after `there`.
+
+    >>> are(1, "photo"), are(2, "photo")
+    ('is 1 photo', 'are 2 photos')
+    """
+    return f"{'is' if count == 1 else 'are'} {counted(count, one)}"

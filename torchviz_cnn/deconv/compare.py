@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, ModelError, kind_of
+from torchviz_cnn.core.errors import InputError, ModelError, counted, kind_of
 from torchviz_cnn.core.names import named_layers
 from torchviz_cnn.deconv.deconvnet import Deconvolution, deconvnet
 from torchviz_cnn.hooks.inputs import Input
@@ -64,7 +64,7 @@ class FirstFilters:
 
     def __str__(self) -> str:
         shares = f"{self.dead_share:.0%} dead, {self.duplicate_share:.0%} near-duplicates"
-        return f"{len(self.filters)} filters at {self.layer}: {shares}"
+        return f"{counted(len(self.filters), 'filter')} at {self.layer}: {shares}"
 
 
 def first_filters(model: Model, threshold: float = 0.9) -> FirstFilters:
@@ -108,7 +108,9 @@ class Comparison:
         for name, projections in self.projections.items():
             first = self.filters[name]
             shares = f"{first.dead_share:.0%} dead, {first.duplicate_share:.0%} near-duplicates"
-            filters = figures.column_figure({f"{name}: {len(first.filters)} first filters": [(shares, first.grid())]})
+            filters = figures.column_figure(
+                {f"{name}: {counted(len(first.filters), 'first filter')}": [(shares, first.grid())]}
+            )
             rows.append((filters, projections.plot(photo, geometry=geometry)))
         width = max(a.width + b.width for a, b in rows)
         heights = [max(a.height, b.height) for a, b in rows]

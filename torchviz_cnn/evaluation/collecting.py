@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from torchviz_cnn.attribution.metrics.result import Curves, Measurement
-from torchviz_cnn.evaluation.columns import MOSAICS, Column, Stage
+from torchviz_cnn.core.errors import counted
+from torchviz_cnn.evaluation.columns import MASKED, MOSAICS, NO_MASKS, Column, Stage
 from torchviz_cnn.evaluation.rows import Row
 from torchviz_cnn.runs.folder import ResultFolder
 
@@ -71,7 +72,7 @@ def collected(run: Run) -> Table:
     gathered = {
         column.name: _Gathered(run.rows, column, mosaics, dict.fromkeys(range(len(mosaics)), BUDGET), without)
         if column.stage == "mosaics"
-        else _Gathered(run.rows, column, names, _usual_reasons(run, column.stage), BUDGET)
+        else _Gathered(run.rows, column, names, _usual_reasons(run, column), BUDGET)
         for column in run.columns
     }
     for stage in get_args(Stage):
@@ -90,10 +91,12 @@ def collected(run: Run) -> Table:
     return Table(measured, classes, dict(sorted(skipped.items())), about.get("about", ""))
 
 
-def _usual_reasons(run: Run, stage: Stage) -> dict[int, str]:
+def _usual_reasons(run: Run, column: Column) -> dict[int, str]:
     """Why an image that nothing else is said of is not measured."""
-    chosen = {number for numbers in run.parts(stage).values() for number in numbers}
-    others = f"{len(chosen)} photos, spread evenly over the list, are taken for it, and this is none of them"
+    if column.name in MASKED and run.masks is None:
+        return dict.fromkeys(range(len(run.images)), NO_MASKS)
+    chosen = {number for numbers in run.parts(column.stage).values() for number in numbers}
+    others = f"it is measured on {counted(len(chosen), 'photo')}, spread evenly over the list, and not on this one"
     return {number: BUDGET if number in chosen else others for number in range(len(run.images))}
 
 

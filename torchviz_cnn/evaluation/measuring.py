@@ -13,20 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchviz_cnn.attribution.metrics.images import AllImages, Images
 from torchviz_cnn.attribution.metrics.localisation import Masks
 from torchviz_cnn.attribution.metrics.mosaics import Mosaics, own_cell
-from torchviz_cnn.attribution.metrics.parts import AllImages, Images, Part, at_size, made_maps
+from torchviz_cnn.attribution.metrics.parts import REFUSALS, Part, Subject, at_size, made_maps
 from torchviz_cnn.attribution.metrics.perturbation import EMPTY
-from torchviz_cnn.attribution.metrics.randomization import maps_of, similarities
-from torchviz_cnn.core.errors import InputError, ModelError, NotFiniteError
+from torchviz_cnn.attribution.metrics.randomization import cascade, cascaded
+from torchviz_cnn.core.errors import InputError, ModelError, one_line
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.evaluation.collecting import Piece, Pieces
-from torchviz_cnn.evaluation.columns import MASKED, MOSAICS, STRUCTURE, Column, Setting, Stage
-from torchviz_cnn.evaluation.rows import REFUSALS, Row, quiet
-from torchviz_cnn.hooks.inputs import batch_of, prepared
+from torchviz_cnn.evaluation.columns import MOSAICS, STRUCTURE, Column, Setting, Stage
+from torchviz_cnn.evaluation.rows import Row
+from torchviz_cnn.hooks.inputs import Output, batch_of, prepared
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.layers.random_weights import RandomLayers
-from torchviz_cnn.scores.targets import Targets, asked
+from torchviz_cnn.scores.targets import asked
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _SHARES: tuple[tuple[Stage, float], ...] = (
@@ -44,8 +45,6 @@ _AT_ONCE = 4
 """Photos, or mosaics, of a part that takes long."""
 _OF_PERTURBED = 4
 """Of so many photos that are changed, one is explained by networks with random weights; as many at least."""
-_STEPS = 8
-"""In how many steps, at most, the weights become random."""
 _HINT = ": give more photos, or a smaller n or threshold"
 """What a user of `Mosaics` can do, of which a user of `trust` has a part."""
 _FEWEST_MOSAICS = 24
@@ -59,18 +58,6 @@ def spread(count: int) -> list[int]:
     [0, 5, 2, 7]
     """
     return sorted(range(count), key=lambda number: number * _GOLDEN % 1)
-
-
-def cascade(layers: Sequence[str]) -> list[tuple[str, ...]]:
-    """Which layers are random at each step, from the last alone to all, in even steps.
-
-    >>> cascade(["first", "second", "last"])
-    [('last',), ('second', 'last'), ('first', 'second', 'last')]
-    """
-    count = min(len(layers), _STEPS)
-    last = len(layers) - 1
-    starts = [last - round(step * last / max(count - 1, 1)) for step in range(count)]
-    return [tuple(layers[start:]) for start in starts]
 
 
 class Judged:
@@ -102,6 +89,7 @@ class Run:
     columns: tuple[Column, ...]
     pieces: Pieces
     masks: Masks | None
+    output: Output
     threshold: float
     tolerance: float
     steps: int
@@ -115,15 +103,19 @@ class Run:
     progress: bool
 
     def parts(self, stage: Stage) -> dict[str, list[int]]:
-        """The numbers of the photos, or mosaics, of each part, by its name."""
+        """The numbers of the photos, or mosaics, of each part, by its name: one at first, then twice as many."""
         if stage == "mosaics":
-            order, size = list(range(self.count_of_mosaics)), _AT_ONCE
+            order, most = list(range(self.count_of_mosaics)), _AT_ONCE
         elif stage != "maps":
             count = self.perturbed if stage == "perturbation" else max(_OF_PERTURBED, self.perturbed // _OF_PERTURBED)
-            order, size = spread(len(self.images))[: min(count, self.perturbed)], min(self.batch_size, _AT_ONCE)
+            order, most = spread(len(self.images))[: min(count, self.perturbed)], min(self.batch_size, _AT_ONCE)
         else:
-            order, size = spread(len(self.images)), self.batch_size
-        return {f"{stage}-{first // size:05d}": order[first : first + size] for first in range(0, len(order), size)}
+            order, most = spread(len(self.images)), self.batch_size
+        parts, first, size = dict[str, list[int]](), 0, 1
+        while first < len(order):
+            parts[f"{stage}-{len(parts):05d}"] = order[first : first + size]
+            first, size = first + size, min(2 * size, most)
+        return parts
 
     @property
     def count_of_mosaics(self) -> int:
@@ -133,37 +125,35 @@ class Run:
     def measure(self) -> None:
         """Measure all parts that are not yet, as long as there is time."""
         for stage, share in _SHARES:
-            until = self.begun + share * (self.until - self.begun)
-            if stage == "mosaics" and self.mosaics and not self.pieces.has(MOSAICS) and time.monotonic() < until:
-                self.pieces.save(MOSAICS, self._choose_mosaics())
+            # The page draws two photos of each method after that.
+            drawing = 0 if self.pieces.folder is None else 2 * self._pace("maps")
+            until = self.begun + share * (self.until - self.begun - drawing)
+            if stage == "mosaics" and self.mosaics and not self.pieces.has(MOSAICS):
+                self._choose_mosaics(until)
             self._measure(stage, until)
-            if stage == "maps" and self.masks is not None:
-                self._require_a_mask()
 
     def _measure(self, stage: Stage, until: float) -> None:
+        """Measure the parts of a stage that are not yet, each if it is done in time at the pace of the one before."""
         parts = self.parts(stage)
         left = {name: numbers for name, numbers in parts.items() if not self.pieces.has(name)}
         what = " mosaics" if stage == "mosaics" else " photos"
         done = sum(len(numbers) for name, numbers in parts.items() if name not in left)
         options = {"total": sum(map(len, parts.values())), "initial": done, "desc": stage, "unit": what}
+        pace = self._pace(stage)
         with progress_bar(self.progress and bool(left), **options) as bar:
             for name, numbers in left.items():
-                if time.monotonic() >= until:
+                begun = time.monotonic()
+                if begun + pace * len(numbers) >= until:
                     return
-                self.pieces.save(name, self._mosaics(numbers) if stage == "mosaics" else self._piece(stage, numbers))
+                tensors, texts = self._mosaics(numbers) if stage == "mosaics" else self._piece(stage, numbers)
+                pace = (time.monotonic() - begun) / len(numbers)
+                self.pieces.save(name, (tensors, {**texts, "pace": pace}))
                 bar.update(len(numbers))
 
-    def _require_a_mask(self) -> None:
-        """Raise InputError where all photos were looked at, and no mask could be used."""
-        reasons = list[str]()
-        for name in self.parts("maps"):
-            if not self.pieces.has(name):
-                return
-            tensors, texts = self.pieces.load(name)
-            if any(bool(tensors[column].isfinite().any()) for column in MASKED if column in tensors):
-                return
-            reasons += [reason for column in MASKED for reason in texts["reasons"].get(column, {}).values()]
-        raise InputError(f"none of the masks can be used: {next(iter(reasons), 'no photo has one')}")
+    def _pace(self, stage: Stage) -> float:
+        """How many seconds a photo, or mosaic, took in the last part of a stage that is measured; 0 where none is."""
+        last = next((name for name in reversed(self.parts(stage)) if self.pieces.has(name)), None)
+        return 0.0 if last is None else float(self.pieces.load(last)[1]["pace"])
 
     def _piece(self, stage: Stage, numbers: list[int]) -> Piece:
         """What all columns of a stage say of the maps of all methods on some photos."""
@@ -217,20 +207,17 @@ class Run:
     def _judge_weights(self, judged: Judged, tensors: dict[str, Tensor], texts: dict[str, Any]) -> None:
         """How alike the maps of each method stay while the weights become random, from the output down."""
         layers = self._random
-        steps = [] if isinstance(layers, str) else cascade(layers.names)
         images, count = judged.together.raw.shape[:2]
-        alike, reasons = torch.full((images, count, max(len(steps), 1), 2), math.nan), dict(judged.failed)
-        for step, names in enumerate(steps):
-            random = layers.draw(names, self.seed)  # type: ignore[union-attr]
-            for place, (row, part) in enumerate(zip(self.rows, judged.alone, strict=True)):
-                if row.refused is not None:
-                    continue
-                try:
-                    maps = maps_of(part, random, row.explain).to(part.raw.device)
-                except REFUSALS as error:
-                    reasons |= {(image, place): " ".join(str(error).split()) for image in range(images)}
-                    continue
-                alike[:, place, step] = similarities(part, maps)[:, 0, [0, 2]].cpu()
+        steps = 1 if isinstance(layers, str) else len(cascade(layers.names))
+        alike, reasons = torch.full((images, count, steps, 2), math.nan), dict(judged.failed)
+        if not isinstance(layers, str):
+            pairs = enumerate(zip(judged.alone, self.rows, strict=True))
+            methods = {place: (part, row.explain) for place, (part, row) in pairs if row.refused is None}
+            for place, step, said in cascaded(layers, methods, self.seed):
+                if isinstance(said, str):
+                    reasons |= {(image, place): said for image in range(images)}
+                else:
+                    alike[:, place, step] = said[:, 0, [0, 2]].cpu()
         usual = layers if isinstance(layers, str) else "the map, or that with random weights, is the same everywhere"
         empty = judged.together.empty
         for name, values in ((STRUCTURE, alike[..., 1].nanmean(2)), ("randomization", alike[..., -1, 0])):
@@ -250,34 +237,32 @@ class Run:
         try:
             return RandomLayers(self.model, x)
         except ModelError as error:  # as for a model without weights
-            return " ".join(str(error).split())
+            return one_line(error)
 
     @contextmanager
     def _judged(self, numbers: list[int], photos: Any) -> Iterator[Judged]:
         """Some photos with the maps of all methods."""
         x, origin = batch_of(self.model, photos)
         own = None if self.classes is None else torch.tensor([self.classes[number] for number in numbers])
-        with prepared(self.model, x, dims=(2,)) as given:
-            targets = asked(replace(given, origin=origin), own, "probability")
-        target = targets.classes[:, 0]
-        maps, seconds, failed = self._maps(x, target, targets)
-        several = replace(targets, classes=targets.classes.expand(-1, len(self.rows)), single=False)
-        with prepared(self.model, x, dims=(2,)) as given:
+        with prepared(self.model, x, dims=(2,), output=self.output) as given:
             given = replace(given, origin=origin)
-            maps = [one.to(given.x.device) for one in maps]
-            raw = torch.cat([at_size(one, given.input_size) for one in maps], dim=1)
-            alone = [Part(numbers, self.model, given, targets, one, target) for one in maps]
-            yield Judged(Part(numbers, self.model, given, several, raw, target), alone, seconds, failed)
+            targets = asked(given, own, "probability")
+            subject = Subject(numbers, self.model, given, targets, targets.classes[:, 0])
+        maps, seconds, failed = self._maps(subject, x)
+        several = replace(targets, classes=targets.classes.expand(-1, len(self.rows)), single=False)
+        with prepared(self.model, x, dims=(2,), output=self.output) as given:
+            subject = replace(subject, given=replace(given, origin=origin))
+            alone = [Part.of(subject, one) for one in maps]
+            raw = torch.cat([at_size(part.raw, given.input_size) for part in alone], dim=1)
+            yield Judged(Part.of(replace(subject, targets=several), raw), alone, seconds, failed)
 
-    def _maps(
-        self, x: Tensor, target: Tensor, targets: Targets
-    ) -> tuple[list[Tensor], list[float], dict[tuple[int, int], str]]:
+    def _maps(self, subject: Subject, x: Tensor) -> tuple[list[Tensor], list[float], dict[tuple[int, int], str]]:
         """The maps (B, 1, h, w) of each row, how long each took an image, and why maps are not there: zeros stand."""
         maps: list[Tensor] = []
         seconds, failed = [math.nan] * len(self.rows), dict[tuple[int, int], str]()
         for place, row in enumerate(self.rows):
             begun = time.perf_counter()
-            made, wrong = made_by(row, self.model, x, target, targets)
+            made, wrong = made_by(row, subject, x)
             if made.is_cuda:
                 torch.cuda.synchronize(made.device)
             if not wrong:
@@ -286,21 +271,37 @@ class Run:
             maps.append(made)
         return maps, seconds, failed
 
-    def _choose_mosaics(self) -> Piece:
-        """Which photos stand in mosaics; or, in words, why there are none."""
-        labels: Any = "predicted" if self.classes is None else self.classes
-        options: dict[str, Any] = {"labels": labels, "batch_size": self.batch_size, "seed": self.seed}
-        options["threshold"] = self.threshold
+    def _choose_mosaics(self, until: float) -> None:
+        """Choose the photos of mosaics among as many as there is time to look at, where it is less than for their maps.
+
+        What is kept is the choice; or, in words, why there is none.
+        """
+        left, pace, count = until - time.monotonic(), self._pace("maps"), len(self.images)
+        if left <= 0:
+            return
+        among = None if pace * count <= left else sorted(spread(count)[: int(left / pace)])
+        chosen = self._mosaics_among(among)
+        if not isinstance(chosen, str):
+            numbers = torch.tensor([chosen.recognised, chosen.recognised_classes, chosen.looked_at])
+            tensors = {"cells": chosen.cells, "classes": chosen.classes, "recognised": numbers}
+            self.pieces.save(MOSAICS, (tensors, {"about": repr(chosen)}))
+        elif among is None:
+            nothing = torch.zeros(0, 4, dtype=torch.long)
+            self.pieces.save(MOSAICS, ({"cells": nothing, "classes": nothing}, {"reason": chosen}))
+
+    def _mosaics_among(self, among: list[int] | None) -> Mosaics | str:
+        """As many mosaics as were asked for, or as few as make sense; in words, why there are none."""
+        options: dict[str, Any] = {"truth": "predicted" if self.classes is None else self.classes, "among": among}
+        options |= {"batch_size": self.batch_size, "seed": self.seed, "threshold": self.threshold}
+        reason = ""
         for count in dict.fromkeys([self.mosaics, min(self.mosaics, _FEWEST_MOSAICS)]):
             try:
-                chosen = Mosaics.of(self.model, self.photos, count=count, **options, progress=self.progress)
+                return Mosaics.of(
+                    self.model, self.photos, count=count, output=self.output, **options, progress=self.progress
+                )
             except InputError as error:
-                reason = " ".join(str(error).split()).replace(_HINT, "; give more photos")
-                continue
-            numbers = torch.tensor([chosen.recognised, chosen.recognised_classes, chosen.looked_at])
-            return {"cells": chosen.cells, "classes": chosen.classes, "recognised": numbers}, {"about": repr(chosen)}
-        nothing = torch.zeros(0, 4, dtype=torch.long)
-        return {"cells": nothing, "classes": nothing}, {"reason": reason}
+                reason = one_line(error).replace(_HINT, "; give more photos")
+        return reason
 
     @cached_property
     def _chosen(self) -> Mosaics:
@@ -330,10 +331,9 @@ class Run:
             if row.refused is not None:
                 continue
             try:
-                with quiet():
-                    measured = own_cell(self.model, some, row.explain)
+                measured = own_cell(self.model, some, row.explain)
             except REFUSALS as error:
-                reasons |= {(image, place): " ".join(str(error).split()) for image in range(len(numbers))}
+                reasons |= {(image, place): one_line(error) for image in range(len(numbers))}
                 continue
             values[:, place] = measured.values
             reasons |= {(image, place): reason for image, reason in measured.reasons.items()}
@@ -344,32 +344,15 @@ class Run:
         }
 
 
-def made_by(row: Row, model: Model, x: Tensor, target: Tensor, targets: Targets) -> tuple[Tensor, dict[int, str]]:
-    """The maps (B, 1, h, w) of a row, and why those of images are not there, for which zeros stand."""
-    nothing = torch.zeros(len(x), 1, 1, 1)
-    if row.refused is not None:
-        return nothing, dict.fromkeys(range(len(x)), row.refused)
-
-    def of(images: list[int]) -> Tensor:
-        return made_maps(row.explain, model, x[images], target[images], [], 0, targets.of_images(images))
-
-    try:
-        with quiet():
-            return of(list(range(len(x)))), {}
-    except NotFiniteError as error:
-        if len(x) == 1:
-            return nothing, {0: " ".join(str(error).split())}
-    except REFUSALS as error:
-        return nothing, dict.fromkeys(range(len(x)), " ".join(str(error).split()))
-    maps, wrong = {}, dict[int, str]()  # one by one, so that an image gets what it gets alone
-    for image in range(len(x)):
+def made_by(row: Row, subject: Subject, x: Tensor) -> tuple[Tensor, dict[int, str]]:
+    """The maps (B, 1, h, w) of a row, and why those of images cannot be used, for which zeros stand."""
+    refused = row.refused
+    if refused is None:
         try:
-            with quiet():
-                maps[image] = of([image])
-        except NotFiniteError as error:
-            wrong[image] = " ".join(str(error).split())
-    like = next(iter(maps.values()), nothing[:1])
-    return torch.cat([maps.get(image, torch.zeros_like(like)) for image in range(len(x))]), wrong
+            return made_maps(subject, row.explain, subject.model, x)
+        except REFUSALS as error:
+            refused = one_line(error)
+    return torch.zeros(len(x), 1, 1, 1), dict.fromkeys(range(len(x)), refused)
 
 
 def _marked(

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from torchviz_cnn.attribution.metrics.result import Measurement
-from torchviz_cnn.core.errors import InputError, OutputError, did_you_mean
+from torchviz_cnn.core import checks
+from torchviz_cnn.core.errors import InputError, OutputError, counted, did_you_mean
 from torchviz_cnn.evaluation import ranking
 from torchviz_cnn.evaluation.columns import Column
 from torchviz_cnn.evaluation.rows import Row
@@ -94,10 +95,12 @@ class Trust:
 
     @cached_property
     def shown(self) -> tuple[Column, ...]:
-        """The columns in which anything could be measured."""
-        return tuple(
-            column for column in self.columns if any(self.measured[row.key, column.name].count for row in self.rows)
-        )
+        """The columns in which anything could be measured; all of them where nothing could."""
+        return tuple(column for column in self.columns if any(self.counts(column))) or self.columns
+
+    def counts(self, column: Column) -> list[int]:
+        """On how many photos a column is measured: the different numbers of all rows but 0, or 0 alone."""
+        return sorted({self.measured[row.key, column.name].count for row in self.rows} - {0}) or [0]
 
     @cached_property
     def intervals(self) -> Mapping[tuple[str, str], tuple[float, float]]:
@@ -166,7 +169,7 @@ class Trust:
         """
         from torchviz_cnn.evaluation.written import page, tables
 
-        kind = Path(path).suffix.lower()
+        kind = checks.path("path", path).suffix.lower()
         writers = {".csv": tables.csv_table, ".json": tables.json_record, ".md": tables.markdown, ".html": page.html}
         if kind not in writers:
             raise OutputError(f"cannot write {path}: a comparison is saved as {', '.join(writers)}")
@@ -182,5 +185,7 @@ class Trust:
         return "\n\n".join([self.table(), "\n".join(self.sentences.values()), "\n".join([*self.verdict, *self.notes])])
 
     def __repr__(self) -> str:
-        photos = int((self.classes >= 0).sum())
-        return f"Trust({self.network}: {len(self.methods)} methods, {len(self.shown)} metrics, {photos} photos)"
+        metrics = sum(any(self.counts(column)) for column in self.columns)
+        facts = [counted(len(self.methods), "method"), counted(metrics, "metric")]
+        facts += [counted(int((self.classes >= 0).sum()), "photo")]
+        return f"Trust({self.network}: {', '.join(facts)})"

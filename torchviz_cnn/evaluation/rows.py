@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from torchviz_cnn.attribution.cam.heatmap import Heatmap
-from torchviz_cnn.attribution.methods import METHODS, methods_of
-from torchviz_cnn.attribution.metrics.parts import Method, at_size
+from torchviz_cnn.attribution.methods import all_methods, methods_of
+from torchviz_cnn.attribution.metrics.parts import REFUSALS, Method, at_size
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import EmptyMapWarning, InputError, LayerError, ModelError, kind_of
+from torchviz_cnn.core.errors import EmptyMapWarning, InputError, NotFiniteError, kind_of, one_line
 from torchviz_cnn.core.names import EVERY_CALL, LayerPattern, expand, named_layers, one_or_several
+from torchviz_cnn.hooks.inputs import Output
 from torchviz_cnn.hooks.network import Model, module_of
 from torchviz_cnn.scores.targets import Target
 
@@ -37,9 +38,6 @@ QUICK = (
     "full_grad",
 )
 """The methods that are judged by default: those that take a few passes through the network."""
-
-REFUSALS = (InputError, LayerError, ModelError)
-"""What a method raises that cannot explain a network."""
 
 CENTRE = "centre"
 RANDOM = "random"
@@ -69,7 +67,7 @@ class Row:
         return self.method if self.layer is None else f"{self.method}@{self.layer}"
 
 
-def centre(model: Model, x: Tensor, target: Target = None) -> Tensor:
+def centre(model: Model, x: Tensor, target: Target = None, output: Output = None) -> Tensor:
     """Give a blob in the middle, whatever the photo: a Gaussian with a deviation of a quarter of each side (B, H, W).
 
     >>> centre(torch.nn.ReLU(), torch.zeros(2, 3, 8, 8)).shape
@@ -79,7 +77,7 @@ def centre(model: Model, x: Tensor, target: Target = None) -> Tensor:
     return _for_all(torch.exp(-0.5 * (down[:, None] ** 2 + across**2)).expand(len(x), -1, -1), target)
 
 
-def random(model: Model, x: Tensor, target: Target = None) -> Tensor:
+def random(model: Model, x: Tensor, target: Target = None, output: Output = None) -> Tensor:
     """Give random numbers at 7 x 7 places, enlarged to the photo (B, H, W); of the same photo always the same ones.
 
     >>> random(torch.nn.ReLU(), torch.zeros(2, 3, 8, 8)).shape
@@ -104,12 +102,17 @@ REFERENCES = (
 )
 
 
-def rows_of(model: Model, methods: Methods, layers: LayerPattern | Sequence[LayerPattern] | None) -> list[Row]:
+def rows_of(
+    model: Model,
+    methods: Methods,
+    layers: LayerPattern | Sequence[LayerPattern] | None,
+    output: Output = None,
+) -> list[Row]:
     """The rows that are asked for. Raises InputError for what is no method, LayerError for what is no layer."""
     if not (methods is None or isinstance(methods, (str, Sequence, Mapping)) or callable(methods)):
         raise InputError(f"methods are names, functions or a mapping of these, not {kind_of(methods)}")
     chosen = _chosen(methods)
-    known = {**METHODS, **methods_of("cam")}
+    known = all_methods()
     names: list[str | None] = [None]
     if layers is not None:
         module = module_of(model)
@@ -127,12 +130,13 @@ def rows_of(model: Model, methods: Methods, layers: LayerPattern | Sequence[Laye
             explain = row.explain if layer is None else partial(row.explain, layer=layer)
             title = row.title if layer is None or len(at) == 1 else f"{row.title} at {layer}"
             rows.append(Row(name, title, explain, layer))
-    return [*rows, *REFERENCES]
+    rows = [*rows, *REFERENCES]
+    return rows if output is None else [replace(row, explain=partial(row.explain, output=output)) for row in rows]
 
 
 def _chosen(methods: Methods) -> dict[str, Any]:
     """A method's name in the table, or a function, by the name it is given here."""
-    known = {**METHODS, **methods_of("cam")}
+    known = all_methods()
     if methods is None:
         return {name: name for name in QUICK}
     chosen: dict[str, Any] = {}
@@ -167,8 +171,11 @@ def probed(model: Model, rows: Sequence[Row], x: Tensor, target: Target) -> list
         try:
             with quiet():
                 maps = row.explain(model, x, target=target)
+        except NotFiniteError:  # of another photo the map may be finite
+            after.append(row)
+            continue
         except REFUSALS as error:
-            after.append(replace(row, refused=" ".join(str(error).split())))
+            after.append(replace(row, refused=one_line(error)))
             continue
         if isinstance(maps, Heatmap) and row.layer is None:  # named from here on, so that it is not looked for again
             own = row.explain if row.method not in methods_of("cam") else partial(row.explain, layer=maps.layer)
@@ -188,4 +195,4 @@ class quiet(warnings.catch_warnings):
         warnings.simplefilter("ignore", EmptyMapWarning)
 
 
-__all__ = ["CENTRE", "QUICK", "RANDOM", "REFERENCES", "REFUSALS", "Methods", "Row", "probed", "quiet", "rows_of"]
+__all__ = ["CENTRE", "QUICK", "RANDOM", "REFERENCES", "Methods", "Row", "probed", "quiet", "rows_of"]

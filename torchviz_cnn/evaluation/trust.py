@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchviz_cnn.attribution.metrics.images import AllImages, Images
 from torchviz_cnn.attribution.metrics.localisation import Masks, MaskSource
-from torchviz_cnn.attribution.metrics.parts import AllImages, Images
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.core.errors import InputError, counted
 from torchviz_cnn.core.names import LayerPattern
-from torchviz_cnn.evaluation.classes import Labels, classes_of
+from torchviz_cnn.evaluation.classes import Truth, classes_of
 from torchviz_cnn.evaluation.collecting import BUDGET, Pieces, Table, collected
 from torchviz_cnn.evaluation.columns import COLUMNS, MASKED, Column
 from torchviz_cnn.evaluation.measuring import Run, spread
@@ -27,7 +28,7 @@ from torchviz_cnn.evaluation.ranking import FEWEST
 from torchviz_cnn.evaluation.result import Trust
 from torchviz_cnn.evaluation.rows import CENTRE, Methods, Row, probed, rows_of
 from torchviz_cnn.evaluation.written.examples import examples_of
-from torchviz_cnn.hooks.inputs import batch_of
+from torchviz_cnn.hooks.inputs import Output, batch_of, prepared
 from torchviz_cnn.hooks.network import Model, Network, module_of
 from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.media.photo_folder import PhotoFolder
@@ -49,7 +50,8 @@ def trust(
     layers: LayerPattern | Sequence[LayerPattern] | None = None,
     masks: MaskSource | None = None,
     mask_values: Sequence[int] | int | None = None,
-    labels: Labels = None,
+    truth: Truth = None,
+    output: Output = None,
     budget: float | None = None,
     perturbed: int = 64,
     mosaics: int = 40,
@@ -75,11 +77,14 @@ def trust(
             takes.
         masks, mask_values: where the object of each photo is, as for `torchviz_cnn.metrics.pointing_game`; without, the
             pointing game and the energy in the mask are not measured.
-        labels: the class of each photo by index or name: a sequence, a mapping by the photo's name, a function of the
-            name, a CSV file of `file,class`, or `"folders"` for the name of the folder that it lies in. By default the
-            network's top class is explained.
-        budget: seconds after which no further part is begun; all methods are measured on the same photos all the same.
-            By default (None) all photos are measured.
+        truth: the true class of each photo, by index or name: a sequence, a mapping by the photo's name, a function of
+            the name, a CSV file of `file,class`, or `"folders"` for the name of the folder that it lies in. By default
+            the network's top class is explained.
+        output: as for `grad_cam`.
+        budget: seconds that it may take; all methods are measured on the same photos all the same. A few photos are
+            measured at a time, and only if those before were quick enough for them to be done in time. Of each kind of
+            measurement the first photo is begun without knowing, so the budget is overrun by that one photo at most. By
+            default (None) all photos are measured.
         perturbed: how many photos at most, spread evenly over the list, are changed many times, for insertion and what
             is like it; a quarter of them is explained by networks with random weights.
         mosaics: how many mosaics of four photos that the network recognises are made, for the grid pointing game; 0:
@@ -97,7 +102,8 @@ def trust(
         A Trust: rows of methods, columns of metrics, each photo's values, ranks, agreement and sentences.
 
     Raises:
-        InputError: for a wrong option, labels that do not fit, and where no method explains the network.
+        InputError: for a wrong option, classes that do not fit, masks none of which can be used, and where no method
+            explains the network.
         LayerError, TargetError: for a layer or class that the network does not have.
         ImageError: for photos that cannot be read.
         OutputError: for a folder of another run.
@@ -114,22 +120,26 @@ def trust(
     until = math.inf if budget is None else begun + checks.number("budget", budget, 0)
     counts = {"perturbed": perturbed, "steps": steps, "batch_size": batch_size}
     counts = {name: checks.whole_number(name, value) for name, value in counts.items()}
+    place = None if out is None else checks.path("out", out)
     checks.whole_number("seed", seed, 0)
     counts["mosaics"] = checks.whole_number("mosaics", mosaics, 0)
     checks.number("tolerance", tolerance, 0)
     checks.number("threshold", threshold, 0)
     if mask_values is not None and masks is None:
         raise InputError("mask_values say which values of masks are the object, and no masks are given")
-    rows = rows_of(net, methods, layers)
+    rows = rows_of(net, methods, layers, output)
     images = AllImages(photos, net)
-    classes = classes_of(net, images.names, labels)
+    classes = classes_of(net, images.names, truth)
     known = None if masks is None else Masks(masks, images, mask_values)
-    rows = _probed_on_first(net, images, classes, rows)
-    folder = None
-    if out is not None:
+    rows = _probed_on_first(net, images, classes, rows, output)
+    if known is not None:
+        _require_a_mask(net, images, known, output)
+    weights, folder = model_checksum(module_of(net)), None
+    if place is not None:
         said = {"tolerance": tolerance, "threshold": threshold, "seed": seed, "masks": _of_masks(masks, mask_values)}
+        said |= {"weights": weights, "output": _text_of(output)}
         identity = _identity(net, images, classes, rows, {**counts, **said})
-        folder = ResultFolder.open(Path(out), KIND, identity)
+        folder = ResultFolder.open(place, KIND, identity)
     run = Run(
         model=net,
         photos=photos,
@@ -139,6 +149,7 @@ def trust(
         columns=COLUMNS,
         pieces=Pieces(folder),
         masks=known,
+        output=output,
         threshold=threshold,
         tolerance=tolerance,
         seed=seed,
@@ -149,14 +160,16 @@ def trust(
     )
     with torch.inference_mode(False):  # what is kept must be of use outside of it
         run.measure()
-        result = _result(net, run, labels)
+        result = _result(net, run, weights)
     if folder is not None:
         for name in FILES:
             result.save(folder.path / name)
     return result
 
 
-def _probed_on_first(net: Model, images: AllImages, classes: list[int] | None, rows: list[Row]) -> list[Row]:
+def _probed_on_first(
+    net: Model, images: AllImages, classes: list[int] | None, rows: list[Row], output: Output
+) -> list[Row]:
     """The rows after a run on the first photo that can be read. Raises InputError where there is none."""
     reasons: dict[int, str] = {}
     for number in spread(len(images)):
@@ -164,20 +177,35 @@ def _probed_on_first(net: Model, images: AllImages, classes: list[int] | None, r
         reasons |= skipped
         if read:
             x, _ = batch_of(net, one)
-            target = predict(net, x).argmax(1) if classes is None else torch.tensor([classes[number]])
+            target = predict(net, x, output=output).argmax(1) if classes is None else torch.tensor([classes[number]])
             return probed(net, rows, x, target)
     raise InputError(f"no photo could be read: {next(iter(reasons.values()), 'there is none')}")
 
 
-def _result(net: Model, run: Run, labels: Labels) -> Trust:
+def _require_a_mask(net: Model, images: AllImages, masks: Masks, output: Output) -> None:
+    """Raise InputError, before anything is measured, where no mask can be used."""
+    reasons = list[str]()
+    for number in (number for number in spread(len(images)) if number in masks.numbers):
+        read, one, _ = images.take([number])
+        if read:
+            x, origin = batch_of(net, one)
+            with prepared(net, x, dims=(2,), output=output) as given:
+                scene = masks.scene(number, replace(given, origin=origin), 0)
+            if not isinstance(scene, str):
+                return
+            reasons.append(scene)
+    raise InputError(f"none of the masks can be used: {next(iter(reasons), 'no photo that can be read has one')}")
+
+
+def _result(net: Model, run: Run, weights: str) -> Trust:
     table = collected(run)
     name = net.name if isinstance(net, Network) else type(net).__name__
     return Trust(
         network=name,
-        explained="each photo's top class" if labels is None else "each photo's labelled class",
+        explained="each photo's top class" if run.classes is None else "each photo's true class",
         names=run.images.names,
         sizes=tuple(map(_size, run.images.x)) if isinstance(run.images.x, list) else (),
-        weights=model_checksum(module_of(net)),
+        weights=weights,
         classes=table.classes,
         categories=net.categories if isinstance(net, Network) else None,
         rows=run.rows,
@@ -192,12 +220,14 @@ def _result(net: Model, run: Run, labels: Labels) -> Trust:
 def _notes(run: Run, table: Table) -> list[str]:
     classes, skipped = table.classes, table.skipped
     done, count = int((classes >= 0).sum()), len(run.images)
-    notes = [f"{done} of {count} photos are measured, with the same photos for all methods."]
+    measured = f"{done} of {counted(count, 'photo')} {'is' if done == 1 else 'are'} measured"
+    notes = [f"{measured}, with the same photos for all methods." if done else f"{measured}."]
     if done + len(skipped) < count:
         notes.append("The budget was spent before the others; the same call with a larger one goes on.")
     if skipped:
         first = next(iter(skipped.values()))
-        notes.append(f"{len(skipped)} photos were left out, as {run.images.names[next(iter(skipped))]}: {first}")
+        left = f"{counted(len(skipped), 'photo was', 'photos were')} left out"
+        notes.append(f"{left}, as {run.images.names[next(iter(skipped))]}: {first}")
     few = [c.title for c in run.columns if c.judges and 0 < table.measured[CENTRE, c.name].count < FEWEST]
     if few:
         notes.append(f"Fewer than {FEWEST} photos or mosaics tell no methods apart: {', '.join(few)}.")
@@ -217,7 +247,7 @@ def _of_column(run: Run, table: Table, column: Column) -> list[str]:
     if not reasons:
         return []
     first = next(iter(reasons))
-    what = "1 photo" if len(reasons) == 1 else f"{len(reasons)} photos"
+    what = counted(len(reasons), "photo")
     return [f"{column.title.capitalize()} is not measured on {what}, as {run.images.names[first]}: {reasons[first]}."]
 
 
@@ -250,7 +280,6 @@ def _identity(
     """What identifies a run; what does not change its results, as the budget, is left out."""
     return {
         "model": type(module_of(net)).__name__,
-        "weights": model_checksum(module_of(net)),
         "photos": len(images),
         "listing": _listing(images),
         "classes": None if classes is None else _checksum([str(classes)]),
@@ -262,7 +291,15 @@ def _identity(
 
 def _described(row: Row) -> str:
     """What stands for a function: its name, which is the same in every process."""
-    function = getattr(row.explain, "func", row.explain)
+    return _name_of(getattr(row.explain, "func", row.explain))
+
+
+def _text_of(output: Output) -> str | None:
+    """What stands for the part of the output that is explained, the same in every process."""
+    return _name_of(output) if callable(output) else None if output is None else repr(output)
+
+
+def _name_of(function: Any) -> str:
     return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"
 
 

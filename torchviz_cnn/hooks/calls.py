@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.core.errors import InputError, counted
 from torchviz_cnn.core.names import is_compiled
 
 Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
@@ -68,7 +68,8 @@ def explain_shape(error: RuntimeError | ValueError, model: nn.Module, args: tupl
     mismatch = re.search(r"expected input\[([\d, ]+)\] to have (\d+) channels", str(error))
     if mismatch and tuple(int(side) for side in mismatch[1].split(",")) == shape:
         raise InputError(
-            f"{type(model).__name__} takes images of {mismatch[2]} channels, and the input has {shape[1]}"
+            f"{type(model).__name__} takes images of {counted(int(mismatch[2]), 'channel')}, "
+            f"and the input has {shape[1]}"
         ) from error
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from torchviz_cnn.core.errors import InputError, ModelError, TorchvizWarning, kind_of
+from torchviz_cnn.core.errors import InputError, ModelError, TorchvizWarning, counted, kind_of
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.calls import OF_FRAMES, SEVERAL_INPUTS
 from torchviz_cnn.hooks.network import Model, Network
@@ -226,7 +226,8 @@ def _require_images(x: Tensor, model: nn.Module, dims: Sequence[int]) -> None:
     wrong = (~x.isfinite()).flatten(1).sum(1)
     if bool(wrong.any()):
         image = int(wrong.nonzero()[0, 0])
-        raise InputError(f"image {image} of the input has {int(wrong[image])} values that are NaN or infinite")
+        values = counted(int(wrong[image]), "value that is", "values that are")
+        raise InputError(f"image {image} of the input has {values} NaN or infinite")
 
 
 def _described(x: Any) -> str:

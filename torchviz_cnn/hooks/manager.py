@@ -17,7 +17,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
 
-from torchviz_cnn.core.errors import HookError, LayerError, kind_of
+from torchviz_cnn.core.errors import HookError, LayerError, counted, kind_of
 from torchviz_cnn.core.names import (
     Call,
     LayerName,
@@ -222,7 +222,7 @@ class HookManager:
                 hooks.require_reached()
                 if rows_of(output) == len(maps):
                     return output
-                reason = f"its output is for {rows_of(output)} images"
+                reason = f"its output is for {counted(rows_of(output), 'image')}"
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
@@ -253,7 +253,7 @@ class HookManager:
         missing = [name for name in self.unreached() if layers is None or name in set(layers)]
         if missing:
             calls = self._calls[self._layers[resolve(self.model, self._layers, missing[0]).name]]
-            ran = f"it ran {calls} time{'s' * (calls != 1)} on this input" if calls else _NOT_RUN
+            ran = f"it ran {counted(calls, 'time')} on this input" if calls else _NOT_RUN
             others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             raise LayerError(
                 f"layer {missing[0]!r}{others} of {type(self.model).__name__} was never reached by the "
@@ -276,7 +276,7 @@ class HookManager:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"{len(self._taps)} hooked layers"
+        state = "closed" if self._closed else counted(len(self._taps), "hooked layer")
         return f"HookManager({type(self.model).__name__}, {state})"
 
     def _tapped(self, layers: LayerName | Iterable[LayerName]) -> list[tuple[_Tap, int | None]]:

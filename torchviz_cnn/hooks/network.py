@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from torchviz_cnn.core.errors import ModelError, TargetError, did_you_mean, kind_of
+from torchviz_cnn.core.errors import ModelError, TargetError, counted, did_you_mean, kind_of
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.media.photo_folder import preprocess_of_transform
 
@@ -55,7 +55,7 @@ class Network:
 
     def __repr__(self) -> str:
         height, width = self.input_size
-        classes = f"{len(self.categories)} named classes" if self.categories else "unnamed classes"
+        classes = counted(len(self.categories), "named class") if self.categories else "unnamed classes"
         return f"Network({self.name}, weights {self.weights}, input {height} x {width}, {classes})"
 
 

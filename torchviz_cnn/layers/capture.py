@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, LayerError, did_you_mean, kind_of
+from torchviz_cnn.core.errors import InputError, LayerError, counted, did_you_mean, kind_of
 from torchviz_cnn.core.names import expand, named_layers
 from torchviz_cnn.hooks.inputs import Input, prepared
 from torchviz_cnn.hooks.manager import HookManager
@@ -73,7 +73,9 @@ class Activations(Mapping[str, Tensor]):
         if channels is not None:
             wrong = [c for c in channels if not 0 <= c < len(of_image)]
             if wrong or not len(channels):
-                raise InputError(f"channels {wrong} are out of range: layer {layer!r} has {len(of_image)} channels")
+                raise InputError(
+                    f"channels {wrong} are out of range: layer {layer!r} has {counted(len(of_image), 'channel')}"
+                )
             of_image = of_image[list(channels)]
         return render.standardised_tiles(of_image.float().cpu().numpy())
 
@@ -132,7 +134,7 @@ class Activations(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         rows = [f"  {name}: {' x '.join(map(str, tensor.shape))}" for name, tensor in self.tensors.items()]
-        return "\n".join([f"Activations of {len(self)} layers", *rows])
+        return "\n".join([f"Activations of {counted(len(self), 'layer')}", *rows])
 
 
 class _MissingLayer(LayerError, KeyError):

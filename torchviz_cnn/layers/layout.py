@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.core.errors import InputError, LayerError, kind_of
+from torchviz_cnn.core.errors import InputError, LayerError, counted, kind_of
 from torchviz_cnn.core.names import named_layers, resolve
 from torchviz_cnn.hooks.inputs import LayoutName
 from torchviz_cnn.hooks.manager import HookManager
@@ -125,7 +125,8 @@ class Layouts:
             raise LayerError(f"layer {name!r} of {type(self._model).__name__} gives {_parts(output)}")
         if tensor.ndim and tensor.ndim > 2 and len(tensor) != self._batch:
             raise LayerError(
-                f"layer {name!r} gives {len(tensor)} maps for {self._batch} images: they cannot be told apart"
+                f"layer {name!r} gives {counted(len(tensor), 'map')} for {counted(self._batch, 'image')}: "
+                "they cannot be told apart"
             )
         return tensor
 

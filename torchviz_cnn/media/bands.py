@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.core.errors import ImageError, ImageWarning, InputError, kind_of
+from torchviz_cnn.core.errors import ImageError, ImageWarning, InputError, counted, kind_of
 from torchviz_cnn.core.warn import warn
 
 Array = NDArray[Any]
@@ -82,7 +82,9 @@ def as_bands(photo: Pixels, count: int | None = None, window: ValueRange | None 
         photo = _numbers(photo)
         wrong = photo.ndim not in (2, 3) or not photo.size or (photo.ndim == 2 and count not in (None, 1))
     if wrong:
-        wanted = f"{count} bands, one for each mean," if count is not None else "(H, W), (H, W, n) or (n, H, W)"
+        wanted = (
+            f"{counted(count, 'band')}, one for each mean," if count is not None else "(H, W), (H, W, n) or (n, H, W)"
+        )
         raise ImageError(f"a picture of {wanted} is needed, not one of {photo.shape}")
     return eight_bits(_bands_last(photo, count, first), window)
 
@@ -107,7 +109,7 @@ def _bands_last(values: Array, count: int | None, first: bool) -> Array:
             raise ImageError(f"an array of {values.shape} may be (H, W, n) or (n, H, W): make it a PIL image or tensor")
         if at_start or at_end:
             return values.transpose(1, 2, 0) if at_start else values
-    wanted = f"{count} bands, one for each mean," if count is not None else "1 to 16 bands"
+    wanted = f"{counted(count, 'band')}, one for each mean," if count is not None else "1 to 16 bands"
     raise ImageError(
         f"a picture of {wanted} is needed; in {values.shape} neither the first nor the last is their number"
     )
@@ -139,7 +141,7 @@ def as_rgb(values: Array, bands: Bands | None = None, transparent: bool = True) 
         return on_white(Image.fromarray(np.ascontiguousarray(values)))
     if bands is None and count not in (1, 3):
         shown = "the mean of both in grey is" if count == 2 else "the first three are"
-        say_once(f"of a picture of {count} bands {shown} drawn; bands=(red, green, blue) chooses others")
+        say_once(f"of a picture of {counted(count, 'band')} {shown} drawn; bands=(red, green, blue) chooses others")
         bands = (0, 1, 2) if count > 3 else None
     chosen = np.rint(colour(np.moveaxis(values, 2, 0), bands)).astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(np.broadcast_to(chosen, (3, *chosen.shape[1:])).transpose(1, 2, 0)))

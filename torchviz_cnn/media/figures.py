@@ -35,7 +35,7 @@ def titled(picture: Array, title: str, scale: float) -> Image.Image:
     axes = figure.add_subplot()
     axes.imshow(picture, aspect="auto", interpolation="nearest")
     axes.set_title(title, parse_math=False)
-    axes.set_axis_off()
+    _hide_axis(axes)
     return figure_image(figure)
 
 
@@ -60,7 +60,7 @@ def panel(pictures: Sequence[Image.Image | Array], titles: Sequence[str], headli
             picture.thumbnail((1600, 1600))
         axes.imshow(np.asarray(picture), cmap="viridis")
         axes.set_title(title, fontsize=11, parse_math=False)
-        axes.set_axis_off()
+        _hide_axis(axes)
     if headline:
         figure.suptitle(headline, fontsize=13, parse_math=False)
     return figure_image(figure)
@@ -79,7 +79,7 @@ def column_figure(columns: Mapping[str, Sequence[tuple[str, Image.Image]]], head
     for place, (title, column) in enumerate(columns.items()):
         for row in range(rows):
             axes = figure.add_subplot(grid[row, place])
-            axes.set_axis_off()
+            _hide_axis(axes)
             if row < len(column):
                 caption, picture = column[row]
                 axes.imshow(np.asarray(picture))
@@ -215,7 +215,7 @@ def _slices_figure(values: Array, volume: Array | None, colormap: str, alpha: fl
         axes = figure.add_subplot(grid[divmod(place, columns)])
         axes.imshow(picture, interpolation="nearest")
         axes.set_title(title, fontsize=9, parse_math=False)
-        axes.set_axis_off()
+        _hide_axis(axes)
     if headline:
         figure.suptitle(headline, fontsize=12, parse_math=False)
     return figure_image(figure)
@@ -223,6 +223,13 @@ def _slices_figure(values: Array, volume: Array | None, colormap: str, alpha: fl
 
 def _size(picture: Image.Image | Array) -> tuple[int, int]:
     return picture.size if isinstance(picture, Image.Image) else (picture.shape[1], picture.shape[0])
+
+
+def _hide_axis(axes: Any) -> None:
+    """Draw no frame and no ticks; what is only not drawn would be measured for the layout all the same."""
+    axes.set_axis_off()
+    axes.xaxis.set_visible(False)
+    axes.yaxis.set_visible(False)
 
 
 def figure_image(figure: Any) -> Image.Image:

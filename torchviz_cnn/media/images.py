@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import ImageError, InputError, TorchvizError, did_you_mean
+from torchviz_cnn.core.errors import ImageError, InputError, TorchvizError, counted, did_you_mean
 from torchviz_cnn.media.bands import Array, Bands, Pixels, ValueRange, as_bands, as_rgb, check_bands, on_white
 from torchviz_cnn.media.render import Box
 
@@ -60,7 +60,7 @@ def read_image(
 
 def read_stored(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image | Array:
     """Read a picture as it is stored, upright: in any mode of PIL, or as numbers (H, W, n). Raises as `read_image`."""
-    path = Path(path)
+    path = checks.path("a photo", path)
     require_file(path)
     try:
         with warnings.catch_warnings():
@@ -119,7 +119,7 @@ def _read_tiff(path: Path, max_pixels: int) -> Image.Image | Array:
 
 def _require_size(path: Path, width: int, height: int, bands: int, max_pixels: int) -> None:
     if width * height > max_pixels or width * height * bands > 16 * max_pixels:
-        size = f"{width} x {height} pixels" + f" of {bands} bands" * (bands > 1)
+        size = f"{width} x {height} pixels" + f" of {counted(bands, 'band')}" * (bands > 1)
         raise ImageError(f"{path} has {size}; at most {max_pixels:,} are read (max_pixels)")
 
 

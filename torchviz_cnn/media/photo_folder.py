@@ -10,7 +10,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.core.errors import ImageError, InputError
+from torchviz_cnn.core import checks
+from torchviz_cnn.core.errors import ImageError, InputError, counted
 from torchviz_cnn.media.bands import Pixels
 from torchviz_cnn.media.images import Preprocess, read_image, read_stored
 from torchviz_cnn.media.origin import input_of
@@ -25,7 +26,7 @@ class PhotoFolder:
     """
 
     def __init__(self, path: str | Path, preprocess: Callable[[Image.Image], Tensor] | None = None) -> None:
-        self.path = Path(path)
+        self.path = checks.path("a folder of photos", path)
         self.preprocess = preprocess
         if not self.path.is_dir():
             link = "it is a link to nothing" if self.path.is_symlink() else "no such folder"
@@ -55,8 +56,8 @@ class PhotoFolder:
         return read_stored(self.path / self.names[index])
 
     def __repr__(self) -> str:
-        classes = f" in {len(self.categories)} classes" if self.categories else ""
-        return f"PhotoFolder({str(self.path)!r}: {len(self)} photos{classes})"
+        classes = f" in {counted(len(self.categories), 'class')}" if self.categories else ""
+        return f"PhotoFolder({str(self.path)!r}: {counted(len(self), 'photo')}{classes})"
 
 
 def _photos_below(folder: Path) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import ImageError, InputError, OutputError, kind_of
+from torchviz_cnn.core.errors import ImageError, InputError, OutputError, counted, kind_of
 from torchviz_cnn.core.opencv import opencv
 from torchviz_cnn.media.images import require_file
 from torchviz_cnn.media.origin import Photo, as_photo
@@ -203,7 +203,9 @@ def written(temporary: Path, path: Path, fps: float, width: int, height: int) ->
     written = sum(1 for _ in iter(there.grab, False))
     there.release()
     if written != count:
-        raise OutputError(f"cannot write {path}: {written} of {count} frames are in the file; the disk may be full")
+        raise OutputError(
+            f"cannot write {path}: the file has {written} of {counted(count, 'frame')}; the disk may be full"
+        )
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.core.errors import InputError, counted
 
 
 def imagenet_categories() -> tuple[str, ...]:
@@ -31,7 +31,7 @@ def require_outputs(model: nn.Module, name: str, labels: int) -> None:
     """Raise InputError where no layer has as many outputs as there are labels; two may name a single output."""
     counts = {p.shape[0] for p in model.parameters() if p.ndim}
     if counts and labels not in counts and not (labels == 2 and 1 in counts):
-        raise InputError(f"{labels} labels were given, and no layer of {name} has that many outputs")
+        raise InputError(f"labels has {counted(labels, 'class name')}, and no layer of {name} has that many outputs")
 
 
 def read_labels(labels: str | Path | Iterable[str] | Mapping[str, int]) -> tuple[str, ...]:

@@ -17,7 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import ImageError, InputError, LayerError, ModelError, OutputError, TargetError, kind_of
+from torchviz_cnn.core.errors import (
+    ImageError,
+    InputError,
+    LayerError,
+    ModelError,
+    OutputError,
+    TargetError,
+    counted,
+    kind_of,
+)
 from torchviz_cnn.core.names import LayerPattern, named_layers, resolve, unwrap
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.evaluation.result import Trust
@@ -143,7 +152,9 @@ def report(
     path, photos = _writable(out), _photos(images, net)
     own = getattr(targets, "rows", None)
     if own is not None and len(own) != len(photos):
-        raise TargetError(f"the target {targets} has a row for {len(own)} images, and there are {len(photos)} photos")
+        raise TargetError(
+            f"the target {targets} has a row for {counted(len(own), 'image')}, not for {counted(len(photos), 'photo')}"
+        )
     until = math.inf if budget is None else begun + budget
     stage = partial(_stage, progress)
 
@@ -181,7 +192,12 @@ def report(
     settings: dict[str, Any] = {"layers": layers, "k": k, "channels": selected, "classes": classes, "top": top}
     settings |= {"targets": collected.label or targets, "output": output}
     settings |= {"trust": trust if isinstance(trust, (str, os.PathLike)) else trust and repr(trust)}
-    settings |= {"atlas": atlas, "budget": budget, "seed": seed, "filter patterns": f"{count} of {shown} channels"}
+    settings |= {
+        "atlas": atlas,
+        "budget": budget,
+        "seed": seed,
+        "filter patterns": f"{count} of {counted(shown, 'channel')}",
+    }
     call = command or f"torchviz_cnn.report(net, images, {str(out)!r}, ...)"
     page = render_page(
         content.data(net, pictures, units, collected, measured),
@@ -257,9 +273,7 @@ def _chosen(layers: Mapping[str, LayerMaps], k: int, selected: list[int] | None,
 
 def _writable(out: str | os.PathLike[str]) -> Path:
     """The page's path, known to be writable before the work begins."""
-    if not isinstance(out, (str, os.PathLike)):
-        raise OutputError(f"out is the path of the page or of a folder for it, not {out!r}")
-    path = Path(out)
+    path = checks.path("out", out)
     page = path if path.suffix.lower() in (".html", ".htm") else path / "index.html"
     files.require_place(page)
     if page != path and path.suffix and not path.is_dir():
@@ -336,11 +350,7 @@ def _facts(net: Network, description: Description | None, photos: int) -> list[s
     parameters = sum(p.numel() for p in unwrap(net.model).parameters())
     facts = [f"{parameters:,} parameters", f"input {height} × {width}"]
     if description is not None:
-        facts.insert(1, _counted(len(description.layers), "layer", "layers"))
+        facts.insert(1, counted(len(description.layers), "layer"))
     if net.categories:
-        facts.append(_counted(len(net.categories), "class", "classes"))
-    return [*facts, _counted(photos, "photo", "photos")]
-
-
-def _counted(count: int, one: str, several: str) -> str:
-    return f"{count:,} {one if count == 1 else several}"
+        facts.append(counted(len(net.categories), "class"))
+    return [*facts, counted(photos, "photo")]

@@ -14,12 +14,10 @@ import torch
 from torch import Tensor
 
 from torchviz_cnn.attribution.methods import METHODS
-from torchviz_cnn.attribution.metrics.parts import Method, Part, at_size
+from torchviz_cnn.attribution.metrics.parts import Method, Part, Subject, at_size, made_maps
 from torchviz_cnn.attribution.metrics.perturbation import curve
-from torchviz_cnn.attribution.metrics.randomization import maps_of as maps_of_part
-from torchviz_cnn.attribution.metrics.randomization import similarities
+from torchviz_cnn.attribution.metrics.randomization import cascaded
 from torchviz_cnn.core.errors import InputError, ModelError, kind_of
-from torchviz_cnn.evaluation.measuring import cascade
 from torchviz_cnn.evaluation.result import Trust
 from torchviz_cnn.evaluation.rows import CENTRE, centre
 from torchviz_cnn.evaluation.written.figures import figures_of, record_of
@@ -122,17 +120,16 @@ def measure_weights(
         except ModelError as error:
             _log.info("how much maps change with the weights was not measured: %s", error)
             return
+        subject = Subject([0], net, given, targets, targets.classes[:, 0])
+        parts = {
+            name: (Part.of(subject, *made_maps(subject, method, net, given.x)), method)
+            for name, method in methods.items()
+        }
         kept: dict[str, list[float]] = {name: [] for name in methods}
-        empty = torch.zeros(1, 1, 1, 1, device=given.x.device)
-        blank = Part([0], net, given, targets, empty, targets.classes[:, 0])
-        parts = {name: replace(blank, raw=maps_of_part(blank, net, method)) for name, method in methods.items()}
-        for names in cascade(layers.names):
-            random = layers.draw(names, 0)
-            for name, method in methods.items():
-                if clock() >= until:
-                    return
-                maps = maps_of_part(parts[name], random, method)
-                kept[name].append(float(similarities(parts[name], maps)[0, 0, 2]))
+        for name, _, said in cascaded(layers, parts, 0):
+            if clock() >= until:
+                return
+            kept[name].append(math.nan if isinstance(said, str) else float(said[0, 0, 2]))
     means = {name: float(torch.tensor(several).nanmean()) for name, several in kept.items()}
     measured.kept |= {name: mean for name, mean in means.items() if math.isfinite(mean)}
 
@@ -207,7 +204,7 @@ def _figures(
             return None
         every = asked(given, target, "logit" if callable(target) else "probability")
         one = replace(every, classes=every.classes[:, [rank]])
-        part = Part([0], net, given, one, maps[None, None].to(given.x.device), target)
+        part = Part.of(Subject([0], net, given, one, target), maps[None, None])
         inserted = curve(part, removing=False, steps=STEPS, baseline="blur", seed=0)
         deleted = curve(part, removing=True, steps=STEPS, baseline="mean", seed=0)
     return {"insertion": float(inserted.values), "deletion": float(deleted.values)}

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import OutputError
 
 
@@ -24,15 +25,16 @@ def write(path: str | Path, fill: Callable[[BinaryIO], object]) -> Path:
 
     Makes the folder where needed. Raises OutputError where it cannot be written; nothing is then left behind.
     """
+    path = checks.path("path", path)
     with whole(path) as temporary, open(temporary, "xb") as file:
         fill(file)
-    return Path(path)
+    return path
 
 
 @contextlib.contextmanager
 def whole(path: str | Path, ending: str = ".part") -> Iterator[Path]:
     """The temporary name of a file that is written in the block, and renamed at its end: see `write`."""
-    path = Path(path)
+    path = checks.path("path", path)
     temporary = path.parent / f".{uuid.uuid4().hex}{ending}"
     if os.path.isdir(path):
         raise OutputError(f"cannot write {path}: it is a folder")
@@ -55,9 +57,10 @@ def whole(path: str | Path, ending: str = ".part") -> Iterator[Path]:
 
 def save_image(path: str | Path, image: Image.Image) -> Path:
     """Write a picture in the format that its name says (PNG, JPEG, WebP, ...)."""
-    kind = Image.registered_extensions().get(Path(path).suffix.lower())
+    path = checks.path("path", path)
+    kind = Image.registered_extensions().get(path.suffix.lower())
     if kind is None or kind not in Image.SAVE:
-        raise OutputError(f"cannot write {path}: no picture format is called {Path(path).suffix!r}; use .png")
+        raise OutputError(f"cannot write {path}: no picture format is called {path.suffix!r}; use .png")
 
     def fill(file: BinaryIO) -> None:
         try:
@@ -70,7 +73,7 @@ def save_image(path: str | Path, image: Image.Image) -> Path:
 
 def save_arrays(path: str | Path, arrays: Mapping[str, Any]) -> Path:
     """Write named arrays to a `.npz` file, which `numpy.load` reads."""
-    if Path(path).suffix != ".npz":
+    if checks.path("path", path).suffix != ".npz":
         raise OutputError(f"cannot write {path}: arrays are saved as .npz")
     values: dict[str, Any] = {
         name: _numpy(value) if isinstance(value, Tensor) else np.asarray(value) for name, value in arrays.items()
@@ -87,7 +90,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
     """Write named tensors to a `.safetensors` file."""
     from safetensors.torch import save
 
-    if Path(path).suffix != ".safetensors":
+    if checks.path("path", path).suffix != ".safetensors":
         raise OutputError(f"cannot write {path}: tensors are saved as .safetensors")
     return write(path, lambda file: file.write(save(dict(tensors), dict(metadata))))
 

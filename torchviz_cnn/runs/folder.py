@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import OutputError
 from torchviz_cnn.core.names import unwrap
 from torchviz_cnn.runs import files
@@ -54,7 +55,7 @@ class ResultFolder:
         a folder of something else (with the first field that differs and both its values), for one that is not empty
         and no result folder, and with `resume=False` for any that has results. Nothing is ever overwritten.
         """
-        path = _path(path)
+        path = checks.path("a folder of results", path)
         plain: dict[str, Any] = json.loads(json.dumps(dict(identity)))  # as it will be read back
         if os.path.lexists(path / MANIFEST):
             folder = cls.read(path, kind)
@@ -79,7 +80,7 @@ class ResultFolder:
     @classmethod
     def read(cls, path: str | Path, kind: str) -> ResultFolder:
         """The folder that is there. Raises OutputError where there is none, or it is broken or of another kind."""
-        path = _path(path)
+        path = checks.path("a folder of results", path)
         file = path / MANIFEST
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
@@ -168,12 +169,6 @@ class ResultFolder:
 
     def __repr__(self) -> str:
         return f"ResultFolder({str(self.path)!r}, {self.manifest['kind']}, {self.manifest['progress']})"
-
-
-def _path(path: object) -> Path:
-    if not isinstance(path, (str, os.PathLike)):
-        raise OutputError(f"a folder of results is named by its path, not by {path!r}")
-    return Path(path)
 
 
 def model_checksum(model: nn.Module) -> str:

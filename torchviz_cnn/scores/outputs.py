@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchviz_cnn.core.errors import ModelError, kind_of
+from torchviz_cnn.core.errors import ModelError, counted, kind_of
 from torchviz_cnn.hooks.manager import OptionalGradients
 
 Activation = Literal["softmax", "sigmoid", "none"]
@@ -165,10 +165,12 @@ def read_classes(
     scores = _scores_in(output, batch, categories)
     logits = _as_rows(scores, batch)
     if scores.shape == (batch, 0):
-        raise ModelError(f"the model gives a tensor ({batch}, 0) for {batch} images, no classes: it has no head")
+        raise ModelError(
+            f"the model gives a tensor ({batch}, 0) for {counted(batch, 'image')}, no classes: it has no head"
+        )
     if logits is None:
         kind = "" if scores.is_floating_point() else f" of {str(scores.dtype).removeprefix('torch.')}"
-        what = f"a tensor {tuple(scores.shape)}{kind} for {batch} images, not class scores ({batch}, n)"
+        what = f"a tensor {tuple(scores.shape)}{kind} for {counted(batch, 'image')}, not class scores ({batch}, n)"
         hint = _OF_MAPS.format(_place(scores, output)) if scores.ndim > 2 and len(scores) == batch else ""
         raise ModelError(f"the model gives {what}; {_CHOOSE}{hint}")
     nan = logits.isnan().any(1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import LayerError, ModelError
+from torchviz_cnn.core.errors import LayerError, ModelError, counted
 from torchviz_cnn.hooks.inputs import Given
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.relu_rules import OtherActivations, relu_rule
@@ -100,7 +100,9 @@ def require_features(
             f"layer {layer!r} of {type(model).__name__} gives {what}, neither maps (B, C, h, w) nor numbers (B, C)"
         )
     if len(output) != batch or not output.numel():
-        raise LayerError(f"layer {layer!r} gives {tuple(output.shape)} for {batch} images: they cannot be told apart")
+        raise LayerError(
+            f"layer {layer!r} gives {tuple(output.shape)} for {counted(batch, 'image')}: they cannot be told apart"
+        )
     require_channels_first(model, layer, output, image)
     return output
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from torchviz_cnn.core.errors import InputError, ModelError, TargetError, did_you_mean, kind_of
+from torchviz_cnn.core.errors import InputError, ModelError, TargetError, counted, did_you_mean, kind_of
 from torchviz_cnn.hooks.inputs import Output
 from torchviz_cnn.scores.outputs import Activation, Categories, Ending, read_classes
 
@@ -97,7 +97,7 @@ class Reader:
             return f"{kind_of(values)}; a tensor (B,) is needed, one number for each image, without .item() or float()"
         shape = tuple(values.shape)
         if values.ndim not in (1, 2) or len(values) != batch or not values.numel():
-            images = f"{batch} image{'s' * (batch != 1)}"
+            images = counted(batch, "image")
             return f"a tensor {shape} for {images}; one number for each is needed, (B,), or K of them, (B, K)"
         if not values.is_floating_point():
             return f"{str(values.dtype).removeprefix('torch.')}, to which no gradient comes back"

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, TargetError, kind_of
+from torchviz_cnn.core.errors import InputError, TargetError, are, counted, kind_of
 from torchviz_cnn.hooks.calls import rows_of
 from torchviz_cnn.hooks.network import category_name, class_index
 from torchviz_cnn.scores.outputs import Categories, read_classes
@@ -50,7 +50,7 @@ class _ReadyTarget:
         if self.rows is None:
             return self
         if len(self.rows) <= int(images.max()):
-            raise TargetError(f"the target {self} is for {len(self.rows)} images, and the batch has more")
+            raise TargetError(f"the target {self} is for {counted(len(self.rows), 'image')}, and the batch has more")
         return replace(self, rows=self.rows[images.to(self.rows.device)])
 
     def settled(self, output: Any) -> _ReadyTarget:
@@ -67,7 +67,7 @@ class _ReadyTarget:
         if isinstance(index, str):
             raise TargetError(f"the target {self}: the class names are not known here; give an index")
         if not 0 <= index < count:
-            raise TargetError(f"the target {self}: the model gives {count} classes, 0 to {count - 1}")
+            raise TargetError(f"the target {self}: the model gives {counted(count, 'class')}, 0 to {count - 1}")
         return index
 
     def _names(self) -> str:
@@ -75,7 +75,9 @@ class _ReadyTarget:
 
     def _require_rows(self, batch: int) -> None:
         if self.rows is not None and len(self.rows) != batch:
-            raise TargetError(f"the target {self} has a row for {len(self.rows)} images, and the batch has {batch}")
+            raise TargetError(
+                f"the target {self} has a row for {counted(len(self.rows), 'image')}, and the batch has {batch}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,12 +159,14 @@ class _Similarity(_ReadyTarget):
         self._require_rows(len(embeddings))
         other = (self.vector[None] if self.rows is None else self.rows).flatten(1)  # type: ignore[index]
         if other.shape[1] != embeddings.shape[1]:
-            raise TargetError(f"the target {self}: the model gives {embeddings.shape[1]} numbers for each image")
+            raise TargetError(
+                f"the target {self}: the model gives {counted(embeddings.shape[1], 'number')} for each image"
+            )
         return F.cosine_similarity(embeddings, other.to(embeddings), dim=1)
 
     def __str__(self) -> str:
         size = (self.vector if self.rows is None else self.rows[0]).numel()  # type: ignore[union-attr]
-        return f"similarity({size} numbers)"
+        return f"similarity({counted(size, 'number')})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,7 +234,7 @@ class _Box(_ReadyTarget):
             return boxes["scores"][kept & (share >= self.overlap)].sum()
         scores = boxes["scores"][kept]
         if self.which >= len(scores):
-            raise TargetError(f"the target {self}: there are {len(scores)} such boxes in image {image}")
+            raise TargetError(f"the target {self}: there {are(len(scores), 'such box')} in image {image}")
         return scores[self.which]
 
     def __str__(self) -> str:

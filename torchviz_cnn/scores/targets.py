@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, TargetError, TorchvizWarning
+from torchviz_cnn.core.errors import InputError, TargetError, TorchvizWarning, counted
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.inputs import Given, Input, Output, prepared
 from torchviz_cnn.hooks.manager import HookManager
@@ -141,7 +141,7 @@ def resolve_target(target: Target, outputs: Tensor, categories: Categories = Non
     wrong = index[(index < 0) | (index >= classes)]
     if len(wrong):
         raise TargetError(
-            f"target {int(wrong[0])} is out of range: the model has {classes} classes, 0 to {classes - 1}"
+            f"target {int(wrong[0])} is out of range: the model has {counted(classes, 'class')}, 0 to {classes - 1}"
         )
     return (index[:, None] if single else index), single
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import SkippedWarning
+from torchviz_cnn.core.errors import SkippedWarning, counted
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.network import Model, Network
 from torchviz_cnn.hooks.untouched import untouched
@@ -176,9 +176,9 @@ def _result(
 def _warn(state: RunState) -> None:
     if state.skipped:
         first = next(iter(state.skipped.values()))
-        count = f"{len(state.skipped)} of {state.done}"
-        warn(f"{count} images could not be read and were left out (skipped lists them); {first}", SkippedWarning)
+        images = f"{len(state.skipped)} of {counted(state.done, 'image')}"
+        warn(f"{images} could not be read (skipped lists what is left out); {first}", SkippedWarning)
     for layer, tally in state.tallies.items():
         if tally.not_numbers:
-            times = f"{tally.not_numbers} times the maximum of an image's map"
+            times = f"{counted(tally.not_numbers, 'time')} the maximum of an image's map"
             warn(f"layer {layer!r}: {times} is not a number (NaN); these were left out", SkippedWarning)

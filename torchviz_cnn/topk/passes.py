@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.core.errors import InputError, LayerError, ModelError, OutputError
+from torchviz_cnn.core.errors import InputError, LayerError, ModelError, OutputError, counted
 from torchviz_cnn.core.names import expand, named_layers
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.hooks.inputs import input_for
@@ -95,10 +95,10 @@ def _first(model: nn.Module, source: ImageSource) -> Tensor:
         wanted = input_channels(model)
         if len(x) != wanted and any(isinstance(m, CONVOLUTIONS) for m in named_layers(model).values()):
             raise InputError(
-                f"image {index} of the dataset has {len(x)} channels; {type(model).__name__} takes {wanted}"
+                f"image {index} of the dataset has {counted(len(x), 'channel')}; {type(model).__name__} takes {wanted}"
             )
         return input_for(model, x[None])
-    raise InputError(f"none of the {len(source)} images of the dataset can be read; the first: {reason}")
+    raise InputError(f"none of {counted(len(source), 'image')} of the dataset can be read; the first: {reason}")
 
 
 @dataclass(eq=False)
@@ -187,7 +187,7 @@ def run_pass(
             if save is not None:
                 ranks.once(save)
     if len(state.skipped) == end:
-        raise InputError(f"none of the {end} images of the dataset can be read; the first: {state.skipped[0]}")
+        raise InputError(f"none of {counted(end, 'image')} of the dataset can be read; the first: {state.skipped[0]}")
 
 
 def _collector(model: nn.Module, state: RunState, device: torch.device) -> Collector:

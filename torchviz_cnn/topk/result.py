@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import ImageError, InputError, LayerError, OutputError, did_you_mean
+from torchviz_cnn.core.errors import ImageError, InputError, LayerError, OutputError, counted, did_you_mean
 from torchviz_cnn.hooks.network import Model, Network, module_of
 from torchviz_cnn.hooks.relu_rules import OtherActivations
 from torchviz_cnn.layers.receptive_field import ReceptiveField
@@ -260,7 +260,9 @@ class TopActivations:
         folder, module = ResultFolder.read(path, KIND), None if model is None else module_of(model)
         if not folder.has(RESULTS):
             done = folder.manifest["progress"].get("images", 0)
-            raise OutputError(f"{path} is not finished: {done} images are done; the same command goes on with it")
+            raise OutputError(
+                f"{path} is not finished, with {counted(done, 'image')} done; the same command goes on with it"
+            )
         tensors, texts = folder.load_with_metadata(RESULTS)
         try:
             about = json.loads(texts["about"])
@@ -286,7 +288,7 @@ class TopActivations:
             return saved
         source = ImageSource(dataset, preprocess or (model.preprocess if isinstance(model, Network) else None))
         if len(source) != saved.count:
-            raise InputError(f"the dataset has {len(source)} images; {path} was made from {saved.count}")
+            raise InputError(f"the dataset has {counted(len(source), 'image')}; {path} was made from {saved.count}")
         return dataclasses.replace(saved, source=source)
 
     def _require_shapes(self) -> None:
@@ -305,7 +307,7 @@ class TopActivations:
         """Image and position of a channel's units, strongest first."""
         count = self.channels(layer)
         if not isinstance(channel, (int, np.integer)) or not 0 <= channel < count:
-            raise InputError(f"channel {channel} is out of range: layer {layer!r} has {count} channels")
+            raise InputError(f"channel {channel} is out of range: layer {layer!r} has {counted(count, 'channel')}")
         images, positions = self.images[layer][channel].tolist(), self.positions[layer][channel].tolist()
         return [(image, (row, column)) for image, (row, column) in zip(images, positions, strict=True) if image >= 0]
 
@@ -359,9 +361,9 @@ class TopActivations:
         return page or pictures.png(self.plot)
 
     def __repr__(self) -> str:
-        rows = [f"  {layer}: {len(self.values[layer])} channels" for layer in self.layers]
+        rows = [f"  {layer}: {counted(len(self.values[layer]), 'channel')}" for layer in self.layers]
         left_out = f", {len(self.skipped)} not readable" if self.skipped else ""
-        return "\n".join([f"TopActivations: the {self.k} strongest of {self.count} images{left_out}", *rows])
+        return "\n".join([f"TopActivations: the {self.k} strongest of {counted(self.count, 'image')}{left_out}", *rows])
 
 
 def _origin(source: ImageSource | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from torchviz_cnn.core.errors import counted
 from torchviz_cnn.media import figures
 from torchviz_cnn.topk.tally import Tally
 
@@ -57,7 +58,7 @@ class ChannelStatistics:
     def summary(self) -> str:
         """In words: how many channels, how many of them dead, the mean sparsity, the mean selectivity."""
         words = [
-            f"{len(self.mean)} channels, {int(self.dead.sum())} dead",
+            f"{counted(len(self.mean), 'channel')}, {int(self.dead.sum())} dead",
             f"sparsity {float(self.sparsity.mean()):.0%}",
         ]
         if self.selectivity is not None:

@@ -17,7 +17,7 @@ from tests import networks
 from tests.attribution.metrics.corner import random
 from tests.conftest import unchanged
 from torchviz_cnn.attribution.metrics.parts import Rows, without
-from torchviz_cnn.core.errors import ImageError, InputError, TargetError
+from torchviz_cnn.core.errors import ImageError, InputError, NotFiniteError, TargetError
 
 METRICS: list[Callable[..., Any]] = [
     tvc.metrics.insertion,
@@ -186,7 +186,7 @@ def test_a_target_of_one_class_or_a_row_for_each_image_is_taken(target: Any) -> 
     [
         (random(3, 32), "4 images, and maps of 3"),
         (random(8, 32).view(4, 2, 32, 32), r"maps are \(2, 2, 32, 32\), where \(2, h, w\)"),
-        (torch.full((4, 32, 32), float("nan")), "NaN or infinity"),
+        (torch.full((4, 32, 32), float("nan")), "no map can be used; image 0: its map has NaN or infinity in it"),
         (torch.ones(32, 32), r"not a tensor \(32, 32\)"),
         ([1, 2], "maps are a result of this library or a tensor"),
         ("grad_cma", "grad_cam"),
@@ -196,6 +196,61 @@ def test_a_target_of_one_class_or_a_row_for_each_image_is_taken(target: Any) -> 
 def test_maps_that_do_not_fit_are_reported(maps: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         tvc.metrics.deletion(networks.vgg_like(), networks.images(4), maps, batch_size=2)
+
+
+BROKEN = 3
+BY_METHOD: dict[str, Callable[..., Any]] = {
+    "deletion": lambda model, x, maps: tvc.metrics.deletion(model, x, maps, steps=4, batch_size=3),
+    "average_drop": lambda model, x, maps: tvc.metrics.average_drop(model, x, maps, batch_size=3),
+    "road": lambda model, x, maps: tvc.metrics.road(model, x, maps, batch_size=3),
+    "pointing_game": lambda model, x, maps: tvc.metrics.pointing_game(model, x, maps, marked(len(x))),
+    "randomization": lambda model, x, maps: tvc.metrics.randomization(model, x, maps, order="all", batch_size=3),
+    "sensitivity": lambda model, x, maps: tvc.metrics.sensitivity(model, x, maps, copies=1, batch_size=3),
+}
+
+
+def marked(count: int) -> Tensor:
+    masks = torch.zeros(count, 32, 32, dtype=torch.bool)
+    masks[:, 4:20, 8:28] = True
+    return masks
+
+
+class Sometimes:
+    """A method that gives NaN for one image, or raises as this library's methods do."""
+
+    def __init__(self, image: Tensor, raises: bool) -> None:
+        self.image, self.raises = image[0, 0, 0], raises
+
+    def __call__(self, model: nn.Module, x: Tensor, target: object = None) -> Tensor:
+        wrong = (x[:, 0, 0, 0] - self.image).abs() < 1e-7
+        if self.raises and bool(wrong.any()):
+            raise NotFiniteError("the map holds NaN or infinity")
+        return x.abs().sum(1).masked_fill(wrong[:, None, None], float("nan"))
+
+
+@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize("metric", BY_METHOD)
+def test_an_image_whose_map_is_not_finite_is_named_and_the_others_are_measured(metric: str, raises: bool) -> None:
+    model, x = networks.vgg_like(), networks.images(5)
+    measure, whole = BY_METHOD[metric], Sometimes(torch.full((1, 1, 1), 99.0), raises)
+    expected = measure(model, x, whole).values
+    measured = measure(model, x, Sometimes(x[BROKEN], raises))
+    others = [number for number in range(5) if number != BROKEN]
+    torch.testing.assert_close(measured.values[others], expected[others])
+    assert measured.values[BROKEN].isnan()
+    assert "NaN or infinity" in measured.reasons[BROKEN]
+    assert measured.count == 4
+
+
+def test_a_batch_of_maps_is_measured_without_the_one_that_is_not_finite() -> None:
+    model, x, maps = networks.vgg_like(), networks.images(4), random(8, 32).view(4, 2, 32, 32)
+    target = torch.tensor([[0, 1]] * 4)
+    expected = tvc.metrics.deletion(model, x, maps, target)
+    maps[2, 1, 5, 5] = float("inf")
+    measured = tvc.metrics.deletion(model, x, maps, target, batch_size=4)
+    assert measured.reasons == {2: "its map has NaN or infinity in it"}
+    torch.testing.assert_close(measured.values[[0, 1, 3]], expected.values[[0, 1, 3]])
+    assert bool(measured.values[2].isnan().all())
 
 
 def test_small_maps_are_enlarged_bilinearly() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.attribution.metrics.parts import AllImages, Images, Maps, Part, Rows, measure
+from torchviz_cnn.attribution.metrics.images import AllImages, Images
+from torchviz_cnn.attribution.metrics.parts import Maps, Part, Rows, measure
 from torchviz_cnn.attribution.metrics.perturbation import EMPTY
 from torchviz_cnn.attribution.metrics.result import Measurement
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import ImageError, InputError, kind_of
+from torchviz_cnn.core.errors import ImageError, InputError, are, counted, kind_of
 from torchviz_cnn.core.opencv import opencv
-from torchviz_cnn.hooks.inputs import Output
+from torchviz_cnn.hooks.inputs import Given, Output
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.media.bands import values_of_mask
 from torchviz_cnn.media.dataset import ImageSource
@@ -174,7 +175,7 @@ def _judged(
     values = torch.full(part.raw.shape[:2], float("nan"))
     rows = Rows(values, details={"area": values.clone()})
     for place in range(len(part.numbers)):
-        scene = masks.scene(part, place)
+        scene = masks.scene(part.numbers[place], part.given, place)
         if isinstance(scene, str):
             rows.reasons[place] = scene
             continue
@@ -235,7 +236,8 @@ class Masks:
     def mask(self, number: int) -> Array | None:
         """Mark the object in the pixels of the mask: (height, width) bool; None where the mask cannot be used.
 
-        Raises InputError for one that is nowhere 0, where it was not said which of its values are the object.
+        Raises InputError for one that is nowhere 0, where it was not said which of its values are the object, unless
+        another mask fits its photo already: then this one cannot be used.
         """
         if number in self.reasons:
             return None
@@ -249,22 +251,35 @@ class Masks:
             return None
         inside = values != 0 if self._object is None else np.isin(values, self._object)
         if self._object is None and inside.all() and values.min() != values.max():
-            raise InputError(
+            reason = (
                 f"{name} is nowhere 0 (its values: {_listed(values)}): say which are the object, as mask_values=(1,)"
             )
-        if inside.all():
+            if not self._fitted:
+                raise InputError(reason)
+            self.reasons[number] = reason
+        elif inside.all():
             self.reasons[number] = f"{name} covers all of the photo (its values: {_listed(values)})"
         elif not inside.any():
             self.reasons[number] = f"{name} has no object (its values: {_listed(values)})"
         return None if number in self.reasons else inside
 
-    def scene(self, part: Part, place: int) -> _Scene | str:
-        """What the network sees of an image of a part, and the object on it; or why that cannot be told."""
-        number = part.numbers[place]
+    @property
+    def numbers(self) -> Set[int]:
+        """The numbers of the images that have a mask."""
+        return self._masks.keys()
+
+    def scene(self, number: int, given: Given, place: int) -> _Scene | str:
+        """What the network sees of an image, and the object on it; or why that cannot be told.
+
+        Args:
+            number: which of all images it is.
+            given: a batch with it.
+            place: its place in that.
+        """
         inside = self.mask(number)
         if inside is None:
             return self.reasons[number]
-        (width, height), box, exact = self._frame(part, place)
+        (width, height), box, exact = self._frame(number, given, place)
         shape = f"{inside.shape[1]} x {inside.shape[0]}"
         if inside.shape != (height, width):
             if exact or not _same_aspect(inside.shape[::-1], (width, height)):
@@ -284,18 +299,18 @@ class Masks:
         """Raise InputError where masks were read, and none of them could be used."""
         if not self._fitted:
             first = next((self.reasons[number] for number in self._masks if number in self.reasons), "none was read")
-            raise InputError(f"none of the {len(self._masks)} masks can be used: {first}")
+            raise InputError(f"none of {counted(len(self._masks), 'mask')} can be used: {first}")
 
-    def _frame(self, part: Part, place: int) -> tuple[tuple[int, int], Box, bool]:
+    def _frame(self, number: int, given: Given, place: int) -> tuple[tuple[int, int], Box, bool]:
         """The size of the photo, what the network sees of it, and whether the input stands for a photo not known."""
-        height, width = part.given.input_size
-        origin, x = part.given.origin, self._images.x
+        height, width = given.input_size
+        origin, x = given.origin, self._images.x
         if origin.photos is not None:
             photo = origin.photo(place)
-            return photo.size, origin.box(photo, part.given.input_size), False
+            return photo.size, origin.box(photo, given.input_size), False
         whole = (0.0, 0.0, float(width), float(height))
         if isinstance(x, ImageSource):
-            view = x.view(part.numbers[place])
+            view = x.view(number)
             return view.photo.size, view.box, view.photo.size == (width, height) and view.box == whole
         return (width, height), whole, True
 
@@ -317,7 +332,7 @@ def _of_images(masks: MaskSource, images: AllImages) -> dict[int, Any]:
     if not isinstance(several, (Sequence, Tensor, np.ndarray)):
         raise InputError(f"masks are a folder, a dict, or a sequence with one for each image, not {kind_of(masks)}")
     if len(several) != count:
-        raise InputError(f"there are {count} images, and {len(several)} masks")
+        raise InputError(f"there {are(count, 'image')}, and {counted(len(several), 'mask')}")
     return {number: mask for number, mask in enumerate(several) if mask is not None}
 
 
@@ -333,8 +348,8 @@ def _none_fits(masks: MaskSource, images: AllImages) -> str:
     where = "the dict of masks" if isinstance(masks, Mapping) else str(masks)
     wanted = PurePath(without_suffix(images.names[0])).name
     return (
-        f"none of the {len(there)} masks in {where} is called as one of the {len(images)} images: that of "
-        f"{images.names[0]!r} would be {wanted + '.png'!r}, and there is {there[0]!r}"
+        f"none of {counted(len(there), 'mask')} in {where} is called as one of {counted(len(images), 'image')}: "
+        f"that of {images.names[0]!r} would be {wanted + '.png'!r}, and there is {there[0]!r}"
     )
 
 

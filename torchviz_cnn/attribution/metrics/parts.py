@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchviz_cnn.attribution.methods import METHODS, methods_of
+from torchviz_cnn.attribution.methods import all_methods
+from torchviz_cnn.attribution.metrics.images import AllImages, Images
 from torchviz_cnn.attribution.metrics.result import Better, Curves, Measurement
 from torchviz_cnn.attribution.result import ClassMap
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import EmptyMapWarning, ImageError, InputError, NotFiniteError, TargetError, kind_of
+from torchviz_cnn.core.errors import (
+    EmptyMapWarning,
+    InputError,
+    LayerError,
+    ModelError,
+    NotFiniteError,
+    TargetError,
+    are,
+    kind_of,
+    one_line,
+)
 from torchviz_cnn.core.progress import progress_bar
-from torchviz_cnn.hooks.inputs import Given, Output, batch_of, prepared, several_inputs
-from torchviz_cnn.hooks.network import Model, preprocess_of
-from torchviz_cnn.media.dataset import ImageSource
-from torchviz_cnn.media.origin import is_photo, stored
-from torchviz_cnn.media.photo_folder import PhotoFolder
+from torchviz_cnn.hooks.inputs import Given, Output, batch_of, prepared
+from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.scores.targets import Target, Targets, asked
 
 Method = Callable[..., ClassMap | Tensor]
@@ -33,14 +39,13 @@ Method = Callable[..., ClassMap | Tensor]
 Maps = ClassMap | Tensor | Method | str
 """Maps that are made already, a result or a tensor (N, h, w) or (N, K, h, w); or the method that makes them, which may
 be named as on the command line (`"grad_cam"`)."""
-Images = Any
-"""A batch (N, C, H, W); with a Network photos, a folder of them, or any map-style dataset, of which a few are read at a
-time."""
+REFUSALS = (InputError, LayerError, ModelError)
+"""What a method raises that cannot explain a network."""
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """A few of the images, and the maps that are judged."""
+class Subject:
+    """A few of the images, and what of them is explained."""
 
     numbers: list[int]
     """Which of all images these are."""
@@ -50,10 +55,23 @@ class Part:
     """The frozen model, its input (B, C, H, W), and where the input comes from."""
     targets: Targets
     """What the maps explain, with its scores of the images as they are: (B, K)."""
-    raw: Tensor
-    """The maps as they were made: (B, K, h, w), float32, on the device of the input."""
     target: Target
     """The target as a method takes it, of these images."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part(Subject):
+    """A few of the images, and the maps that are judged."""
+
+    raw: Tensor
+    """The maps as they were made: (B, K, h, w), float32, on the device of the input; zeros for those in `wrong`."""
+    wrong: Mapping[int, str] = field(default_factory=dict)
+    """Why the maps of an image cannot be used, by its place here."""
+
+    @classmethod
+    def of(cls, subject: Subject, raw: Tensor, wrong: Mapping[int, str] | None = None) -> Part:
+        """The images with their maps."""
+        return cls(**vars(subject), raw=raw.to(subject.given.x.device), wrong=wrong or {})
 
     @cached_property
     def maps(self) -> Tensor:
@@ -116,7 +134,7 @@ def measure(
         for numbers, photos in images.read(checks.whole_number("batch_size", batch_size)):
             with part_of(model, images, numbers, photos, maps, target, output=output, score=score) as part:
                 single = part.targets.single
-                collected.add(numbers, metric(part))
+                collected.add(numbers, metric(part), part.wrong)
             bar.update(len(numbers))
     with torch.inference_mode(False):  # the result is of plain tensors, whatever mode the caller is in
         return collected.measurement(name, better, images, single)
@@ -146,42 +164,87 @@ def part_of(
         given = replace(given, origin=origin)
         targets = asked(given, own, score)
     own = own if callable(own) else targets.squeezed(targets.classes)
+    subject = Subject(numbers, model, given, targets, own)
     # Outside the block: a method of the user's finds the model as it is, not frozen.
-    raw = made_maps(maps, model, x, own, numbers, len(images), targets, output)
-    with prepared(model, x, dims=(2,), output=output) as given:
-        yield Part(numbers, model, replace(given, origin=origin), targets, raw.to(given.x.device), own)
-
-
-def made_maps(
-    maps: Maps,
-    model: Model,
-    x: Tensor,
-    target: Target,
-    numbers: Sequence[int],
-    total: int,
-    targets: Targets,
-    output: Output = None,
-) -> Tensor:
-    """The maps of some images: (B, K, h, w), float32. Raises InputError for maps that do not fit them."""
     if isinstance(maps, str) or (callable(maps) and not isinstance(maps, Tensor)):
-        chosen = {} if output is None else {"output": output}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", EmptyMapWarning)  # the Measurement says which are, by the image's name
-            values = values_of(method_of(maps)(model, x, target=target, **chosen))
-        whose = "the method gives maps"
+        raw, wrong = made_maps(subject, maps, model, x)
     else:
-        values = values_of(maps)
-        if len(values) != total:
-            raise InputError(f"there are {total} images, and maps of {len(values)}")
-        values, whose = values[torch.as_tensor(numbers, device=values.device)], "the maps are"
-    classes = targets.classes.shape[1]
+        raw, wrong = given_maps(subject, maps, len(images))
+    with prepared(model, x, dims=(2,), output=output) as given:
+        yield Part.of(replace(subject, given=replace(given, origin=origin)), raw, wrong)
+
+
+def made_maps(subject: Subject, method: str | Method, model: Model, x: Tensor) -> tuple[Tensor, dict[int, str]]:
+    """The maps (B, K, h, w) that a method makes of what is explained, and why those of an image cannot be used.
+
+    Args:
+        subject: what is explained.
+        method: what makes the maps, by its name or as a function.
+        model: the model that it is called with.
+        x: the images (B, C, H, W) that it is called with.
+
+    Returns:
+        The maps in float32, zeros for an image whose map is not finite, and the reason by the image's place.
+
+    Raises:
+        InputError: for maps that do not fit the images.
+    """
+    explain, output = method_of(method), subject.given.output
+    chosen = {} if output is None else {"output": output}
+
+    def made(places: list[int]) -> Tensor:
+        targets, target = subject.targets.of_images(places), subject.target
+        if not callable(target):
+            target = targets.squeezed(targets.classes)
+        values = values_of(explain(model, x[places], target=target, **chosen))
+        return _fitting(values, targets, "the method gives maps")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EmptyMapWarning)  # the Measurement says which are, by the image's name
+        return _usable(made, len(x), subject.targets.classes.shape[1])
+
+
+def given_maps(subject: Subject, maps: ClassMap | Tensor, total: int) -> tuple[Tensor, dict[int, str]]:
+    """The maps of some of `total` images, of those of all that are there already: as `made_maps`."""
+    values = values_of(maps)
+    if len(values) != total:
+        raise InputError(f"there {are(total, 'image')}, and maps of {len(values)}")
+
+    def of(places: list[int]) -> Tensor:
+        some = values[torch.as_tensor([subject.numbers[place] for place in places], device=values.device)]
+        return _fitting(some, subject.targets.of_images(places), "the maps are")
+
+    return _usable(of, len(subject.numbers), subject.targets.classes.shape[1])
+
+
+def _fitting(values: Tensor, targets: Targets, whose: str) -> Tensor:
+    """Maps as (B, K, h, w). Raises InputError for those that do not fit, NotFiniteError for NaN or infinity."""
+    count, classes = targets.classes.shape
     wanted = 3 if targets.single and values.ndim == 3 else 4
-    if values.ndim != wanted or len(values) != len(x) or (wanted == 4 and values.shape[1] != classes):
-        per_class = f"({len(x)}, {classes}, h, w)" if not targets.single else f"({len(x)}, h, w)"
+    if values.ndim != wanted or len(values) != count or (wanted == 4 and values.shape[1] != classes):
+        per_class = f"({count}, {classes}, h, w)" if not targets.single else f"({count}, h, w)"
         raise InputError(f"{whose} {tuple(values.shape)}, where {per_class} are needed for what is explained")
     if not bool(values.isfinite().all()):
-        raise NotFiniteError(f"{whose} with NaN or infinity in them")
+        raise NotFiniteError("its map has NaN or infinity in it")
     return values[:, None] if values.ndim == 3 else values
+
+
+def _usable(make: Callable[[list[int]], Tensor], count: int, classes: int) -> tuple[Tensor, dict[int, str]]:
+    """The maps of all images at once; where one of them is not finite, one by one, so that the others have theirs."""
+    nothing = torch.zeros(1, classes, 1, 1)
+    try:
+        return make(list(range(count))), {}
+    except NotFiniteError as error:
+        if count == 1:
+            return nothing, {0: one_line(error)}
+    maps, wrong = {}, dict[int, str]()
+    for place in range(count):
+        try:
+            maps[place] = make([place])
+        except NotFiniteError as error:
+            wrong[place] = one_line(error)
+    like = next(iter(maps.values()), nothing)
+    return torch.cat([maps.get(place, torch.zeros_like(like)) for place in range(count)]), wrong
 
 
 def values_of(maps: Any) -> Tensor:
@@ -197,7 +260,7 @@ def method_of(maps: str | Method) -> Method:
     """The method of a name. Raises InputError for a name that there is not."""
     if not isinstance(maps, str):
         return maps
-    known = {**METHODS, **methods_of("cam")}
+    known = all_methods()
     return known[checks.one_of("method", maps, known)].explain
 
 
@@ -210,81 +273,9 @@ def rows_of_target(target: Any, numbers: Sequence[int], total: int) -> Any:
         return target
     if len(target) != total:
         raise TargetError(
-            f"there are {total} images, and a target of {len(target)}: give an int, ({total},) or ({total}, K)"
+            f"there {are(total, 'image')}, and a target of {len(target)}: give an int, ({total},) or ({total}, K)"
         )
     return target[list(numbers)] if hasattr(target, "shape") else [target[i] for i in numbers]
-
-
-class AllImages:
-    """The images of a measurement, of which a few are read at a time."""
-
-    def __init__(self, x: Images, model: Model) -> None:
-        self.skipped: dict[int, str] = {}
-        """What could not be read, by its number."""
-        self._folder = False
-        if several_inputs(x):
-            raise InputError("metrics take images alone, and the model is given several inputs")
-        if isinstance(x, Tensor) and x.ndim != 4 and x.is_floating_point():
-            raise InputError(f"images are a batch (N, C, H, W), not {tuple(x.shape)}")
-        if isinstance(x, (str, os.PathLike)) and Path(x).is_dir():
-            x = PhotoFolder(Path(x))
-        self.labels: list[int] | None = None
-        """The class of each photo of a folder with a folder for each class, as an index into `categories`."""
-        self.categories: tuple[str, ...] = ()
-        if isinstance(x, PhotoFolder) and x.preprocess is None:
-            self.categories, self.labels = x.categories, x.labels if x.categories else None
-            names, x, self._folder = tuple(x.names), [x.path / name for name in x.names], True
-        elif isinstance(x, Tensor) and not is_photo(x):
-            names = tuple(f"image {i}" for i in range(len(x)))
-        elif is_photo(x) or (isinstance(x, (list, tuple)) and len(x) > 0 and all(map(is_photo, x))):
-            x = [x] if is_photo(x) else list(x)
-            names = tuple(str(p) if isinstance(p, (str, os.PathLike)) else f"image {i}" for i, p in enumerate(x))
-        else:
-            x, self._folder = ImageSource(x, preprocess_of(model)), True
-            names = tuple(x.name(i) for i in range(len(x)))
-            self.categories = x.categories or ()
-        self.x = x
-        self.names = names
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def read(self, size: int, start: int = 0) -> Iterator[tuple[list[int], Any]]:
-        """The numbers of some images, and these as a method takes them; what cannot be read of a folder is skipped."""
-        for first in range(start, len(self), size):
-            numbers, photos, skipped = self.take(range(first, min(first + size, len(self))))
-            self.skipped |= skipped
-            if numbers:
-                yield numbers, photos
-
-    def take(self, numbers: Sequence[int]) -> tuple[list[int], Any, dict[int, str]]:
-        """Which of some images can be read, these as a method takes them, and why the others cannot."""
-        if isinstance(self.x, Tensor):
-            return list(numbers), self.x[list(numbers)], {}
-        read, skipped = {}, {}
-        for number in numbers:
-            try:
-                read[number] = self._one(number)
-            except ImageError as error:
-                if not self._folder:
-                    raise
-                skipped[number] = f"cannot be read: {error}"
-        batch = self._stacked(read) if read and isinstance(self.x, ImageSource) else list(read.values())
-        return list(read), batch, skipped
-
-    def _stacked(self, read: Mapping[int, Tensor]) -> Tensor:
-        """Items of a dataset as a batch. Raises InputError where they differ in size."""
-        first = next(iter(read))
-        for number, item in read.items():
-            if item.shape != read[first].shape:
-                raise InputError(
-                    f"{self.names[first]} is {tuple(read[first].shape)} and {self.names[number]} {tuple(item.shape)}: "
-                    "images of different sizes are measured with batch_size=1"
-                )
-        return torch.stack(list(read.values()))
-
-    def _one(self, number: int) -> Any:
-        return self.x.item(number)[0] if isinstance(self.x, ImageSource) else stored(self.x[number])
 
 
 class Collected:
@@ -292,19 +283,31 @@ class Collected:
 
     def __init__(self) -> None:
         self._rows: list[tuple[list[int], Rows]] = []
+        self._wrong: dict[int, str] = {}
 
-    def add(self, numbers: list[int], rows: Rows) -> None:
-        """Keep what a metric says of one part."""
+    def add(self, numbers: list[int], rows: Rows, wrong: Mapping[int, str] | None = None) -> None:
+        """Keep what a metric says of one part, but for the images whose maps cannot be used."""
+        for place, reason in (wrong or {}).items():
+            where = torch.zeros(rows.values.shape, dtype=torch.bool)
+            where[place] = True
+            rows = without(rows, where, reason)
+            rows.reasons[place] = self._wrong[numbers[place]] = reason
         self._rows.append((numbers, rows))
 
     def measurement(self, name: str, better: Better, images: AllImages, single: bool) -> Measurement:
-        """All of them, by image; those that were not read have NaN. Raises InputError where none was read."""
+        """All of them, by image; those that could not be measured have NaN.
+
+        Raises InputError where none was read, or none has a map that can be used.
+        """
         if not self._rows:
             raise InputError(f"no image could be read: {next(iter(images.skipped.values()), 'there is none')}")
+        if len(self._wrong) == sum(len(numbers) for numbers, _ in self._rows):
+            number, reason = next(iter(self._wrong.items()))
+            raise NotFiniteError(f"no map can be used; {images.names[number]}: {reason}")
         count, reasons = len(images), dict(images.skipped)
         for numbers, rows in self._rows:
             reasons |= {numbers[place]: reason for place, reason in rows.reasons.items()}
-        first = self._rows[0][1]
+        first: Rows = self._rows[0][1]
 
         def all_of(pick: Callable[[Rows], Tensor]) -> Tensor:
             shape = pick(first).shape[1:]

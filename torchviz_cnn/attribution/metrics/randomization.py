@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchviz_cnn.attribution.metrics.parts import (
-    Images,
-    Method,
-    Part,
-    Rows,
-    at_size,
-    made_maps,
-    measure,
-    method_of,
-)
+from torchviz_cnn.attribution.metrics.images import Images
+from torchviz_cnn.attribution.metrics.parts import REFUSALS, Method, Part, Rows, at_size, made_maps, measure, method_of
 from torchviz_cnn.attribution.metrics.perturbation import EMPTY
 from torchviz_cnn.attribution.metrics.result import Better, Curves, Measurement
 from torchviz_cnn.attribution.result import ClassMap
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import EmptyMapWarning, InputError, NotFiniteError, kind_of
+from torchviz_cnn.core.errors import InputError, kind_of, one_line
 from torchviz_cnn.hooks.inputs import Output
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.layers.random_weights import RandomLayers, random_copy
@@ -35,6 +26,9 @@ __all__ = ["random_copy", "randomization", "rank_correlation", "structural_simil
 Order = Literal["cascading", "independent", "all", "efficient"]
 """Which weights become random: those of the last layer, then of the last two, and so on; of one layer at a time; or of
 all layers at once."""
+Key = TypeVar("Key")
+_STEPS = 8
+"""In how many steps, at most, the weights of a `cascade` become random."""
 _BINS = 100
 _WINDOW = 11
 _SIGMA = 1.5
@@ -168,7 +162,7 @@ class RandomWeights:
 
     def _maps(self, part: Part, copy: RandomLayers, steps: list[_Step], seed: int) -> Iterator[Tensor]:
         for step in steps:
-            yield maps_of(part, copy.draw(step.layers, seed), self._method)
+            yield random_maps(part, copy.draw(step.layers, seed), self._method)
 
     def _rows(self, part: Part, numbers: Tensor, steps: list[_Step]) -> Rows:
         first = numbers[..., 0]
@@ -201,33 +195,43 @@ def reason(maps: Tensor, where: list[str], count: int) -> str:
     return f"with random weights the map is constant or not finite{at}"
 
 
-def maps_of(part: Part, model: Model, method: Method, x: Tensor | None = None) -> Tensor:
-    """The maps (B, K, h, w) of a part's images, or of others in their place, of what the part explains.
+def random_maps(part: Part, model: Model, method: Method, x: Tensor | None = None) -> Tensor:
+    """The maps (B, K, h, w) that a method makes of a part with another model, or of other images in their place.
 
-    NaN where they are not finite. That a map is empty is not warned of: it has its reason.
+    NaN where they are not finite.
     """
-    total, batch = len(part.numbers), part.given.x if x is None else x
+    maps, wrong = made_maps(part, method, model, part.given.x if x is None else x)
+    maps[list(wrong)] = float("nan")
+    return maps.to(part.raw.device)
 
-    def made(images: slice) -> Tensor:
-        target = part.targets.of_images(range(total)[images])
-        some, own = batch[images], part.target
-        if not callable(own):
-            own = target.squeezed(target.classes)
-        return made_maps(method, model, some, own, range(len(some)), len(some), target, part.given.output)
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", EmptyMapWarning)
-        try:
-            return made(slice(None))
-        except NotFiniteError:
-            pass
-        maps = torch.full_like(part.raw, float("nan"))
-        for image in range(total):
+def cascade(layers: Sequence[str]) -> list[tuple[str, ...]]:
+    """Which layers are random at each of a few steps, from the last alone to all, evenly.
+
+    >>> cascade(["first", "second", "last"])
+    [('last',), ('second', 'last'), ('first', 'second', 'last')]
+    """
+    count = min(len(layers), _STEPS)
+    last = len(layers) - 1
+    starts = [last - round(step * last / max(count - 1, 1)) for step in range(count)]
+    return [tuple(layers[start:]) for start in starts]
+
+
+def cascaded(
+    layers: RandomLayers, methods: Mapping[Key, tuple[Part, Method]], seed: int
+) -> Iterator[tuple[Key, int, Tensor | str]]:
+    """How alike the maps of several methods stay, step by step, while the weights become random: see `cascade`.
+
+    Yields the key of a method, the number of the step, and the `similarities` (B, K, 3); or why the method refuses the
+    network with random weights.
+    """
+    for step, names in enumerate(cascade(layers.names)):
+        model = layers.draw(names, seed)
+        for key, (part, method) in methods.items():
             try:
-                maps[image] = made(slice(image, image + 1))[0]
-            except NotFiniteError:
-                continue
-    return maps
+                yield key, step, similarities(part, random_maps(part, model, method))
+            except REFUSALS as error:
+                yield key, step, one_line(error)
 
 
 def similarities(part: Part, maps: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.core.errors import InputError, OutputError
+from torchviz_cnn.core import checks
+from torchviz_cnn.core.errors import InputError, OutputError, counted
 from torchviz_cnn.media import figures
 from torchviz_cnn.media.notebook import pictures
 from torchviz_cnn.runs import files
@@ -91,7 +92,7 @@ class Measurement:
 
         A value that could not be measured is null in JSON, and in CSV an empty field with the reason beside it.
         """
-        kind = Path(path).suffix.lower()
+        kind = checks.path("path", path).suffix.lower()
         if kind not in (".json", ".csv"):
             raise OutputError(f"cannot write {path}: measurements are saved as .json or .csv")
         text = json.dumps(self._record(), indent=1, ensure_ascii=False) + "\n" if kind == ".json" else self._table()
@@ -128,7 +129,8 @@ class Measurement:
 
     def __repr__(self) -> str:
         low, high = self.interval
-        of = f"{self.count} images" if self.count == len(self.names) else f"{self.count} of {len(self.names)} images"
+        all_of = counted(len(self.names), "image")
+        of = all_of if self.count == len(self.names) else f"{self.count} of {all_of}"
         sense = "" if self.better == "neither" else f"; {self.better} is better"
         mean = "not measured" if np.isnan(self.mean) else f"{self.mean:.3f} ({low:.3f} to {high:.3f})"
         return f"Measurement({self.metric}: {mean}, {of}{sense})"

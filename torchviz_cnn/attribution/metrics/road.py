@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchviz_cnn.attribution.metrics.parts import Images, Maps, Part, Rows, measure, without
+from torchviz_cnn.attribution.metrics.images import Images
+from torchviz_cnn.attribution.metrics.parts import Maps, Part, Rows, measure, without
 from torchviz_cnn.attribution.metrics.perturbation import EMPTY, in_batches, ranks
 from torchviz_cnn.attribution.metrics.result import Curves, Measurement
 from torchviz_cnn.core import checks

@@ -8,9 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from torchviz_cnn.attribution.metrics.parts import Images, Method, Part, Rows, measure, method_of, without
+from torchviz_cnn.attribution.metrics.images import Images
+from torchviz_cnn.attribution.metrics.parts import Method, Part, Rows, measure, method_of, without
 from torchviz_cnn.attribution.metrics.perturbation import EMPTY
-from torchviz_cnn.attribution.metrics.randomization import maps_of, require_method
+from torchviz_cnn.attribution.metrics.randomization import random_maps, require_method
 from torchviz_cnn.attribution.metrics.result import Measurement
 from torchviz_cnn.core import checks
 from torchviz_cnn.hooks.inputs import Output
@@ -80,7 +81,7 @@ def changes(part: Part, *, method: Method, radius: float, copies: int, seed: int
     norms = part.raw.flatten(2).norm(dim=2)
     changed = []
     for unit in noise:
-        maps = maps_of(part, part.model, method, x + radius * ranges * unit)
+        maps = random_maps(part, part.model, method, x + radius * ranges * unit)
         changed.append((maps - part.raw).flatten(2).norm(dim=2) / norms)
     every = torch.stack(changed).cpu()
     rows = without(Rows(every.amax(0), details={"mean": every.mean(0)}), part.empty, EMPTY)

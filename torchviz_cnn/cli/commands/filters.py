@@ -10,7 +10,7 @@ import torchviz_cnn as tvc
 from torchviz_cnn.cli import arguments
 from torchviz_cnn.cli.arguments import positive
 from torchviz_cnn.cli.choices import choices
-from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.core.errors import InputError, counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +90,7 @@ def _draw(args: argparse.Namespace, drawn: set[str], patterns: tvc.Patterns) -> 
     columns = args.columns or (8 if len(patterns.values) <= 64 else 16)
     file = files.save_image(args.out / f"{files.safe_name(layer)}.png", patterns.grid(columns))
     dead = f", no gradient in {', '.join(map(str, patterns.dead))}" * bool(patterns.dead)
-    shared.say(f"{file}: {len(patterns.values)} filters, {int(patterns.raised.sum())} raised{dead}")
+    shared.say(f"{file}: {counted(len(patterns.values), 'filter')}, {int(patterns.raised.sum())} raised{dead}")
     drawn.add(layer)
 
 

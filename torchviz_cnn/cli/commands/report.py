@@ -6,6 +6,7 @@ from pathlib import Path
 import torchviz_cnn as tvc
 from torchviz_cnn.cli import arguments
 from torchviz_cnn.cli.arguments import positive
+from torchviz_cnn.core.errors import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
         progress=True,
     )
     counts = {"photo": page.photos, "layer": len(page.layers), "filter pattern": page.patterns}
-    print(", ".join(f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items()))
+    print(", ".join(counted(count, what) for what, count in counts.items()))
     print(f"open {page}")
 
 

@@ -11,6 +11,7 @@ import torchviz_cnn as tvc
 from torchviz_cnn.cli import arguments
 from torchviz_cnn.cli.arguments import positive, whole
 from torchviz_cnn.cli.choices import choices
+from torchviz_cnn.core.errors import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +63,7 @@ def _report(args: argparse.Namespace, top: tvc.TopActivations) -> None:
     from torchviz_cnn.runs import files
 
     left_out = f", {len(top.skipped)} of them not readable" if top.skipped else ""
-    shared.say(f"{top.count} photos{left_out} -> {args.out}")
+    shared.say(f"{counted(top.count, 'photo')}{left_out} -> {args.out}")
     for reason in list(top.skipped.values())[:10]:
         shared.say(f"  not readable: {reason}")
     for layer in top.layers:

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--mask-values", type=whole, nargs="+", metavar="NUMBER", help=words)
     words = "the true classes: a CSV file of file,class, or 'folders' (default: the network's top class is explained)"
     add("--truth", metavar="FILE", help=words)
+    arguments.add_output(parser, "is explained")
     arguments.add_budget(parser, "all", "part")
     words = "photos whose pixels are taken away and put in: insertion, deletion, average drop, ROAD (%(default)s)"
     add("--perturbed", type=positive, default=64, metavar="PHOTOS", help=words)
@@ -55,11 +56,12 @@ def run(args: argparse.Namespace) -> None:
         "steps",
         "seed",
         "batch_size",
+        "output",
         "out",
     )
     options = shared.options(args, *names)
     with shared.going_on(args.out):
-        result = tvc.trust(net, photos, methods=methods, labels=args.truth, **options, progress=True)
+        result = tvc.trust(net, photos, methods=methods, truth=args.truth, **options, progress=True)
     print(f"explained is {result.explained}")
     for line in str(result).splitlines():
         shared.say(line)

@@ -10,13 +10,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from torchviz_cnn.attribution.metrics.parts import REFUSALS
 from torchviz_cnn.attribution.metrics.result import Measurement
 from torchviz_cnn.attribution.result import ClassMap
 from torchviz_cnn.attribution.saliency import Saliency
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.evaluation.measuring import Run
 from torchviz_cnn.evaluation.result import Example
-from torchviz_cnn.evaluation.rows import REFUSALS, Row, quiet
+from torchviz_cnn.evaluation.rows import Row, quiet
 from torchviz_cnn.evaluation.written.page import JUDGES
 from torchviz_cnn.hooks.inputs import batch_of
 from torchviz_cnn.hooks.network import Network, category_name

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from torchviz_cnn.core.errors import counted
 from torchviz_cnn.evaluation.columns import Column
 from torchviz_cnn.evaluation.rows import CENTRE, Row
 from torchviz_cnn.evaluation.written.tables import dash_reasons, number, rank_text
@@ -30,7 +31,11 @@ def html(trust: Trust) -> str:
     """The page's HTML."""
     fields = {
         "network": trust.network,
-        "facts": [f"{int((trust.classes >= 0).sum())} photos", f"{len(trust.methods)} methods", trust.explained],
+        "facts": [
+            counted(int((trust.classes >= 0).sum()), "photo"),
+            counted(len(trust.methods), "method"),
+            trust.explained,
+        ],
         "verdict": trust.verdict,
         "sentences": [(row.title, _after_title(trust, row), row.reference) for row in trust.rows],
         "columns": trust.shown,
@@ -60,9 +65,9 @@ def _after_title(trust: Trust, row: Row) -> str:
 
 
 def _counts(trust: Trust, column: Column) -> str:
-    counts = sorted({trust.measured[row.key, column.name].count for row in trust.rows} - {0})
-    unit = "mosaics" if column.stage == "mosaics" else "photos"
-    return f"{counts[0]} {unit}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} {unit}"
+    counts = trust.counts(column)
+    most = counted(counts[-1], "mosaic" if column.stage == "mosaics" else "photo")
+    return most if len(counts) == 1 else f"{counts[0]} to {most}"
 
 
 def _row(trust: Trust, row: Row) -> dict[str, Any]:

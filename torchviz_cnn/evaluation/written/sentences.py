@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torchviz_cnn.attribution.methods import methods_of
 from torchviz_cnn.attribution.metrics.randomization import SHOWS_EDGES
+from torchviz_cnn.core.errors import counted
 from torchviz_cnn.evaluation.columns import STRUCTURE, Column
 from torchviz_cnn.evaluation.ranking import FEWEST
 from torchviz_cnn.evaluation.rows import CENTRE, RANDOM, Row
@@ -130,23 +131,25 @@ def verdict_of(trust: Trust) -> tuple[str, ...]:
     """Which metrics agree, which do not, and which methods do well in most of them."""
     count = sum(row.refused is None for row in trust.methods)
     if count < FEW_METHODS:
-        return (f"{count} {'method is' if count == 1 else 'methods are'} too few to say which metrics agree.",)
+        return (f"{counted(count, 'method is', 'methods are')} too few to say which metrics agree.",)
     titles = {column.name: column.title for column in trust.columns}
     known = {pair: tau for pair, tau in trust.agreement.items() if not math.isnan(tau)}
+    if not known:
+        return ("Too little is measured to say which metrics agree.",)
     alike = sorted((pair for pair, tau in known.items() if tau >= ALIKE), key=lambda pair: -known[pair])
     apart = sorted((pair for pair, tau in known.items() if tau < DIFFERENT), key=lambda pair: known[pair])
 
     def pairs(several: list[tuple[str, str]]) -> str:
         named = [f"{titles[a]} with {titles[b]} ({number(known[a, b], 2)})" for a, b in several[:_PAIRS]]
         more = len(several) - len(named)
-        return "; ".join([*named, *([f"and {more} more {'pairs' if more > 1 else 'pair'}"] if more else [])])
+        return "; ".join([*named, *([f"and {counted(more, 'more pair')}"] if more else [])])
 
     said = []
     if alike:
         said.append(f"These metrics rank the methods alike (Kendall's tau): {pairs(alike)}.")
     if apart:
         said.append(f"These rank them differently, so that no single number decides: {pairs(apart)}.")
-    if known and not apart:
+    if not apart:
         said.append("No two metrics contradict each other on these methods.")
     return (*said, *_recommended(trust))
 
@@ -164,7 +167,7 @@ def _recommended(trust: Trust) -> tuple[str, ...]:
     names = [title for title, times in often.items() if times == most]
     kept = "Of the methods that change with the weights, " if any(_is_flagged(trust, r) for r in trust.methods) else ""
     subject = _listed(names) + (" is" if len(names) == 1 else " are")
-    text = f"{kept}{subject} most often among the best: in {most} of {len(columns)} metrics."
+    text = f"{kept}{subject} most often among the best: in {most} of {counted(len(columns), 'metric')}."
     return (text[0].upper() + text[1:],)
 
 

@@ -56,12 +56,13 @@ def dash_reasons(trust: Trust) -> dict[str, str]:
     """Why cells are dashes, by the names of rows and columns; what a row or a column shares is said once."""
     where: dict[str, list[str]] = {}
     for column in trust.columns:
-        if column not in trust.shown:
+        if not any(trust.counts(column)):
             where.setdefault(trust.reason(trust.rows[-1], column), []).append(f"all of {column.title}")
-    judging = [column for column in trust.shown if column.judges]
+    known = [column for column in trust.shown if any(trust.counts(column))]
+    judging = [column for column in known if column.judges]
     for row in trust.rows:
         missing: dict[str, list[str]] = {}
-        for column in trust.shown:
+        for column in known:
             if reason := trust.reason(row, column):
                 missing.setdefault(reason, []).append(column.title)
         for reason, titles in missing.items():
@@ -96,7 +97,7 @@ def text_table(trust: Trust, width: int) -> str:
 
 def _head(trust: Trust, column: Column) -> str:
     """How many photos, and which values are better."""
-    counts = sorted({trust.measured[row.key, column.name].count for row in trust.rows} - {0})
+    counts = trust.counts(column)
     of = f"n {counts[0]}" if len(counts) == 1 else f"n {counts[0]}..{counts[-1]}"
     return f"{column.better}, {of}"
 

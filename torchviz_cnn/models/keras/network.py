@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning, ModelError, TorchvizError
+from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning, ModelError, TorchvizError, counted
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.models.checkpoints.reading import DAMAGE
@@ -101,8 +101,7 @@ def _input_shape(graph: Graph) -> tuple[int, int | None, int | None]:
     """(C, H, W) of the only input; sides that the file leaves open are None."""
     if len(graph.inputs) > 1 or len(graph.outputs) > 1:
         counts = " and ".join(
-            f"{len(refs)} {what}{'s' * (len(refs) != 1)}"
-            for refs, what in ((graph.inputs, "input"), (graph.outputs, "output"))
+            counted(len(refs), what) for refs, what in ((graph.inputs, "input"), (graph.outputs, "output"))
         )
         raise ModelError(f"it has {counts}: only networks of one photo and one output are read")
     shape = graph.input_shape()
@@ -113,7 +112,8 @@ def _input_shape(graph: Graph) -> tuple[int, int | None, int | None]:
         raise ModelError("it has layers whose data_format is 'channels_first'; only channels_last is read")
     height, width, channels = sides
     if channels is None or channels > 16:
-        raise ModelError(f"its input has {channels or 'any number of'} channels; photos have up to 16")
+        own = counted(channels, "channel") if channels else "any number of channels"
+        raise ModelError(f"its input has {own}; photos have up to 16")
     return channels, height, width
 
 

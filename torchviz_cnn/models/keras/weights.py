@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning
+from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning, counted
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.interrupts import FunctionMode
 from torchviz_cnn.hooks.network import Network, module_of
@@ -87,7 +87,7 @@ def load_keras_weights(
         CheckpointWarning: where dense layers keep their values, and where the order in a nested model, the shape of a
             flattened map or what a BatchNorm lacks had to be guessed.
     """
-    path = Path(path)
+    path = checks.path("path", path)
     size = None if input_size is None else checks.sides("input_size", input_size)
     module = module_of(model)
     elements = sum(t.numel() for t in module.state_dict().values())
@@ -273,8 +273,8 @@ def _flattened(name: str, dense: nn.Linear, channels: int, pooled: tuple[int, in
     side = math.isqrt(dense.in_features // channels)
     if side * side * channels != dense.in_features:
         raise CheckpointError(
-            f"{name} takes {dense.in_features} values, which are not a square map of {channels} channels, and Keras "
-            "flattens in another order: say for which photos the network is, input_size=(height, width)"
+            f"{name} takes {dense.in_features} values, which are not a square map of {counted(channels, 'channel')}, "
+            "and Keras flattens in another order: say for which photos the network is, input_size=(height, width)"
         )
     warn(
         f"{name} is taken to follow a map of {side} x {side}, as the file does not say its input's size; "

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchviz_cnn.attribution.metrics.parts import AllImages, Images
+from torchviz_cnn.attribution.metrics.images import AllImages, Images
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, TargetError
+from torchviz_cnn.core.errors import ImageError, InputError, TargetError, are, counted
 from torchviz_cnn.core.names import unwrap
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.hooks.inputs import Output, batch_of
@@ -24,8 +24,8 @@ from torchviz_cnn.hooks.network import Model, Network, category_name, class_inde
 from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.scores.targets import predict
 
-Labels = Sequence[int | str | None] | Tensor | Callable[[Path], int | str | None] | Literal["predicted"] | None
-"""The classes of photos, as a sequence or a function of the photo's path; see `grid_pointing_game`."""
+Truth = Sequence[int | str | None] | Tensor | Callable[[Path], int | str | None] | Literal["predicted"] | None
+"""The true classes of photos, as a sequence or a function of the photo's path; see `grid_pointing_game`."""
 Size = Literal["grow", "fit"]
 """Whether a mosaic is n times as high and wide as the network's input, or made as small as that."""
 
@@ -60,7 +60,7 @@ class Mosaics:
         model: Model,
         x: Images,
         *,
-        labels: Labels = None,
+        truth: Truth = None,
         n: int = 2,
         count: int = 40,
         threshold: float = 0.99,
@@ -68,18 +68,24 @@ class Mosaics:
         output: Output = None,
         batch_size: int = 8,
         seed: int = 0,
+        among: Sequence[int] | None = None,
         progress: bool = False,
     ) -> Mosaics:
-        """Choose the photos of mosaics: see `grid_pointing_game`, which takes the same options."""
+        """Choose the photos of mosaics: see `grid_pointing_game`, which takes the same options.
+
+        Args:
+            among: the numbers of the photos that are looked at; by default all.
+        """
         checks.one_of("size", size, get_args(Size))
         least, count = checks.number("threshold", threshold, 0), checks.whole_number("count", count)
         cells = checks.whole_number("n", n, least=2) ** 2
         images = AllImages(x, model)
-        class_of = _class_of(labels, images, model)
+        class_of = _class_of(truth, images, model)
         photos: dict[int, list[int]] = {}
         looked_at = known = 0
-        with progress_bar(progress, total=len(images), desc="photos recognised", unit=" photos") as bar:
-            for numbers, several in images.read(checks.whole_number("batch_size", batch_size)):
+        looking = len(images) if among is None else len(among)
+        with progress_bar(progress, total=looking, desc="photos recognised", unit=" photos") as bar:
+            for numbers, several in images.read(checks.whole_number("batch_size", batch_size), among):
                 shares = predict(model, batch_of(model, several)[0], output=output)
                 known = shares.shape[1]
                 for number, share, top in zip(numbers, *map(Tensor.tolist, shares.max(1)), strict=True):
@@ -93,9 +99,9 @@ class Mosaics:
             if known < cells:
                 raise InputError(f"a mosaic of {n} x {n} is of {cells} classes, and the network has {known}")
             raise InputError(
-                f"a mosaic of {n} x {n} is of {cells} classes, and of {looked_at} photos with a class the network "
-                f"recognises {recognised}, of {len(photos)} classes, with a probability of at least {least:g}: "
-                f"give more photos, or a smaller n or threshold"
+                f"a mosaic of {n} x {n} is of {cells} classes, and of {counted(looked_at, 'photo')} with a class the "
+                f"network recognises {recognised}, of {counted(len(photos), 'class')}, with a probability of at least "
+                f"{least:g}: give more photos, or a smaller n or threshold"
             )
         chosen, classes = _drawn(photos, cells, count, seed)
         mosaics = cls(
@@ -127,7 +133,9 @@ class Mosaics:
         """One mosaic as the network's input: (1, C, n * H, n * W), or (1, C, H, W) where it is made to `fit`."""
         tiles = []
         for number in self.cells[index].tolist():
-            _, photos = next(self.images.read(1, number))
+            _, photos, skipped = self.images.take([number])
+            if skipped:
+                raise ImageError(f"{self.images.names[number]} {skipped[number]}")
             tiles.append(batch_of(model, photos)[0][0])
         rows = [torch.cat(tiles[row * self.n : (row + 1) * self.n], 2) for row in range(self.n)]
         mosaic = torch.cat(rows, 1)[None]
@@ -142,10 +150,11 @@ class Mosaics:
 
     def __repr__(self) -> str:
         own = "" if self.labelled else "; their classes are those that the network takes them for, as none were given"
+        photos = f"{self.recognised} of {counted(self.looked_at, 'photo')}"
         return (
-            f"{len(self)} mosaics of {self.n} x {self.n} photos, of {self.recognised} of {self.looked_at} photos that "
-            f"the network recognises with a probability of at least {self.threshold:g}, of {self.recognised_classes} "
-            f"classes{own}"
+            f"{counted(len(self), 'mosaic')} of {self.n} x {self.n} photos, of {photos} "
+            f"that the network recognises with a probability of at least {self.threshold:g}, "
+            f"of {counted(self.recognised_classes, 'class')}{own}"
         )
 
 
@@ -157,8 +166,8 @@ def _drawn(photos: dict[int, list[int]], cells: int, count: int, seed: int) -> t
             ways[k] += ways[k - 1] * len(several)
     if ways[cells] * math.factorial(cells) < count:
         raise InputError(
-            f"count={count} mosaics are asked for, and of {sum(map(len, photos.values()))} recognised photos of "
-            f"{len(photos)} classes there are {ways[cells] * math.factorial(cells)}"
+            f"count={count} is asked for, and of {counted(sum(map(len, photos.values())), 'recognised photo')} of "
+            f"{counted(len(photos), 'class')} the number of mosaics is {ways[cells] * math.factorial(cells)}"
         )
     of_classes, of_photos = random.Random(seed), random.Random(seed + 1)
     drawn: dict[tuple[int, ...], list[int]] = {}
@@ -189,25 +198,25 @@ def _require_growing(model: Model, mosaics: Mosaics, output: Output) -> None:
         ) from error
 
 
-def _class_of(labels: Labels, images: AllImages, model: Model) -> Callable[[int], int | None] | None:
+def _class_of(truth: Truth, images: AllImages, model: Model) -> Callable[[int], int | None] | None:
     """The class of an image by its number; None for images that are of the class that the network takes them for."""
     categories = model.categories if isinstance(model, Network) else None
-    if isinstance(labels, str):
-        checks.one_of("labels", labels, ["predicted"])
+    if isinstance(truth, str):
+        checks.one_of("truth", truth, ["predicted"])
         return None
-    if labels is None:
+    if truth is None:
         return _own_classes(images, categories)
 
     def index(value: Any) -> int | None:
         if value is None:
             return None
-        return class_index(categories, value) if isinstance(value, str) else checks.whole_number("a label", value, 0)
+        return class_index(categories, value) if isinstance(value, str) else checks.whole_number("a class", value, 0)
 
-    if callable(labels):
-        return lambda number: index(labels(Path(images.names[number])))
-    several = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    if callable(truth):
+        return lambda number: index(truth(Path(images.names[number])))
+    several = truth.tolist() if hasattr(truth, "tolist") else list(truth)
     if len(several) != len(images):
-        raise InputError(f"there are {len(images)} photos, and {len(several)} labels")
+        raise InputError(f"there {are(len(images), 'photo')}, and truth has {counted(len(several), 'class')}")
     return [index(value) for value in several].__getitem__
 
 
@@ -221,7 +230,7 @@ def _own_classes(images: AllImages, categories: tuple[str, ...] | None) -> Calla
     except TargetError as error:
         raise InputError(
             f"the photos are in folders or classes called {', '.join(images.categories[:4])}, and {error}; name them "
-            'as the network does, or give labels= as a class for each photo, a function of its path, or "predicted"'
+            'as the network does, or give truth= as a class for each photo, a function of its path, or "predicted"'
         ) from None
 
     def class_of(number: int) -> int | None:

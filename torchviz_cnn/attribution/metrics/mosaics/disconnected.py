@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchviz_cnn.attribution.metrics.mosaics.choice import Labels, Mosaics
+from torchviz_cnn.attribution.metrics.images import Images
+from torchviz_cnn.attribution.metrics.mosaics.choice import Mosaics, Truth
 from torchviz_cnn.attribution.metrics.mosaics.game import CellMeasurement, maps_of, measured_cells, takes_several
-from torchviz_cnn.attribution.metrics.parts import Images, Method, method_of
+from torchviz_cnn.attribution.metrics.parts import Method, method_of
 from torchviz_cnn.core.names import unwrap
 from torchviz_cnn.hooks.calls import rows_of
 from torchviz_cnn.hooks.inputs import Output, prepared
@@ -34,7 +35,7 @@ def difull(
     method: Method | str,
     *,
     layer: str | None = None,
-    labels: Labels = None,
+    truth: Truth = None,
     n: int = 2,
     count: int = 40,
     threshold: float = 0.99,
@@ -53,7 +54,7 @@ def difull(
     borders, does not reach 1.
 
     Args:
-        model, x, method, labels, n, count, threshold, output, batch_size, seed, progress: as for
+        model, x, method, truth, n, count, threshold, output, batch_size, seed, progress: as for
             `grid_pointing_game`.
         layer: the layer that is explained, for methods that take one; by default that of `grad_cam`.
 
@@ -71,10 +72,10 @@ def difull(
     >>> with torch.no_grad():
     ...     _ = model[0].weight.copy_(20 * torch.eye(4)[..., None, None])
     >>> x = torch.eye(4)[..., None, None].expand(4, 4, 8, 8)
-    >>> difull(model, x, "saliency", labels=[0, 1, 2, 3], count=8).mean
+    >>> difull(model, x, "saliency", truth=[0, 1, 2, 3], count=8).mean
     1.0
     """
-    options = {"labels": labels, "n": n, "count": count, "threshold": threshold, "output": output, "size": "fit"}
+    options = {"truth": truth, "n": n, "count": count, "threshold": threshold, "output": output, "size": "fit"}
     options |= {"batch_size": batch_size, "seed": seed, "progress": progress}
     mosaics = x if isinstance(x, Mosaics) else Mosaics.of(model, x, **options)  # type: ignore[arg-type]
     return disconnected(model, mosaics, method, layer=layer, output=output, progress=progress)

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchviz_cnn.attribution.metrics.mosaics.choice import Labels, Mosaics, Size
-from torchviz_cnn.attribution.metrics.parts import Images, Method, method_of, values_of
+from torchviz_cnn.attribution.metrics.images import Images
+from torchviz_cnn.attribution.metrics.mosaics.choice import Mosaics, Size, Truth
+from torchviz_cnn.attribution.metrics.parts import Method, method_of, values_of
 from torchviz_cnn.attribution.metrics.result import Measurement
-from torchviz_cnn.core.errors import EmptyMapWarning, InputError, NotFiniteError
+from torchviz_cnn.core.errors import EmptyMapWarning, InputError, NotFiniteError, counted, one_line
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.hooks.inputs import Output
 from torchviz_cnn.hooks.network import Model, category_name
@@ -43,7 +44,7 @@ def grid_pointing_game(
     x: Images,
     method: Method | str,
     *,
-    labels: Labels = None,
+    truth: Truth = None,
     n: int = 2,
     count: int = 40,
     threshold: float = 0.99,
@@ -63,10 +64,10 @@ def grid_pointing_game(
     Args:
         model: a module or a Network.
         x: photos of several classes: see `insertion`; or the `mosaics` of a result, so that several methods are
-            measured on the same ones: `labels`, `n`, `count`, `threshold`, `size` and `seed` are theirs then.
+            measured on the same ones: `truth`, `n`, `count`, `threshold`, `size` and `seed` are theirs then.
         method: what makes the maps, by its name (`"grad_cam"`) or as a function (model, x, target=...). Methods of
             this library get the classes of a mosaic at once, (1, K); another function one class at a time, (1,).
-        labels: the classes: one for each photo, its index, its name, or None for a photo that is left out; or a
+        truth: the true classes: one for each photo, its index, its name, or None for a photo that is left out; or a
             function of its path that gives these, as `lambda path: int(path.name.split("_")[0])`. By default those of
             a folder with a folder for each class, named as the network's classes, or of a dataset; where there are no
             such, or with `"predicted"`, a photo is of the class that the network takes it for.
@@ -85,7 +86,7 @@ def grid_pointing_game(
         has no positive value is not measured.
 
     Raises:
-        InputError: for photos of too few classes that are recognised, labels that do not fit, a network that does not
+        InputError: for photos of too few classes that are recognised, classes that do not fit, a network that does not
             take an input of n times its size, and a wrong option.
         TargetError: for a class that the network does not have.
 
@@ -96,11 +97,11 @@ def grid_pointing_game(
     >>> with torch.no_grad():
     ...     _ = model[0].weight.copy_(20 * torch.eye(4)[..., None, None])
     >>> x = torch.eye(4)[..., None, None].expand(4, 4, 8, 8)
-    >>> measured = grid_pointing_game(model, x, "input_x_gradient", labels=[0, 1, 2, 3], count=8)
+    >>> measured = grid_pointing_game(model, x, "input_x_gradient", truth=[0, 1, 2, 3], count=8)
     >>> measured.mean, measured.mosaics.recognised
     (1.0, 4)
     """
-    options = {"labels": labels, "n": n, "count": count, "threshold": threshold, "size": size, "output": output}
+    options = {"truth": truth, "n": n, "count": count, "threshold": threshold, "size": size, "output": output}
     options |= {"batch_size": batch_size, "seed": seed, "progress": progress}
     mosaics = x if isinstance(x, Mosaics) else Mosaics.of(model, x, **options)  # type: ignore[arg-type]
     return own_cell(model, mosaics, method, output=output, progress=progress)
@@ -137,25 +138,31 @@ def maps_of(explain: Callable[..., Any], classes: Tensor, several: bool) -> Tens
             values = torch.stack([values_of(explain(target=one[None])) for one in classes], 1)
     if values.ndim != 4 or values.shape[:2] != (1, len(classes)):
         raise InputError(
-            f"the method gives maps {tuple(values.shape)} for one mosaic of {len(classes)} classes: it cannot be "
-            "measured on mosaics"
+            f"the method gives maps {tuple(values.shape)} for one mosaic of {counted(len(classes), 'class')}: it "
+            "cannot be measured on mosaics"
         )
     if not bool(values.isfinite().all()):
-        raise NotFiniteError(f"the method gives maps with NaN or infinity for one mosaic of {len(classes)} classes")
+        raise NotFiniteError("its map has NaN or infinity in it")
     return values[0]
 
 
 def measured_cells(name: str, mosaics: Mosaics, maps: Callable[[int], Tensor], progress: bool) -> CellMeasurement:
-    """The share of each class in its own cell, mosaic by mosaic."""
-    rows, reasons = [], {}
+    """The share of each class in its own cell, mosaic by mosaic. Raises NotFiniteError where no map is finite."""
+    rows, reasons, wrong = list[Tensor](), dict[int, str](), dict[int, str]()
     with progress_bar(progress, total=len(mosaics), desc=name.replace("_", " "), unit=" mosaics") as bar:
         for index in range(len(mosaics)):
-            rows.append(own_shares(maps(index), mosaics.n))
+            try:
+                rows.append(own_shares(maps(index), mosaics.n))
+            except NotFiniteError as error:
+                rows.append(torch.full((mosaics.n**2,), math.nan))
+                reasons[index] = wrong[index] = one_line(error)
             missing = rows[-1].isnan().nonzero()[:, 0].tolist()
-            if missing:
+            if missing and index not in wrong:
                 classes = [category_name(mosaics.categories, int(mosaics.classes[index, k])) for k in missing]
                 reasons[index] = f"the map of {', '.join(classes)} has no positive value"
             bar.update()
+    if len(wrong) == len(mosaics):
+        raise NotFiniteError(f"no map can be used; {mosaics.name(0)}: {wrong[0]}")
     with torch.inference_mode(False):  # so that the result can be computed with outside of it too
         shares = torch.stack(rows).clone()
         values = shares.nanmean(1)
