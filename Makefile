@@ -1,7 +1,7 @@
 PYTHON ?= python
 BIOME = @biomejs/biome@2.6.8
 
-.PHONY: help check lint-web format test fast figures docs-table zoo endurance versions
+.PHONY: help check lint-web format test fast docs figures docs-table zoo endurance versions
 
 help:  ## say what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -25,6 +25,9 @@ fast:  ## unit tests only
 
 test:  ## all tests, as CI runs them
 	$(PYTHON) -m pytest -q -n 2
+
+docs:  ## the site, in site/ (extra `docs`): warnings are errors, and no network is needed
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
 
 figures:  ## the pictures of README and docs
 	$(PYTHON) scripts/figures.py
