@@ -1,7 +1,7 @@
 PYTHON ?= python
 BIOME = @biomejs/biome@2.6.8
 
-.PHONY: help check lint-web format test fast docs figures docs-table zoo endurance versions
+.PHONY: help check lint-web format test fast docs gallery figures docs-table zoo endurance versions
 
 help:  ## say what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -28,6 +28,9 @@ test:  ## all tests, as CI runs them
 
 docs:  ## the site, in site/ (extra `docs`): warnings are errors, and no network is needed
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
+
+gallery:  ## the pictures of docs/gallery, from the lines on its pages
+	OMP_NUM_THREADS=1 $(PYTHON) scripts/gallery.py
 
 figures:  ## the pictures of README and docs
 	$(PYTHON) scripts/figures.py
