@@ -226,8 +226,24 @@ NAMES: dict[str, Callable[[], Names]] = {
 """What a page speaks of before its first block, by name."""
 
 
+MODULE = """
+from torch import nn
+
+
+def small_cnn(channels=3, classes=3):
+    return nn.Sequential(
+        *(nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, classes)),
+    )
+"""
+"""A reader's own module: the network of docs/own_model.md."""
+
+
 def write_files(folder: Path) -> None:
-    """The photos, masks and clips that the pages name."""
+    """The photos, masks, clips and modules that the pages name."""
+    (folder / "mymodels.py").write_text(MODULE, encoding="utf-8")
+    (folder / "classes.txt").write_text("cup\nfork\nplate\n", encoding="utf-8")
     for name, made in {"coffee.png": "coffee", "elephant.jpg": "coffee", "fork.jpg": "coffee"}.items():
         Image.fromarray(getattr(data, made)()).save(folder / name)
     for name in ("dog.jpg", "husky.jpg", "photo.jpg", "cat.jpg"):

@@ -14,7 +14,7 @@ from tests.docs import stand_ins
 from tests.docs.pages import ELSEWHERE, GALLERY, PAGES, blocks
 from torchviz_cnn.models.keras.layers.table import BUILDERS
 
-QUICK = {"docs/deconvnet.md", "docs/models.md", "docs/targets.md"}
+QUICK = {"docs/deconvnet.md", "docs/index.md", "docs/models.md", "docs/own_model.md", "docs/targets.md"}
 """Pages that take a second or two; the others are tested with what is slow."""
 RUN = [name for name, path in PAGES.items() if name not in ELSEWHERE and path.parent != GALLERY]
 
@@ -31,6 +31,7 @@ def test_blocks_are_python_and_those_that_are_not_run_say_why(name: str) -> None
 def test_the_blocks_of_a_page_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_ins.write_files(tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(tvc, "load_model", stand_ins.load_model)
     monkeypatch.setattr(tvc, "load_keras_weights", lambda model, path: model)
     builders = dict(BUILDERS)
