@@ -31,7 +31,7 @@ def load_model(name: Any, weights: Any = None, **options: Any) -> tvc.Network:
     if name == "vgg16":
         return network(vgg(), 128, imagenet())
     if str(name).endswith(".keras"):
-        return network(kitchenware(), 64, options.get("labels", KITCHEN))
+        return network(Residual(len(KITCHEN)), 64, options.get("labels", KITCHEN))
     made_here = not isinstance(weights, (str, Path)) or Path(weights).exists() or weights == "random"
     return _load_model(name, weights if made_here else "random", **options)
 
@@ -57,16 +57,11 @@ def head(channels: int, classes: int) -> nn.Sequential:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 
-def residual(classes: int = 10) -> ResNet:
-    """A ResNet whose stages have at most three blocks."""
-    return ResNet(BasicBlock, [1, 1, 1, 3], num_classes=classes).eval()
+class Residual(ResNet):  # type: ignore[misc, unused-ignore]
+    """A ResNet with at most three blocks in a stage, and the other layers that pages name."""
 
-
-class Kitchenware(ResNet):
-    """What a Keras file of another page gives, with a ReLU of its own for `top_activations`."""
-
-    def __init__(self) -> None:
-        super().__init__(BasicBlock, [1, 1, 1, 1], num_classes=len(KITCHEN))
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__(BasicBlock, [1, 1, 1, 3], num_classes=classes)
         self.relu3 = nn.ReLU()
         self.xception = nn.Module()
         self.xception.block14_sepconv2_act = nn.ReLU()
@@ -76,10 +71,6 @@ class Kitchenware(ResNet):
         x = self.layer4(self.relu3(self.layer3(self.layer2(self.layer1(x)))))
         x = self.xception.block14_sepconv2_act(x)  # type: ignore[operator]
         return torch.as_tensor(self.fc(self.avgpool(x).flatten(1)))
-
-
-def kitchenware() -> nn.Module:
-    return Kitchenware()
 
 
 class Segmenter(nn.Module):
@@ -150,7 +141,11 @@ def clips_net() -> nn.Module:
 
 
 def vit() -> nn.Module:
-    return VisionTransformer(32, 8, num_layers=12, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=400).eval()
+    model = VisionTransformer(32, 8, num_layers=12, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=400)
+    nn.init.normal_(model.heads.head.weight)  # of a new one all weights of the head are 0
+    model.eval()
+    made: nn.Module = model
+    return made
 
 
 def coffee() -> Image.Image:
@@ -195,7 +190,7 @@ def _targets() -> Names:
 
 
 def _trust() -> Names:
-    names = {"model": residual(), "x": torch.rand(2, 3, 64, 64), "my_maps": torch.rand(2, 64, 64), "classes": 3}
+    names = {"model": Residual().eval(), "x": torch.rand(2, 3, 64, 64), "my_maps": torch.rand(2, 64, 64), "classes": 3}
     return {**names, "photos": ["photos/cat.png", "photos/cup.png"]}
 
 
@@ -209,8 +204,8 @@ def _models() -> Names:
 
 
 def _readme() -> Names:
-    names = {**_targets(), "my_model": residual(), "my_batch": torch.rand(1, 3, 64, 64)}
-    return {**names, "mask": torch.ones(64, 64, dtype=torch.bool)}
+    names = {**_targets(), "my_model": Residual().eval(), "my_batch": torch.rand(1, 3, 64, 64), "torch": torch}
+    return {**names, "mask": torch.ones(64, 64, dtype=torch.bool), "categories": tuple("abcdefghij")}
 
 
 NAMES: dict[str, Callable[[], Names]] = {
@@ -250,8 +245,8 @@ def write_files(folder: Path) -> None:
         Image.fromarray(data.chelsea()).save(folder / name)  # type: ignore[no-untyped-call]
     for name in ("photos", "trimaps"):
         (folder / name).mkdir()
-    for name, made in {"cat": data.chelsea, "cup": data.coffee}.items():
-        photo = Image.fromarray(made()).resize((150, 100))  # type: ignore[no-untyped-call]
+    for name, made in {"cat": "chelsea", "cup": "coffee"}.items():
+        photo = Image.fromarray(getattr(data, made)()).resize((150, 100))
         photo.save(folder / "photos" / f"{name}.png")
         mask = np.full((100, 150), 2, np.uint8)
         mask[30:70, 40:100] = 1

@@ -16,6 +16,8 @@ from torchviz_cnn.models.keras.layers.table import BUILDERS
 
 QUICK = {"docs/deconvnet.md", "docs/index.md", "docs/models.md", "docs/own_model.md", "docs/targets.md"}
 """Pages that take a second or two; the others are tested with what is slow."""
+SHORTER = {"budget=600": "budget=5", "budget=60)": "budget=5)", "budget=60,": "budget=5,", "steps=20)": "steps=2)"}
+"""What is replaced, so that a page does not take as long as its reader would let it."""
 RUN = [name for name, path in PAGES.items() if name not in ELSEWHERE and path.parent != GALLERY]
 
 
@@ -26,7 +28,9 @@ def test_blocks_are_python_and_those_that_are_not_run_say_why(name: str) -> None
         assert block.reason is None or len(block.reason.split()) >= 3
 
 
-@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RUN])
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RUN]
+)
 @pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.TorchvizWarning")
 def test_the_blocks_of_a_page_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_ins.write_files(tmp_path)
@@ -39,8 +43,14 @@ def test_the_blocks_of_a_page_run(name: str, tmp_path: Path, monkeypatch: pytest
     try:
         for block in blocks(PAGES[name]):
             if block.reason is None:
-                code = "\n" * (block.line - 1) + block.code  # so that an error names the line of the page
+                code = "\n" * (block.line - 1) + shorter(block.code)  # so that an error names the line of the page
                 exec(compile(code, name, "exec", dont_inherit=True), names)
     finally:
         BUILDERS.clear()
         BUILDERS.update(builders)
+
+
+def shorter(code: str) -> str:
+    for long, short in SHORTER.items():
+        code = code.replace(long, short)
+    return code

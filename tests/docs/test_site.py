@@ -1,4 +1,4 @@
-"""The site (`make docs`): it builds without a warning, all of its links lead somewhere, and it needs no other machine."""
+"""The site (`make docs`) builds without a warning, all of its links lead somewhere, and it needs no other machine."""
 
 from __future__ import annotations
 
