@@ -5,7 +5,7 @@ QUICK = tests/core tests/runs/test_files.py tests/media/test_images.py tests/hoo
 	tests/attribution/test_saliency.py tests/deconv tests/ascent/test_objectives.py tests/topk/test_patches.py \
 	tests/evaluation/test_ranking.py tests/page/test_units.py tests/cli/test_help.py tests/cli/test_predict.py
 
-.PHONY: help check lint-web format test fast quick figures docs-table zoo endurance versions
+.PHONY: help check lint-web format test fast quick docs gallery figures docs-table zoo endurance versions
 
 help:  ## say what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -32,6 +32,12 @@ quick:  ## a look at every room, in less than a minute
 
 test:  ## all tests, as CI runs them
 	$(PYTHON) -m pytest -q -n 2
+
+docs:  ## the site, in site/ (extra `docs`): warnings are errors, and no network is needed
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
+
+gallery:  ## the pictures of docs/gallery, from the lines on its pages
+	OMP_NUM_THREADS=1 $(PYTHON) scripts/gallery.py
 
 figures:  ## the pictures of README and docs
 	$(PYTHON) scripts/figures.py

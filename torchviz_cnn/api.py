@@ -152,5 +152,5 @@ __all__ = [
     "trust",
     "unpool",
     "untouched",
-    *_CAM_METHODS,
 ]
+__all__.extend(_CAM_METHODS)
