@@ -87,7 +87,7 @@ def alternate(
     for number in range(-warmup, rounds):
         if number >= least and clock() - begun > limit:
             break
-        for name in list(contenders) if number % 2 == 0 else reversed(contenders):
+        for name in list(contenders) if number % 2 == 0 else reversed(list(contenders)):
             between()
             taken = timed(contenders[name], clock)
             if number >= 0:

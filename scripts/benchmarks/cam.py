@@ -179,6 +179,9 @@ def cases(options: Options) -> Iterator[Case]:
                 name = f"{spec.name}, batch {batch}, {count} class{'es' if count > 1 else ''}"
                 make = partial(of_case, options, spec, batch, count, not crowd)
                 yield Case("grad_cam", name, make, memory=True, rounds=None if batch < 32 else 2)
+    if not options.quick:
+        make = partial(of_case, options, TINY, 1, 1, True)
+        yield Case("grad_cam", "three convolutions, 32 pixels: the cost of a call itself", make)
 
 
 def of_case(options: Options, spec: Spec, batch: int, count: int, peers: bool) -> Iterator[Any]:

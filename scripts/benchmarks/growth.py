@@ -19,6 +19,7 @@ from benchmarks.tasks import BY_HAND, FORWARD, OURS, Case, Contender, Task
 
 ROUNDS = 3
 AXES = ("classes", "layers", "filters", "pixels a side", "images")
+SINGLE = {"classes": "class", "layers": "layer", "filters": "filter"}
 LAYERS: Task[cam.Setting] = Task()
 
 
@@ -35,12 +36,11 @@ def ours(setting: cam.Setting) -> Run:
 
 @LAYERS.peer("captum")
 def captum(setting: cam.Setting) -> Run:
-    """It takes several layers of one forward pass at once."""
+    """One layer after the other: it takes several for other methods, for this one it does not."""
     from captum.attr import LayerGradCam
 
-    layers = [setting.model.get_submodule(name) for name in setting.layer.split()]
-    method = LayerGradCam(setting.model, layers)
-    return lambda: method.attribute(setting.x, target=0)
+    methods = [LayerGradCam(setting.model, setting.model.get_submodule(name)) for name in setting.layer.split()]
+    return lambda: [method.attribute(setting.x, target=0) for method in methods]
 
 
 @LAYERS.peer("torchcam")
@@ -76,7 +76,12 @@ def cases(options: Options) -> Iterator[Case]:
     for axis, what, unit, values, make in series:
         for value in values:
             yield Case(
-                "growth", f"{what}, {value} {axis}", partial(make, value), unit, rounds=ROUNDS, place=(axis, value)
+                "growth",
+                f"{what}, {value} {axis if value > 1 else SINGLE[axis]}",
+                partial(make, value),
+                unit,
+                rounds=ROUNDS,
+                place=(axis, value),
             )
 
 

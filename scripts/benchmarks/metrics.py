@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -88,13 +87,24 @@ def deletion(setting: Setting) -> Run:
     )
 
 
-@DELETION.peer("quantus", units=Setting.count)
+def flipped(setting: Setting) -> int:
+    """How many values Quantus flips at a time: they must divide the pixels, and its steps are no more than ours."""
+    pixels, values = setting.maps[0].numel(), setting.x[0].numel()
+    return next(count for count in range(1, pixels + 1) if pixels % count == 0 and values // count <= setting.steps)
+
+
+def images_of_quantus(setting: Setting) -> float:
+    """Its images, as if it took as many steps as we do."""
+    return len(setting.x) * (setting.x[0].numel() // flipped(setting)) / setting.steps
+
+
+@DELETION.peer("quantus", units=images_of_quantus)
 def pixel_flipping(setting: Setting) -> Run:
-    """It flips values of one channel, not pixels: as many steps of as many values."""
+    """It flips values of one channel, not pixels."""
     import quantus
 
-    each = math.ceil(setting.x[0].numel() / setting.steps)
-    metric = quantus.PixelFlipping(features_in_step=each, perturb_baseline=0.0, disable_warnings=True)
+    flip: Any = quantus
+    metric = flip.PixelFlipping(features_in_step=flipped(setting), perturb_baseline=0.0, disable_warnings=True)
     options: dict[str, Any] = {"softmax": True, "batch_size": setting.batch, "channel_first": True}
     x, y, maps = setting.x.numpy(), setting.target.numpy(), setting.maps[:, None].numpy()
     return lambda: metric(model=setting.model, x_batch=x, y_batch=y, a_batch=maps, **options)

@@ -75,7 +75,7 @@ def truncated(setting: Setting) -> Run:
 def ours(setting: Setting) -> Run:
     def run() -> Tensor:
         top = tvc.top_activations(setting.model, setting.images, setting.layers, batch_size=BATCH, workers=0)
-        return top[setting.layers[-1]].values
+        return top.values[setting.layers[-1]][:, : len(setting.images)]
 
     return run
 

@@ -60,9 +60,16 @@ def side_by_side(records: Sequence[Record], cell: Cell, extra: dict[str, Callabl
 
 
 def section(records: Sequence[Record]) -> str:
-    """The tables of one section."""
-    name, unit = records[0].section, records[0].unit
-    parts = [f"### {TITLES[name]}"]
+    """The tables of one section: one, or one for each axis of growth."""
+    groups: dict[str, list[Record]] = {}
+    for one in records:
+        groups.setdefault(one.place[0] if one.place else "", []).append(one)
+    return "\n\n".join([f"### {TITLES[records[0].section]}", *map(tables, groups.values())])
+
+
+def tables(records: Sequence[Record]) -> str:
+    """The table of times, or of operations a second, and that of memory."""
+    unit, parts = records[0].unit, list[str]()
     if any(one.work for record in records for one in record.entries):
         parts += ["In G floating-point operations a second, and as a share of the matrix product:", rates(records)]
         return "\n\n".join(parts)
