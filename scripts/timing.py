@@ -21,9 +21,10 @@ Run = Callable[[], object]
 
 @dataclass(frozen=True)
 class Lap:
-    """What a run gives that tells its own time, as it does things before that do not count."""
+    """What a run gives that tells its own time, as it does things before or after that do not count."""
 
     seconds: float
+    result: object = None
 
 
 @dataclass(frozen=True)

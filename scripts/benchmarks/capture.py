@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from timing import Run
+from timing import Lap, Run
 from torch import Tensor, nn
 
 import torchviz_cnn as tvc
@@ -75,12 +76,18 @@ def torchvision(setting: Setting) -> Run:
 
 @CAPTURE.peer("torchlens", same=equal)
 def torchlens(setting: Setting) -> Run:
+    """It puts functions of its own in the place of PyTorch's, for the whole process: they are put back, untimed."""
     import torchlens as lens
+    from torchlens.backends.torch.wrappers import unwrap_torch, wrap_torch
 
-    def run() -> Tensor:
+    def run() -> Lap:
+        wrap_torch()
+        start = time.perf_counter()
         with torch.no_grad():
             maps: Tensor = lens.pluck(setting.model, setting.x, setting.layer)
-        return maps
+        seconds = time.perf_counter() - start
+        unwrap_torch()
+        return Lap(seconds, maps)
 
     return run
 

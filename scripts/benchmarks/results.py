@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from timing import Timing, alternate, peak_bytes
+from timing import Lap, Timing, alternate, peak_bytes
 
 from benchmarks.tasks import OURS, Case, Contender, Kind
 
@@ -107,7 +107,8 @@ def first_round(contenders: Sequence[Contender], memory: bool) -> tuple[dict[str
         if one.kind == "ours" and ours is None:
             (ours,) = results
         if one.same is not None:
-            a, b = one.same(ours, results[0])
+            theirs = results[0].result if isinstance(results[0], Lap) else results[0]
+            a, b = one.same(ours, theirs)
             differences[one.name] = float((a - b).abs().max() / b.abs().max().clamp(min=1e-12))
     return peaks, differences
 
