@@ -119,21 +119,27 @@ def against_peer(record: Record) -> str:
 
 def losses(records: Iterable[Record]) -> list[str]:
     """What is slower or larger than the best peer, the worst first; by more than a tenth, and by less."""
-    compared = [record for record in records if record.best_peer is not None]
-    lost = [
+    compared = [
         (value, f"{record.case}, {what}: {value:.2f}")
-        for record in compared
+        for record in records
         for what, value in ((against(record), record.ratio(record.best_peer)), ("memory", record.memory_ratio))
-        if value is not None and value > 1
+        if value is not None
     ]
-    lost.sort(reverse=True)
+    lost = sorted((pair for pair in compared if pair[0] > 1), reverse=True)
     clear, close = ([text for value, text in lost if (value > TENTH) == more] for more in (True, False))
-    head = f"Of {len(compared)} cases with a peer, "
     return [
-        head + (f"{len(clear)} figures are more than a tenth above the best peer's: {'; '.join(clear)}." if clear
-                else "none is more than a tenth above the best peer's."),
-        f"{len(close)} figures are above it by a tenth at most" + (f": {'; '.join(close)}." if close else "."),
-    ]  # fmt: skip
+        f"Of {len(compared)} times and peaks of memory that are compared with the best peer's, "
+        f"{counted(clear)} more than a tenth above it{listed(clear)}",
+        f"{counted(close).capitalize()} above it by a tenth at most{listed(close)}",
+    ]
+
+
+def counted(texts: Sequence[str]) -> str:
+    return f"{len(texts) or 'none'} {'is' if len(texts) < 2 else 'are'}"
+
+
+def listed(texts: Sequence[str]) -> str:
+    return f": {'; '.join(texts)}." if texts else "."
 
 
 def against(record: Record) -> str:
