@@ -32,7 +32,7 @@ from benchmarks import cam, capture, growth, machine, metrics, mining, patterns,
 from benchmarks.figure import draw
 from benchmarks.results import Record, Results, measured
 from benchmarks.settings import QUICK, Options, Sizes, changed
-from benchmarks.tables import against_peer, number, page
+from benchmarks.tables import against_peer, article, number, page
 from benchmarks.tasks import PEERS, Case, version
 
 import torchviz_cnn as tvc
@@ -59,7 +59,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("sections", nargs="*", metavar="SECTION", help=f"{', '.join(SECTIONS)} (default: all)")
     add("--rounds", type=int, default=5, help="rounds at most (%(default)s); slow cases have fewer")
-    add("--seconds", type=float, default=20, help="of a case, after which no further round begins (%(default)s)")
+    add("--seconds", type=float, default=10, help="of a case, after which no further round begins (%(default)s)")
     add("--quick", action="store_true", help="a tiny network, one round")
     add("--only", default="", help="only cases whose name has this text")
     add("--set", action="append", default=[], metavar="SIZE=NUMBER", help="change a size, such as filters=64")
@@ -135,7 +135,7 @@ def line(record: Record) -> str:
     ours = record.ours
     said = [f"{record.section}: {record.case}"]
     if ours and ours.seconds:
-        said.append(f"{number(1e3 * ours.timing.median)} ms a {record.unit}")
+        said.append(f"{number(1e3 * ours.timing.median)} ms {article(record.unit)}")
     if ours and ours.peak is not None:
         said.append(f"{number(ours.peak / 2**20)} MB")
     if record.best_peer:

@@ -139,8 +139,8 @@ def test_ratios_are_to_the_best_peer_and_losses_are_said(results: ModuleType, ta
     assert tables.against_peer(alone) == ""
     clear, near = tables.losses([won, close, lost, alone])
     assert clear.startswith("Of 6 times and peaks of memory that are compared with the best peer's, 1 is more than a")
-    assert clear.endswith(": lost, to captum: 1.50.")
-    assert near == "1 is above it by a tenth at most: close, to captum: 1.05."
+    assert clear.endswith(":\n\n- lost, to captum: 1.50")
+    assert near == "1 is above it by a tenth at most:\n\n- close, to captum: 1.05"
     text = tables.section([lost, alone])
     assert "| lost  | 500 (500 to 500) | 3000 (3000 to 3000)" in text
     assert "6.00" in text  # to the forward pass

@@ -41,6 +41,8 @@ class Setting:
 
 
 GRAD_CAM: Task[Setting] = Task()
+LARGE = 32
+"""The batch from which a round takes long."""
 
 
 def scaled(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,18 +177,17 @@ def cases(options: Options) -> Iterator[Case]:
     for spec in options.specs("vgg16", "resnet50", "efficientnet_lite0"):
         for count, batches in ((1, sizes.batches), (sizes.many_classes, sizes.many_batches)):
             for batch in batches:
-                crowd = count > 1 and batch > sizes.peers_of_many
                 name = f"{spec.name}, batch {batch}, {count} class{'es' if count > 1 else ''}"
-                make = partial(of_case, options, spec, batch, count, not crowd)
-                yield Case("grad_cam", name, make, memory=True, rounds=None if batch < 32 else 2)
+                make = partial(of_case, options, spec, batch, count)
+                yield Case("grad_cam", name, make, memory=True, large=batch >= LARGE)
     if not options.quick:
-        make = partial(of_case, options, TINY, 1, 1, True)
+        make = partial(of_case, options, TINY, 1, 1)
         yield Case("grad_cam", "three convolutions, 32 pixels: the cost of a call itself", make)
 
 
-def of_case(options: Options, spec: Spec, batch: int, count: int, peers: bool) -> Iterator[Any]:
+def of_case(options: Options, spec: Spec, batch: int, count: int) -> Iterator[Any]:
     setting = Setting(options.network(spec), spec.layer, options.images(batch, spec.side), list(range(count)))
-    return (one for one in GRAD_CAM.contenders(setting) if peers or one.kind != "peer")
+    return GRAD_CAM.contenders(setting)
 
 
 def family_cases(options: Options) -> Iterator[Case]:
@@ -197,9 +198,9 @@ def family_cases(options: Options) -> Iterator[Case]:
         make = partial(narrow_case, options, spec, task)
         yield Case("family", f"{name}, {spec.name} with {count} channels", make, rounds=rounds)
     early = TINY.early if spec is TINY else "features.15"
-    for layer, batch in ((spec.layer, 1), (early, 1), (early, 8)):
+    for layer, batch in ((spec.layer, 1), (early, 1), (early, options.sizes.eigen_batch)):
         make = partial(eigen_case, options, spec, EIGEN, layer, batch, 1)
-        yield Case("family", f"Eigen-CAM, {spec.name} at {layer}, batch {batch}", make, rounds=3)
+        yield Case("family", f"Eigen-CAM, {spec.name} at {layer}, batch {batch}", make, rounds=2)
     late = "features.4 features.7" if spec is TINY else "features.25 features.27 features.29"
     last = "features.1 features.7" if spec is TINY else "features.15 features.22 features.29"
     for text, layers in (("layers of one block", late), ("layers of several blocks", last)):

@@ -94,11 +94,11 @@ def torchlens(setting: Setting) -> Run:
 
 def cases(options: Options) -> Iterator[Case]:
     """An early and a late layer."""
-    batch = min(8, max(options.sizes.batches))
+    batch = options.sizes.captured
     for spec in options.specs("vgg16", "resnet50"):
         for place, layer in (("early", spec.early), ("late", spec.layer)):
             name = f"{spec.name}, {place}: {layer}, batch {batch}"
-            yield Case("capture", name, partial(of_case, options, spec, layer, batch), memory=True)
+            yield Case("capture", name, partial(of_case, options, spec, layer, batch), memory=True, rounds=3)
 
 
 def of_case(options: Options, spec: Spec, layer: str, batch: int) -> Iterator[Any]:

@@ -17,7 +17,7 @@ from benchmarks import cam, mining, patterns
 from benchmarks.settings import TINY, Options, Spec
 from benchmarks.tasks import BY_HAND, FORWARD, OURS, Case, Contender, Task
 
-ROUNDS = 3
+ROUNDS = 2
 AXES = ("classes", "layers", "filters", "pixels a side", "images")
 SINGLE = {"classes": "class", "layers": "layer", "filters": "filter"}
 LAYERS: Task[cam.Setting] = Task()

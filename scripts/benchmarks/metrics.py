@@ -225,8 +225,8 @@ def quantus_filling(setting: Setting, sign: int) -> Callable[[], list[object]]:
 # --- the cases ------------------------------------------------------------------------------------------------------
 
 TASKS: dict[str, tuple[Task[Setting], str, int | None]] = {
-    "deletion": (DELETION, "judged", 3),
-    "deletion and insertion": (BOTH, "judged", 3),
+    "deletion": (DELETION, "judged", 2),
+    "deletion and insertion": (BOTH, "judged", 2),
     "average drop": (DROP, "judged", None),
     "ROAD, both orders": (ROAD, "road", 2),
     "filling in of ROAD, one order": (FILLING, "road", 2),
@@ -243,8 +243,9 @@ def cases(options: Options) -> Iterator[Case]:
 
 
 def of_case(options: Options, spec: Spec, name: str, count: int) -> list[Any]:
-    model, x = options.network(spec), options.images(count, spec.side)
-    maps = smooth(count, 1, spec.side, max(2, spec.side // 17), seed=1)[:, 0]
+    side = spec.side // 2 if TASKS[name][1] == "road" else spec.side
+    model, x = options.network(spec), options.images(count, side)
+    maps = smooth(count, 1, side, max(2, side // 17), seed=1)[:, 0]
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     maps = ((maps - low) / (high - low)).to(x.device)
     target = tvc.predict(model, x).argmax(1)

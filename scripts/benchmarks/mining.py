@@ -119,7 +119,7 @@ def cases(options: Options) -> Iterator[Case]:
     """Images in memory, and files."""
     (spec,) = options.specs("squeezenet1_0")
     count = options.sizes.mined
-    yield Case("mining", f"{spec.name}, {count} images in memory", partial(in_memory, options, spec), "image", rounds=3)
+    yield Case("mining", f"{spec.name}, {count} images in memory", partial(in_memory, options, spec), "image", rounds=2)
     for text, small in (("network and decoding", False), ("a network that is next to nothing", True)):
         make = partial(from_files, options, spec, small)
         yield Case("mining", f"photos on disk, {text}", make, "image", rounds=2)
@@ -170,7 +170,7 @@ def video_cases(options: Options) -> Iterator[Case]:
     """Heatmaps over a clip, beside reading and predicting its frames alone."""
     names = ["cats_and_dogs"] if options.quick or not has_demo() else ["efficientnet_lite0", "cats_and_dogs"]
     for name in names:
-        yield Case("video", f"{name}, grad_cam", partial(of_clip, options, name), "frame", rounds=3)
+        yield Case("video", f"{name}, grad_cam", partial(of_clip, options, name), "frame", rounds=2)
 
 
 def of_clip(options: Options, name: str) -> list[Contender]:

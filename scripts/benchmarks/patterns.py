@@ -176,7 +176,7 @@ def cases(options: Options) -> Iterator[Case]:
     (spec,) = options.specs("vgg16")
     for layer in spec.depths:
         yield Case(
-            "filters", f"{spec.name} at {layer}", partial(of_case, options, spec, layer), "filter step", rounds=3
+            "filters", f"{spec.name} at {layer}", partial(of_case, options, spec, layer), "filter step", rounds=2
         )
 
 

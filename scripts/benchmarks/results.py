@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from timing import Lap, Timing, alternate, peak_bytes
+from timing import Lap, Run, Timing, alternate, finish, peak_bytes
 
 from benchmarks.tasks import OURS, Case, Contender, Kind
 
@@ -76,41 +78,59 @@ def measured(case: Case, rounds: int, limit: float) -> Record:
     """Run a case: once each, to warm up, for the memory and to compare what is the same, and then in turns."""
     if case.peak is not None:
         return Record(case.section, case.name, case.unit, [Entry(OURS, "ours", peak=case.peak())], case.place)
-    contenders = list(case.contenders())
-    peaks, differences = first_round(contenders, case.memory)
-    rounds = min(rounds, case.rounds or rounds)
-    runs = {one.name: one.run for one in contenders}
-    times = alternate(runs, rounds, warmup=0, limit=limit, least=min(2, rounds))
-    entries = [
-        Entry(
-            one.name,
-            one.kind,
-            [seconds / one.units for seconds in times[one.name].seconds],
-            peaks.get(one.name),
-            one.work,
-            differences.get(one.name),
-        )
-        for one in contenders
-    ]
+    contenders, rounds = list(case.contenders()), min(rounds, case.rounds or rounds)
+    first: dict[str, First] = {}
+    if case.memory or rounds > 2 or any(one.same for one in contenders):  # else it would only warm up, and take long
+        first = first_round(contenders, case.memory)
+    counts = case.large and rounds > 1
+    least = min(2, rounds) - counts
+    times = alternate({one.name: one.run for one in contenders}, rounds - counts, 0, limit=limit, least=least)
+    entries = []
+    for one in contenders:
+        begun = first.get(one.name, First())
+        seconds = [begun.seconds, *times[one.name].seconds] if counts else times[one.name].seconds
+        by_unit = [each / one.units for each in seconds]
+        entries.append(Entry(one.name, one.kind, by_unit, begun.peak, one.work, begun.difference))
     return Record(case.section, case.name, case.unit, entries, case.place)
 
 
-def first_round(contenders: Sequence[Contender], memory: bool) -> tuple[dict[str, int], dict[str, float]]:
-    """Peaks of memory, where they are asked for, and the differences of what is the same."""
-    peaks, differences, ours = dict[str, int](), dict[str, float](), None
+@dataclass
+class First:
+    """What the first run of a contender shows."""
+
+    seconds: float = 0
+    result: Any = None
+    peak: int | None = None
+    difference: float | None = None
+
+    def take(self, run: Run) -> None:
+        """Run it, and keep how long it took and what it gave."""
+        start = time.perf_counter()
+        result = run()
+        finish()
+        self.seconds = time.perf_counter() - start
+        self.result = result
+        if isinstance(result, Lap):
+            self.seconds, self.result = result.seconds, result.result
+
+
+def first_round(contenders: Sequence[Contender], memory: bool) -> dict[str, First]:
+    """Seconds, peaks of memory, where they are asked for, and the differences of what is the same."""
+    shown, ours = dict[str, First](), None
     for one in contenders:
-        results: list[Any] = []
+        shown[one.name] = first = First()
+        take = partial(first.take, one.run)
         if memory:
-            peaks[one.name] = peak_bytes(lambda one=one, results=results: results.append(one.run()))  # type: ignore[misc]
+            first.peak = peak_bytes(take)
         else:
-            results.append(one.run())
+            take()
         if one.kind == "ours" and ours is None:
-            (ours,) = results
+            ours = first.result
         if one.same is not None:
-            theirs = results[0].result if isinstance(results[0], Lap) else results[0]
-            a, b = one.same(ours, theirs)
-            differences[one.name] = float((a - b).abs().max() / b.abs().max().clamp(min=1e-12))
-    return peaks, differences
+            a, b = one.same(ours, first.result)
+            first.difference = float((a - b).abs().max() / b.abs().max().clamp(min=1e-12))
+        first.result = None  # not to be there while others' memory is measured
+    return shown
 
 
 class Results:

@@ -11,7 +11,7 @@ from timing import Run
 from torch import Tensor, nn
 
 import torchviz_cnn as tvc
-from benchmarks.settings import Options, Spec, plain, without_inplace
+from benchmarks.settings import TINY, Options, Spec, plain, without_inplace
 from benchmarks.tasks import FORWARD, OURS, Case, Same, Task
 
 CLASS = 5
@@ -124,8 +124,14 @@ for _name, (_ours, _theirs, _same) in METHODS.items():
     TASKS[_name].add(OURS, "ours")(lambda s, ours=_ours: partial(ours, s))  # type: ignore[misc]
     TASKS[_name].peer("captum", same=_same)(_theirs)
 
-HEAVY = {"SmoothGrad", "integrated gradients", "occlusion"}
-"""Not measured on VGG16: many passes of the whole network, in which nothing differs from the others'."""
+GRADIENTS = ["saliency", "input x gradient", "guided backpropagation", "deconvnet of the class", "guided Grad-CAM"]
+ON = {
+    "vgg16": ["saliency", "guided backpropagation", "guided Grad-CAM"],
+    "resnet18": [*GRADIENTS, "SmoothGrad", "integrated gradients"],
+    "squeezenet1_0": [*GRADIENTS, "occlusion"],
+    TINY.name: list(METHODS),
+}
+"""What is measured on which network: those that run a network many times, on small ones."""
 
 
 def cases(options: Options) -> Iterator[Case]:
@@ -133,10 +139,9 @@ def cases(options: Options) -> Iterator[Case]:
     sizes = options.sizes
     extra = {"SmoothGrad": f", {sizes.samples} samples", "integrated gradients": f", {sizes.steps} steps"}
     for spec in options.specs("vgg16", "resnet18", "squeezenet1_0"):
-        for name in METHODS:
-            if spec.name != "vgg16" or name not in HEAVY:
-                text = f"{name}{extra.get(name, '')}, {spec.name}, batch {sizes.saliency_batch}"
-                yield Case("saliency", text, partial(of_case, options, spec, name))
+        for name in ON[spec.name]:
+            text = f"{name}{extra.get(name, '')}, {spec.name}, batch {sizes.saliency_batch}"
+            yield Case("saliency", text, partial(of_case, options, spec, name), rounds=3)
 
 
 def of_case(options: Options, spec: Spec, name: str) -> Iterator[Any]:

@@ -23,43 +23,44 @@ class Sizes:
     batches: tuple[int, ...] = (1, 8, 32)
     """of Grad-CAM of one class"""
     many_classes: int = 10
-    many_batches: tuple[int, ...] = (1, 8)
-    """of Grad-CAM of many classes"""
-    peers_of_many: int = 1
-    """the largest batch at which peers, some of which run once for each class, take part in it"""
-    channels: int = 32
+    many_batches: tuple[int, ...] = (1,)
+    """of Grad-CAM of many classes, for which some peers run once for each"""
+    channels: int = 8
     """of the layer of Ablation-CAM and Score-CAM: each costs a forward pass"""
+    eigen_batch: int = 4
+    captured: int = 4
+    """images of which a layer is captured"""
     saliency_batch: int = 2
     samples: int = 8
     """of SmoothGrad"""
     steps: int = 16
     """of integrated gradients"""
-    filters: int = 16
+    filters: int = 4
     looped: int = 4
     """filters of the loops by hand"""
-    ascent: int = 20
+    ascent: int = 10
     """steps up"""
     image: int = 128
     """pixels of the patterns"""
-    judged: int = 4
+    judged: int = 2
     """images of the metrics"""
     road: int = 1
-    """images of ROAD"""
-    points: int = 32
+    """images of ROAD, of half the side: peers solve a system of equations for each"""
+    points: int = 16
     """steps of insertion and deletion"""
-    mined: int = 128
+    mined: int = 64
     """images of top activations"""
-    photos: int = 128
+    photos: int = 64
     """photos to decode, where `--photos` names none"""
-    frames: int = 48
+    frames: int = 32
     """of a clip, where `--clip` names none"""
-    grown_classes: tuple[int, ...] = (1, 2, 5, 10, 20, 50)
+    grown_classes: tuple[int, ...] = (1, 3, 10, 30)
     grown_layers: tuple[int, ...] = (1, 2, 4, 8)
-    grown_filters: tuple[int, ...] = (1, 4, 16, 64)
+    grown_filters: tuple[int, ...] = (1, 2, 8, 32)
     grown_sides: tuple[int, ...] = (96, 160, 224, 320, 448)
-    grown_images: tuple[int, ...] = (16, 32, 64, 128, 256)
-    memory_filters: tuple[int, ...] = (16, 256)
-    memory_images: tuple[int, ...] = (1000, 10000)
+    grown_images: tuple[int, ...] = (16, 32, 64, 128)
+    memory_filters: tuple[int, ...] = (8, 128)
+    memory_images: tuple[int, ...] = (500, 5000)
 
 
 QUICK = Sizes(
@@ -67,6 +68,8 @@ QUICK = Sizes(
     many_classes=3,
     many_batches=(1,),
     channels=4,
+    eigen_batch=2,
+    captured=2,
     samples=2,
     steps=5,
     filters=2,

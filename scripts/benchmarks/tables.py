@@ -79,13 +79,20 @@ def tables(records: Sequence[Record]) -> str:
             columns = {}
         if any(one.floor for one in records):
             columns["ours / floor"] = lambda one: ratio(one.ratio(one.floor))
-        parts += [f"Milliseconds of a {unit}, the median and the quartiles:", side_by_side(records, times, columns)]
+        parts += [
+            f"Milliseconds of {article(unit)}, the median and the quartiles:",
+            side_by_side(records, times, columns),
+        ]
     if any(one.peak for record in records for one in record.entries):
         columns = {"ours / best peer": lambda one: ratio(one.memory_ratio)}
         if not any(one.memory_ratio for one in records):
             columns = {}
         parts += ["Peak memory in MB, beyond what was there before:", side_by_side(records, memory, columns)]
     return "\n\n".join(parts)
+
+
+def article(unit: str) -> str:
+    return f"an {unit}" if unit[0] in "aeiou" else f"a {unit}"
 
 
 def rates(records: Sequence[Record]) -> str:
@@ -139,7 +146,7 @@ def counted(texts: Sequence[str]) -> str:
 
 
 def listed(texts: Sequence[str]) -> str:
-    return f": {'; '.join(texts)}." if texts else "."
+    return "".join([":\n", *(f"\n- {text}" for text in texts)]) if texts else "."
 
 
 def against(record: Record) -> str:
@@ -169,6 +176,7 @@ def heading(about: dict[str, Any]) -> str:
         f"{about['machine']}, {about['threads']} threads, torch {about['torch']}, {about['device']}, {weights}; "
         f"up to {about['rounds']} rounds in turns. {OURS} {about['own']} beside {', '.join(peers) or 'no peer'}."
         + (f" Not installed: {', '.join(missing)}." if missing else "")
+        + (" A quick run on a tiny network: its figures mean nothing." if about["quick"] else "")
     )
 
 

@@ -57,6 +57,8 @@ class Case:
     unit: str = "call"
     memory: bool = False
     """Whether peaks of memory are measured too."""
+    large: bool = False
+    """Whether a round takes so long that the first one, in which memory is measured, counts too."""
     rounds: int | None = None
     """Rounds at most, where the case needs fewer than the others."""
     place: tuple[str, float] | None = None
