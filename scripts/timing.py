@@ -69,7 +69,6 @@ def alternate(
     *,
     limit: float = float("inf"),
     least: int = 1,
-    between: Callable[[], object] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time each contender once a round, in turns, every other round in reverse; `warmup` rounds before do not count.
@@ -80,7 +79,6 @@ def alternate(
         warmup: how many rounds before these do not.
         limit: seconds after which no further round begins, once there are `least`.
         least: rounds that are run whatever they take.
-        between: is called before each run; its time does not count.
         clock: gives seconds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -89,7 +87,6 @@ def alternate(
         if number >= least and clock() - begun > limit:
             break
         for name in list(contenders) if number % 2 == 0 else reversed(list(contenders)):
-            between()
             taken = timed(contenders[name], clock)
             if number >= 0:
                 seconds[name].append(taken)

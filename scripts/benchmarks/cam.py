@@ -49,7 +49,7 @@ def scaled(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
     """Maps (B, K, h, w) as grad-cam gives them: what is positive, 0 to 1, enlarged, and once more 0 to 1."""
     from pytorch_grad_cam.utils.image import scale_cam_image
 
-    maps = F.relu(ours).flatten(0, 1).numpy()
+    maps = F.relu(ours).flatten(0, 1).cpu().numpy()
     height, width = theirs.shape[-2:]
     return torch.from_numpy(scale_cam_image(scale_cam_image(maps, (width, height)))).view_as(theirs), theirs
 

@@ -105,8 +105,8 @@ def pixel_flipping(setting: Setting) -> Run:
 
     flip: Any = quantus
     metric = flip.PixelFlipping(features_in_step=flipped(setting), perturb_baseline=0.0, disable_warnings=True)
-    options: dict[str, Any] = {"softmax": True, "batch_size": setting.batch, "channel_first": True}
-    x, y, maps = setting.x.numpy(), setting.target.numpy(), setting.maps[:, None].numpy()
+    options: dict[str, Any] = {"softmax": True, "batch_size": setting.batch, "device": str(setting.x.device)}
+    x, y, maps = setting.x.cpu().numpy(), setting.target.cpu().numpy(), setting.maps[:, None].cpu().numpy()
     return lambda: metric(model=setting.model, x_batch=x, y_batch=y, a_batch=maps, **options)
 
 
@@ -165,7 +165,7 @@ def drop_in_confidence(setting: Setting) -> Run:
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 
     targets = [ClassifierOutputSoftmaxTarget(int(index)) for index in setting.target]
-    return lambda: DropInConfidence()(setting.x, setting.maps.numpy(), targets, setting.model)
+    return lambda: DropInConfidence()(setting.x, setting.maps.cpu().numpy(), targets, setting.model)
 
 
 # --- ROAD -----------------------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def road_combined(setting: Setting) -> Run:
 
     targets = [ClassifierOutputSoftmaxTarget(int(index)) for index in setting.target]
     metric = ROADCombined([100 * (1 - share) for share in SHARES])
-    return lambda: metric(setting.x, setting.maps.numpy(), targets, setting.model)
+    return lambda: metric(setting.x, setting.maps.cpu().numpy(), targets, setting.model)
 
 
 @ROAD.peer("quantus", units=Setting.count)
@@ -216,8 +216,8 @@ def quantus_filling(setting: Setting, sign: int) -> Callable[[], list[object]]:
     """Quantus' filling in of the strongest or the weakest pixels."""
     from quantus.functions.perturb_func import noisy_linear_imputation
 
-    order = (sign * setting.maps.flatten(1)).argsort(1).numpy()
-    counts, pictures = [round(share * order.shape[1]) for share in SHARES], setting.x.numpy()
+    order = (sign * setting.maps.flatten(1)).argsort(1).cpu().numpy()
+    counts, pictures = [round(share * order.shape[1]) for share in SHARES], setting.x.cpu().numpy()
     pairs = list(product(zip(pictures, order, strict=True), counts))
     return lambda: [noisy_linear_imputation(picture, places[:count]) for (picture, places), count in pairs]
 

@@ -127,7 +127,7 @@ def first_round(contenders: Sequence[Contender], memory: bool) -> dict[str, Firs
         if one.kind == "ours" and ours is None:
             ours = first.result
         if one.same is not None:
-            a, b = one.same(ours, first.result)
+            a, b = (each.cpu() for each in one.same(ours, first.result))
             first.difference = float((a - b).abs().max() / b.abs().max().clamp(min=1e-12))
         first.result = None  # not to be there while others' memory is measured
     return shown
