@@ -34,6 +34,7 @@ from benchmarks.results import Record, Results, measured
 from benchmarks.settings import QUICK, Options, Sizes, changed
 from benchmarks.tables import against_peer, article, number, page
 from benchmarks.tasks import PEERS, Case, version
+from timing import by_processor_time
 
 import torchviz_cnn as tvc
 
@@ -60,6 +61,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     add("sections", nargs="*", metavar="SECTION", help=f"{', '.join(SECTIONS)} (default: all)")
     add("--rounds", type=int, default=5, help="rounds at most (%(default)s); slow cases have fewer")
     add("--seconds", type=float, default=10, help="of a case, after which no further round begins (%(default)s)")
+    add("--processor-time", action="store_true", help="measure the processor's time, where other work runs beside")
     add("--quick", action="store_true", help="a tiny network, one round")
     add("--only", default="", help="only cases whose name has this text")
     add("--set", action="append", default=[], metavar="SIZE=NUMBER", help="change a size, such as filters=64")
@@ -101,6 +103,7 @@ def about(args: argparse.Namespace) -> dict[str, Any]:
         "device": args.device,
         "weights": args.weights.name if args.weights else None,
         "quick": args.quick,
+        "clock": "processor time" if args.processor_time else "time",
         "rounds": args.rounds,
         "seconds": args.seconds,
         "batch": args.batch,
@@ -157,6 +160,8 @@ def main(given: Sequence[str] | None = None) -> int:
     args = arguments(given)
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
+    if args.processor_time:
+        by_processor_time()
     if args.fresh:
         args.json.unlink(missing_ok=True)
     try:

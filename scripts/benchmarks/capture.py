@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from timing import Lap, Run
+from timing import Lap, Run, now
 from torch import Tensor, nn
 
 import torchviz_cnn as tvc
@@ -82,10 +81,10 @@ def torchlens(setting: Setting) -> Run:
 
     def run() -> Lap:
         wrap_torch()
-        start = time.perf_counter()
+        start = now()
         with torch.no_grad():
             maps: Tensor = lens.pluck(setting.model, setting.x, setting.layer)
-        seconds = time.perf_counter() - start
+        seconds = now() - start
         unwrap_torch()
         return Lap(seconds, maps)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from timing import Lap, Run
+from timing import Lap, Run, now
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -113,7 +112,7 @@ class Clocked(torch.optim.Adam):
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         loss: float | None = super().step(closure)  # type: ignore[arg-type]
-        self.ends.append(time.perf_counter())
+        self.ends.append(now())
         return loss
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from timing import Lap, Run, Timing, alternate, finish, peak_bytes
+from timing import Lap, Run, Timing, alternate, finish, now, peak_bytes
 
 from benchmarks.tasks import OURS, Case, Contender, Kind
 
@@ -105,10 +104,10 @@ class First:
 
     def take(self, run: Run) -> None:
         """Run it, and keep how long it took and what it gave."""
-        start = time.perf_counter()
+        start = now()
         result = run()
         finish()
-        self.seconds = time.perf_counter() - start
+        self.seconds = now() - start
         self.result = result
         if isinstance(result, Lap):
             self.seconds, self.result = result.seconds, result.result
