@@ -46,6 +46,8 @@ def panel(
     place: Any, title: str, axis: str, unit: str, points: list[tuple[float, list[Entry]]], of_memory: bool = False
 ) -> None:
     """One axis: medians with their quartiles, or peaks of memory."""
+    from matplotlib import ticker
+
     for name in dict.fromkeys(one.name for _, entries in points for one in entries):
         line = [(x, one) for x, entries in points for one in entries if one.name == name]
         xs = [x for x, _ in line]
@@ -58,6 +60,10 @@ def panel(
             low, high = zip(*(one.timing.quartiles for _, one in line), strict=True)
             place.fill_between(xs, low, high, color=style["color"], alpha=0.15, linewidth=0)
     place.set(xscale="log", yscale="log", title=title, xlabel=axis, ylabel=unit)
+    plain = ticker.FuncFormatter(lambda value, _: f"{value:g}")
+    place.yaxis.set_major_locator(ticker.LogLocator(10, (1, 2, 5)))
+    place.yaxis.set_major_formatter(plain)
+    place.yaxis.set_minor_formatter(ticker.NullFormatter())
     if points:
         ticks = [x for x, _ in points]
         place.set_xticks(ticks, [f"{x:g}" for x in ticks], minor=False)

@@ -174,7 +174,8 @@ def heading(about: dict[str, Any]) -> str:
     weights = f"weights of {about['weights']}" if about["weights"] else "random weights, but for EfficientNet-Lite0"
     return (
         f"{about['machine']}, {about['threads']} threads, torch {about['torch']}, {about['device']}, {weights}; "
-        f"up to {about['rounds']} rounds in turns, {about['clock']}. {OURS} {about['own']} beside {', '.join(peers) or 'no peer'}."
+        f"up to {about['rounds']} rounds in turns, {about['clock']}. "
+        f"{OURS} {about['own']} beside {', '.join(peers) or 'no peer'}."
         + (f" Not installed: {', '.join(missing)}." if missing else "")
         + (" A quick run on a tiny network: its figures mean nothing." if about["quick"] else "")
     )
