@@ -5,7 +5,7 @@ QUICK = tests/core tests/runs/test_files.py tests/media/test_images.py tests/hoo
 	tests/attribution/test_saliency.py tests/deconv tests/ascent/test_objectives.py tests/topk/test_patches.py \
 	tests/evaluation/test_ranking.py tests/page/test_units.py tests/cli/test_help.py tests/cli/test_predict.py
 
-.PHONY: help check lint-web format test fast quick docs gallery figures docs-table zoo endurance versions
+.PHONY: help check lint-web format test fast quick docs gallery figures docs-table benchmark zoo endurance versions
 
 help:  ## say what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -45,6 +45,9 @@ figures:  ## the pictures of README and docs
 docs-table:  ## the table of methods in docs/methods.md, and what the help of the command line knows of it
 	$(PYTHON) scripts/methods_table.py
 	$(PYTHON) scripts/choices.py
+
+benchmark:  ## the tables and the figure of docs/performance.md: twelve minutes on a quiet machine; it goes on where it was stopped
+	$(PYTHON) scripts/benchmark.py --markdown docs/performance.md --figure docs/figures/benchmark_growth.png
 
 zoo:  ## the table of architectures in docs/compatibility.md: half an hour, 9 GB; it goes on where it was stopped
 	$(PYTHON) scripts/zoo.py
