@@ -1,7 +1,7 @@
 PYTHON ?= python
 BIOME = @biomejs/biome@2.6.8
 
-.PHONY: help check lint-web format test fast figures docs-table zoo endurance versions
+.PHONY: help check lint-web format test fast figures docs-table notebooks zoo endurance versions
 
 help:  ## say what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -31,6 +31,9 @@ figures:  ## the pictures of README and docs
 
 docs-table:  ## the table of methods in docs/methods.md
 	$(PYTHON) scripts/methods_table.py
+
+notebooks:  ## run the notebooks in docs/notebooks anew, with small outputs
+	$(PYTHON) scripts/notebooks.py
 
 zoo:  ## the table of architectures in docs/compatibility.md: half an hour, 9 GB; it goes on where it was stopped
 	$(PYTHON) scripts/zoo.py
