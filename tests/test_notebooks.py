@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,15 @@ pytest.importorskip("nbclient")
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-sys.path.insert(0, str(ROOT / "scripts"))
-from notebooks import LARGEST_NOTEBOOK, code_cells, executed, problems, tidy  # noqa: E402
 
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "scripts"))
+        yield importlib.import_module("notebooks")
 
 
 def shown(notebook: Any) -> list[list[str]]:
@@ -26,25 +32,26 @@ def shown(notebook: Any) -> list[list[str]]:
             "picture" if any(kind.startswith("image/") for kind in output.get("data", {})) else output.output_type
             for output in cell.outputs
         ]
-        for cell in code_cells(notebook)
+        for cell in notebook.cells
+        if cell.cell_type == "code"
     ]
 
 
 @by_name
-def test_what_is_kept_is_small_and_whole(path: Path) -> None:
+def test_what_is_kept_is_small_and_whole(path: Path, script: Any) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    assert problems(notebook) == []
-    assert path.stat().st_size <= LARGEST_NOTEBOOK
+    assert script.problems(notebook) == []
+    assert path.stat().st_size <= script.LARGEST_NOTEBOOK
     assert notebook.metadata.keys() == {"kernelspec", "language_info"}
     assert 10 <= len(notebook.cells) <= 28
 
 
 @pytest.mark.slow
 @by_name
-def test_it_runs_and_shows_what_is_kept(path: Path) -> None:
-    notebook = tidy(executed(path))
-    assert problems(notebook) == []
+def test_it_runs_and_shows_what_is_kept(path: Path, script: Any) -> None:
+    notebook = script.tidy(script.executed(path))
+    assert script.problems(notebook) == []
     assert shown(notebook) == shown(nbformat.read(path, as_version=4))
 
 
@@ -54,7 +61,7 @@ def test_each_is_in_the_list() -> None:
     assert [path.name for path in NOTEBOOKS if f"]({path.name})" not in listed] == []
 
 
-def test_problems_are_noticed() -> None:
+def test_problems_are_noticed(script: Any) -> None:
     notebook = nbformat.v4.new_notebook()
     cell = nbformat.v4.new_code_cell("1", execution_count=1)
     cell.outputs = [
@@ -64,6 +71,6 @@ def test_problems_are_noticed() -> None:
         nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[]),
     ]
     notebook.cells = [cell, nbformat.v4.new_code_cell("2")]
-    words = "\n".join(problems(notebook))
+    words = "\n".join(script.problems(notebook))
     for one in ("stderr", "/home/reader", "bytes, more than 60000", "ValueError: no", "cell 2 was not run"):
         assert one in words
