@@ -1,6 +1,6 @@
 """The tables of docs/trust.md: methods of this library and of others, judged on the same photos in one run.
 
-python scripts/trust_table.py PETS PHOTOS MODEL [WEIGHTS] [--count 300] [--perturbed 24] [--mosaics 24]
+python scripts/trust_table.py PETS PHOTOS MODEL [WEIGHTS] [--count 300] [--perturbed 24] [--mosaics 24] [--out FOLDER]
 
 PETS holds `images/NAME.jpg` and `trimaps/NAME.png` (1 animal, 2 background, 3 border). PHOTOS holds files that begin
 with the number of their ImageNet class, as 963_pizza.jpg, for mosaics. Prints a Markdown table.
@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=300, help="how many pets (%(default)s)")
     parser.add_argument("--perturbed", type=int, default=24, help="how many of them are changed (%(default)s)")
     parser.add_argument("--mosaics", type=int, default=24, help="how many mosaics (%(default)s)")
+    parser.add_argument("--out", type=Path, help="keep what is measured here, so that the same command goes on")
     for option in ("--mean", "--std"):
         parser.add_argument(option, type=float, nargs="+")
     args = parser.parse_args(argv)
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         mask_values=(1,),
         perturbed=args.perturbed,
         mosaics=0,
+        out=args.out,
         progress=True,
     )
     own, about = own_cells(net, judged, args.photos, args.mosaics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import gc
 import os
 import random
 import signal
@@ -110,6 +111,7 @@ class Interrupted:
                 _press.clear()
                 _press[None]
 
+        gc.disable()  # a callback of the collector, as hypothesis has, loses the KeyboardInterrupt that meets it
         try:
             sys.setprofile(watch)
             try:
@@ -118,6 +120,8 @@ class Interrupted:
                 sys.setprofile(None)
         except KeyboardInterrupt:
             return True
+        finally:
+            gc.enable()
         return False
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 import torchviz_cnn as tvc
 from tests.networks import CLASSES, vgg_like
@@ -102,6 +103,22 @@ def test_the_structure_that_is_kept_is_that_of_the_cascade() -> None:
     steps = cascade.details["structure"][0]
     assert measured.kept["saliency"] == pytest.approx(float(steps.nanmean()), abs=1e-4)
     assert all(-1 <= share <= 1 for share in measured.kept.values())
+
+
+def test_guided_maps_of_a_network_with_other_activations_are_judged_as_they_are_drawn() -> None:
+    model, measured = vgg_like(), Measured()
+    model.features[1] = nn.Hardswish()
+    net = network(model)
+    measure_weights(net, photos(1)[0], collected(net), measured, until=float("inf"))
+    assert "guided" in measured.kept
+
+
+def test_without_time_no_map_is_made_with_random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, measured = network(vgg_like()), Measured()
+    numbers = collected(net)
+    monkeypatch.setattr("torchviz_cnn.page.trust.RandomLayers", lambda *_: pytest.fail("there is no time"))
+    measure_weights(net, photos(1)[0], numbers, measured, until=0.0)
+    assert measured.kept == {}
 
 
 def test_without_time_for_all_steps_nothing_is_said_of_the_weights() -> None:

@@ -113,7 +113,7 @@ def measure_weights(
     """
     methods = {name: _explaining(name, collected.explained) for name in _FIRST if name in maps_of(collected)}
     methods = {name: method for name, method in methods.items() if name not in measured.kept}
-    if not methods:
+    if not methods or clock() >= until:
         return
     with prepared(net, [photo], dims=(2,), output=output) as given:
         targets = asked(given, collected.classes[:1, 0], "probability")
@@ -138,9 +138,10 @@ def measure_weights(
 
 
 def _explaining(name: str, layer: str | None) -> Method:
-    """A method of the table, at the layer that the page explains."""
+    """A method of the table, at the layer that the page explains, and of networks that the page draws it for."""
     method = METHODS[name]
-    return partial(method.explain, layer=layer) if "layer" in method.options else method.explain
+    asked_for = {"layer": layer, "other_activations": "plain"}
+    return partial(method.explain, **{option: asked_for[option] for option in asked_for if option in method.options})
 
 
 def read_trust(
