@@ -64,7 +64,8 @@ def test_its_text_says_the_mean_the_interval_and_how_many_were_measured() -> Non
         "Measurement(deletion: 0.500 (0.500 to 0.500), 2 of 3 images; lower is better)"
     )
     assert repr(measurement(torch.tensor([0.25]))) == "Measurement(deletion: 0.250, 1 image; lower is better)"
-    assert repr(measurement(torch.tensor([NAN]))) == "Measurement(deletion: not measured, 0 of 1 image; lower is better)"
+    nothing = measurement(torch.tensor([NAN]))
+    assert repr(nothing) == "Measurement(deletion: not measured, 0 of 1 image; lower is better)"
 
 
 def test_the_figure_of_one_image_is_its_curve_alone() -> None:
