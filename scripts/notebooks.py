@@ -47,7 +47,12 @@ def executed(path: Path) -> Any:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(
-            notebook, timeout=SECONDS, record_timing=False, resources={"metadata": {"path": folder}}
+            notebook,
+            timeout=SECONDS,
+            record_timing=False,
+            coalesce_streams=True,
+            extra_arguments=["--log-level=ERROR"],
+            resources={"metadata": {"path": folder}},
         )
         return client.execute(env=environment)
 
