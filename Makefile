@@ -5,7 +5,7 @@ QUICK = tests/core tests/runs/test_files.py tests/media/test_images.py tests/hoo
 	tests/attribution/test_saliency.py tests/deconv tests/ascent/test_objectives.py tests/topk/test_patches.py \
 	tests/evaluation/test_ranking.py tests/page/test_units.py tests/cli/test_help.py tests/cli/test_predict.py
 
-.PHONY: help check lint-web format test fast quick docs gallery figures docs-table benchmark zoo endurance versions
+.PHONY: help check lint-web format test fast quick docs gallery figures docs-table notebooks benchmark zoo endurance versions
 
 help:  ## say what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -48,6 +48,9 @@ docs-table:  ## the table of methods in docs/methods.md, and what the help of th
 
 benchmark:  ## the tables and the figure of docs/performance.md: twelve minutes on a quiet machine; it goes on where it was stopped
 	$(PYTHON) scripts/benchmark.py --markdown docs/performance.md --figure docs/figures/benchmark_growth.png
+
+notebooks:  ## run the notebooks in docs/notebooks anew, with small outputs
+	$(PYTHON) scripts/notebooks.py
 
 zoo:  ## the table of architectures in docs/compatibility.md: half an hour, 9 GB; it goes on where it was stopped
 	$(PYTHON) scripts/zoo.py

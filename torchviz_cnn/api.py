@@ -53,6 +53,7 @@ from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.capture import Activations, capture
 from torchviz_cnn.layers.defaults import layer_names
 from torchviz_cnn.layers.describe import Description, describe
+from torchviz_cnn.media.figures import panel
 from torchviz_cnn.media.images import Preprocess, read_image
 from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.models import load_keras_weights, load_model, model_names
@@ -138,6 +139,7 @@ __all__ = [
     "model_names",
     "objectives",
     "occlusion",
+    "panel",
     "predict",
     "read_image",
     "relu_rule",

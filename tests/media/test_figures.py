@@ -25,7 +25,7 @@ def test_figures_are_in_proportion_and_bounded() -> None:
     single = figures.panel([photo()], ["photo"])
     assert row.width > 1.7 * single.width
     assert row.height > single.height
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="2 titles"):
         figures.panel([photo()], ["one", "two"])
 
 

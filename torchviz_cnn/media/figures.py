@@ -41,12 +41,23 @@ def titled(picture: Array, title: str, scale: float) -> Image.Image:
 
 @usual_style()
 def panel(pictures: Sequence[Image.Image | Array], titles: Sequence[str], headline: str = "") -> Image.Image:
-    """Pictures side by side with a title each and a headline, as one figure.
+    """Draw pictures side by side with a title each, as one figure.
 
-    Grey arrays (h, w) are drawn in viridis.
+    Args:
+        pictures: PIL pictures, or arrays (h, w, 3); grey arrays (h, w) are drawn in viridis.
+        titles: a title for each of them.
+        headline: a line above all.
+
+    Raises:
+        InputError: for no pictures, or another number of titles.
+
+    >>> panel([Image.new("RGB", (80, 60)), np.eye(4)], ["a photo", "a map"]).mode
+    'RGB'
     """
     from matplotlib.figure import Figure
 
+    if not pictures or len(pictures) != len(titles):
+        raise InputError(f"there are {len(pictures)} pictures and {len(titles)} titles: each picture takes one title")
     ratios = [_size(picture)[0] / _size(picture)[1] for picture in pictures]
     ratios = [min(max(ratio, 0.25), 4) for ratio in ratios]
     # As wide as the pictures are when 4 inches high, with the gaps that the layout puts between them.

@@ -63,7 +63,18 @@ def test_its_text_says_the_mean_the_interval_and_how_many_were_measured() -> Non
     assert repr(measurement(torch.tensor([0.5, NAN, 0.5]))) == (
         "Measurement(deletion: 0.500 (0.500 to 0.500), 2 of 3 images; lower is better)"
     )
-    assert "not measured" in repr(measurement(torch.tensor([NAN])))
+    assert repr(measurement(torch.tensor([0.25]))) == "Measurement(deletion: 0.250, 1 image; lower is better)"
+    nothing = measurement(torch.tensor([NAN]))
+    assert repr(nothing) == "Measurement(deletion: not measured, 0 of 1 image; lower is better)"
+
+
+def test_the_figure_of_one_image_is_its_curve_alone() -> None:
+    curves = Curves(torch.tensor([0.0, 1.0]), torch.tensor([[1.0, 0.0], [1.0, 0.5]]), "share", "probability")
+    one = Curves(curves.x, curves.y[:1], "share", "probability")
+    both = measurement(torch.tensor([0.5, 0.75]), curves).plot()
+    alone = measurement(torch.tensor([0.5]), one).plot()
+    assert alone.width < 0.6 * both.width
+    assert measurement(torch.tensor([0.5])).plot().width == alone.width
 
 
 def test_json_has_null_with_a_reason_where_nothing_was_measured(tmp_path: Path) -> None:

@@ -132,7 +132,8 @@ class Measurement:
         all_of = counted(len(self.names), "image")
         of = all_of if self.count == len(self.names) else f"{self.count} of {all_of}"
         sense = "" if self.better == "neither" else f"; {self.better} is better"
-        mean = "not measured" if np.isnan(self.mean) else f"{self.mean:.3f} ({low:.3f} to {high:.3f})"
+        interval = f" ({low:.3f} to {high:.3f})" if self.count > 1 else ""
+        mean = f"{self.mean:.3f}{interval}" if self.count else "not measured"
         return f"Measurement({self.metric}: {mean}, {of}{sense})"
 
 
@@ -166,12 +167,13 @@ def plain(value: Any) -> Any:
 
 @figures.usual_style()
 def measurement_figure(measurement: Measurement) -> Image.Image:
-    """The mean curve with its interval, and a histogram of the values."""
+    """The mean curve with its interval, and a histogram of the values where there are several."""
     from matplotlib.figure import Figure
 
     curves = measurement.curves
-    figure = Figure(figsize=(9 if curves else 4.6, 3.4), dpi=110, layout="constrained")
-    places = figure.subplots(1, 2 if curves else 1, squeeze=False)[0]
+    both = curves is not None and measurement.count != 1
+    figure = Figure(figsize=(9 if both else 4.6, 3.4), dpi=110, layout="constrained")
+    places = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
     if curves is not None:
         y = curves.y if curves.y.ndim == 2 else curves.y.nanmean(1)
         if not bool(y.isfinite().any()):
@@ -187,19 +189,26 @@ def measurement_figure(measurement: Measurement) -> Image.Image:
             low, high = places[0].get_ylim()
             places[0].set_ylim(min(low, -0.05), max(high, 1.05))
         places[0].set_ylabel(curves.y_label)
-        places[0].set_title("mean of the images, and its 95 % interval", fontsize=9)
+        if both:
+            places[0].set_title("mean of the images, and its 95 % interval", fontsize=9)
     values = measurement._of_images()
     finite = values[values.isfinite()]
     if not len(finite):
         raise InputError(f"{measurement.metric} could be measured for no image: {_first_reason(measurement)}")
-    places[-1].hist(finite.numpy(), bins=min(20, max(len(finite), 1)), color="C0")
-    places[-1].axvline(measurement.mean, color="black", linewidth=1)
-    places[-1].set_xlabel(measurement.metric.replace("_", " "))
-    places[-1].set_ylabel("images")
-    places[-1].yaxis.get_major_locator().set_params(integer=True)
-    places[-1].set_title("all images; the line is their mean", fontsize=9)
+    if curves is None or both:
+        _histogram(places[-1], measurement, finite)
     figure.suptitle(repr(measurement).removeprefix("Measurement(").removesuffix(")"), fontsize=10, parse_math=False)
     return figures.figure_image(figure)
+
+
+def _histogram(axes: Any, measurement: Measurement, finite: Tensor) -> None:
+    """Draw how the values of the images are spread, and their mean."""
+    axes.hist(finite.numpy(), bins=min(20, max(len(finite), 1)), color="C0")
+    axes.axvline(measurement.mean, color="black", linewidth=1)
+    axes.set_xlabel(measurement.metric.replace("_", " "))
+    axes.set_ylabel("images")
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.set_title("all images; the line is their mean", fontsize=9)
 
 
 def _first_reason(measurement: Measurement) -> str:
