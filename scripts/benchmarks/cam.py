@@ -99,7 +99,7 @@ def of_grad_cam(method: str, setting: Setting) -> Tensor:
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     with (
-        open(os.devnull, "w") as nowhere,
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
         contextlib.redirect_stderr(nowhere),
         getattr(pytorch_grad_cam, method)(setting.model, [setting.module]) as cam,
     ):

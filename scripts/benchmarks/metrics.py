@@ -249,5 +249,5 @@ def of_case(options: Options, spec: Spec, name: str, count: int) -> list[Any]:
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     maps = ((maps - low) / (high - low)).to(x.device)
     target = tvc.predict(model, x).argmax(1)
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
         return list(TASKS[name][0].contenders(Setting(model, x, maps, target, options.sizes.points, options.batch)))
