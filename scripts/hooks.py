@@ -3,15 +3,12 @@
 python scripts/hooks.py coffee.png efficientnet_lite0 head
 """
 
-import sys
-
 import torch
+from usage import arguments
 
 import torchviz_cnn as tvc
 
-if len(sys.argv) != 4:
-    sys.exit(__doc__)
-photo, name, layer = sys.argv[1:]
+photo, name, layer = arguments("PHOTO MODEL LAYER")
 net = tvc.load_model(name)
 x = net.preprocess(tvc.read_image(photo))[None]
 print(net.predict(x))

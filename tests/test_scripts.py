@@ -11,16 +11,20 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-HELPERS = {"peers", "pictures", "timing", "usage", "zoo_checks"}
+HELPERS = {"api_reference", "peers", "pictures", "site_hooks", "timing", "usage", "zoo_checks"}
 """Files that scripts import."""
 NEEDS_NOTHING = {
     "choices",
     "default_layers",
     "figures",
+    "gallery",
     "gpu_check",
     "keras_parity",
     "known_answers",
     "methods_table",
+    "notebooks",
+    "overview",
+    "peer_checks",
     "zoo",
 }
 """Scripts that run without arguments; most of them take minutes."""
@@ -36,6 +40,7 @@ WRONG: dict[str, str] = {
     "explain": "nowhere.jpg resnet18 nowhere.pth layer1",
     "filter_patterns": "resnet19 random",
     "grad_cam": "nowhere.jpg cats_and_dogs random",
+    "hooks": "nowhere.jpg cats_and_dogs conv1",
     "imagenet_accuracy": "nowhere/ --model cats_and_dogs",
     "localisation": "nowhere/ --model cats_and_dogs",
     "maximize": "resnet19 random cat",

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning
+from torchviz_cnn.core.errors import CheckpointError, CheckpointWarning, InputError
 from torchviz_cnn.models.convnets import fashion_mnist_convnet
 from torchviz_cnn.models.keras.weights import load_keras_weights
 
@@ -340,12 +340,12 @@ def test_conversion_refuses_an_epsilon_that_safetensors_would_lose(
     ones = {name: [1.0, 1.0] for name in ("gamma", "beta", "moving_mean", "moving_variance")}
     path = write_legacy(tmp_path / "norm.h5", {"bn": ones})
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(SystemExit, match="epsilon"):
+    with pytest.raises(InputError, match="epsilon"):
         convert([str(path), "--model", "factory_for_conversion:build", "--out", str(tmp_path / "out.safetensors")])
     assert not (tmp_path / "out.safetensors").exists()
 
 
 @pytest.mark.parametrize("reference", ["no_colon", "torchviz_cnn.models.convnets:nothing", "no_such_module:f"])
 def test_conversion_names_a_factory_that_is_not_there(convert: Any, reference: str, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=reference):
+    with pytest.raises(InputError, match=reference):
         convert([str(tmp_path / "x.h5"), "--model", reference, "--out", str(tmp_path / "x.safetensors")])
