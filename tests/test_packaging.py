@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from email.parser import Parser
 from pathlib import Path
@@ -50,8 +50,7 @@ def source(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source distribution, unpacked."""
     (path,) = built.glob("*.tar.gz")
     folder = tmp_path_factory.mktemp("source")
-    with tarfile.open(path) as archive:
-        archive.extractall(folder, filter="data")
+    shutil.unpack_archive(path, folder)
     (top,) = folder.iterdir()
     return top
 

@@ -85,7 +85,7 @@ def test_examples_are_lines_of_their_command(command: str, line: str) -> None:
     assert len(line) < 90
 
 
-LONG = {"demo", "report", "trust"}
+LONG = {"demo", "filters", "report", "trust"}
 """Commands whose examples take minutes."""
 
 
