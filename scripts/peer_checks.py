@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from zoo_checks import Guided
 
 import torchviz_cnn as tvc
 
@@ -220,22 +221,8 @@ def left_as_it_was(library: str, model: nn.Module) -> str:
 STATE = ("hooks", "`.grad`", "`requires_grad`", "training flags")
 
 
-class _GuidedReLU(torch.autograd.Function):
-    """The guided rule, written out: only positive gradients, where the activation itself lets any pass."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, most: float) -> Tensor:
-        ctx.save_for_backward((x > 0) & (x < most))
-        return x.clamp(0, most)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
-        (passes,) = ctx.saved_tensors
-        return gradient.clamp(min=0) * passes, None
-
-
 def _guided_relu(x: Tensor, most: float = float("inf")) -> Tensor:
-    out: Tensor = _GuidedReLU.apply(x, most)  # type: ignore[no-untyped-call]
+    out: Tensor = Guided.apply(x, most)  # type: ignore[no-untyped-call]
     return out
 
 
