@@ -8,6 +8,7 @@ from torchviz_cnn.ascent.maximize import filter_patterns, maximize
 from torchviz_cnn.ascent.recipes import Recipe
 from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.attribution import metrics
+from torchviz_cnn.attribution.cam.channel import channel_heatmap
 from torchviz_cnn.attribution.cam.competition import competitive_cam
 from torchviz_cnn.attribution.cam.exact import class_activation_map
 from torchviz_cnn.attribution.cam.formulas import CAM_METHODS as _CAM_METHODS
@@ -116,6 +117,7 @@ __all__ = [
     "ablation_cam",
     "cam_video",
     "capture",
+    "channel_heatmap",
     "class_activation_map",
     "compare",
     "competitive_cam",

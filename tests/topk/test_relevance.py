@@ -319,7 +319,8 @@ class Overflow(nn.Module):
         self.conv = nn.Conv2d(3, 2, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.conv(x) ** 2).sum((2, 3)).sqrt()
+        values: Tensor = (self.conv(x) ** 2).sum((2, 3)).sqrt()
+        return values
 
 
 def test_relevance_that_is_not_a_number_is_left_out_with_a_warning() -> None:
