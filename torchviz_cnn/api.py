@@ -54,6 +54,7 @@ from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.capture import Activations, capture
 from torchviz_cnn.layers.defaults import layer_names
 from torchviz_cnn.layers.describe import Description, describe
+from torchviz_cnn.layers.units.similar import SimilarChannels, similar_channels
 from torchviz_cnn.media.figures import panel
 from torchviz_cnn.media.images import Preprocess, read_image
 from torchviz_cnn.media.photo_folder import PhotoFolder
@@ -108,6 +109,7 @@ __all__ = [
     "Report",
     "Saliency",
     "SignedHeatmap",
+    "SimilarChannels",
     "SkippedWarning",
     "TargetError",
     "TopActivations",
@@ -148,6 +150,7 @@ __all__ = [
     "report",
     "saliency",
     "score_cam",
+    "similar_channels",
     "smooth_grad",
     "smoothed_cam",
     "targets",

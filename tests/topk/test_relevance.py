@@ -296,8 +296,8 @@ def test_a_layer_behind_the_score_has_no_relevance() -> None:
     ("options", "error", "words"),
     [
         ({"by": "relevence"}, InputError, "did you mean 'relevance'"),
-        ({"target": 2}, InputError, "target= says whose relevance is meant.*by='relevance'"),
-        ({"score": "probability"}, InputError, "score= says whose"),
+        ({"target": 2}, InputError, "target says whose relevance is meant.*by='relevance'"),
+        ({"score": "probability"}, InputError, "score says whose"),
         ({"by": "relevance", "score": "logits"}, InputError, "logit"),
         ({"by": "relevance", "target": 7}, TargetError, "target 7 is out of range"),
         ({"by": "relevance", "target": "cat"}, TargetError, "class names of the model are not known"),

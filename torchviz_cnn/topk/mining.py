@@ -162,7 +162,7 @@ def _relevance(
         return Relevance.of(model, len(source), target, score, output)
     for name, value, usual in (("target", target, None), ("score", score, "logit"), ("output", output, None)):
         if value is not usual and not (isinstance(value, str) and value == usual):
-            raise InputError(f"{name}= says whose relevance is meant, and the order is by activation: by='relevance'")
+            raise InputError(f"{name} says whose relevance is meant, and the order is by activation: by='relevance'")
     return None
 
 
