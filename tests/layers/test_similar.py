@@ -18,7 +18,8 @@ from torchviz_cnn.core.errors import InputError, LayerError
 def cosine(one: Tensor, other: Tensor) -> float:
     """Written out, number by number."""
     a, b = one.flatten().tolist(), other.flatten().tolist()
-    return sum(x * y for x, y in zip(a, b, strict=True)) / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
+    lengths = math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(y * y for y in b))
+    return float(sum(x * y for x, y in zip(a, b, strict=True)) / lengths)
 
 
 def ranked(vectors: Tensor, channel: int, among: range | None = None) -> list[tuple[int, float]]:

@@ -94,10 +94,26 @@ def similar_channels(
             name = one_call(given.model, layer)
             vectors, place = _mean_activations(given, name), 0
         _require_channel(name, channel, len(vectors))
-    cosines = _cosines(vectors, channel - place, f"channel {channel} of layer {name!r}", by)
+    unit_vectors = directions(vectors)
+    if not bool(unit_vectors[channel - place].any()):
+        why = "all its weights are zero" if by == "weights" else "it gives nothing but zero on these images"
+        raise InputError(f"channel {channel} of layer {name!r} has no direction to compare: {why}")
+    best, cosines = most_similar(unit_vectors, channel - place, k)
+    return SimilarChannels(name, channel, by, tuple(place + other for other in best), cosines)
+
+
+def directions(vectors: Tensor) -> Tensor:
+    """Vectors (..., m) of length 1; zeros stay zeros."""
+    return F.normalize(vectors, dim=-1, eps=torch.finfo(vectors.dtype).tiny)
+
+
+def most_similar(unit_vectors: Tensor, place: int, k: int) -> tuple[list[int], Tensor]:
+    """The places of the k vectors, of (n, m) of length 1, that are most like one of them, and their cosines."""
+    cosines = unit_vectors @ unit_vectors[place]
     order = cosines.argsort(descending=True, stable=True)
-    best = order[cosines[order].isfinite()][:k]
-    return SimilarChannels(name, channel, by, tuple(int(c) + place for c in best), cosines[best].float())
+    others = unit_vectors[order].any(1) & (order != place)
+    best = order[others][:k]
+    return [int(other) for other in best], cosines[best].float()
 
 
 def weights_of(module: nn.Module) -> Tensor | None:
@@ -171,14 +187,3 @@ def _means_of(given: Given, layer: str) -> Tensor:
         hooks.run_on(given.inputs(given.x.clone()))
         hooks.require_reached()
     return means[0]
-
-
-def _cosines(vectors: Tensor, place: int, who: str, by: SimilarBy) -> Tensor:
-    """The cosine of each vector (n, m) with one of them; NaN for that one, and for those without a direction."""
-    if not bool(vectors[place].any()):
-        why = "all its weights are zero" if by == "weights" else "it gives nothing but zero on these images"
-        raise InputError(f"{who} has no direction to compare: {why}")
-    cosines = F.normalize(vectors, dim=1, eps=torch.finfo(torch.float64).tiny) @ F.normalize(vectors[place], dim=0)
-    cosines[~vectors.any(1)] = torch.nan
-    cosines[place] = torch.nan
-    return cosines
