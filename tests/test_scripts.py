@@ -46,6 +46,7 @@ WRONG: dict[str, str] = {
     "maximize": "resnet19 random cat",
     "mosaics": "nowhere/ cats_and_dogs",
     "randomization": "nowhere.jpg cats_and_dogs random made.png",
+    "relevance": "nowhere/ cats_and_dogs random conv1",
     "report": "resnet19 random",
     "saliency": "nowhere.jpg cats_and_dogs random",
     "saliency_methods": "nowhere.jpg cats_and_dogs random made.png",
