@@ -11,12 +11,12 @@ import torchviz_cnn as tvc
 
 photos, name, weights, layer, *target = arguments("FOLDER MODEL WEIGHTS LAYER [CLASS]")
 net = tvc.load_model(name, weights)
-how = {"by": "relevance", "target": target[0] if target else None, "progress": sys.stderr.isatty()}
-top = tvc.top_activations(net, photos, layer, **how)
+explained = target[0] if target else None
+top = tvc.top_activations(net, photos, layer, by="relevance", target=explained, progress=sys.stderr.isatty())
 
 used = top.strongest_channels(layer)
 top.page(layer, used).save(f"{layer}_used_for.png")
 
 view, _ = top.views(layer, used[0])[0]
-tvc.channel_heatmap(net, view.photo, layer, used[0], how["target"]).overlay().save(f"{layer}_{used[0]}.png")
+tvc.channel_heatmap(net, view.photo, layer, used[0], explained).overlay().save(f"{layer}_{used[0]}.png")
 print(top, tvc.similar_channels(net, layer, used[0]), sep="\n")
