@@ -81,24 +81,25 @@ def similar_channels(
     """
     checks.one_of("by", by, get_args(SimilarBy))
     channel, k = checks.whole_number("channel", channel, 0), checks.whole_number("k", k)
-    if by == "weights":
-        if x is not None:
-            raise InputError("x is what activations are of, and the channels are compared by='weights'")
-        module = unwrap(module_of(model))
-        name = one_call(module, layer)
-        vectors, place = _weights_beside(module, name, channel)
-    elif x is None:
-        raise InputError("activations are of images: x= says of which, at least two")
-    else:
-        with prepared(model, x, layout=layout) as given:
-            name = one_call(given.model, layer)
-            vectors, place = _mean_activations(given, name), 0
-        _require_channel(name, channel, len(vectors))
-    unit_vectors = directions(vectors)
-    if not bool(unit_vectors[channel - place].any()):
-        why = "all its weights are zero" if by == "weights" else "it gives nothing but zero on these images"
-        raise InputError(f"channel {channel} of layer {name!r} has no direction to compare: {why}")
-    best, cosines = most_similar(unit_vectors, channel - place, k)
+    with torch.inference_mode(False), torch.no_grad():
+        if by == "weights":
+            if x is not None:
+                raise InputError("x is what activations are of, and the channels are compared by='weights'")
+            module = unwrap(module_of(model))
+            name = one_call(module, layer)
+            vectors, place = _weights_beside(module, name, channel)
+        elif x is None:
+            raise InputError("activations are of images: x= says of which, at least two")
+        else:
+            with prepared(model, x, layout=layout) as given:
+                name = one_call(given.model, layer)
+                vectors, place = _mean_activations(given, name), 0
+            _require_channel(name, channel, len(vectors))
+        unit_vectors = directions(vectors)
+        if not bool(unit_vectors[channel - place].any()):
+            why = "all its weights are zero" if by == "weights" else "it gives nothing but zero on these images"
+            raise InputError(f"channel {channel} of layer {name!r} has no direction to compare: {why}")
+        best, cosines = most_similar(unit_vectors, channel - place, k)
     return SimilarChannels(name, channel, by, tuple(place + other for other in best), cosines)
 
 
