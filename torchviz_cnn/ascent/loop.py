@@ -201,7 +201,9 @@ class Ascent:
         values, all_scores = self.parameters.images(parameters).float().contiguous(), torch.stack(scores, 1).float()
         if not all(bool(tensor.isfinite().all()) for tensor in (values, all_scores)):
             name = type(self.module).__name__
-            raise NotFiniteError(f"{name} gives NaN or infinity while {objective.text} is raised: are its weights finite?")
+            raise NotFiniteError(
+                f"{name} gives NaN or infinity while {objective.text} is raised: are its weights finite?"
+            )
         return values, all_scores, dead
 
     def _evaluation(self, objective: Objective, forward: Pass, names: Sequence[str], rows: Sequence[int]) -> Evaluate:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from torchviz_cnn.watch.photos import sheet
 
 _TENSORS = ("heat", "target", "probability", "predicted", "confidence", "dead", "channels")
 _PICTURES = "pictures/"
@@ -40,6 +43,11 @@ class Checkpoint:
     """Filter patterns, or first filters, by layer: (n, H, W, 3) uint8."""
     trouble: str | None = None
     """Why there is no heatmap, where there is none: the network's numbers are not finite."""
+
+    @cached_property
+    def sheets(self) -> dict[str, str]:
+        """The pictures of each layer as the page has them, encoded once."""
+        return {layer: sheet(tiles) for layer, tiles in self.pictures.items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name, as they are put into a file."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import io
 import math
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from torchviz_cnn.attribution.methods import methods_of
@@ -19,7 +17,6 @@ from torchviz_cnn.runs.folder import versions
 from torchviz_cnn.runs.pages import base_style, offline_page, script_json
 from torchviz_cnn.watch.checkpoint import Checkpoint, peaks, shown_loss
 from torchviz_cnn.watch.photos import DENSEST, TINT
-from torchviz_cnn.watch.strip import mosaic
 from torchviz_cnn.watch.subject import Subject
 
 MAP_SIDE = 32
@@ -31,7 +28,7 @@ _CHART = (220.0, 64.0)
 def html(subject: Subject, kept: Sequence[Checkpoint], layer: str | None) -> str:
     """The page's HTML."""
     title = methods_of("cam")[subject.method].title
-    explained = "its likeliest class at each step" if subject.target is None else "one class"
+    explained = "the likeliest class at each step" if subject.target is None else "a fixed class of each photo"
     facts = [
         f"{counted(len(kept), 'step')} of the training, {kept[0].step:,} to {kept[-1].step:,}",
         f"{title} of {explained}" + (f" at {layer}" if layer else ""),
@@ -74,7 +71,7 @@ def _photo(subject: Subject, kept: Sequence[Checkpoint], place: int) -> dict[str
     classes = [subject.words(int(one.target[place])) for one in kept]
     return {
         "name": photo.name,
-        "picture": _webp(photo.picture, 85),
+        "picture": photo.encoded,
         "width": width,
         "height": height,
         "view": [left / width, top / height, right / width, bottom / height],
@@ -91,8 +88,8 @@ def _map(heat: Tensor, strongest: float) -> dict[str, Any]:
     """A map (h, w) as bytes from 0 to its own strongest value, and what share that is of the strongest of all steps."""
     small = heat
     if max(heat.shape) > MAP_SIDE:
-        scale = MAP_SIDE / max(heat.shape)
-        small = F.adaptive_avg_pool2d(heat[None], [max(1, round(side * scale)) for side in heat.shape])[0]
+        height, width = (max(1, round(side * MAP_SIDE / max(heat.shape))) for side in heat.shape)
+        small = F.adaptive_avg_pool2d(heat[None], (height, width))[0]
     own = float(small.max())
     levels = (small / own * 255).round().byte() if own > 0 else small.byte()
     return {
@@ -110,17 +107,10 @@ def _patterns(subject: Subject, kept: Sequence[Checkpoint]) -> list[dict[str, An
         {
             "layer": layer,
             "channels": subject.channels.get(layer, []),
-            "pictures": [_webp(_mosaic(one.pictures[layer]), 80) if layer in one.pictures else None for one in kept],
+            "pictures": [one.sheets.get(layer) for one in kept],
         }
         for layer in layers
     ]
-
-
-def _mosaic(tiles: Tensor) -> Image.Image:
-    """Small tiles, as first filters are, enlarged in whole pixels; patterns at their own size."""
-    side = max(tiles.shape[1:3])
-    across = math.ceil(math.sqrt(len(tiles)))
-    return mosaic(tiles, across * (max(side, side * (180 // (side * across))) + 2) - 2)
 
 
 def _dead_charts(kept: Sequence[Checkpoint]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -145,7 +135,9 @@ def _pair(one: Checkpoint, layer: str) -> tuple[int, int] | None:
     return int(one.dead[place]), int(one.channels[place])
 
 
-def _chart(kept: Sequence[Checkpoint], values: Sequence[float | None], top: float | None = None) -> dict[str, Any] | None:
+def _chart(
+    kept: Sequence[Checkpoint], values: Sequence[float | None], top: float | None = None
+) -> dict[str, Any] | None:
     """A line over the steps as the path of an SVG, broken where there is no number; None where there is none at all."""
     finite = [value for value in values if value is not None and math.isfinite(value)]
     if not finite:
@@ -174,9 +166,3 @@ def _places(kept: Sequence[Checkpoint]) -> list[float]:
 def _figure(value: Tensor) -> float | None:
     number = float(value)
     return round(number, 4) if math.isfinite(number) else None
-
-
-def _webp(image: Image.Image, quality: int) -> str:
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "WEBP", quality=quality, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,6 +41,11 @@ class WatchedPhoto:
     picture: Image.Image
     box: Box
     """(left, top, right, bottom) in pixels of the picture."""
+
+    @cached_property
+    def encoded(self) -> str:
+        """The photo as a page has it: an address that holds its bytes."""
+        return address(self.picture, 85)
 
     def tinted(self, heat: Array, side: int) -> Image.Image:
         """The photo in grey, at most `side` pixels a side, with a map in 0..1 in red over what the network sees."""
@@ -82,3 +91,29 @@ def _picture(model: Model, x: Tensor) -> Image.Image:
     low, high = values.min(), values.max()
     levels = np.rint((values - low) / (high - low or 1.0) * 255).astype(np.uint8).transpose(1, 2, 0)
     return Image.fromarray(np.broadcast_to(levels, (*levels.shape[:2], 3)).copy())
+
+
+def mosaic(tiles: Tensor, side: int) -> Image.Image:
+    """Pictures (n, H, W, 3) in rows and columns, on a square of this side: small ones enlarged pixel by pixel."""
+    across = math.ceil(math.sqrt(len(tiles)))
+    each = max((side + 2) // across - 2, 1)
+    square = Image.new("RGB", (side, side), "white")
+    for place, tile in enumerate(tiles.numpy()):
+        picture = Image.fromarray(tile)
+        way = Image.Resampling.NEAREST if max(picture.size) < each else Image.Resampling.LANCZOS
+        square.paste(picture.resize((each, each), way), (place % across * (each + 2), place // across * (each + 2)))
+    return square
+
+
+def sheet(tiles: Tensor) -> str:
+    """The same as a page has it: small tiles, as first filters are, enlarged in whole pixels; others at their size."""
+    side = max(tiles.shape[1:3])
+    across = math.ceil(math.sqrt(len(tiles)))
+    return address(mosaic(tiles, across * (max(side, side * (180 // (side * across))) + 2) - 2), 80)
+
+
+def address(image: Image.Image, quality: int) -> str:
+    """A picture as an address that holds its bytes, in WebP."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "WEBP", quality=quality, method=4)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

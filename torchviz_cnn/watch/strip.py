@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from torchviz_cnn.media import render
 from torchviz_cnn.watch.checkpoint import Checkpoint, peaks, shown_loss
 from torchviz_cnn.watch.history import spread
+from torchviz_cnn.watch.photos import mosaic
 from torchviz_cnn.watch.subject import Subject
 
 COLUMNS = 12
@@ -55,7 +54,9 @@ def _photo_row(subject: Subject, shown: Sequence[Checkpoint], place: int, strong
     small.thumbnail((CELL // 2, CELL // 2))
     cells = [photo.tinted(_scaled(one.heat[place], strongest[place]), CELL) for one in shown]
     height = cells[0].height
-    row = Image.new("RGB", (NAMES + len(shown) * (CELL + GAP), max(height, small.height + 2 * LINE) + LINE + 2), "white")
+    row = Image.new(
+        "RGB", (NAMES + len(shown) * (CELL + GAP), max(height, small.height + 2 * LINE) + LINE + 2), "white"
+    )
     draw = ImageDraw.Draw(row)
     row.paste(small, (GAP, 0))
     _write(draw, (GAP, small.height + 2), photo.name, NAMES - 2 * GAP)
@@ -102,26 +103,18 @@ def _pictures_row(subject: Subject, shown: Sequence[Checkpoint], layer: str) -> 
     return row
 
 
-def mosaic(tiles: Tensor, side: int) -> Image.Image:
-    """Pictures (n, H, W, 3) in rows and columns, on a square of this side: small ones enlarged pixel by pixel."""
-    across = math.ceil(math.sqrt(len(tiles)))
-    each = max((side + 2) // across - 2, 1)
-    square = Image.new("RGB", (side, side), "white")
-    for place, tile in enumerate(tiles.numpy()):
-        picture = Image.fromarray(tile)
-        way = Image.Resampling.NEAREST if max(picture.size) < each else Image.Resampling.LANCZOS
-        square.paste(picture.resize((each, each), way), (place % across * (each + 2), place // across * (each + 2)))
-    return square
-
-
 def _dead_rows(shown: Sequence[Checkpoint]) -> list[Image.Image]:
     """Lines of text: how many channels are dead in all layers, and in those where most are."""
-    by_layer = {name: [_dead_of(one, name) for one in shown] for name in dict.fromkeys(n for o in shown for n in o.layers)}
+    by_layer = {
+        name: [_dead_of(one, name) for one in shown] for name in dict.fromkeys(n for o in shown for n in o.layers)
+    }
     if not by_layer:
         return []
     ever = [name for name, counts in by_layer.items() if any(dead for dead, _ in filter(None, counts))]
     most = sorted(ever, key=lambda name: -(by_layer[name][-1] or (0, 0))[0])[:DEAD_ROWS]
-    lines = [("dead channels", [_text(sum(o.dead.tolist()), sum(o.channels.tolist())) if o.layers else "" for o in shown])]
+    lines = [
+        ("dead channels", [_text(sum(o.dead.tolist()), sum(o.channels.tolist())) if o.layers else "" for o in shown])
+    ]
     lines += [(f"  {name}", [_text(*pair) if pair else "" for pair in by_layer[name]]) for name in ever if name in most]
     if len(ever) > len(most):
         lines.append((f"  and {len(ever) - len(most)} more layers", [""] * len(shown)))

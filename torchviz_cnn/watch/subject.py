@@ -138,4 +138,3 @@ class Subject:
             peak = float(np.abs(drawn).max()) or 1.0
             pictures[self.first] = torch.from_numpy(np.stack([render.signed_colours(one, peak=peak) for one in drawn]))
         return pictures
-

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchviz_cnn.ascent.recipes import Preset, Recipe, chosen_recipe
 from torchviz_cnn.attribution.methods import methods_of
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, LayerError, ModelError, TargetError
+from torchviz_cnn.core.errors import InputError, ModelError, TargetError
 from torchviz_cnn.core.names import Call, LayerName, expand, named_layers, one_call, unwrap
 from torchviz_cnn.hooks.inputs import Input, Output
 from torchviz_cnn.hooks.network import Model, Network, class_index, module_of
@@ -131,7 +131,7 @@ class Watch:
             tuple(_counted(module, layers)),
             names,
             output,
-            chosen_recipe(preset) if preset is not None else _brief(),
+            _brief() if preset is None else chosen_recipe(preset, None),
             checks.whole_number("seed", seed, 0),
         )
         self._history = self._opened() if this_rank() == 0 else None
@@ -184,7 +184,7 @@ class Watch:
         self._closed = True
 
     def lightning(self) -> Any:
-        """Give a callback for Lightning's `Trainer(callbacks=[...])`. Raises InputError where Lightning is not there."""
+        """Give a callback for the `Trainer` of Lightning. Raises InputError where that is not there."""
         return callbacks.callback(self, callbacks.LightningHooks, callbacks.LIGHTNING, "Callback")
 
     def transformers(self) -> Any:
@@ -307,6 +307,3 @@ def _number(loss: Any) -> float | None:
         return float(loss)
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"loss is a number or a tensor of one, not {loss!r}") from None
-
-
-

@@ -1,4 +1,3 @@
-"use strict";
 // The step that the slider is at: heatmaps over the photos, what was predicted, filter patterns, marks in the charts.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
