@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def test_steps_are_thinned_evenly_with_the_first_and_the_last() -> None:
         kept = thinned([*kept, step], 20)
         assert kept[0] == 0
         assert kept[-1] == step
-        gaps = [after - before for before, after in zip(kept[:-2], kept[1:-1], strict=True)]  # the last is the newest
+        gaps = [after - before for before, after in itertools.pairwise(kept[:-1])]  # the last is the newest
         assert len(kept) <= 20
         assert not gaps or max(gaps) <= 4 * min(gaps)
     assert len(kept) == 20
