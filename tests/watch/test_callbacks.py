@@ -97,7 +97,7 @@ def test_lightning_trains_the_same_network_with_it(tmp_path: Path) -> None:
         )  # fmt: skip
         trainer.fit(lit, torch.utils.data.DataLoader(data, 8, shuffle=True))
         assert watch.steps == ([0, 3, 6, 8] if watching else [])
-        return lit.state_dict()
+        return dict(lit.state_dict())
 
     alone, watched = trained(False), trained(True)
     assert all(torch.equal(tensor, watched[name]) for name, tensor in alone.items())

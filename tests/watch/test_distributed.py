@@ -28,7 +28,7 @@ def train(rank: int, port: int, folder: str, watching: bool) -> None:
     for step in range(5):
         loss = nn.functional.cross_entropy(model(torch.randn(4, 3, 16, 16)), torch.tensor([0, 1, 0, 1]))
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         if watch is not None:
             assert watch.step(step, loss=loss) == (rank == 0 and step % 2 == 0)
@@ -44,7 +44,7 @@ def test_the_first_process_looks_and_all_train_on_as_without(tmp_path: Path) -> 
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        multiprocessing.spawn(train, (port, str(tmp_path), watching), 2)  # type: ignore[no-untyped-call]
+        multiprocessing.spawn(train, (port, str(tmp_path), watching), 2)  # type: ignore[attr-defined, no-untyped-call]
     for rank in range(2):
         alone, watched = (torch.load(tmp_path / f"{rank}-{watching}.pt") for watching in (False, True))
         assert all(torch.equal(tensor, watched[name]) for name, tensor in alone.items())

@@ -23,7 +23,8 @@ from torch.optim.swa_utils import AveragedModel
 import torchviz_cnn as tvc
 from tests.conftest import unchanged
 from tests.networks import images
-from torchviz_cnn.watch import history, watching
+from torchviz_cnn.runs.folder import ResultFolder
+from torchviz_cnn.watch import watching
 from torchviz_cnn.watch.photos import MOST
 
 
@@ -67,14 +68,14 @@ def trained(look: Looking | None, *, amp: bool = False, inside: bool = False, st
                 loss = F.cross_entropy(model(x), y)
                 if inside and watch is not None:  # between the forward and the backward pass, in the loop's autocast
                     watch.step(step, loss=loss)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             average.update_parameters(model)
             if not inside and watch is not None:
                 watch.step(step, loss=loss)
     grads = {name: parameter.grad for name, parameter in model.named_parameters()}
     left = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
-    state = (torch.get_rng_state(), np.random.get_state()[1], random.getstate())
+    state = (torch.get_rng_state(), np.random.get_state(), random.getstate())
     return copy.deepcopy({**left, "grads": grads, "random": state, "training": model.training})
 
 
@@ -267,7 +268,7 @@ def test_a_ctrl_c_inside_a_step_leaves_whole_files(tmp_path: Path, monkeypatch: 
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    places = [(history.ResultFolder, "save"), (history.ResultFolder, "update"), (watching, "strip"), (watching, "html")]
+    places = [(ResultFolder, "save"), (ResultFolder, "update"), (watching, "strip"), (watching, "html")]
     for where, name in places:
         with monkeypatch.context() as patch:
             patch.setattr(where, name, interrupted)
