@@ -94,6 +94,7 @@ def test_importing_the_package_does_not_import_what_only_some_calls_need() -> No
         "top_activations",
         "relevance",
         "trust",
+        "watch",
     ],
 )
 def test_scripts_for_a_technique_are_short(name: str) -> None:

@@ -66,6 +66,7 @@ def mosaics(model: nn.Module, x: Tensor) -> Mosaics:
 
 
 CALLS: dict[str, Call] = {
+    "Watch": lambda model, x, layer, folder: tvc.Watch(model, x, folder / "watch", layer=layer, target=0).step(),
     **{
         name: partial(lambda method, model, x, layer, folder: method.function(model, x, layer, 0), method)
         for name, method in CAM_METHODS.items()
@@ -183,7 +184,7 @@ def test_every_public_function_that_takes_a_model_has_a_row() -> None:
     taking = set()
     for name in tvc.__all__:
         value = getattr(tvc, name)
-        if inspect.isfunction(value) or value is tvc.HookManager:
+        if inspect.isfunction(value) or value in (tvc.HookManager, tvc.Watch):
             taking |= {name} if {"model", "net", "networks"} & set(inspect.signature(value).parameters) else set()
     for name in tvc.metrics.__all__:
         value = getattr(tvc.metrics, name)
@@ -255,7 +256,7 @@ def refusing(output: Tensor) -> Tensor:
         for name in CALLS
         if {"target", "targets"} & set(inspect.signature(public(name)).parameters)
         and "video" not in name
-        and name not in ("competitive_cam", "report")
+        and name not in ("Watch", "competitive_cam", "report")
     ],
 )
 def test_a_function_as_target_leaves_no_trace(name: str) -> None:

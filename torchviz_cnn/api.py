@@ -65,6 +65,7 @@ from torchviz_cnn.scores.predictions import Predictions
 from torchviz_cnn.scores.targets import predict
 from torchviz_cnn.topk.mining import top_activations
 from torchviz_cnn.topk.result import TopActivations
+from torchviz_cnn.watch.watching import Watch
 
 if TYPE_CHECKING:  # for type checkers, what the table gives at run time
     from torchviz_cnn.attribution.cam.formulas import *  # noqa: F403
@@ -116,6 +117,7 @@ __all__ = [
     "TorchvizError",
     "TorchvizWarning",
     "Trust",
+    "Watch",
     "ablation_cam",
     "cam_video",
     "capture",
