@@ -200,8 +200,7 @@ def test_what_was_saved_comes_back_and_finds_its_photos(tmp_path: Path) -> None:
         patches = zip(again.patches("features.3", 0), top.patches("features.3", 0), strict=True)
         assert all(one.tobytes() == other.tobytes() for one, other in patches)
         assert again.page("features.3", [0, 1]).tobytes() == top.page("features.3", [0, 1]).tobytes()
-    assert top.names[:6] == [f"cat/{i:03}.jpg" for i in range(6)]
-    assert len(top.names) == 12
+    assert top.names == sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.jpg"))
     folder.rename(tmp_path / "elsewhere")
     lost = tvc.TopActivations.load(tmp_path / "out")
     assert lost.source is None
