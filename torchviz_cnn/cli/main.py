@@ -22,12 +22,20 @@ from torchviz_cnn.cli.arguments import Command, option
 from torchviz_cnn.cli.commands import ORDER
 from torchviz_cnn.core.errors import TorchvizError, TorchvizWarning, did_you_mean
 
-_OPTIONS = ("other_activations", "score", "method", "layer", "target", "geometry", "k", "batch_size", "steps", "stride")
+_OPTIONS = (
+    *("other_activations", "score", "method", "layer", "target", "output"),
+    *("geometry", "k", "batch_size", "steps", "stride"),
+)
 _WORDS = (
     (r"layer_names\(model[^)]*\) lists", "torchviz-cnn layers lists"),
     (r"torchviz_cnn\.model_names\(\) lists", "torchviz-cnn layers --models lists"),
     (r"\buse (\w+_cam)\b", lambda match: f"use --method {match[1].replace('_', '-')}"),
     (rf"\b({'|'.join(_OPTIONS)})=(?:'([\w-]+)'|(\w+))", lambda match: f"{option(match[1])} {match[2] or match[3]}"),
+    (
+        r"\btarget= takes a function of it(, as tvc[\w.]+\([^)]*\))?",
+        "--target package.module:function makes numbers of it",
+    ),
+    (r"\boutput= chooses", "--output chooses"),
     (r"\bwindow=\(low, high\)", "--window LOW HIGH"),
     (r"\bbands=\(red, green, blue\)", "--bands RED GREEN BLUE"),
     (r"pass geometry='crop', .* give the method a Network", "give its Network a Preprocess"),
