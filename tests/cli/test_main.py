@@ -45,6 +45,7 @@ def test_every_command_has_a_help(command: str, capsys: pytest.CaptureFixture[st
     [
         (["cams", "photo.png"], "no command 'cams'; did you mean 'cam'"),
         (["cam", "photo.png", "--frobnicate"], "unrecognized arguments"),
+        (["cam", "photo.png", "--traget", "x"], "unrecognized arguments: --traget x; did you mean '--target'?"),
         (["cam"], "required: IMAGE"),
         (["cam", "--target", "tusker", "photo.png"], "photos go before options that take several values"),
         (["predict", "photo.png", "--model", "qqqqq"], "torchviz-cnn layers --models lists them"),

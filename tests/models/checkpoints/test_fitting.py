@@ -283,7 +283,7 @@ def without(state: State, *heads: str) -> State:
         ("resnet18", ("fc",)),
         ("squeezenet1_1", ("classifier",)),
         ("mobilenet_v3_small", ("classifier.3",)),
-        ("swin_t", ("head",)),
+        pytest.param("swin_t", ("head",), marks=pytest.mark.slow),
     ],
 )
 def test_a_checkpoint_without_the_head_gives_a_network_without_classes(
