@@ -19,14 +19,14 @@ from torchviz_cnn.models.keras.layers.table import BUILDERS
 
 QUICK = {"docs/deconvnet.md", "docs/index.md", "docs/models.md", "docs/own_model.md", "docs/targets.md"}
 """Pages that take a second or two; the others are tested with what is slow."""
-SHORTER: dict[str, tuple[str, float]] = {
-    "filter_atlas": ("steps", 2),
-    "filter_patterns": ("steps", 2),
-    "maximize": ("steps", 2),
-    "report": ("budget", 4),
-    "trust": ("budget", 4),
+SHORTER: dict[str, dict[str, float]] = {
+    "filter_atlas": {"steps": 2},
+    "filter_patterns": {"steps": 2},
+    "maximize": {"steps": 2},
+    "report": {"budget": 4},
+    "trust": {"steps": 2, "perturbed": 2, "mosaics": 0},
 }
-"""Functions that take as long as their reader lets them: the option that says so, and the most that it is here."""
+"""Functions that take as long as their reader lets them: the options that say so, and the most that they are here."""
 RUN = [name for name, path in PAGES.items() if name not in ELSEWHERE and path.parent != GALLERY]
 
 
@@ -47,8 +47,8 @@ def test_the_blocks_of_a_page_run(name: str, tmp_path: Path, monkeypatch: pytest
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(tvc, "load_model", stand_ins.load_model)
     monkeypatch.setattr(tvc, "load_keras_weights", lambda model, path: model)
-    for function, (option, most) in SHORTER.items():
-        monkeypatch.setattr(tvc, function, shorter(getattr(tvc, function), option, most))
+    for function, most in SHORTER.items():
+        monkeypatch.setattr(tvc, function, shorter(getattr(tvc, function), most))
     builders = dict(BUILDERS)
     names = {"tvc": tvc, **stand_ins.NAMES.get(name, dict)()}
     try:
@@ -61,11 +61,11 @@ def test_the_blocks_of_a_page_run(name: str, tmp_path: Path, monkeypatch: pytest
         BUILDERS.update(builders)
 
 
-def shorter(function: Callable[..., Any], option: str, most: float) -> Callable[..., Any]:
-    """The function with an option of at most so much, also where it is not given; the name of the option is checked."""
-    assert option in inspect.signature(function).parameters
+def shorter(function: Callable[..., Any], most: dict[str, float]) -> Callable[..., Any]:
+    """The function with options of at most so much, also where they are not given; their names are checked."""
+    assert most.keys() <= inspect.signature(function).parameters.keys()
 
     def call(*args: Any, **options: Any) -> Any:
-        return function(*args, **{**options, option: min(options.get(option, most), most)})
+        return function(*args, **options | {name: min(options.get(name, end), end) for name, end in most.items()})
 
     return call
