@@ -24,7 +24,7 @@ SHORTER: dict[str, dict[str, float]] = {
     "filter_patterns": {"steps": 2},
     "maximize": {"steps": 2},
     "report": {"budget": 4},
-    "trust": {"steps": 2, "perturbed": 2, "mosaics": 0},
+    "trust": {"steps": 2, "perturbed": 1, "mosaics": 0},
 }
 """Functions that take as long as their reader lets them: the options that say so, and the most that they are here."""
 RUN = [name for name, path in PAGES.items() if name not in ELSEWHERE and path.parent != GALLERY]
