@@ -80,7 +80,7 @@ def test_every_command_has_a_help(command: str, capsys: pytest.CaptureFixture[st
         (["layers", "--model", "clinet:volumes"], "begins with a Conv3d, which takes no photos"),
         (
             ["cam", "photo.png", "--model", "clinet:maps", *PREPARED],
-            "takes a function of it, as tvc.targets.region(mask, class)",
+            "--target package.module:function makes numbers of it",
         ),
         (["cam", "photo.png", *NET, "--out", "photo.png"], "photo.png is a file, not a folder"),
     ],
