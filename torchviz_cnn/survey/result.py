@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from torchviz_cnn.core.errors import InputError, counted, did_you_mean
+from torchviz_cnn.core.errors import InputError, did_you_mean
 from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.media.render import Array, Box
 
