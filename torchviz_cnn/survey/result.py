@@ -190,6 +190,10 @@ class Survey:
     """The same in the four corners: (N,)."""
     regions: Array = field(repr=False)
     """The same in each of `REGIONS`: (N, 8)."""
+    predicted_border: Array = field(repr=False)
+    """As `border`, of the evidence for the predicted class: (N,)."""
+    predicted_corner: Array = field(repr=False)
+    """As `corner`, of the evidence for the predicted class: (N,)."""
     inside: Array | None = field(default=None, repr=False)
     """The same on the object; NaN for a photo without a mask. None where no masks were given: (N,)."""
     classes: tuple[ClassSummary, ...] = field(repr=False)
