@@ -18,9 +18,9 @@ from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.media.render import Array
 from torchviz_cnn.runs.folder import ResultFolder
 from torchviz_cnn.runs.ranks import Ranks
-from torchviz_cnn.survey.evidence import Where, coverage, inside, where
-from torchviz_cnn.survey.maps import Explained, Explainer
-from torchviz_cnn.survey.result import GRID
+from torchviz_cnn.surveys.evidence import Where, coverage, inside, where
+from torchviz_cnn.surveys.maps import Explained, Explainer
+from torchviz_cnn.surveys.result import GRID
 from torchviz_cnn.topk.reading import Batch, read_batches
 
 STATE = "state"

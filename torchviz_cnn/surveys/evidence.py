@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from torchviz_cnn.media.render import Array, Box, resample
-from torchviz_cnn.survey.result import GRID, REGIONS
+from torchviz_cnn.surveys.result import GRID, REGIONS
 
 _EDGE, _CORNER = GRID // 10, GRID // 5
 """Cells of an edge, a tenth of a side, and of a corner, a fifth of both sides."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from torchviz_cnn.media.render import Array
-from torchviz_cnn.survey.result import REGIONS, Calibration, ClassSummary, Confusion, Reason
+from torchviz_cnn.surveys.result import REGIONS, Calibration, ClassSummary, Confusion, Reason
 
 BINS = 10
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from torchviz_cnn.core.errors import counted
 from torchviz_cnn.media.render import Array
-from torchviz_cnn.survey.result import AREAS, GRID, REGIONS, ClassSummary
+from torchviz_cnn.surveys.result import AREAS, GRID, REGIONS, ClassSummary
 
 FEWEST = 8
 """A class of fewer photos has no caution: their mean says too little."""
