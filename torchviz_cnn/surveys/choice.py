@@ -22,10 +22,10 @@ def chosen(
     """
     predicted, confidence, generator = columns["predicted"], columns["confidence"], np.random.default_rng(seed)
     several = dict[Reason, list[int]]()
-    for one in classes:
-        if one.region is not None:
-            share = np.where(explained == one.index, columns["regions"][:, REGIONS.index(one.region)], np.nan)
-            several.setdefault("border evidence", []).extend(_first(-share, k))
+    suspect = [one for one in classes if one.region is not None][:k]
+    for one in suspect:
+        share = np.where(explained == one.index, columns["regions"][:, REGIONS.index(str(one.region))], np.nan)
+        several.setdefault("border evidence", []).extend(_first(-share, max(k // len(suspect), 1)))
     if "true" in columns:
         right = predicted == columns["true"]
         several["highest loss"] = _first(-columns["loss"], k)

@@ -44,8 +44,8 @@ _COLUMNS = (
 
 
 def identity_of(settings: Settings, **more: Any) -> dict[str, Any]:
-    """What identifies a survey: what it was made of, and how."""
-    return {**dataclasses.asdict(settings), **more}
+    """What identifies a survey: what it was made of, and how; where the photos are does not."""
+    return {name: value for name, value in {**dataclasses.asdict(settings), **more}.items() if name != "folder"}
 
 
 def write(survey: Survey, folder: ResultFolder) -> None:

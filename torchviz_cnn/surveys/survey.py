@@ -22,7 +22,7 @@ from torchviz_cnn.core.errors import InputError, SkippedWarning, counted
 from torchviz_cnn.core.names import LayerName
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.evaluation.classes import Truth, given_classes, matched
-from torchviz_cnn.hooks.inputs import Output, prepared
+from torchviz_cnn.hooks.inputs import Output
 from torchviz_cnn.hooks.network import Model, Network, category_name, module_of
 from torchviz_cnn.layers.defaults import input_channels
 from torchviz_cnn.media.dataset import ImageSource
@@ -31,7 +31,6 @@ from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import Ranks, joined
-from torchviz_cnn.scores.targets import asked
 from torchviz_cnn.surveys.choice import calibration, chosen, confusions
 from torchviz_cnn.surveys.maps import Explainer
 from torchviz_cnn.surveys.passes import STATE, Classes, Look, State, explained_class, run_pass
@@ -124,6 +123,8 @@ def survey(
         raise InputError("mask_values say which values of masks are the object, and no masks are given")
     place = None if out is None else checks.path("out", out)
     source = ImageSource(photos, preprocess or (net.preprocess if isinstance(net, Network) else None))
+    if place is not None:
+        _require_apart(place, root_of(source))
     workers = checked_workers(workers, usual_workers() if isinstance(source.dataset, PhotoFolder) else 0)
     objects = None if masks is None else Masks(masks, AllImages(photos, net), mask_values)
     explainer = Explainer(net, method, layer, output)
@@ -156,12 +157,9 @@ def _started(
     """Look at the first photo that can be read, so that what cannot work is said before anything is computed."""
     x, label = _first(module_of(net), source)
     explainer = explainer.settled(x)
-    with prepared(net, x, dims=(2,), output=explainer.output) as given:
-        outputs = asked(given, None, "logit").logits.shape[1]
+    outputs = explainer(x).probabilities.shape[1]
     classes, how = _classes(net, source, truth, outputs, label)
     _require_a_mask(masks)
-    look = Look(explainer, source, classes, masks)
-    look.explainer(x, classes.of(source, [0], [label]) if classes.of_labels is not None else None)
     named = net.categories if isinstance(net, Network) else None
     prepare = source.preprocess
     settings = Settings(
@@ -177,7 +175,18 @@ def _started(
         seed=seed,
         k=k,
     )
-    return _Run(look, settings, tuple(category_name(named, index) for index in range(outputs)))
+    return _Run(
+        Look(explainer, source, classes, masks),
+        settings,
+        tuple(category_name(named, index) for index in range(outputs)),
+    )
+
+
+def _require_apart(out: Path, root: str | None) -> None:
+    """Raise InputError for results among the photos, which the next run would take for photos."""
+    place = Path(os.path.abspath(out)).resolve()
+    if root is not None and Path(root).resolve() in (place, *place.parents):
+        raise InputError(f"out={str(out)!r} lies among the photos in {root}: results go to a folder beside them")
 
 
 def _first(model: torch.nn.Module, source: ImageSource) -> tuple[Tensor, int | None]:
