@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import torchviz_cnn as tvc
-from tests.surveys.folders import CLASSES, network, photos
+from tests.surveys.generated import CLASSES, network, photos
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import torchviz_cnn as tvc
-from tests.surveys.folders import CLASSES, network, photos
+from tests.surveys.generated import CLASSES, network, photos
 from tests.surveys.test_survey import same
 from torchviz_cnn.core.errors import InputError, OutputError, SkippedWarning
 from torchviz_cnn.surveys.result import REGIONS

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.surveys.folders import PREPARE, network, photos
+from tests.surveys.generated import PREPARE, network, photos
 from tests.surveys.test_folder import contents
 from tests.topk.test_ranks import Together
 from torchviz_cnn.media.dataset import ImageSource

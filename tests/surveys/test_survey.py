@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 import torchviz_cnn as tvc
-from tests.surveys.folders import CLASSES, PREPARE, network, photos
+from tests.surveys.generated import CLASSES, PREPARE, network, photos
 from torchviz_cnn.core.errors import ImageError, InputError, LayerError, ModelError, SkippedWarning, TargetError
 from torchviz_cnn.surveys.result import GRID, REGIONS
 
