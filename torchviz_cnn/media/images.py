@@ -78,6 +78,24 @@ def read_stored(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> I
         raise ImageError(f"{path} cannot be read, it may be truncated: {error}") from error
 
 
+def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height of a picture, upright, from the head of its file where that tells it. Raises as `read_image`."""
+    path = checks.path("a photo", path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                width, height = image.size
+                turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        return (height, width) if turned else (width, height)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        return read_image(path).size
+
+
+_ORIENTATION = 0x0112
+"""The tag of EXIF that says how a picture is turned."""
+
+
 def _stored(path: Path, max_pixels: int) -> Image.Image | Array:
     try:
         opened = Image.open(path)
