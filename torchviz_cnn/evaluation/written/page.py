@@ -52,7 +52,7 @@ def html(trust: Trust) -> str:
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
     style = joined(["base.css"], _ROOM, ["trust.css"])
-    return offline_page(part(_ROOM, "trust.html"), style, part(_ROOM, "trust.js"), **fields)
+    return offline_page(part(_ROOM, "trust.html"), style, joined(["tables.js"], _ROOM, ["trust.js"]), **fields)
 
 
 def _after_title(trust: Trust, row: Row) -> str:
