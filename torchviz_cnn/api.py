@@ -61,6 +61,8 @@ from torchviz_cnn.page.report import Report, report
 from torchviz_cnn.scores import target_functions as targets
 from torchviz_cnn.scores.predictions import Predictions
 from torchviz_cnn.scores.targets import predict
+from torchviz_cnn.surveys.result import Survey
+from torchviz_cnn.surveys.survey import survey
 from torchviz_cnn.topk.mining import top_activations
 from torchviz_cnn.topk.result import TopActivations
 
@@ -108,6 +110,7 @@ __all__ = [
     "Saliency",
     "SignedHeatmap",
     "SkippedWarning",
+    "Survey",
     "TargetError",
     "TopActivations",
     "TorchvizError",
@@ -148,6 +151,7 @@ __all__ = [
     "score_cam",
     "smooth_grad",
     "smoothed_cam",
+    "survey",
     "targets",
     "top_activations",
     "transformations",

@@ -319,3 +319,12 @@ class Preprocess:
         short, long = min(width, height), max(width, height)
         other = int(self.resize * long / short)  # rounded down, as torchvision does
         return (self.resize, other) if width <= height else (other, self.resize)
+
+
+def preparation(how: Preprocess) -> str:
+    """How photos are prepared for a network, in words."""
+    ways = {"crop": f"the middle, with the shorter side at {how.resize}", "stretch": "stretched", "pad": "padded"}
+    mean, std = (" ".join(f"{number:g}" for number in numbers) for numbers in (how.mean, how.std))
+    window = "" if how.window is None else ", {:g} black and {:g} white".format(*how.window)
+    bands = "" if how.bands is None else f", bands {' '.join(map(str, how.bands))}"
+    return f"{how.size[0]} x {how.size[1]} ({ways[how.geometry]}), mean {mean}, std {std}{window}{bands}"

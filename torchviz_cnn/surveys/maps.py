@@ -13,7 +13,8 @@ from torchviz_cnn.attribution.cam.competition import competition
 from torchviz_cnn.attribution.cam.formulas import CAM_METHODS, cam_maps
 from torchviz_cnn.attribution.cam.heatmap import require_places
 from torchviz_cnn.attribution.methods import all_methods
-from torchviz_cnn.core.errors import ModelError, TargetError
+from torchviz_cnn.core.errors import InputError, ModelError, TargetError
+from torchviz_cnn.core.names import LayerName
 from torchviz_cnn.evaluation.rows import quiet
 from torchviz_cnn.hooks.inputs import Given, Output, prepared
 from torchviz_cnn.hooks.network import Model
@@ -46,8 +47,8 @@ class Explainer:
     model: Model
     method: str
     """Its name in the table of methods."""
-    layer: str | None = None
-    """Whose maps are weighed; None for a method without one, and until `settled`."""
+    layer: LayerName | None = None
+    """Whose maps are weighed; None for a method without one, and until `settled`, which makes a name of it."""
     output: Output = None
 
     def settled(self, x: Tensor) -> Explainer:
@@ -55,18 +56,17 @@ class Explainer:
 
         Raises LayerError or ModelError for a network that the method cannot explain.
         """
-        takes = all_methods()[self.method].options
-        if self.layer is not None or "layer" not in takes:
+        if self.layer is not None and "layer" not in all_methods()[self.method].options:
+            raise InputError(f"{self.method} looks at no layer: leave layer out, or the method")
+        if self.method not in (*CAM_METHODS, COMPETITIVE) and self.layer is None:
             return self
-        if self.method in CAM_METHODS or self.method == COMPETITIVE:
-            with prepared(self.model, x, dims=(2,), output=self.output) as given:
-                return replace(self, layer=layer_of(given, None))
-        return self
+        with prepared(self.model, x, dims=(2,), output=self.output) as given:
+            return replace(self, layer=layer_of(given, self.layer))
 
     def __call__(self, x: Tensor, true: Tensor | None = None) -> Explained:
         """The probabilities of a batch (B, C, H, W), and the heatmaps of its predicted and its true classes (B,)."""
         with prepared(self.model, x, dims=(2,), output=self.output) as given:
-            if self.layer is not None and self.method in (*CAM_METHODS, COMPETITIVE):
+            if isinstance(self.layer, str) and self.method in (*CAM_METHODS, COMPETITIVE):
                 targets, maps = self._of_trace(given, self.layer, true)
             else:
                 targets, maps = self._of_any_method(given, x, true)

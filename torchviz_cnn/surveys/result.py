@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
-from torchviz_cnn.core.errors import InputError, did_you_mean
+from torchviz_cnn.core.errors import InputError, counted, did_you_mean
 from torchviz_cnn.media.dataset import ImageSource
+from torchviz_cnn.media.notebook import tables
+from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.media.render import Array, Box
+from torchviz_cnn.runs.folder import ResultFolder
 
 Reason = Literal["highest loss", "confident and wrong", "least certain", "random right", "random", "border evidence"]
 """Why a photo is shown. `random right` is one that is predicted right, `random` one of a folder without labels, and
@@ -39,6 +44,22 @@ BORDER_AREA = 0.36
 """The share of the outer tenth along all four sides in the area."""
 CORNER_AREA = 0.16
 """The share of the four corners in the area."""
+
+
+def relative_name(source: ImageSource, index: int) -> str:
+    """The path of a photo below the folder of its dataset, with `/`; the name of an item that is no file."""
+    name, root = source.name(index), root_of(source)
+    below = root is not None and not isinstance(source.dataset, PhotoFolder)
+    return (os.path.relpath(os.path.abspath(name), root) if below else name).replace(os.sep, "/")
+
+
+def root_of(source: ImageSource) -> str | None:
+    """The folder of a dataset's photos; None where it has none."""
+    owner = source.dataset
+    if isinstance(owner, PhotoFolder):
+        return str(owner.path.resolve())
+    root = getattr(owner, "root", None)
+    return os.path.abspath(root) if isinstance(root, (str, os.PathLike)) and hasattr(owner, "samples") else None
 
 
 @dataclass(frozen=True)
@@ -155,7 +176,7 @@ class Settings:
     """How many photos are shown of each kind."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Survey:
     """What a network predicts of all photos of a folder, where it looks, and what it confuses.
 
@@ -256,4 +277,75 @@ class Survey:
     @cached_property
     def _in_source(self) -> dict[str, int]:
         source = self.source
-        return {} if source is None else {source.name(index): index for index in range(len(source))}
+        return {} if source is None else {relative_name(source, index): index for index in range(len(source))}
+
+    def save(self, path: str | Path) -> Path:
+        """Write tables, pictures, samples for FiftyOne and boxes for COCO to a new folder, which `load` reads.
+
+        The folder gets `predictions.csv`, `classes.csv`, `confusions.csv`, `heatmaps/` with a picture for each photo
+        shown and class, `samples.json` for FiftyOne and `boxes.json` for COCO (of photos that are files), all arrays in
+        `survey.safetensors`, and last `manifest.json`. Raises OutputError for a folder of something else.
+        """
+        from torchviz_cnn.surveys import saving
+
+        folder = ResultFolder.open(path, saving.KIND, saving.identity_of(self.settings, photos=len(self)))
+        saving.write(self, folder)
+        return folder.path
+
+    @classmethod
+    def load(cls, path: str | Path, dataset: Any = None, preprocess: Any = None) -> Survey:
+        """Read what a survey wrote.
+
+        `dataset` is needed to draw photos unless it was a folder that is still there; `preprocess` is how the dataset's
+        photos become inputs. Raises OutputError for a folder of something else, or one that is not finished or broken.
+        """
+        from torchviz_cnn.surveys import saving
+
+        survey = saving.read(ResultFolder.read(path, saving.KIND))
+        where = survey.settings.folder
+        if dataset is None and where is not None and os.path.isdir(where):
+            dataset = where
+        return survey if dataset is None else replace(survey, source=ImageSource(dataset, preprocess))
+
+    def _repr_html_(self) -> str:
+        head = ["class", "photos", "predicted", "accuracy", "border", "corners", "caution"]
+        rows = [_row(one) for one in self.classes[:_LISTED]]
+        text = tables.table(repr(self), head, rows)
+        return text + tables.listed(self.cautions) if self.cautions else text
+
+    def __str__(self) -> str:
+        lines = [repr(self)]
+        lines += [f"  caution: {sentence}" for sentence in self.cautions]
+        if self.calibration is not None:
+            mean = float(self.confidence.mean())
+            lines.append(
+                f"  mean confidence {mean:.3f}, expected calibration error {self.calibration.error:.3f}; "
+                f"{self.settings.labels}"
+            )
+        for one in self.confusions[:_PAIRS]:
+            true, predicted = self.categories[one.true], self.categories[one.predicted]
+            lines.append(f"  {counted(one.count, 'photo')} of {true} predicted as {predicted}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        facts = [counted(len(self), "photo")]
+        facts += [f"{len(self.skipped)} not readable"] if self.skipped else []
+        if self.accuracy is None:
+            facts.append("no labels")
+        else:
+            facts += [counted(sum(one.count > 0 for one in self.classes), "class"), f"accuracy {self.accuracy:.3f}"]
+        facts += [counted(len(self.cautions), "caution")] if self.cautions else []
+        return f"Survey({self.settings.network}: {', '.join(facts)})"
+
+
+_LISTED, _PAIRS = 30, 10
+"""Classes in a notebook's table, and pairs of classes in the text."""
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None or np.isnan(value) else f"{value:.3f}"
+
+
+def _row(one: ClassSummary) -> list[str]:
+    shares = [_share(value) for value in (one.accuracy, one.border, one.corners)]
+    return [one.name, str(one.count), str(one.predicted), *shares, "yes" if one.caution else ""]

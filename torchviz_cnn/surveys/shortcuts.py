@@ -110,4 +110,8 @@ def _means(rows: Array) -> Array:
 
 def _normalised(cells: Array | None) -> Array:
     total = 0.0 if cells is None else float(cells.sum())
-    return np.zeros((GRID, GRID)) if cells is None or total <= 0 else np.asarray(cells / total)
+    return (
+        np.zeros((GRID, GRID), np.float32)
+        if cells is None or total <= 0
+        else np.asarray(cells / total, dtype=np.float32)
+    )
