@@ -21,6 +21,9 @@ SIDES = ((120, 480), (400, 320), (10**9, 224))
 """How large photos are, by how many there are: at most that many have at most so many pixels a side."""
 LISTED = 20_000
 """How many photos the page knows at most: those that are shown, then those of the highest loss or the lowest margin."""
+SMALL, SMALL_SIDE = 400, 192
+"""How many photos without heatmaps have a small picture at most, wrong predictions of the highest loss or those of the
+lowest margin, and of how many pixels a side."""
 _OPEN, _EXAMPLES = 3, 4
 """How many cautions have their pictures, and photos each; the others have their sentences alone."""
 
@@ -64,6 +67,7 @@ def data(survey: Survey, blocks: Blocks) -> dict[str, Any]:
         },
         "columns": _columns(survey, at),
         "photos": [_photo(survey, photo, _side(len(survey.shown)), blocks) for photo in survey.shown],
+        "small": _small(survey, places, blocks),
         "reasons": list(dict.fromkeys(reason for photo in survey.shown for reason in photo.reasons)),
         "means": {"block": _means(with_maps, blocks), "classes": [one.index for one in with_maps], "side": GRID},
         "whole": bool((survey.coverage > 0.99).all()),
@@ -96,6 +100,14 @@ def _columns(survey: Survey, at: render.Array) -> dict[str, Any]:
         "top": survey.top[at].tolist(),
         "chances": [[figure(value) for value in row] for row in survey.top_probabilities[at].tolist()],
     }
+
+
+def _small(survey: Survey, places: list[int], blocks: Blocks) -> dict[int, int]:
+    """Small pictures of photos without heatmaps, by their places on the page."""
+    rest = range(len(survey.shown), len(places))
+    wanted = [row for row in rest if survey.correct is None or not survey.correct[places[row]]]
+    photos = {row: within(survey.photo(survey.names[places[row]]), SMALL_SIDE) for row in wanted[:SMALL]}
+    return {row: blocks.picture(photo, quality=75) for row, photo in photos.items()}
 
 
 def _side(count: int) -> int:

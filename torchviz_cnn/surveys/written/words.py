@@ -49,9 +49,8 @@ def over_confidence(survey: Survey) -> str:
     """How far the mean confidence is from the share of right predictions."""
     confidence, accuracy = float(survey.confidence.mean()), survey.accuracy or 0.0
     gap = confidence - accuracy
-    if abs(gap) < 0.02:
-        return f"mean confidence {percent(confidence)}, as high as the accuracy"
-    return f"mean confidence {percent(confidence)}, {'above' if gap > 0 else 'below'} the accuracy"
+    said = "as high as the accuracy" if abs(gap) < 0.02 else "too sure" if gap > 0 else "not sure enough"
+    return f"mean confidence {percent(confidence)}: {said}"
 
 
 def glossary(survey: Survey) -> list[tuple[str, str]]:
@@ -87,8 +86,8 @@ def glossary(survey: Survey) -> list[tuple[str, str]]:
             (
                 "Difference",
                 "The heatmap of the predicted class minus that of the true class, both on one scale. Red is where the "
-                "evidence for the prediction is stronger, blue where that for the true class is. White is where they "
-                "are equal, also where neither has any.",
+                "evidence for the prediction is stronger, blue where that for the true class is. Where both are equal, as "
+                "where there is none, the photo alone is seen.",
             ),
             (
                 "Expected calibration error",

@@ -32,34 +32,39 @@ function ordered(filtered = true) {
   return places.sort((a, b) => (values[a] === null) - (values[b] === null) || (values[a] === null ? 0 : sign * by(a, b)) || a - b);
 }
 
-/** The photos as they stand in the gallery: those with a heatmap, then the others. */
+/** The photos as they stand in the gallery: those with a picture, then the others. */
 function sequence(filtered = true) {
   const places = ordered(filtered);
-  return [...places.filter(isShown), ...places.filter((i) => !isShown(i))];
+  return [...places.filter(isPictured), ...places.filter((i) => !isPictured(i))];
+}
+
+/** The picture of a card: the photo with a heatmap, or the small photo alone. */
+function pictureOf(i) {
+  if (!isShown(i)) return make("img", { src: pictureUrl(DATA.small[i]), alt: "", decoding: "async" });
+  const canvas = make("canvas", { "aria-hidden": "true", width: 4, height: 3 });
+  return lazily(canvas, () => drawHeat(canvas, i, state.heat));
 }
 
 function card(i) {
-  const figures = [`confidence ${chance(FIGURES.confidence[i])}`];
+  const figures = [`confidence ${likelihood(FIGURES.confidence[i])}`];
   if (DATA.labelled) figures.push(`loss ${number(FIGURES.loss[i])}`);
   if (FIGURES[state.sort] && !["loss", "confidence", "name"].includes(state.sort))
     figures.push(`${SORTS.find(([key]) => key === state.sort)[1]} ${state.sort === "margin" ? number(FIGURES.margin[i]) : percent(FIGURES[state.sort][i])}`);
-  const canvas = make("canvas", { "aria-hidden": "true", width: 4, height: 3 });
-  lazily(canvas, () => drawHeat(canvas, i, state.heat));
-  return make("li", {}, make("a", { class: isWrong(i) ? "card wrong" : "card", href: photoAddress(i), "data-place": i }, canvas,
+  return make("li", {}, make("a", { class: isWrong(i) ? "card wrong" : "card", href: photoAddress(i), "data-place": i }, pictureOf(i),
     make("span", { class: "text" },
       make("span", { class: "says" }, named(className(FIGURES.predicted[i]))),
-      DATA.labelled ? make("span", { class: "was" }, ...(isWrong(i) ? ["is ", make("b", {}, named(className(FIGURES.true[i])))] : ["right"])) : null,
+      DATA.labelled ? make("span", { class: "was" }, ...(isWrong(i) ? ["labelled ", make("b", {}, named(className(FIGURES.true[i])))] : ["right"])) : null,
       make("small", {}, figures.join(", ")),
       make("small", {}, named(FIGURES.name[i])),
-      make("small", {}, DATA.photos[i].reasons.join(", ")))));
+      make("small", {}, isShown(i) ? DATA.photos[i].reasons.join(", ") : "no heatmap"))));
 }
 
 function showGallery() {
-  const places = ordered(), shown = places.filter(isShown), others = places.filter((i) => !isShown(i));
+  const places = ordered(), shown = places.filter(isPictured), others = places.filter((i) => !isPictured(i));
   const cards = shown.slice(0, state.cards).map(card);
   byId("cards").replaceChildren(...cards);
-  if (!cards.length) byId("cards").append(make("li", { class: "none" }, others.length ? "None of these photos has a heatmap." : "No photo matches."));
-  byId("count").textContent = `${places.length === COUNT ? "" : `${places.length} of `}${COUNT} photos, ${shown.length} with heatmaps${DATA.left ? `; ${DATA.left} more are in predictions.csv alone` : ""}`;
+  if (!cards.length) byId("cards").append(make("li", { class: "none" }, others.length ? "The page has no pictures of these photos." : "No photo matches."));
+  byId("count").textContent = `${places.length === COUNT ? "" : `${places.length} of `}${COUNT} photos, ${places.filter(isShown).length} with heatmaps${DATA.left ? `; ${DATA.left} more are in predictions.csv alone` : ""}`;
   byId("more").hidden = shown.length <= state.cards;
   byId("more").textContent = `Show ${Math.min(PAGE, shown.length - state.cards)} more`;
   showOthers(others);
@@ -70,14 +75,14 @@ function showGallery() {
   byId("turn").title = state.down ? `highest ${order} first` : `lowest ${order} first`;
 }
 
-/** The photos without heatmaps, as lines. */
+/** The photos without pictures, as lines. */
 function showOthers(places) {
   const most = 300, box = byId("others");
   box.hidden = !places.length;
-  box.querySelector("summary").textContent = `${places.length} ${places.length === 1 ? "photo" : "photos"} without a heatmap${places.length > most ? `, the first ${most}` : ""}`;
+  box.querySelector("summary").textContent = `${places.length} ${places.length === 1 ? "photo" : "photos"} without a picture${places.length > most ? `, the first ${most}` : ""}`;
   const fill = () => box.querySelector("ul").replaceChildren(...places.slice(0, most).map((i) => make("li", {},
-    make("a", { href: photoAddress(i) }, named(FIGURES.name[i])), ": ", named(className(FIGURES.predicted[i])),
-    isWrong(i) ? " is " : null, isWrong(i) ? named(className(FIGURES.true[i])) : null, `, confidence ${chance(FIGURES.confidence[i])}`)));
+    make("a", { href: photoAddress(i) }, named(FIGURES.name[i])), ": predicted ", named(className(FIGURES.predicted[i])),
+    isWrong(i) ? ", labelled " : null, isWrong(i) ? named(className(FIGURES.true[i])) : null, `, confidence ${likelihood(FIGURES.confidence[i])}`)));
   box.ontoggle = () => { if (box.open) fill(); };
   if (box.open) fill();
 }
@@ -118,6 +123,9 @@ function setUpGallery() {
     byId("cards").children[first]?.firstChild.focus();
   });
   byId("cards").addEventListener("keydown", walk);
+  for (const row of document.querySelectorAll("tbody tr:has(button)")) row.addEventListener("click", (event) => {
+    if (event.target.tagName !== "BUTTON") row.querySelector("button").click();
+  });
   for (const button of document.querySelectorAll("button[data-class], button[data-true]")) button.addEventListener("click", () => {
     const { class: own, true: truth, predicted, sort } = button.dataset;
     const filters = truth ? { true: truth, predicted } : DATA.labelled ? { true: own, predicted: "all" } : { predicted: own };

@@ -7,6 +7,10 @@ const placeOf = new Map(FIGURES.name.map((name, i) => [name, i]));
 /** Whether a photo is shown with its heatmaps: those are the first. */
 const isShown = (i) => i < DATA.photos.length;
 const isWrong = (i) => DATA.labelled && FIGURES.true[i] !== FIGURES.predicted[i];
+/** Whether the page has a picture of a photo, with heatmaps or without. */
+const isPictured = (i) => isShown(i) || i in DATA.small;
+/** A probability; of what is nearly none or sure, on which side it lies. */
+const likelihood = (share) => (share > 0 && share < 0.0005 ? "< 0.1 %" : share < 1 && share > 0.9995 ? "> 99.9 %" : chance(share));
 const photoAddress = (i) => `#photo=${encodeURIComponent(FIGURES.name[i])}`;
 
 /** A heatmap with its raw values: of the predicted or the true class, or the first minus the second; null where there is none. */

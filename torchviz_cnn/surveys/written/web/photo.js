@@ -16,7 +16,7 @@ function showPhoto(i) {
   const title = make("h2", { id: "photo-title", tabindex: "-1" }, named(FIGURES.name[i]));
   const parts = [
     make("header", {}, make("div", {}, title, make("p", {}, ...verdict(i))), steps(i)),
-    isShown(i) ? heatmaps(i) : make("p", { class: "note" }, "The page has no heatmap of this photo: it shows those of the highest loss, the least certain and some others. The option k makes it show more of each kind."),
+    ...(isShown(i) ? [heatmaps(i)] : withoutHeatmaps(i)),
     make("div", { class: "details" }, predictions(i), figures(i)),
     make("details", { class: "more" }, make("summary", {}, "What these figures mean"), copyOfGlossary()),
     address(i),
@@ -30,10 +30,16 @@ function showPhoto(i) {
 
 /** What the network says, and what the label says. */
 function verdict(i) {
-  const says = ["The network predicts ", make("strong", {}, named(className(FIGURES.predicted[i]))), ` (${chance(FIGURES.confidence[i])}).`];
+  const says = ["The network predicts ", make("strong", {}, named(className(FIGURES.predicted[i]))), ` (${likelihood(FIGURES.confidence[i])}).`];
   if (!DATA.labelled) return says;
   if (!isWrong(i)) return [...says, " That is right."];
-  return [...says, " The label is ", make("strong", {}, named(className(FIGURES.true[i]))), ` (${chance(FIGURES.chance[i])}).`];
+  return [...says, " The label is ", make("strong", {}, named(className(FIGURES.true[i]))), ` (${likelihood(FIGURES.chance[i])}).`];
+}
+
+/** The photo alone, and why. */
+function withoutHeatmaps(i) {
+  const picture = i in DATA.small ? make("img", { class: "alone", src: pictureUrl(DATA.small[i]), alt: `Photo ${FIGURES.name[i]}` }) : null;
+  return [picture ?? "", make("p", { class: "note" }, "The survey kept no heatmap of this photo. It keeps those of each kind, as highest loss and least certain: a larger k keeps more.")];
 }
 
 function steps(i) {
@@ -58,7 +64,8 @@ function heatmaps(i) {
     return make("label", {}, input, ` ${label}`);
   };
   const set = (legend, ...choices) => make("fieldset", {}, make("legend", {}, legend), ...choices);
-  const { title, shows, layer } = DATA.method;
+  const { title, shows, layer } = DATA.method, { width, height } = DATA.photos[i];
+  const dimmed = !coversAll(viewOf(DATA.photos[i], width, height), width, height);
   const views = make("div", { class: kinds.length < 3 ? "views two" : "views" }, ...figures.map(({ element }) => element));
   views.addEventListener("pointermove", (event) => pointAt(event, i, drawn, readout));
   track(draw());
@@ -66,7 +73,7 @@ function heatmaps(i) {
     make("div", { class: "below" },
       isWrong(i) ? set("Scale", radio("scale", "own", "each its own"), radio("scale", "shared", "one for both classes")) : null,
       set("Colours", ...["jet", "viridis", "inferno"].map((name) => radio("palette", name, name))),
-      make("span", {}, `${title}${layer ? ` at ${layer}` : ""} shows ${shows}.`)));
+      make("span", {}, `${title}${layer ? ` at ${layer}` : ""} shows ${shows}.${dimmed ? " The network does not see the dimmed part of the photo." : ""}`)));
 }
 
 function viewOfKind(i, kind, drawn) {
@@ -122,13 +129,13 @@ function predictions(i) {
   const rows = FIGURES.top[i].map((c, rank) => [c, FIGURES.chances[i][rank]]);
   if (isWrong(i) && !FIGURES.top[i].includes(FIGURES.true[i])) rows.push([FIGURES.true[i], FIGURES.chance[i]]);
   return make("section", {}, make("h3", {}, "Predictions"), make("ol", { class: "bars" }, ...rows.map(([c, share]) => make("li", {},
-    make("span", { class: "class" }, named(className(c)), DATA.labelled && c === FIGURES.true[i] ? " (true class)" : null), make("span", { class: "number" }, chance(share)),
+    make("span", { class: "class" }, named(className(c)), DATA.labelled && c === FIGURES.true[i] ? " (true class)" : null), make("span", { class: "number" }, likelihood(share)),
     make("meter", { min: 0, max: 1, value: share ?? 0, "aria-label": `Probability of ${className(c)}` })))));
 }
 
 function figures(i) {
-  const rows = [["Confidence", chance(FIGURES.confidence[i])], ["Margin", number(FIGURES.margin[i])]];
-  if (DATA.labelled) rows.push(["Loss", number(FIGURES.loss[i])], ["Probability of the true class", chance(FIGURES.chance[i])]);
+  const rows = [["Confidence", likelihood(FIGURES.confidence[i])], ["Margin", number(FIGURES.margin[i])]];
+  if (DATA.labelled) rows.push(["Loss", number(FIGURES.loss[i])], ["Probability of the true class", likelihood(FIGURES.chance[i])]);
   rows.push(["Border share", percent(FIGURES.border[i])], ["Corner share", percent(FIGURES.corner[i])]);
   if (DATA.masks) rows.push(["Object share", percent(FIGURES.inside[i])]);
   if (isShown(i)) rows.push(["Shown for", DATA.photos[i].reasons.join(", ")]);
