@@ -32,6 +32,7 @@ from usage import tell_mistakes
 
 import torchviz_cnn as tvc
 from torchviz_cnn.models.convnets import fashion_mnist_convnet
+from torchviz_cnn.surveys.written.page import write_page
 
 CLASSES = ("cross", "disc", "ring", "triangle")
 MARKED, CORNER = "triangle", "bottom right corner"
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def plant(folder: Path, seed: int) -> int:
-    """Make photos, network and survey in a folder; 0 where the survey says of the marked class, alone, where it looks."""
+    """Make photos, network and survey in a folder; 0 where the survey says of the marked class alone where it looks."""
     started = time.monotonic()
     chance = np.random.default_rng(seed)
     photos, classes, marked = drawn(TRAINED, chance)
@@ -66,7 +67,8 @@ def plant(folder: Path, seed: int) -> int:
     print_accuracy(model, photos, classes, marked)
     net = tvc.load_model("fashion_mnist_convnet", folder / "model.safetensors")
     survey = tvc.survey(net, folder / "photos", out=folder / "survey", seed=seed)
-    print(f"{folder / 'survey' / 'index.html'} is written after {time.monotonic() - started:.0f} s. It says:")
+    page = write_page(survey, folder / "survey")
+    print(f"{page} is written after {time.monotonic() - started:.0f} s. It says:")
     print("\n".join(survey.cautions) or "no class lives from a corner or an edge")
     told = {one.name: one.region for one in survey.classes if one.region is not None}
     if told != {MARKED: CORNER}:

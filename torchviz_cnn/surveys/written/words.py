@@ -86,8 +86,8 @@ def glossary(survey: Survey) -> list[tuple[str, str]]:
             (
                 "Difference",
                 "The heatmap of the predicted class minus that of the true class, both on one scale. Red is where the "
-                "evidence for the prediction is stronger, blue where that for the true class is. Where both are equal, as "
-                "where there is none, the photo alone is seen.",
+                "evidence for the prediction is stronger, blue where that for the true class is. Where both are "
+                "equal, as where there is none, the photo alone is seen.",
             ),
             (
                 "Expected calibration error",
