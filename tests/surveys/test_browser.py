@@ -218,7 +218,8 @@ def test_the_tables_are_sorted(browser: Browser, page: Path) -> None:
         head.locator("button").click()
         assert head.get_attribute("aria-sort") == "descending"
         place = head.evaluate("(head) => head.cellIndex")
-        cells = f"[...document.querySelectorAll('#classes tbody tr')].map((row) => Number(row.cells[{place}].dataset.value))"
+        rows = "[...document.querySelectorAll('#classes tbody tr')]"
+        cells = f"{rows}.map((row) => Number(row.cells[{place}].dataset.value))"
         values = tab.page.evaluate(cells)
         assert values == sorted(values, reverse=True)
         assert tab.page.locator("#calibration\\/, [id='/calibration'] svg .dot").count() > 0
