@@ -67,7 +67,7 @@ def test_every_name_is_escaped_and_nothing_is_loaded(survey: tvc.Survey, tmp_pat
     page = write_page(survey, tmp_path / "new").read_text(encoding="utf-8")
     assert "<b>vgg" not in page
     assert "<i>elk" not in page
-    assert "<img" not in page.replace("make(", "")
+    assert "<img" not in page
     assert page.count("</script>") == 2 + page.count('type="text/plain"')
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
     assert f"ape/{HOSTILE}" in data_of(page)["columns"]["name"]
@@ -98,7 +98,7 @@ def test_a_survey_without_its_photos_says_what_is_missing(survey: tvc.Survey, tm
 
 
 def test_many_photos_are_small(survey: tvc.Survey) -> None:
-    """Seven hundred shown photos of 640 x 480 pixels of noise, which compresses worst, take less than 12 MB."""
+    """Seven hundred photos with heatmaps, of 640 x 480 pixels of coloured spots, take less than 12 MB."""
     from PIL import Image
 
     noise = np.random.default_rng(0)

@@ -23,9 +23,9 @@ function follow() {
     return message.scrollIntoView({ block: "center" });
   }
   if (left === null) return location.hash.startsWith("#/") && goTo(location.hash);
-  const card = document.querySelector(`[data-place="${left}"]`);
-  card?.focus({ preventScroll: true });
-  card?.scrollIntoView({ block: "nearest" });
+  const card = document.querySelector(`[data-place="${left}"]`) ?? byId("/photos");
+  card.focus({ preventScroll: true });
+  card.scrollIntoView({ block: "nearest" });
 }
 
 function goTo(to) {
