@@ -17,7 +17,7 @@ check: lint-web  ## lint, formatting, types, import contracts, the page's script
 	$(PYTHON) -c "from importlinter.cli import lint_imports_command as check; check()"
 
 lint-web:  ## lint the page's scripts and style sheet, where npx is there
-	@if command -v npx >/dev/null; then npx --yes $(BIOME) lint --error-on-warnings torchviz_cnn/page/web torchviz_cnn/evaluation/written/web; \
+	@if command -v npx >/dev/null; then npx --yes $(BIOME) lint --error-on-warnings torchviz_cnn/*/web torchviz_cnn/*/*/web; \
 	else echo "lint-web is skipped: it needs npx (Node.js)"; fi
 
 format:  ## repair what can be repaired

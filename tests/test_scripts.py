@@ -25,6 +25,7 @@ NEEDS_NOTHING = {
     "notebooks",
     "overview",
     "peer_checks",
+    "planted_shortcut",
     "zoo",
 }
 """Scripts that run without arguments; most of them take minutes."""

@@ -1,0 +1,55 @@
+"""A small folder of photos with odd names, the survey of a small network over it, and its page."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import torchviz_cnn as tvc
+from tests.networks import vgg_like
+
+CATEGORIES = ("ape", "bee", "cat", "dog", "<i>elk</i>")
+HOSTILE = "<img src=x onerror=alert(2)>&amp;\"' 100%41#é.png"
+BYTES = os.fsdecode(b"\xe9.png")
+"""A name that is not UTF-8."""
+CAUTION = "63% of the evidence in 8 photos lies in the bottom right corner, where an even map has 4%"
+
+
+def network() -> tvc.Network:
+    preprocess = tvc.Preprocess((32, 32), geometry="stretch")
+    return tvc.Network(vgg_like(), preprocess, CATEGORIES, "<b>vgg</b>", "random")
+
+
+def folder_of_photos(folder: Path, each: int = 8) -> Path:
+    """Photos of five classes, with two odd names, and one file that is no photo."""
+    noise = np.random.default_rng(0)
+    for number, name in enumerate(CATEGORIES):
+        place = folder / ("elk" if number == 4 else name)
+        place.mkdir(parents=True)
+        for photo in range(each):
+            small = Image.fromarray(noise.integers(0, 255, (6, 8, 3), dtype=np.uint8))
+            odd = {(0, 0): HOSTILE, (1, 0): BYTES}.get((number, photo), f"{photo}.png")
+            small.resize((48, 36), Image.Resampling.BICUBIC).save(place / odd)
+    (folder / "cat" / "broken.png").write_bytes(b"no photo")
+    return folder
+
+
+def surveyed(photos: Path, labelled: bool = True, caution: bool = True) -> tvc.Survey:
+    """The survey of a network with random weights; one class is given a caution, as chance gives none."""
+
+    def truth(name: str) -> str:
+        return {"elk": CATEGORIES[4]}.get(name.split("/")[0], name.split("/")[0])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", tvc.SkippedWarning)
+        survey = tvc.survey(network(), photos, truth=truth if labelled else "none", k=4, workers=0)
+    if not caution:
+        return survey
+    marked = max(survey.classes, key=lambda one: one.count)
+    told = dataclasses.replace(marked, caution=f"{marked.name}: {CAUTION}", region="bottom right corner")
+    return dataclasses.replace(survey, classes=tuple(told if one is marked else one for one in survey.classes))
