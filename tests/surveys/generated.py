@@ -20,8 +20,9 @@ def network(names: tuple[str, ...] | None = CLASSES) -> tvc.Network:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 12, 3, padding=1), nn.ReLU()]
-        model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 3))
-        nn.init.normal_(model[-1].weight, std=2.0)
+        last = nn.Linear(12, 3)
+        nn.init.normal_(last.weight, std=2.0)
+        model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), last)
     return tvc.Network(model.eval(), PREPARE, names, "three")
 
 

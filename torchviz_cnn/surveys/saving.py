@@ -65,12 +65,14 @@ def write(survey: Survey, folder: ResultFolder) -> None:
 
 def _texts(survey: Survey) -> dict[str, Callable[[Survey], str]]:
     """The files of text, by their names."""
+    from torchviz_cnn.surveys.written.page import html
+
     texts: dict[str, Callable[[Survey], str]] = {"predictions.csv": predictions_table, "classes.csv": classes_table}
     if survey.labelled:
         texts["confusions.csv"] = confusions_table
     if survey.settings.folder is not None:
         texts |= {"samples.json": fiftyone_samples, "boxes.json": coco_boxes}
-    return texts
+    return {**texts, "index.html": html}
 
 
 def _pictures(survey: Survey) -> Iterator[tuple[str, Image.Image]]:

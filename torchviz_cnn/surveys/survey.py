@@ -90,7 +90,8 @@ def survey(
         batch_size: how many photos at once.
         workers: how many processes decode photos meanwhile; by default all processors but one for a folder, none for
             other datasets.
-        out: a folder for the results: a run that was killed goes on there, a finished one is read.
+        out: a folder for the results (see `Survey.save`), among them the page `index.html`: a run that was killed goes
+            on there, a finished one is read.
         resume: whether to go on with what `out` has of the same run; otherwise that is an error.
         save_every: after how many batches, at least, `out` is written.
         progress: whether to show a progress bar.

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
         shared.say(line)
     for reason in list(result.skipped.values())[:10]:
         shared.say(f"  not readable: {reason}")
-    shared.say(f"predictions.csv, classes.csv and heatmaps/ are in {args.out}")
+    shared.say(f"open {args.out / 'index.html'}; predictions.csv, classes.csv and heatmaps/ are beside it")
     args.skipped += result.skipped.values() if ranks.count == 1 else ()  # torchrun takes exit code 1 for a failure
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,9 +60,8 @@ def html(survey: Survey) -> str:
 
 
 def _provenance(survey: Survey) -> dict[str, list[tuple[str, str]]]:
-    """Headings, and under each what it is called and what it is."""
+    """Headings, and under each what it is called and what it is; no date, so that a run gone on with gives its bytes."""
     settings = survey.settings
-    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     guess = "nothing said how photos are prepared: this is the usual way" if settings.guessed else "as the network says"
     rows = {
         "Network": [
@@ -80,7 +78,6 @@ def _provenance(survey: Survey) -> dict[str, list[tuple[str, str]]]:
             ("seed of the random ones", str(settings.seed)),
         ],
         "Page": [
-            ("made", when),
             *versions().items(),
             *((name, version(name)) for name in _LIBRARIES),
         ],
