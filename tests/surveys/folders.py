@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,11 @@ def surveyed(photos: Path, labelled: bool = True, caution: bool = True) -> tvc.S
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", tvc.SkippedWarning)
         survey = tvc.survey(network(), photos, truth=truth if labelled else "none", k=4, workers=0)
-    if not caution:
+    explained = survey.predicted if survey.true is None else survey.true
+    shown = Counter(int(explained[one.index]) for one in survey.shown)
+    seen = [one for one in survey.classes if caution and one.heatmap.any()]
+    if not seen:
         return survey
-    marked = max(survey.classes, key=lambda one: one.count)
+    marked = max(seen, key=lambda one: shown[one.index])
     told = dataclasses.replace(marked, caution=f"{marked.name}: {CAUTION}", region="bottom right corner")
     return dataclasses.replace(survey, classes=tuple(told if one is marked else one for one in survey.classes))
