@@ -68,7 +68,7 @@ def test_the_numbers_are_those_of_the_survey(survey: tvc.Survey) -> None:
 
 def test_every_name_is_escaped_and_nothing_is_loaded(survey: tvc.Survey, tmp_path: Path) -> None:
     page = write_page(survey, tmp_path / "new").read_text(encoding="utf-8")
-    assert "<b>vgg" not in page
+    assert "<b>net" not in page
     assert "<i>elk" not in page
     assert "<img" not in page
     assert page.count("</script>") == 2 + page.count('type="text/plain"')
