@@ -128,7 +128,7 @@ def train(x: Tensor, classes: Tensor, seed: int) -> nn.Module:
         steps = EPOCHS * (len(x) // BATCH)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
         for _ in range(EPOCHS):
-            for some in torch.randperm(len(x))[: len(x) // BATCH * BATCH].split(BATCH):
+            for some in torch.split(torch.randperm(len(x)), BATCH)[: len(x) // BATCH]:
                 loss = F.cross_entropy(model(x[some]), classes[some])
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -156,9 +156,10 @@ def print_accuracy(model: nn.Module, photos: list[Image.Image], classes: Tensor,
     """How often predictions are right: of all photos, and of those with the square before and after it is covered."""
     right = tvc.predict(model, batch_of(photos)).argmax(1) == classes
     some = [one.copy() for one, has in zip(photos, marked.tolist(), strict=True) if has]
+    end = SIDE - MARGIN
     for picture in some:
-        end = SIDE - MARGIN
-        picture.paste(picture.getpixel((end - SQUARE - 3, end)), (end - SQUARE, end - SQUARE, end, end))
+        beside = picture.crop((end - 2 * SQUARE, end - SQUARE, end - SQUARE, end))
+        picture.paste(beside, (end - SQUARE, end - SQUARE))
     covered = tvc.predict(model, batch_of(some)).argmax(1) == CLASSES.index(MARKED)
     print(
         f"right: {float(right.float().mean()):.0%} of all, {float(right[marked].float().mean()):.0%} of {MARKED} with "
