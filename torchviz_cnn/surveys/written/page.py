@@ -60,7 +60,10 @@ def html(survey: Survey) -> str:
 
 
 def _provenance(survey: Survey) -> dict[str, list[tuple[str, str]]]:
-    """Headings, and under each what it is called and what it is; no date, so that a run gone on with gives its bytes."""
+    """Headings, and under each what it is called and what it is.
+
+    There is no date, so that a run that is gone on with writes the bytes of one that came to its end at once.
+    """
     settings = survey.settings
     guess = "nothing said how photos are prepared: this is the usual way" if settings.guessed else "as the network says"
     rows = {
