@@ -111,6 +111,7 @@ CALLS: dict[str, Call] = {
     "score_cam": lambda model, x, layer, folder: tvc.score_cam(model, x, layer, 0),
     "smooth_grad": lambda model, x, layer, folder: tvc.smooth_grad(model, x, 0, samples=2),
     "smoothed_cam": lambda model, x, layer, folder: tvc.smoothed_cam(model, x, layer, samples=1),
+    "survey": lambda model, x, layer, folder: tvc.survey(model, x, layer=layer, k=1, workers=0, out=folder / "survey"),
     "top_activations": lambda model, x, layer, folder: tvc.top_activations(model, x, [layer], k=1, workers=0),
     "trust": lambda model, x, layer, folder: tvc.trust(
         model, x, methods=["grad_cam", "guided"], layers=layer, steps=2, perturbed=1, mosaics=0, out=folder / "trust"

@@ -47,6 +47,7 @@ def results(folder: Path) -> dict[str, Any]:
         "Recipe": tvc.Recipe.named("clean"),
         "Saliency": tvc.saliency(net, photo, target=1),
         "SignedHeatmap": tvc.grad_cam(net, photo, target=1, relu=False),
+        "Survey": tvc.survey(net, [photo, photo], truth=[0, 1], k=1),
         "TopActivations": tvc.top_activations(net, folder, ["features.0"], k=1),
         "Trust": tvc.trust(net, photo, methods="grad_cam", truth=[1], steps=2, mosaics=0),
     }
@@ -63,6 +64,8 @@ def test_what_is_no_path_is_one_line(tmp_path: Path) -> None:
     assert len(calls) > 8
     calls |= {
         "trust": lambda out: tvc.trust(net, x, methods="saliency", out=out),
+        "survey": lambda out: tvc.survey(net, x, out=out),
+        "Survey.load": tvc.Survey.load,
         "report": lambda out: tvc.report(net, [photo], out),
         "cam_video": lambda out: tvc.cam_video(net, [photo], out),
         "filter_atlas": lambda out: tvc.filter_atlas(net, out, "features.0"),
@@ -84,6 +87,8 @@ def assert_same(one: Any, other: Any) -> None:
     assert type(one) is type(other)
     if isinstance(one, Tensor):
         assert torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+    elif isinstance(one, np.ndarray):
+        np.testing.assert_array_equal(one, other)
     elif isinstance(one, Image.Image):
         assert one.tobytes() == other.tobytes()
     elif dataclasses.is_dataclass(one):

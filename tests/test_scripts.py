@@ -54,6 +54,7 @@ WRONG: dict[str, str] = {
     "textbook_filters": "nowhere.safetensors nowhere.keras made",
     "top_activations": "nowhere/ cats_and_dogs random conv1",
     "train": "nowhere/ --model convnet_2025 --out made",
+    "survey": "nowhere/ cats_and_dogs random",
     "trust": "nowhere/ cats_and_dogs random",
     "trust_table": "nowhere/ nowhere/ cats_and_dogs",
     "activations": "nowhere.jpg cats_and_dogs random",

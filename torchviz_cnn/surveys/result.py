@@ -283,8 +283,9 @@ class Survey:
         """Write tables, pictures, samples for FiftyOne and boxes for COCO to a new folder, which `load` reads.
 
         The folder gets `predictions.csv`, `classes.csv`, `confusions.csv`, `heatmaps/` with a picture for each photo
-        shown and class, the page `index.html`, `samples.json` for FiftyOne and `boxes.json` for COCO (of photos that are files), all arrays in
-        `survey.safetensors`, and last `manifest.json`. Raises OutputError for a folder of something else.
+        shown and class, the page `index.html`, `samples.json` for FiftyOne and `boxes.json` for COCO (of photos that
+        are files), all arrays in `survey.safetensors`, and last `manifest.json`. Raises OutputError for a folder of
+        something else.
         """
         from torchviz_cnn.surveys import saving
 

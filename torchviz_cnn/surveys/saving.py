@@ -244,7 +244,7 @@ def _plain(survey: Survey) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "shown": [_without(one, "heatmap", "true_heatmap") for one in survey.shown],
         "skipped": dict(survey.skipped),
     }
-    return about, {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    return about, {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
 
 
 def _without(value: Any, *names: str) -> dict[str, Any]:
