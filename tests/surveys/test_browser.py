@@ -265,6 +265,7 @@ def test_the_page_is_accessible_and_fits(browser: Browser, page: Path, width: in
         response = axe.Axe().run(tab.page).response
         assert [(one["id"], one["nodes"][0]["html"][:200]) for one in response["violations"]] == []
         assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert tab.page.evaluate("document.querySelector('.thumbnail').clientWidth") > 40
         if address:
             assert tab.page.evaluate("document.getElementById('photo').scrollWidth") <= width
 
