@@ -60,10 +60,7 @@ def html(survey: Survey) -> str:
 
 
 def _provenance(survey: Survey) -> dict[str, list[tuple[str, str]]]:
-    """Headings, and under each what it is called and what it is.
-
-    There is no date, so that a run that is gone on with writes the bytes of one that came to its end at once.
-    """
+    """Headings, and under each what it is called and what it is; no date, as a resumed run gives the same bytes."""
     settings = survey.settings
     guess = "nothing said how photos are prepared: this is the usual way" if settings.guessed else "as the network says"
     rows = {

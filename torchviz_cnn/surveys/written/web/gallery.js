@@ -41,8 +41,7 @@ function sequence(filtered = true) {
 /** The picture of a card: the photo with a heatmap, or the small photo alone. */
 function pictureOf(i) {
   if (!isShown(i)) return make("img", { src: pictureUrl(DATA.small[i]), alt: "", decoding: "async" });
-  const canvas = make("canvas", { "aria-hidden": "true", width: 4, height: 3 });
-  return lazily(canvas, () => drawHeat(canvas, i, state.heat));
+  return heatedCanvas(i, state.heat, { "aria-hidden": "true" });
 }
 
 function card(i) {
@@ -64,7 +63,7 @@ function showGallery() {
   const cards = shown.slice(0, state.cards).map(card);
   byId("cards").replaceChildren(...cards);
   if (!cards.length) byId("cards").append(make("li", { class: "none" }, others.length ? "The page has no pictures of these photos." : "No photo matches."));
-  byId("count").textContent = `${places.length === COUNT ? "" : `${places.length} of `}${COUNT} photos, ${places.filter(isShown).length} with heatmaps${DATA.left ? `; ${DATA.left} more are in predictions.csv alone` : ""}`;
+  byId("count").textContent = `${places.length === COUNT ? "" : `${places.length} of `}${COUNT} photos, ${places.filter(isShown).length} with heatmaps, which vanish under the pointer${DATA.left ? `; ${DATA.left} more are in predictions.csv alone` : ""}`;
   byId("more").hidden = shown.length <= state.cards;
   byId("more").textContent = `Show ${Math.min(PAGE, shown.length - state.cards)} more`;
   showOthers(others);

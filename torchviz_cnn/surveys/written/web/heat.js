@@ -67,6 +67,14 @@ async function drawMean(canvas, index, region) {
   context.strokeRect(x + 1, y + 1, (wide ? size : part) - 2, (tall ? size : part) - 2);
 }
 
+/** A canvas with a photo and a heatmap over it, which vanishes while the pointer of a mouse is there. */
+function heatedCanvas(i, kind, attributes, options) {
+  const draw = (shown) => drawHeat(canvas, i, shown, options);
+  const under = (shown) => ({ pointerType }) => { if (pointerType === "mouse") track(draw(shown)); };
+  const canvas = make("canvas", { width: 4, height: 3, ...attributes, onpointerenter: under("none"), onpointerleave: under(kind) });
+  return lazily(canvas, () => draw(kind));
+}
+
 const drawings = new WeakMap();
 const near = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) if (isIntersecting) drawNow(target);

@@ -53,9 +53,8 @@ function setUpTables() {
     lazily(canvas, () => drawMean(canvas, Number(canvas.dataset.mean), canvas.dataset.region));
   for (const link of document.querySelectorAll(".examples a")) {
     const i = placeOf.get(link.dataset.photo);
-    const canvas = make("canvas", { role: "img", width: 4, height: 3, "aria-label": `Heatmap of ${FIGURES.name[i]}` });
     link.href = photoAddress(i);
-    link.append(lazily(canvas, () => drawHeat(canvas, i, DATA.labelled ? "true" : "predicted")));
+    link.append(heatedCanvas(i, DATA.labelled ? "true" : "predicted", { role: "img", "aria-label": `Heatmap of ${FIGURES.name[i]}` }, { opacity: 0.5 }));
   }
 }
 
