@@ -117,7 +117,7 @@ def test_the_gallery_is_filtered_by_class_pair_reason_and_text(browser: Browser,
 
         tab.page.click(".caution button")
         assert set(shown(tab)) == {place for place in shown(tab) if true[place] == int(tab.page.input_value("#true"))}
-        assert tab.page.input_value("#sort") == "border"
+        assert tab.page.input_value("#sort") == "corner"
         nothing_wrong(tab)
 
 
@@ -155,6 +155,8 @@ def test_a_photo_opens_with_both_heatmaps_and_their_difference(browser: Browser,
         told = tab.page.inner_text(".pointer")
         assert all(word in told for word in ("predicted class", "true class", "difference"))
         assert tab.page.locator("#photo .bars li").count() == 5
+        figures = tab.page.inner_text("#photo .numbers")
+        assert all(word in figures for word in ("Loss", "Margin", "Border share", "true class", "predicted", "Shown for"))
         tab.page.click("#photo summary")
         assert "minus the natural logarithm" in tab.page.inner_text("#photo .glossary")
         nothing_wrong(tab)

@@ -96,6 +96,8 @@ def _columns(survey: Survey, at: render.Array) -> dict[str, Any]:
         "margin": numbers(survey.margin),
         "border": numbers(survey.border),
         "corner": numbers(survey.corner),
+        "predictedBorder": numbers(survey.predicted_border),
+        "predictedCorner": numbers(survey.predicted_corner),
         "inside": numbers(survey.inside),
         "top": survey.top[at].tolist(),
         "chances": [[figure(value) for value in row] for row in survey.top_probabilities[at].tolist()],

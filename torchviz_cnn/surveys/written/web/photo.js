@@ -136,10 +136,11 @@ function predictions(i) {
 function figures(i) {
   const rows = [["Confidence", likelihood(FIGURES.confidence[i])], ["Margin", number(FIGURES.margin[i])]];
   if (DATA.labelled) rows.push(["Loss", number(FIGURES.loss[i])], ["Probability of the true class", likelihood(FIGURES.chance[i])]);
-  rows.push(["Border share", percent(FIGURES.border[i])], ["Corner share", percent(FIGURES.corner[i])]);
+  const both = (own, predicted) => (isWrong(i) ? [percent(own), make("small", {}, ` true class, ${percent(predicted)} predicted`)] : [percent(own)]);
+  rows.push(["Border share", ...both(FIGURES.border[i], FIGURES.predictedBorder[i])], ["Corner share", ...both(FIGURES.corner[i], FIGURES.predictedCorner[i])]);
   if (DATA.masks) rows.push(["Object share", percent(FIGURES.inside[i])]);
   if (isShown(i)) rows.push(["Shown for", DATA.photos[i].reasons.join(", ")]);
-  return make("section", {}, make("h3", {}, "Figures"), make("dl", { class: "numbers" }, ...rows.map(([term, what]) => make("div", {}, make("dt", {}, term), make("dd", {}, what)))));
+  return make("section", {}, make("h3", {}, "Figures"), make("dl", { class: "numbers" }, ...rows.map(([term, ...what]) => make("div", {}, make("dt", {}, term), make("dd", {}, ...what)))));
 }
 
 function copyOfGlossary() {
