@@ -150,7 +150,7 @@ class ShownPhoto:
     """The pictures of the photo in the folder of results, by what they show: `predicted`, `true`."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """How a survey was made."""
 

@@ -136,7 +136,8 @@ def survey(
         if place is not None:
             identity = _identity(run, masks, mask_values, truth) if ranks.first else {}
             folder = ranks.once(lambda: ResultFolder.open(place, KIND, identity, resume=resume))
-        return _finished(run, folder, ranks, batch_size, workers, save_every, progress)
+        options = {"batch_size": batch_size, "workers": workers, "save_every": save_every}
+        return _finished(run, folder, ranks, place is not None, progress=progress, **options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,18 +251,20 @@ def _identity(run: _Run, masks: MaskSource | None, mask_values: Any, truth: Trut
 
 
 def _finished(
-    run: _Run, folder: ResultFolder | None, ranks: Ranks, batch_size: int, workers: int, save_every: int, progress: bool
+    run: _Run, folder: ResultFolder | None, ranks: Ranks, kept: bool, *, progress: bool, **options: int
 ) -> Survey:
-    """Go on from what the folder has to the end, and write all into it."""
+    """Go on from what the folder has to the end, and write all into it.
+
+    The first rank alone has the folder; `kept` says to all whether there is one.
+    """
     earlier = ranks.gather(ranks.once(lambda: _earlier(folder)))[0]
     if isinstance(earlier, Survey):
         result = replace(earlier, source=run.source)
     else:
         state = earlier or State()
-        save = None if folder is None else partial(state.save, folder)
-        options = {"batch_size": batch_size, "workers": workers, "save_every": save_every}
+        save = partial(_saved, state, folder) if kept else None
         run_pass(run.look, state, ranks, save, **options, progress=progress)
-        computed: Any = ranks.gather(ranks.once(lambda: _result(run, state, batch_size)))[0]
+        computed: Any = ranks.gather(ranks.once(lambda: _result(run, state, options["batch_size"])))[0]
         result = replace(computed, source=run.source)
     ranks.once(lambda: None if folder is None else _written(result, folder))
     if ranks.first and result.skipped:
@@ -269,6 +272,11 @@ def _finished(
         photos = f"{len(result.skipped)} of {counted(len(run.source), 'photo')}"
         warn(f"{photos} could not be read (skipped lists what is left out); {first}", SkippedWarning)
     return result
+
+
+def _saved(state: State, folder: ResultFolder | None) -> None:
+    if folder is not None:
+        state.save(folder)
 
 
 def _earlier(folder: ResultFolder | None) -> Survey | State | None:
