@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.slow
 
 
 def test_the_page_says_first_that_one_class_lives_from_a_corner(tmp_path: Path) -> None:
-    command = [sys.executable, "planted_shortcut.py", "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=SCRIPTS, capture_output=True, text=True, encoding="utf-8")
+    command = [sys.executable, "scripts/planted_shortcut.py", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr
     with_square, covered = (int(share) for share in re.findall(r"(\d+)% of (?:triangle|these)", done.stdout))
     assert with_square > 90 > covered + 20
