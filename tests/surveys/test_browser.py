@@ -156,7 +156,9 @@ def test_a_photo_opens_with_both_heatmaps_and_their_difference(browser: Browser,
         assert all(word in told for word in ("predicted class", "true class", "difference"))
         assert tab.page.locator("#photo .bars li").count() == 5
         figures = tab.page.inner_text("#photo .numbers")
-        assert all(word in figures for word in ("Loss", "Margin", "Border share", "true class", "predicted", "Shown for"))
+        assert all(
+            word in figures for word in ("Loss", "Margin", "Border share", "true class", "predicted", "Shown for")
+        )
         tab.page.click("#photo summary")
         assert "minus the natural logarithm" in tab.page.inner_text("#photo .glossary")
         nothing_wrong(tab)
