@@ -156,9 +156,8 @@ def test_a_photo_opens_with_both_heatmaps_and_their_difference(browser: Browser,
         assert all(word in told for word in ("predicted class", "true class", "difference"))
         assert tab.page.locator("#photo .bars li").count() == 5
         figures = tab.page.inner_text("#photo .numbers")
-        assert all(
-            word in figures for word in ("Loss", "Margin", "Border share", "true class", "predicted", "Shown for")
-        )
+        words = ("Loss", "Margin", "Border share", "true class", "predicted", "Shown for")
+        assert all(word in figures for word in words)
         tab.page.click("#photo summary")
         assert "minus the natural logarithm" in tab.page.inner_text("#photo .glossary")
         nothing_wrong(tab)
@@ -267,6 +266,7 @@ def test_the_page_is_accessible_and_fits(browser: Browser, page: Path, width: in
         response = axe.Axe().run(tab.page).response
         assert [(one["id"], one["nodes"][0]["html"][:200]) for one in response["violations"]] == []
         assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert tab.page.evaluate("document.querySelector('.thumbnail').clientWidth") > 40
         if address:
             assert tab.page.evaluate("document.getElementById('photo').scrollWidth") <= width
 

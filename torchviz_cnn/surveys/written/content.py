@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torchviz_cnn.surveys.result import Survey
 
 COLORMAPS = ("jet", "viridis", "inferno", "seismic")
-SIDES = ((120, 480), (400, 320), (10**9, 224))
+SIDES = ((120, 480), (300, 320), (10**9, 224))
 """How large photos are, by how many there are: at most that many have at most so many pixels a side."""
 LISTED = 20_000
 """How many photos the page knows at most: those that are shown, then those of the highest loss or the lowest margin."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchviz_cnn.attribution.methods import all_methods
@@ -37,7 +38,7 @@ def facts(survey: Survey) -> list[str]:
     where = f" at {settings.layer}" if settings.layer else ""
     said = [f"heatmaps by {settings.method_title}{where}"]
     if settings.folder:
-        said.append(f"photos of {settings.folder}")
+        said.append(f"folder {Path(settings.folder).name}")
     if survey.calibration is not None:
         said.append(over_confidence(survey))
     if not survey.labelled:
