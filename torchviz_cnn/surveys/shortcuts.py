@@ -91,7 +91,7 @@ def _region(own: Array, others: Array, tests: int) -> int | None:
 
 def _caution(name: str, place: int, means: Array, others: Array, count: int) -> str:
     share, area, region = means[place], AREAS[place], REGIONS[place]
-    rest = "" if math.isnan(others[place]) else f", and {others[place]:.0%} of that for the other classes"
+    rest = "" if math.isnan(others[place]) else f" and the other classes have {others[place]:.0%}"
     return (
         f"{name}: {share:.0%} of the evidence in {counted(count, 'photo')} lies in the {region}, where an even map has "
         f"{area:.0%}{rest}; look there for a mark, a letter or a background that only this class has"
