@@ -3,7 +3,7 @@ BIOME = @biomejs/biome@2.6.8
 QUICK = tests/core tests/runs/test_files.py tests/media/test_images.py tests/hooks/test_manager.py \
 	tests/layers/test_capture.py tests/models/test_networks.py tests/scores/test_targets.py tests/attribution/test_cam.py \
 	tests/attribution/test_saliency.py tests/deconv tests/ascent/test_objectives.py tests/topk/test_patches.py \
-	tests/evaluation/test_ranking.py tests/surveys/test_shortcuts.py tests/page/test_units.py tests/cli/test_help.py tests/cli/test_predict.py
+	tests/evaluation/test_ranking.py tests/surveys/test_shortcuts.py tests/watch/test_history.py tests/page/test_units.py tests/cli/test_help.py tests/cli/test_predict.py
 
 .PHONY: help check lint-web format test fast quick docs gallery figures docs-table notebooks benchmark zoo endurance versions
 

@@ -48,6 +48,7 @@ def results(folder: Path) -> dict[str, Any]:
         "Saliency": tvc.saliency(net, photo, target=1),
         "SignedHeatmap": tvc.grad_cam(net, photo, target=1, relu=False),
         "Survey": tvc.survey(net, [photo, photo], truth=[0, 1], k=1),
+        "SimilarChannels": tvc.similar_channels(net, "features.0", 1),
         "TopActivations": tvc.top_activations(net, folder, ["features.0"], k=1),
         "Trust": tvc.trust(net, photo, methods="grad_cam", truth=[1], steps=2, mosaics=0),
     }

@@ -8,6 +8,7 @@ from torchviz_cnn.ascent.maximize import filter_patterns, maximize
 from torchviz_cnn.ascent.recipes import Recipe
 from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.attribution import metrics
+from torchviz_cnn.attribution.cam.channel import channel_heatmap
 from torchviz_cnn.attribution.cam.competition import competitive_cam
 from torchviz_cnn.attribution.cam.exact import class_activation_map
 from torchviz_cnn.attribution.cam.formulas import CAM_METHODS as _CAM_METHODS
@@ -53,6 +54,7 @@ from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.capture import Activations, capture
 from torchviz_cnn.layers.defaults import layer_names
 from torchviz_cnn.layers.describe import Description, describe
+from torchviz_cnn.layers.units.similar import SimilarChannels, similar_channels
 from torchviz_cnn.media.figures import panel
 from torchviz_cnn.media.images import Preprocess, read_image
 from torchviz_cnn.media.photo_folder import PhotoFolder
@@ -65,6 +67,7 @@ from torchviz_cnn.surveys.result import Survey
 from torchviz_cnn.surveys.survey import survey
 from torchviz_cnn.topk.mining import top_activations
 from torchviz_cnn.topk.result import TopActivations
+from torchviz_cnn.watch.watching import Watch
 
 if TYPE_CHECKING:  # for type checkers, what the table gives at run time
     from torchviz_cnn.attribution.cam.formulas import *  # noqa: F403
@@ -109,6 +112,7 @@ __all__ = [
     "Report",
     "Saliency",
     "SignedHeatmap",
+    "SimilarChannels",
     "SkippedWarning",
     "Survey",
     "TargetError",
@@ -116,9 +120,11 @@ __all__ = [
     "TorchvizError",
     "TorchvizWarning",
     "Trust",
+    "Watch",
     "ablation_cam",
     "cam_video",
     "capture",
+    "channel_heatmap",
     "class_activation_map",
     "compare",
     "competitive_cam",
@@ -149,6 +155,7 @@ __all__ = [
     "report",
     "saliency",
     "score_cam",
+    "similar_channels",
     "smooth_grad",
     "smoothed_cam",
     "survey",

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torchviz_cnn.runs.encode import script_json
-from torchviz_cnn.runs.pages import joined, offline_page, part
+from torchviz_cnn.runs.pages import joined, offline_page, part, script_json
 
 ROOM = "torchviz_cnn.page"
 SCRIPTS = ("stage.js", "layers.js", "unit.js", "report.js")

@@ -42,6 +42,7 @@ from torchviz_cnn.page.provenance import provenance
 from torchviz_cnn.page.render import render_page
 from torchviz_cnn.page.trust import Measured, maps_of, measure_maps, measure_weights, read_trust
 from torchviz_cnn.page.units.patterns import from_atlas, make_patterns
+from torchviz_cnn.page.units.similar import similar_contents
 from torchviz_cnn.page.units.top import top_contents, top_of
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.encode import Blocks
@@ -167,7 +168,7 @@ def report(
     measured = _measured(net, photos, collected, trust, checksum, until, stage, targets=targets, output=output)
     chosen, blocks = _chosen(collected.layers, k, selected, bool(photos)), Blocks()
     tops = {} if top is None else top_contents(top_of(top, net, checksum), net, chosen, until, blocks, stage)
-    kinds = _kinds(net, chosen)
+    kinds, similar = _kinds(net, chosen), similar_contents(net, chosen)
     drawable = _drawable(kinds, chosen, collected.added)
     shown = sum(map(len, drawable.values()))
     with stage("filter patterns", shown) as bar:
@@ -184,7 +185,7 @@ def report(
             unit["field"] = next((row for row in rows if row["name"] == name and row["size"]), None)
             unit["patterns"] = content.pattern_contents(made, blocks)
             unit["late"] = [c for c in drawable.get(name, []) if c not in made and atlas is None and budget != 0]
-            unit["top"] = tops.get(name, {})
+            unit["top"], unit["similar"] = tops.get(name, {}), similar.get(name, {})
             units.append(unit)
             bar.update(1)
     count = sum(len(unit["patterns"]) for unit in units)

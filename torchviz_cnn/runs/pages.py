@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
@@ -33,6 +34,17 @@ def joined(shared: Sequence[str], room: str, own: Sequence[str]) -> str:
     """Scripts, or style sheets, in one text: those that pages share, then those of a room."""
     parts = [part(_ROOM, name) for name in shared] + [part(room, name) for name in own]
     return "\n".join(parts)
+
+
+def base_style() -> str:
+    """The style that pages have in common: colours in light and dark, letters, the head of the page."""
+    return part(_ROOM, "base.css")
+
+
+def script_json(data: Any) -> str:
+    """JSON that may stand inside a script element: no `<` can end it or open a comment."""
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 @lru_cache(maxsize=8)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from torchviz_cnn.core import checks
 from torchviz_cnn.runs import files
-from torchviz_cnn.runs.encode import Blocks, script_json
+from torchviz_cnn.runs.encode import Blocks
 from torchviz_cnn.runs.folder import versions
-from torchviz_cnn.runs.pages import joined, offline_page, part
+from torchviz_cnn.runs.pages import joined, offline_page, part, script_json
 from torchviz_cnn.surveys.written import content, plots, words
 
 if TYPE_CHECKING:
