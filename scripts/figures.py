@@ -6,15 +6,19 @@ python scripts/figures.py [FOLDER]
 from __future__ import annotations
 
 import io
+import json
+import re
 import runpy
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import known_answers
 import numpy as np
+import planted_shortcut
 from PIL import Image
 from randomization import draw as cascade
 from saliency_methods import draw
@@ -57,6 +61,7 @@ def main(folder: Path) -> None:
     save(cascade(net, Image.fromarray(data.chelsea())), folder / "randomization.jpg", 1000)  # type: ignore[no-untyped-call]
     known_answers.main(["--out", str(folder / "known_answers.png")])
     report_page(folder)
+    survey_page(folder)
     watched(folder)
 
     # The deconvnet is for networks that pool by maxima, which EfficientNet does not.
@@ -111,32 +116,47 @@ def watched(folder: Path) -> None:
 
 
 def report_page(folder: Path) -> None:
-    """The demo's report as the system's Chromium shows it: its top, and beside it one unit."""
+    """The demo's report: its top, and beside it one unit."""
+    with tempfile.TemporaryDirectory() as scratch:
+        page = demo.write_page(Path(scratch), model="efficientnet_lite0", budget=150).path
+        photograph(page, {"": "light", "#blocks.7/50": "dark"}, folder / "report.jpg")
+
+
+def survey_page(folder: Path) -> None:
+    """The survey of a network with a shortcut: the page's top, and beside it one photo."""
+    with tempfile.TemporaryDirectory() as scratch:
+        planted_shortcut.main(["--out", scratch])
+        page = Path(scratch) / "survey" / "index.html"
+        first = json.loads(re.findall('"name":(\\[.*?\\])', page.read_text(encoding="utf-8"))[0])[0]
+        photograph(page, {"": "light", f"#photo={quote(first, safe='')}": "dark"}, folder / "survey.jpg")
+
+
+def photograph(page: Path, views: dict[str, str], path: Path) -> None:
+    """A page as the system's Chromium shows it at some addresses, each by day or by night, side by side."""
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
-        print("no Chromium here: report.jpg stays as it is", file=sys.stderr)
+        print(f"no Chromium here: {path.name} stays as it is", file=sys.stderr)
         return
     from playwright.sync_api import sync_playwright
 
     shots = []
-    with tempfile.TemporaryDirectory() as scratch, sync_playwright() as play:
-        page = demo.write_page(Path(scratch), model="efficientnet_lite0", budget=150).path.as_uri()
+    with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-        for address, scheme in (("", "light"), ("#blocks.7/50", "dark")):
+        for address, scheme in views.items():
             view: Any = {
                 "viewport": {"width": 1120, "height": 1000},
                 "color_scheme": scheme,
                 "reduced_motion": "reduce",
             }
             tab = browser.new_context(**view).new_page()
-            tab.goto(page + address)
+            tab.goto(page.resolve().as_uri() + address)
             tab.wait_for_timeout(1500)
             shots.append(Image.open(io.BytesIO(tab.screenshot())).convert("RGB"))
         browser.close()
     both = Image.new("RGB", (sum(shot.width for shot in shots) + 16, shots[0].height), "white")
     for i, shot in enumerate(shots):
         both.paste(shot, (i * (shot.width + 16), 0))
-    save(both, folder / "report.jpg", 1400)
+    save(both, path, 1400)
 
 
 def top_page(net: tvc.Network, layer: str = "relu3", count: int = 8) -> Image.Image:

@@ -92,6 +92,7 @@ def test_importing_the_package_does_not_import_what_only_some_calls_need() -> No
         "compare",
         "filter_patterns",
         "top_activations",
+        "survey",
         "relevance",
         "trust",
         "watch",

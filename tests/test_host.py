@@ -115,6 +115,7 @@ CALLS: dict[str, Call] = {
     "score_cam": lambda model, x, layer, folder: tvc.score_cam(model, x, layer, 0),
     "smooth_grad": lambda model, x, layer, folder: tvc.smooth_grad(model, x, 0, samples=2),
     "smoothed_cam": lambda model, x, layer, folder: tvc.smoothed_cam(model, x, layer, samples=1),
+    "survey": lambda model, x, layer, folder: tvc.survey(model, x, layer=layer, k=1, workers=0, out=folder / "survey"),
     "similar_channels": lambda model, x, layer, folder: tvc.similar_channels(model, layer, 0, by="activations", x=x),
     "top_activations": lambda model, x, layer, folder: [
         tvc.top_activations(model, x, [layer], k=1, workers=0, by=by) for by in ("activation", "relevance")

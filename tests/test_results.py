@@ -47,6 +47,7 @@ def results(folder: Path) -> dict[str, Any]:
         "Recipe": tvc.Recipe.named("clean"),
         "Saliency": tvc.saliency(net, photo, target=1),
         "SignedHeatmap": tvc.grad_cam(net, photo, target=1, relu=False),
+        "Survey": tvc.survey(net, [photo, photo], truth=[0, 1], k=1),
         "SimilarChannels": tvc.similar_channels(net, "features.0", 1),
         "TopActivations": tvc.top_activations(net, folder, ["features.0"], k=1),
         "Trust": tvc.trust(net, photo, methods="grad_cam", truth=[1], steps=2, mosaics=0),
@@ -64,6 +65,8 @@ def test_what_is_no_path_is_one_line(tmp_path: Path) -> None:
     assert len(calls) > 8
     calls |= {
         "trust": lambda out: tvc.trust(net, x, methods="saliency", out=out),
+        "survey": lambda out: tvc.survey(net, x, out=out),
+        "Survey.load": tvc.Survey.load,
         "report": lambda out: tvc.report(net, [photo], out),
         "cam_video": lambda out: tvc.cam_video(net, [photo], out),
         "filter_atlas": lambda out: tvc.filter_atlas(net, out, "features.0"),
@@ -85,7 +88,7 @@ def assert_same(one: Any, other: Any) -> None:
     assert type(one) is type(other)
     if isinstance(one, Tensor):
         assert torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
-    elif isinstance(one, Image.Image):
+    elif isinstance(one, (Image.Image, np.ndarray)):
         assert one.tobytes() == other.tobytes()
     elif dataclasses.is_dataclass(one):
         for field in dataclasses.fields(one):
@@ -99,7 +102,7 @@ def assert_same(one: Any, other: Any) -> None:
     elif isinstance(one, nn.Module):
         assert_same(one.state_dict(), other.state_dict())
     elif "__eq__" in vars(type(one)):
-        assert one == other
+        assert one == other or (one != one and other != other)  # NaN is itself in a copy, too
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

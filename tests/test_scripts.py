@@ -28,6 +28,7 @@ NEEDS_NOTHING = {
     "notebooks",
     "overview",
     "peer_checks",
+    "planted_shortcut",
     "watch",
     "zoo",
 }
@@ -58,6 +59,7 @@ WRONG: dict[str, str] = {
     "textbook_filters": "nowhere.safetensors nowhere.keras made",
     "top_activations": "nowhere/ cats_and_dogs random conv1",
     "train": "nowhere/ --model convnet_2025 --out made",
+    "survey": "nowhere/ cats_and_dogs random",
     "trust": "nowhere/ cats_and_dogs random",
     "trust_table": "nowhere/ nowhere/ cats_and_dogs",
     "activations": "nowhere.jpg cats_and_dogs random",

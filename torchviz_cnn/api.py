@@ -63,6 +63,8 @@ from torchviz_cnn.page.report import Report, report
 from torchviz_cnn.scores import target_functions as targets
 from torchviz_cnn.scores.predictions import Predictions
 from torchviz_cnn.scores.targets import predict
+from torchviz_cnn.surveys.result import Survey
+from torchviz_cnn.surveys.survey import survey
 from torchviz_cnn.topk.mining import top_activations
 from torchviz_cnn.topk.result import TopActivations
 from torchviz_cnn.watch.watching import Watch
@@ -112,6 +114,7 @@ __all__ = [
     "SignedHeatmap",
     "SimilarChannels",
     "SkippedWarning",
+    "Survey",
     "TargetError",
     "TopActivations",
     "TorchvizError",
@@ -155,6 +158,7 @@ __all__ = [
     "similar_channels",
     "smooth_grad",
     "smoothed_cam",
+    "survey",
     "targets",
     "top_activations",
     "transformations",

@@ -23,11 +23,10 @@ from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.layers.layout import CONVOLUTIONS
 from torchviz_cnn.media.bands import Pixels
-from torchviz_cnn.media.images import Preprocess, read_stored
+from torchviz_cnn.media.images import Preprocess, preparation, read_stored
 from torchviz_cnn.media.origin import picture_of
 from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.models.catalogue import INSTALLED, default_model
-from torchviz_cnn.page.provenance import preparation
 from torchviz_cnn.runs import files
 
 _PREPARING = ("geometry", "input_size", "resize", "mean", "std")

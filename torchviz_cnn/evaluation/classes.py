@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
-from torchviz_cnn.core.errors import InputError, are, counted, did_you_mean, kind_of
+from torchviz_cnn.core.errors import InputError, TargetError, are, counted, did_you_mean, kind_of
 from torchviz_cnn.hooks.network import Model, Network, class_index
 
 Truth = str | os.PathLike[str] | Sequence[Any] | Mapping[str, Any] | Callable[[str], Any] | None
@@ -23,17 +26,131 @@ def classes_of(model: Model, names: Sequence[str], truth: Truth) -> list[int] | 
     """
     if truth is None:
         return None
+    given = given_classes(names, truth)
+    known = matched(model, given).known
+    return [known[one] for one in given]
+
+
+def given_classes(names: Sequence[str], truth: Truth) -> list[Any]:
+    """The class of each photo as it is given. Raises InputError where one has none."""
     given = _given(names, truth)
     missing = [name for name, one in zip(names, given, strict=True) if one is None or one == ""]
     if missing:
         raise InputError(f"truth has no class for {len(missing)} of {counted(len(names), 'photo')}, as {missing[0]!r}")
+    return given
+
+
+class Matches(NamedTuple):
+    """Which class of a network each label means."""
+
+    known: dict[Any, int]
+    """The index of the class, by the label."""
+    how: str
+    """How they were matched, in words."""
+
+
+_WORDNET_ID = re.compile(r"n\d{8}")
+_LISTED = 8
+
+
+def matched(model: Model, labels: Iterable[Any], outputs: int | None = None, hint: str = "") -> Matches:
+    """The class that each label means: by its name or index, its WordNet id, or its name but for case and separators.
+
+    Where the network's classes have no names, and there are as many labels as outputs, they are in the order of the
+    labels, as torchvision's `ImageFolder` has them; so are all 1,000 WordNet ids of ImageNet.
+
+    Args:
+        model: a module or a Network, whose categories are the names.
+        labels: names or indices, each as often as it comes.
+        outputs: how many classes the network has, where it is known.
+        hint: what else one could do, for the error.
+
+    Raises:
+        TargetError: for labels that the network does not have, with the nearest names.
+    """
     categories = model.categories if isinstance(model, Network) else None
     own = model.name if isinstance(model, Network) else "the model"
-    known: dict[Any, int] = {}
-    for one in given:
-        if one not in known:
-            known[one] = class_index(categories, one, own)
-    return [known[one] for one in given]
+    several = list(dict.fromkeys(labels))
+    texts = [str(one).strip() for one in several]
+    every = len(several) == outputs and all(isinstance(one, str) for one in several)
+    if every and ((categories is None and not all(map(_is_index, texts))) or _are_imagenet(texts)):
+        order = {one: place for place, one in enumerate(sorted(several))}
+        ids = "ImageNet's WordNet ids" if _are_imagenet(texts) else "labels"
+        return Matches(order, f"{counted(outputs or 0, 'class')} in the order of their {ids}")
+    known, ways, errors = dict[Any, int](), Counter[str](), list[TargetError]()
+    names = _Names.of(categories)
+    for one, text in zip(several, texts, strict=True):
+        index, way = names.find(text)
+        try:
+            known[one] = class_index(categories, one, own) if index is None else index
+            if outputs is not None and not 0 <= known[one] < outputs:
+                raise TargetError(f"{own} has no class {known[one]}: its classes are 0 to {outputs - 1}")
+            ways[way or "by index"] += 1
+        except TargetError as error:
+            errors.append(error)
+    if errors:
+        raise TargetError(_of_all(errors, own, hint))
+    return Matches(known, ", ".join(f"{counted(count, 'class')} {way}" for way, count in ways.items()))
+
+
+def _of_all(errors: Sequence[TargetError], own: str, hint: str) -> str:
+    """What is wrong with labels, in one line."""
+    hint = f"; {hint}" if hint else ""
+    if len(errors) == 1:
+        return f"{errors[0]}{hint}"
+    words = [str(error).removeprefix(f"{own} has ").replace("; give a name or an index", "") for error in errors]
+    more = f"; and {len(errors) - _LISTED} more" if len(errors) > _LISTED else ""
+    return f"{own} lacks {counted(len(errors), 'label')}: {'; '.join(words[:_LISTED])}{more}{hint}"
+
+
+class _Names(NamedTuple):
+    """Indices of classes by their names."""
+
+    exact: Mapping[str, list[int]]
+    wordnet: Mapping[str, list[int]]
+    folded: Mapping[str, list[int]]
+
+    @classmethod
+    def of(cls, categories: Sequence[str] | None) -> _Names:
+        exact, wordnet, folded = dict[str, list[int]](), dict[str, list[int]](), dict[str, list[int]]()
+        for index, name in enumerate(categories or ()):
+            exact.setdefault(name, []).append(index)
+            folded.setdefault(_folded(name), []).append(index)
+            for word in _WORDNET_ID.findall(name):
+                wordnet.setdefault(word, []).append(index)
+        return cls(exact, wordnet, folded)
+
+    def find(self, text: str) -> tuple[int | None, str]:
+        """The index of the only class that is called so, and how it was matched; None for none or several."""
+        unnumbered = re.sub(r"^\d+[\s._-]+(?=\D)", "", text)
+        ways = [
+            (self.exact, text, "by name"),
+            (self.wordnet, text, "by WordNet id"),
+            (self.folded, _folded(text), "by name but for case and separators"),
+            (self.folded, _folded(unnumbered), "by name but for case, separators and the number before it"),
+        ]
+        for table, key, way in ways:
+            if len(table.get(key, ())) == 1:
+                return table[key][0], way
+        return None, ""
+
+
+def _folded(name: str) -> str:
+    """A name without case, accents and what separates its words.
+
+    >>> _folded("Great_white-shark"), _folded("Kuvasz")
+    ('great white shark', 'kuvasz')
+    """
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode() or name
+    return re.sub(r"[\W_]+", " ", plain).strip().casefold()
+
+
+def _is_index(text: str) -> bool:
+    return text.isdigit()
+
+
+def _are_imagenet(texts: Sequence[str]) -> bool:
+    return len(texts) == 1000 and all(map(_WORDNET_ID.fullmatch, texts))
 
 
 def _given(names: Sequence[str], truth: Any) -> list[Any]:
@@ -81,11 +198,15 @@ def read_classes(path: str | os.PathLike[str]) -> dict[str, str]:
                 f"{path}, line {line}: {_short(','.join(row))!r} has {counted(len(row), 'column')}; a line is a file "
                 f"and its class with one comma between them, as photo.jpg,cat{_other_separator(row)}"
             )
-    if rows and [cell.strip().casefold() for cell in rows[0][1]] == ["file", "class"]:
+    if rows and [cell.strip().casefold() in words for cell, words in zip(rows[0][1], _HEAD, strict=True)] == [True] * 2:
         rows = rows[1:]
     if not rows:
         raise InputError(f"{path} has no classes: it needs lines of file,class")
     return {file.strip(): name.strip() for _, (file, name) in rows}
+
+
+_HEAD = ({"file", "filename", "filepath", "image", "name", "path", "photo"}, {"category", "class", "label", "target"})
+"""What the first line of a table may call its columns."""
 
 
 def _other_separator(row: Sequence[str]) -> str:

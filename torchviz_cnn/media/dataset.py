@@ -17,9 +17,10 @@ from torch import Tensor
 
 from torchviz_cnn.core.errors import InputError, SkippedWarning, kind_of
 from torchviz_cnn.media.bands import colour, say_once
-from torchviz_cnn.media.images import Preprocess
+from torchviz_cnn.media.images import Preprocess, size_of
 from torchviz_cnn.media.origin import as_photo, input_of, is_photo, picture_of, stored
 from torchviz_cnn.media.photo_folder import PhotoFolder, preprocess_of_transform
+from torchviz_cnn.media.render import Box
 
 _IMAGE_KEYS = ("image", "pixel_values", "img", "images", "input", "x")
 _LABEL_KEYS = ("label", "labels", "target", "class", "y")
@@ -144,6 +145,25 @@ class ImageSource:
             return View(picture, preprocess.seen_box(picture.width, picture.height), preprocess.size)
         picture = self._picture(self.item(index)[0])
         return View(picture, (0.0, 0.0, float(picture.width), float(picture.height)), (picture.height, picture.width))
+
+    def frame(self, index: int, input_size: tuple[int, int]) -> tuple[tuple[int, int], Box]:
+        """The size of a photo (width, height), and what part of it the network sees, as `view` has them.
+
+        Of a file only the head is read. `input_size` is that of the input, (H, W), which stands for a photo that is not
+        known.
+        """
+        owner, place = _owner(self.dataset, index)
+        file = owner.path / owner.names[place] if isinstance(owner, PhotoFolder) else _file(owner, place)
+        own = getattr(owner, "preprocess" if isinstance(owner, PhotoFolder) else "transform", None)
+        preprocess = preprocess_of_transform(own or self.preprocess)
+        if file is not None and preprocess is not None:
+            size = size_of(file)
+            return size, preprocess.seen_box(*size)
+        if file is None and self.preprocess is not None and _is_photo(_parts(self.dataset[index])[0]):
+            view = self.view(index)
+            return view.photo.size, view.box
+        height, width = input_size
+        return (width, height), (0.0, 0.0, float(width), float(height))
 
     def preparation(self) -> str:
         """How photos are prepared, in words that are the same in every process."""

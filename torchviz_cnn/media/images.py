@@ -78,6 +78,24 @@ def read_stored(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> I
         raise ImageError(f"{path} cannot be read, it may be truncated: {error}") from error
 
 
+def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height of a picture, upright, from the head of its file where that tells it. Raises as `read_image`."""
+    path = checks.path("a photo", path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                width, height = image.size
+                turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        return (height, width) if turned else (width, height)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        return read_image(path).size
+
+
+_ORIENTATION = 0x0112
+"""The tag of EXIF that says how a picture is turned."""
+
+
 def _stored(path: Path, max_pixels: int) -> Image.Image | Array:
     try:
         opened = Image.open(path)
@@ -301,3 +319,12 @@ class Preprocess:
         short, long = min(width, height), max(width, height)
         other = int(self.resize * long / short)  # rounded down, as torchvision does
         return (self.resize, other) if width <= height else (other, self.resize)
+
+
+def preparation(how: Preprocess) -> str:
+    """How photos are prepared for a network, in words."""
+    ways = {"crop": f"the middle, with the shorter side at {how.resize}", "stretch": "stretched", "pad": "padded"}
+    mean, std = (" ".join(f"{number:g}" for number in numbers) for numbers in (how.mean, how.std))
+    window = "" if how.window is None else ", {:g} black and {:g} white".format(*how.window)
+    bands = "" if how.bands is None else f", bands {' '.join(map(str, how.bands))}"
+    return f"{how.size[0]} x {how.size[1]} ({ways[how.geometry]}), mean {mean}, std {std}{window}{bands}"

@@ -19,7 +19,7 @@ from torchviz_cnn.hooks.inputs import Given, Input, Output, prepared
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.hooks.relu_rules import Rule, relu_rule
 from torchviz_cnn.layers.defaults import Layers, chosen_patterns
-from torchviz_cnn.page.encode import fitted
+from torchviz_cnn.runs.encode import fitted
 from torchviz_cnn.scores.outputs import Activation
 from torchviz_cnn.scores.reader import ReadyTarget, TargetFunction
 from torchviz_cnn.scores.targets import Target

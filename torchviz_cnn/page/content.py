@@ -19,9 +19,9 @@ from torchviz_cnn.media import render
 from torchviz_cnn.media.bands import Pixels
 from torchviz_cnn.media.origin import picture_of
 from torchviz_cnn.page.collect import Collected, LayerMaps
-from torchviz_cnn.page.encode import Blocks, figure, figures, fitted, levels, within
 from torchviz_cnn.page.trust import Measured
 from torchviz_cnn.page.units.top import SPARSITY
+from torchviz_cnn.runs.encode import Blocks, figure, figures, fitted, levels, within
 from torchviz_cnn.scores.outputs import probabilities
 from torchviz_cnn.topk.patches import projection_image
 

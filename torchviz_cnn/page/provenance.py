@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torchviz_cnn.hooks.network import Network
-from torchviz_cnn.media.images import Preprocess
+from torchviz_cnn.media.images import preparation
 from torchviz_cnn.media.origin import picture_of
 from torchviz_cnn.page.content import NamedPhoto
 from torchviz_cnn.runs.folder import versions
@@ -37,15 +37,6 @@ def provenance(
         "Settings": [(name, _text(value)) for name, value in settings.items()],
         "Versions": [*versions().items(), *((name, version(name)) for name in LIBRARIES)],
     }
-
-
-def preparation(how: Preprocess) -> str:
-    """How photos are prepared for a network, in words."""
-    ways = {"crop": f"the middle, with the shorter side at {how.resize}", "stretch": "stretched", "pad": "padded"}
-    mean, std = (" ".join(f"{number:g}" for number in numbers) for numbers in (how.mean, how.std))
-    window = "" if how.window is None else ", {:g} black and {:g} white".format(*how.window)
-    bands = "" if how.bands is None else f", bands {' '.join(map(str, how.bands))}"
-    return f"{how.size[0]} x {how.size[1]} ({ways[how.geometry]}), mean {mean}, std {std}{window}{bands}"
 
 
 def _file_checksum(photo: NamedPhoto, net: Network) -> str:

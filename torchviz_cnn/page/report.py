@@ -38,7 +38,6 @@ from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.media.origin import Photo, is_photo, picture_of, stored
 from torchviz_cnn.page import content
 from torchviz_cnn.page.collect import Collected, Explained, LayerMaps, collect
-from torchviz_cnn.page.encode import Blocks
 from torchviz_cnn.page.provenance import provenance
 from torchviz_cnn.page.render import render_page
 from torchviz_cnn.page.trust import Measured, maps_of, measure_maps, measure_weights, read_trust
@@ -46,6 +45,7 @@ from torchviz_cnn.page.units.patterns import from_atlas, make_patterns
 from torchviz_cnn.page.units.similar import similar_contents
 from torchviz_cnn.page.units.top import top_contents, top_of
 from torchviz_cnn.runs import files
+from torchviz_cnn.runs.encode import Blocks
 from torchviz_cnn.runs.folder import model_checksum
 from torchviz_cnn.topk.result import TopActivations
 

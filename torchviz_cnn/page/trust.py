@@ -26,7 +26,7 @@ from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.layers.random_weights import RandomLayers
 from torchviz_cnn.media.bands import Pixels
 from torchviz_cnn.page.collect import Collected, Done, Explained, target_of
-from torchviz_cnn.page.encode import figure
+from torchviz_cnn.runs.encode import figure
 from torchviz_cnn.scores.targets import Target, asked
 
 STEPS = 16

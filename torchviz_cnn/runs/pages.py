@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
+
+_ROOM = "torchviz_cnn.runs"
 
 
 def offline_page(template: str, style: str, script: str, **fields: Any) -> str:
@@ -22,9 +25,20 @@ def offline_page(template: str, style: str, script: str, **fields: Any) -> str:
     return _compiled(template).render(**fields, style=style, script=script, policy=policy)  # type: ignore[no-any-return]
 
 
+def part(room: str, name: str) -> str:
+    """A script, style sheet or template of a room, by the name of its package. What pages share is of this one."""
+    return files(room).joinpath("web", name).read_text(encoding="utf-8").strip()
+
+
+def joined(shared: Sequence[str], room: str, own: Sequence[str]) -> str:
+    """Scripts, or style sheets, in one text: those that pages share, then those of a room."""
+    parts = [part(_ROOM, name) for name in shared] + [part(room, name) for name in own]
+    return "\n".join(parts)
+
+
 def base_style() -> str:
     """The style that pages have in common: colours in light and dark, letters, the head of the page."""
-    return files("torchviz_cnn.runs").joinpath("web", "base.css").read_text(encoding="utf-8").strip()
+    return part(_ROOM, "base.css")
 
 
 def script_json(data: Any) -> str:

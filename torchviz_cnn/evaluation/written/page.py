@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -15,11 +14,12 @@ from torchviz_cnn.evaluation.columns import Column
 from torchviz_cnn.evaluation.rows import CENTRE, Row
 from torchviz_cnn.evaluation.written.tables import dash_reasons, number, rank_text
 from torchviz_cnn.runs.folder import versions
-from torchviz_cnn.runs.pages import base_style, offline_page
+from torchviz_cnn.runs.pages import joined, offline_page, part
 
 if TYPE_CHECKING:
     from torchviz_cnn.evaluation.result import Example, Trust
 
+_ROOM = "torchviz_cnn.evaluation.written"
 _CHART = (220.0, 130.0)
 """Width and height of a chart of curves, in its own units."""
 CURVES = ("insertion", "deletion")
@@ -51,12 +51,8 @@ def html(trust: Trust) -> str:
         "notes": trust.notes,
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
-    style = f"{base_style()}\n{_part('trust.css')}"
-    return offline_page(_part("trust.html"), style, _part("trust.js"), **fields)
-
-
-def _part(name: str) -> str:
-    return files("torchviz_cnn.evaluation.written").joinpath("web", name).read_text(encoding="utf-8").strip()
+    style = joined(["base.css"], _ROOM, ["trust.css"])
+    return offline_page(part(_ROOM, "trust.html"), style, joined(["tables.js"], _ROOM, ["trust.js"]), **fields)
 
 
 def _after_title(trust: Trust, row: Row) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 from torchviz_cnn.core.names import named_layers, resolve, unwrap
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.layers.units.similar import directions, most_similar, weights_of
-from torchviz_cnn.page.encode import figure
 from torchviz_cnn.page.units.patterns import Wanted
+from torchviz_cnn.runs.encode import figure
 
 SIMILAR = 5
 

@@ -16,8 +16,8 @@ from torchviz_cnn.core.errors import InputError, LayerError, kind_of
 from torchviz_cnn.core.names import unwrap
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.media import render
-from torchviz_cnn.page.encode import Blocks, figure
 from torchviz_cnn.page.units.patterns import Wanted, in_turn
+from torchviz_cnn.runs.encode import Blocks, figure
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.topk.patches import Crop, field_on_input, on_photo, projection_image, tile
 from torchviz_cnn.topk.result import KIND, TopActivations

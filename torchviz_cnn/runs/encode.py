@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.media.render import Array
+Array = NDArray[Any]
 
 
 class Blocks:

@@ -1,0 +1,1 @@
+"""What a survey is written as: one page that loads nothing."""
