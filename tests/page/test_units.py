@@ -64,7 +64,9 @@ def test_channels_that_there_was_no_time_for_are_told(tmp_path: Path) -> None:
         written = tvc.report(network(vgg_like()), [], tmp_path, layers=["features.7"], k=4, budget=budget)
         page = Page(written)
         layer = page.data["layers"][0]
-        assert layer["without"] == dict.fromkeys("0123", "There was no time to make this pattern. A larger budget makes it.")
+        assert layer["without"] == dict.fromkeys(
+            "0123", "There was no time to make this pattern. A larger budget makes it."
+        )
         assert layer["patterns"] == {}
         assert written.patterns == 0
         said = f"0 of 4 channels have a filter pattern; 4 were not made, as {why}; a larger budget makes more."

@@ -46,6 +46,7 @@ function setUpLayers() {
   new ResizeObserver(() => drawPlots()).observe(byId("depth-plot"));
   track(drawRest());
   if (DATA.photos.length) byId("maps-legend").append(colourBar(TILE_COLOURS, "mean − 2 sd", "mean + 2 sd", "of each map"));
+  listeners.push(() => { byId("maps-legend").hidden = state.show === "patterns"; });
   window.addEventListener("beforeprint", () => { for (const card of cards.values()) card.print(); });
 }
 

@@ -140,7 +140,7 @@ const helpOf = ({ title, shows, misses }) => `${title} shows ${shows}.${misses ?
 
 /** What misleads in the maps of a method on this network; nothing of most. */
 const cautionOf = ({ pixels, heat }) => (pixels === "deconvnet" && !heat && DATA.pooled
-  ? "Caution: global average pooling comes before the score of this network, so that the deconvnet starts with the same signal at every place. Its picture shows edges of the whole photo, not evidence for the class." : "");
+  ? "Caution: global average pooling comes before the score of this network, so that the deconvnet starts with the same signal at every place. What its picture shows comes from the network's strides and from edges of the whole photo, not from evidence for the class." : "");
 
 const drawnHeatmap = { key: null, canvas: null, request: null };
 
