@@ -37,7 +37,7 @@ def titled(picture: Array, title: str, scale: float, bar: tuple[str, Sequence[st
 
     height, width = picture.shape[:2]
     scale = min(scale, 200 / max(height, width))
-    below = 0.0 if bar is None else 0.5
+    below = 0.0 if bar is None else 0.4
     size = (max(width * scale, 1), max(height * scale, 1) + 0.5 + below)
     figure = Figure(figsize=size, dpi=100, layout="constrained")
     axes = figure.add_subplot()
@@ -55,7 +55,7 @@ def _colour_bar(figure: Any, axes: Any, colormap: str, texts: Sequence[str]) -> 
 
     share = min(1.0, 4.5 / figure.get_figwidth())
     bar = figure.colorbar(
-        ScalarMappable(cmap=colormap), ax=axes, orientation="horizontal", shrink=share, aspect=30 * share, pad=0.02
+        ScalarMappable(cmap=colormap), ax=axes, orientation="horizontal", shrink=share, aspect=40, pad=0.02
     )
     bar.set_ticks(list(np.linspace(0, 1, len(texts))), labels=list(texts), fontsize=8)
     bar.outline.set_visible(False)

@@ -40,6 +40,8 @@ class Shown:
     """The call whose output is shown."""
     pattern: str
     """The call of which filter patterns are made: the same, without the activation."""
+    channels: int = 0
+    """How many it has; 0 where it gives no maps."""
     after: tuple[str, ...] = ()
     """The kinds of modules between the layer and what is shown."""
 
@@ -68,12 +70,17 @@ def shown_layers(net: Network, x: Tensor, layers: Layers, measured: Sequence[str
             asked = list(measured) if layers is None else layers
             calls = expand(given.model, known, chosen_patterns(given.model, asked))
     whole, shown = _activations(outputs), dict[str, Shown]()
+    width = {name: one.shape[1] for one in outputs for name in (one.name, f"{_base(one.name)}#*")}
+
+    def by_itself(name: str, layer: nn.Module) -> Shown:
+        return Shown(name, layer, name, name, width.get(name, 0))
+
     alone = {str(call) for call in calls} | set(measured)
     for call in calls:
         runs = [one for name, one in whole.items() if str(call) in (name, f"{_base(name)}#*")]
-        for one in runs or [Shown(str(call), known[call.name], str(call), str(call))]:
-            by_itself = one.name in measured or not alone.isdisjoint((one.call, f"{_base(one.call)}#*"))
-            shown[one.name] = Shown(one.name, one.layer, one.name, one.name) if by_itself else one
+        for one in runs or [by_itself(str(call), known[call.name])]:
+            is_alone = one.name in measured or not alone.isdisjoint((one.call, f"{_base(one.call)}#*"))
+            shown[one.name] = by_itself(one.name, one.layer) if is_alone else one
     return list(shown.values())
 
 
@@ -82,11 +89,11 @@ def _base(name: str) -> str:
 
 
 def _outputs(given: Given) -> list[_Output]:
-    """What every call gave that has maps of more than one place, in the order of running."""
+    """What every call gave that has maps, in the order of running."""
     layers, outputs = named_layers(given.model), list[_Output]()
 
     def note(name: str, output: Any) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:] != (1, 1):
+        if isinstance(output, Tensor) and output.ndim == 4:
             outputs.append(_Output(name, layers[_base(name)], tuple(output.shape), output.grad_fn))
 
     with torch.enable_grad(), HookManager(given.model) as hooks:
@@ -109,7 +116,8 @@ def _activations(outputs: Sequence[_Output]) -> dict[str, Shown]:
             source = _source(node, first)
             if source is not None and first[source].shape == one.shape:
                 followers.setdefault(source, one)
-    return {one.name: _shown(one, followers, outermost) for one in outputs if isinstance(one.layer, CONVOLUTIONS)}
+    convolutions = (one for one in outputs if isinstance(one.layer, CONVOLUTIONS) and one.shape[2:] != (1, 1))
+    return {one.name: _shown(one, followers, outermost) for one in convolutions}
 
 
 def _shown(convolution: _Output, followers: Mapping[Any, _Output], outermost: Mapping[Any, str]) -> Shown:
@@ -121,7 +129,7 @@ def _shown(convolution: _Output, followers: Mapping[Any, _Output], outermost: Ma
     raised = line[-2] if len(line) > 1 and is_plain else line[-1]
     kinds = tuple(type(one.layer).__name__ for one in line[1:] if not isinstance(one.layer, (nn.Identity, nn.Dropout)))
     call = outermost.get(line[-1].node, convolution.name)
-    return Shown(convolution.name, convolution.layer, call, raised.name, kinds)
+    return Shown(convolution.name, convolution.layer, call, raised.name, convolution.shape[1], kinds)
 
 
 def _source(node: Any, first: Mapping[Any, _Output]) -> Any:
@@ -153,6 +161,15 @@ def require_shared(shown: Sequence[Shown], top: TopActivations | None, atlas: At
     if atlas is not None and names and not names & set(map(_base, atlas.layers)):
         raise OutputError(
             f"the atlas {atlas.folder.path} has none of the layers shown: it has {', '.join(atlas.layers[:3])}, ..."
+        )
+
+
+def require_channels(selected: Sequence[int] | None, shown: Sequence[Shown]) -> None:
+    """Raise LayerError for a channel that no layer has which is asked for."""
+    widest = max(shown, key=lambda one: one.channels, default=None)
+    if widest is not None and (missing := [c for c in selected or () if c >= widest.channels > 0]):
+        raise LayerError(
+            f"no layer shown has a channel {missing[0]}: {widest.name} has the most, 0 to {widest.channels - 1}"
         )
 
 
@@ -195,12 +212,8 @@ def chosen_channels(
         selected: the numbers of the channels instead.
         drawn: channels, by layer, that are shown beside these k, as top activations have been drawn of them.
         patterns: channels, by layer, of which alone the k are chosen, as there are filter patterns of them.
-
-    Raises:
-        LayerError: for a channel that no layer has.
     """
     if selected is not None:
-        _require_channels(selected, layers)
         chosen = {name: [c for c in selected if c < maps.shape[0]] for name, maps in layers.items()}
         return {name: channels for name, channels in chosen.items() if channels}
     chosen = {}
@@ -215,11 +228,3 @@ def strongest_channels(layer: LayerMaps, k: int, among: Iterable[int]) -> list[i
     """The k of some channels with the strongest activations on any photo, the strongest first and dead ones last."""
     order, some = layer.peak.nan_to_num(-torch.inf).amax(0).argsort(descending=True, stable=True), set(among)
     return [c for c in map(int, order) if c in some][:k]
-
-
-def _require_channels(selected: Sequence[int], layers: Mapping[str, LayerMaps]) -> None:
-    widest = max(layers, key=lambda name: layers[name].shape[0], default=None)
-    if widest is not None and (missing := [c for c in selected if c >= layers[widest].shape[0]]):
-        raise LayerError(
-            f"no layer shown has a channel {missing[0]}: {widest} has the most, 0 to {layers[widest].shape[0] - 1}"
-        )

@@ -37,13 +37,28 @@ from torchviz_cnn.layers.describe import Description, describe
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.media.origin import Photo, is_photo, picture_of, stored
 from torchviz_cnn.page import content
-from torchviz_cnn.page.choice import Shown, chosen_channels, drawn_channels, ran, require_shared, shown_layers
+from torchviz_cnn.page.choice import (
+    Shown,
+    chosen_channels,
+    drawn_channels,
+    ran,
+    require_channels,
+    require_shared,
+    shown_layers,
+)
 from torchviz_cnn.page.collect import Collected, Explained, collect
 from torchviz_cnn.page.encode import Blocks
 from torchviz_cnn.page.provenance import provenance
 from torchviz_cnn.page.render import render_page
 from torchviz_cnn.page.trust import Measured, maps_of, measure_maps, measure_weights, read_trust
-from torchviz_cnn.page.units.patterns import about_patterns, atlas_of, channels_of, from_atlas, make_patterns
+from torchviz_cnn.page.units.patterns import (
+    PatternPictures,
+    about_patterns,
+    atlas_of,
+    channels_of,
+    from_atlas,
+    make_patterns,
+)
 from torchviz_cnn.page.units.top import top_contents, top_of
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.folder import model_checksum
@@ -168,6 +183,7 @@ def report(
     given = _Given.of(net, top, atlas, checksum)
     asked = shown_layers(net, _blank(net), layers, given.layers)
     require_shared(asked, given.top, given.atlas)
+    require_channels(selected, asked)
     with stage("photos", len(photos)) as bar:
         batches, calls = _batches(net, photos, batch_size), [one.call for one in asked] or layers
         goals: dict[str, Any] = {"targets": targets, "output": output} if photos else {"output": output}
@@ -180,15 +196,10 @@ def report(
     blocks = Blocks()
     tops = {} if given.top is None else top_contents(given.top, net, chosen, until, blocks, stage)
     wanted = _drawable(shown, chosen, collected.added)
-    with stage("filter patterns", sum(map(len, wanted.values()))) as bar:
-        if given.atlas is not None:
-            patterns = from_atlas(given.atlas, wanted)
-        else:
-            sources = {name: shown[name].pattern for name in wanted}
-            patterns = make_patterns(net, wanted, until=until, seed=seed, done=bar.update, sources=sources)
+    patterns = _patterns(net, given.atlas, wanted, shown, until, seed, stage)
     said = about_patterns(wanted, patterns, budget, None if atlas is None else os.fspath(atlas))
-    pictures, units = content.photo_contents(net, photos, collected, measured, blocks), []
     rows = content.table(description)
+    units = []
     with stage("layers", len(chosen)) as bar:
         for name, numbers in chosen.items():
             unit = content.layer_content(shown[name], maps[name], numbers, len(photos), blocks)
@@ -196,12 +207,12 @@ def report(
             unit |= content.pattern_contents(patterns.get(name, {}), wanted.get(name, []), atlas is not None, blocks)
             units.append({**unit, "top": tops.get(name, {})})
             bar.update(1)
-    count = sum(len(unit["patterns"]) for unit in units)
+    pictures = content.photo_contents(net, photos, collected, measured, blocks)
 
     settings: dict[str, Any] = {"layers": layers, "k": k, "channels": selected, "classes": classes, "top": top}
-    settings |= {"targets": collected.label or targets, "output": output}
+    settings |= {"targets": collected.label or targets, "output": output, "atlas": atlas, "budget": budget}
     settings |= {"trust": trust if isinstance(trust, (str, os.PathLike)) else trust and repr(trust)}
-    settings |= {"atlas": atlas, "budget": budget, "seed": seed, "filter patterns": said or "none"}
+    settings |= {"seed": seed, "filter patterns": said or "none"}
     call = command or f"torchviz_cnn.report(net, images, {str(out)!r}, ...)"
     page = render_page(
         content.data(net, pictures, units, collected, measured, shown),
@@ -211,7 +222,7 @@ def report(
         rows=rows,
         trouble=trouble,
         provenance=provenance(net, photos, settings, call, checksum, time.monotonic() - begun),
-        patterns=count,
+        patterns=(count := sum(len(unit["patterns"]) for unit in units)),
         about_patterns=said,
     )
     files.write(path, lambda file: file.write(page.encode("utf-8", "backslashreplace")))
@@ -242,6 +253,23 @@ class _Given:
         if self.atlas is None:
             return {}
         return {name: channels_of(self.atlas, name) for name in layers if name in self.atlas.layers}
+
+
+def _patterns(
+    net: Network,
+    atlas: Atlas | None,
+    wanted: Mapping[str, Sequence[int]],
+    shown: Mapping[str, Shown],
+    until: float,
+    seed: int,
+    stage: Callable[[str, int], Any],
+) -> PatternPictures:
+    """The filter patterns of the channels wanted: those of an atlas, or as many as there is time for."""
+    with stage("filter patterns", sum(map(len, wanted.values()))) as bar:
+        if atlas is not None:
+            return from_atlas(atlas, wanted)
+        sources = {name: shown[name].pattern for name in wanted}
+        return make_patterns(net, wanted, until=until, seed=seed, done=bar.update, sources=sources)
 
 
 def _measured(

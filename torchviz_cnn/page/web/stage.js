@@ -133,7 +133,7 @@ async function attribution() {
 }
 
 /** Where a heatmap is: the layer and, where another module gives its activation, that too. */
-const layerOf = ({ at, call }) => (call === at ? [named(at)] : [named(call), " (activation of ", named(at), ")"]);
+const layerOf = ({ at, call }) => (call === at ? [named(at)] : [named(at), " (output of ", named(call), ")"]);
 
 /** What a method shows, and what it does not. */
 const helpOf = ({ title, shows, misses }) => `${title} shows ${shows}.${misses ? ` It does not show ${misses}.` : ""}`;
