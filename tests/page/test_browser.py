@@ -166,7 +166,11 @@ def test_a_unit_shows_all_photos_on_one_scale(browser: Browser, tmp_path: Path) 
     bright = pictures(1)[0]
     dim = bright.point([v // 4 + 96 for v in range(256)] * 3)
     out = tvc.report(
-        network(vgg_like(), None), {"bright": bright, "dim": dim}, tmp_path, layers=["features.0"], budget=0
+        network(vgg_like(), None),
+        {"bright": bright, "dim": dim},
+        tmp_path,
+        layers=["features.0", "features.1"],
+        budget=0,
     )
     spread = """(canvas) => {
         const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height), greens = [];
@@ -370,7 +374,9 @@ def test_colour_bars_have_the_values_of_what_is_drawn(browser: Browser, page: Pa
     with browser.tab() as tab:
         tab.open(page)
         tab.settled()
-        peak = layer["heat"]["grad_cam"]["peak"][0][0]
+        tab.page.check("#depth-0", force=True)
+        tab.settled()
+        peak = data["layers"][0]["heat"]["grad_cam"]["peak"][0][0]
         assert peak > 0
         assert text(tab, "#heatmap-legend").split()[:2] == ["0", f"{peak:.3g}"]
         bar = tab.pixels("#heatmap-legend canvas")
@@ -409,6 +415,8 @@ def test_pictures_that_mislead_have_a_caution(browser: Browser, page: Path, tmp_
         tab.open(page)  # of random weights, and without global average pooling
         assert "the weights of this network are random" in text(tab, ".masthead .caution")
         assert tab.page.locator("#pixels .caution:not(:empty)").count() == 0
+        nothing_wrong(tab)
+    with browser.tab() as tab:
         tab.open(pooled)
         assert tab.page.locator(".masthead .caution").count() == 0
         cautions = tab.page.locator("#pixels figure", has=tab.page.locator(".caution:not(:empty)"))

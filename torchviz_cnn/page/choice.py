@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -58,8 +59,9 @@ class _Output(NamedTuple):
 def shown_layers(net: Network, x: Tensor, layers: Layers, measured: Sequence[str] = ()) -> list[Shown]:
     """The layers that were asked for, by default those `measured`, or else all convolutions, in the order of running.
 
-    A convolution is shown after the normalisation and the activation that follow it, but where top activations or
-    filter patterns are `measured` of itself. None is given for a network without convolutions. Runs `x` (1, C, H, W).
+    A convolution is shown after the normalisation and the activation that follow it. Where top activations or filter
+    patterns are `measured` of itself, it is shown without a normalisation, which may turn weak into strong. None is
+    given for a network without convolutions. Runs `x` (1, C, H, W).
     """
     with prepared(net, x) as given:
         outputs = _outputs(given)
@@ -75,17 +77,21 @@ def shown_layers(net: Network, x: Tensor, layers: Layers, measured: Sequence[str
     def by_itself(name: str, layer: nn.Module) -> Shown:
         return Shown(name, layer, name, name, width.get(name, 0))
 
-    alone = {str(call) for call in calls} | set(measured)
+    alone = {str(call) for call in calls} | set(measured)  # a layer that stands for itself does not for another
     for call in calls:
         runs = [one for name, one in whole.items() if str(call) in (name, f"{_base(name)}#*")]
         for one in runs or [by_itself(str(call), known[call.name])]:
-            is_alone = one.name in measured or not alone.isdisjoint((one.call, f"{_base(one.call)}#*"))
+            is_normalised = one.pattern != one.name
+            is_alone = (one.name in measured and is_normalised) or not alone.isdisjoint(
+                (one.call, f"{_base(one.call)}#*")
+            )
             shown[one.name] = by_itself(one.name, one.layer) if is_alone else one
     return list(shown.values())
 
 
 def _base(name: str) -> str:
-    return name.partition("#")[0]
+    """The name of a layer without the number of its call."""
+    return re.sub(r"#(\d+|\*)$", "", name)
 
 
 def _outputs(given: Given) -> list[_Output]:

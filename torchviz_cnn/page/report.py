@@ -128,7 +128,7 @@ def report(
         out: the page's path (`.html`), or a folder, in which the page is `index.html`.
         layers: names, patterns or types as for `capture`; by default those of `top` and `atlas`, or else all
             convolutions. A convolution is shown by what the normalisation and the activation behind it give, unless
-            these are layers of the page themselves, or `top` or `atlas` is of the convolution.
+            these are layers of the page themselves, or `top` or `atlas` is of the convolution before its normalisation.
         k: how many channels of each layer are shown: those with the strongest activations on the photos, of an atlas's
             layer among those that it has. Those that the pages of `top` show are added.
         channels: the numbers of the channels to show instead; layers that have none of them are left out.

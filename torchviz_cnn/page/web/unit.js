@@ -114,7 +114,7 @@ function onPhotos(layer, i) {
   });
   return make("section", {}, make("h3", {}, DATA.photos.length > 1 ? "On the photos" : "On the photo"),
     make("p", { class: "about-maps" }, `The left picture shows the positive part over the network's input, the right picture the whole map.${DATA.photos.length > 1 ? " All photos are on one scale." : ""}`),
-    bars, make("div", { class: "photos" }, ...figures));
+    make("div", { class: "photos" }, ...figures), bars);
 }
 
 /** The patches lie side by side in one picture, and so do their projections: each is drawn on a canvas of its own. */
