@@ -110,13 +110,21 @@ def _font(size: int) -> Any:
 
 
 @usual_style()
-def panel(pictures: Sequence[Image.Image | Array], titles: Sequence[str], headline: str = "") -> Image.Image:
+def panel(
+    pictures: Sequence[Image.Image | Array],
+    titles: Sequence[str],
+    headline: str = "",
+    *,
+    bars: Mapping[int, tuple[str, Sequence[float]]] | None = None,
+) -> Image.Image:
     """Draw pictures side by side with a title each, as one figure.
 
     Args:
         pictures: PIL pictures, or arrays (h, w, 3); grey arrays (h, w) are drawn in viridis.
         titles: a title for each of them.
         headline: a line above all.
+        bars: by place of a picture, a colormap and the values of its first and last colour, for a colour bar. An array
+            (h, w) has one without.
 
     Raises:
         InputError: for no pictures, or another number of titles.
@@ -142,11 +150,21 @@ def panel(pictures: Sequence[Image.Image | Array], titles: Sequence[str], headli
         drawn = axes.imshow(np.asarray(picture), cmap="viridis", interpolation="auto")
         axes.set_title(title, fontsize=11, parse_math=False)
         _hide_axis(axes)
-        if not isinstance(picture, Image.Image) and picture.ndim == 2:
-            figure.colorbar(drawn, ax=axes, shrink=0.8, aspect=30).ax.tick_params(labelsize=8)
+        bar = (bars or {}).get(place)
+        if bar is not None or (not isinstance(picture, Image.Image) and picture.ndim == 2):
+            scale = drawn if bar is None else _scale(*bar)
+            figure.colorbar(scale, ax=axes, shrink=0.8, aspect=30).ax.tick_params(labelsize=8)
     if headline:
         figure.suptitle(headline, fontsize=13, parse_math=False)
     return figure_image(figure)
+
+
+def _scale(colormap: str, ends: Sequence[float]) -> Any:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    low, high = ends
+    return ScalarMappable(Normalize(low, max(high, low + 1e-12)), colormap)
 
 
 @usual_style()
