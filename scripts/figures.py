@@ -6,6 +6,8 @@ python scripts/figures.py [FOLDER]
 from __future__ import annotations
 
 import io
+import json
+import re
 import shutil
 import sys
 import tempfile
@@ -108,9 +110,10 @@ def report_page(folder: Path) -> None:
 
     shots = []
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as play:
-        page = demo.write_page(Path(scratch), model="efficientnet_lite0", budget=150).path.as_uri()
+        written = demo.write_page(Path(scratch), model="efficientnet_lite0", budget=150).path
+        page, unit = written.as_uri(), unit_with_pattern(written)
         browser = play.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-        for address, scheme in (("", "light"), ("#blocks.7/50", "dark")):
+        for address, scheme in (("", "light"), (unit, "dark")):
             view: Any = {
                 "viewport": {"width": 1120, "height": 1000},
                 "color_scheme": scheme,
@@ -125,6 +128,14 @@ def report_page(folder: Path) -> None:
     for i, shot in enumerate(shots):
         both.paste(shot, (i * (shot.width + 16), 0))
     save(both, folder / "report.jpg", 1400)
+
+
+def unit_with_pattern(page: Path) -> str:
+    """The address of the first channel in the middle of the network that has a filter pattern on a page."""
+    (embedded,) = re.findall(r'id="data">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)
+    several = [layer for layer in json.loads(embedded)["layers"] if layer["patterns"]]
+    layer = several[len(several) // 2]
+    return f"#{layer['name']}/{next(iter(layer['patterns']))}"
 
 
 def top_page(net: tvc.Network, layer: str = "relu3", count: int = 8) -> Image.Image:
