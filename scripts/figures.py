@@ -153,7 +153,10 @@ def top_page(net: tvc.Network, layer: str = "relu3", count: int = 8) -> Image.Im
 
 def strip(acts: tvc.Activations, layer: str, side: int = 96) -> Image.Image:
     """The first 12 channels of a layer in a row, all tiles of one size."""
-    tiles = [Image.fromarray(tile).resize((side, side), Image.Resampling.NEAREST) for tile in acts.tiles(layer)[:12]]
+    tiles = [Image.fromarray(tile) for tile in acts.tiles(layer)[:12]]
+    # Values of a small map stay squares; a large one is made smaller without patterns of its own.
+    how = Image.Resampling.NEAREST if tiles[0].width <= side else Image.Resampling.LANCZOS
+    tiles = [tile.resize((side, side), how) for tile in tiles]
     row = render.tile_grid(np.stack([np.asarray(tile) for tile in tiles]), columns=12, margin=2)
     return Image.fromarray(render.colormap(row, "viridis"))
 

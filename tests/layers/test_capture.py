@@ -474,8 +474,9 @@ def test_a_plot_is_titled_and_in_proportion() -> None:
     assert wide.mode == "RGB"
     top = np.asarray(wide)[:40]
     assert top.min() < 100 < top.max()  # the title stands there
-    bar = np.asarray(wide)[-30:]
-    assert {(68, 1, 84), (253, 231, 36)} <= {tuple(pixel) for pixel in bar.reshape(-1, 3).tolist()}  # viridis' ends
+    bar = np.asarray(wide)[-35:].reshape(-1, 3).astype(int)
+    for end in ((68, 1, 84), (253, 231, 36)):  # of viridis
+        assert (np.abs(bar - end).max(1) <= 2).any()
     one = acts.plot("features.7", channels=[3])
     assert one.height < one.width * 2
 
