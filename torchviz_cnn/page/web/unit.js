@@ -95,7 +95,7 @@ function mapBars(layer, i, all) {
 function onPhotos(layer, i) {
   if (layer.size[0] * layer.size[1] === 1) return oneValue(layer, i);
   const maps = Promise.all(DATA.photos.map((_, p) => mapsOf(layer.maps[p], layer.size).then((all) => all[i])));
-  const bars = make("div");
+  const bars = make("div", { class: "map-bars" });
   track(maps.then((all) => bars.replaceChildren(mapBars(layer, i, all))));
   const figures = DATA.photos.map((photo, p) => {
     const over = make("canvas", { role: "img", "aria-label": `Activation of channel ${layer.channels[i]} of ${layer.name} over ${photo.name}` });
