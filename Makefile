@@ -3,7 +3,7 @@ BIOME = @biomejs/biome@2.6.8
 QUICK = tests/core tests/runs/test_files.py tests/media/test_images.py tests/hooks/test_manager.py \
 	tests/layers/test_capture.py tests/models/test_networks.py tests/scores/test_targets.py tests/attribution/test_cam.py \
 	tests/attribution/test_saliency.py tests/deconv tests/ascent/test_objectives.py tests/topk/test_patches.py \
-	tests/evaluation/test_ranking.py tests/page/test_units.py tests/cli/test_help.py tests/cli/test_predict.py
+	tests/evaluation/test_ranking.py tests/watch/test_history.py tests/page/test_units.py tests/cli/test_help.py tests/cli/test_predict.py
 
 .PHONY: help check lint-web format test fast quick docs gallery figures docs-table notebooks benchmark zoo endurance versions
 
@@ -17,7 +17,7 @@ check: lint-web  ## lint, formatting, types, import contracts, the page's script
 	$(PYTHON) -c "from importlinter.cli import lint_imports_command as check; check()"
 
 lint-web:  ## lint the page's scripts and style sheet, where npx is there
-	@if command -v npx >/dev/null; then npx --yes $(BIOME) lint --error-on-warnings torchviz_cnn/page/web torchviz_cnn/evaluation/written/web; \
+	@if command -v npx >/dev/null; then npx --yes $(BIOME) lint --error-on-warnings torchviz_cnn/page/web torchviz_cnn/evaluation/written/web torchviz_cnn/runs/web torchviz_cnn/watch/web; \
 	else echo "lint-web is skipped: it needs npx (Node.js)"; fi
 
 format:  ## repair what can be repaired

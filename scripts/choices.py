@@ -26,9 +26,11 @@ from torchviz_cnn.models.catalogue import BUNDLED, INSTALLED
 from torchviz_cnn.models.checkpoints.fitting import Head
 from torchviz_cnn.scores.projection import Projection
 from torchviz_cnn.scores.targets import Score
+from torchviz_cnn.topk.result import By
 
 TYPES: dict[str, Any] = {
     "blend": Blend,
+    "by": By,
     "geometry": Geometry,
     "head": Head,
     "normalize": Normalize,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import runpy
 import shutil
 import sys
 import tempfile
@@ -58,6 +59,7 @@ def main(folder: Path) -> None:
     save(cascade(net, Image.fromarray(data.chelsea())), folder / "randomization.jpg", 1000)  # type: ignore[no-untyped-call]
     known_answers.main(["--out", str(folder / "known_answers.png")])
     report_page(folder)
+    watched(folder)
 
     # The deconvnet is for networks that pool by maxima, which EfficientNet does not.
     pooling, cat = tvc.load_model("cats_and_dogs"), Image.fromarray(data.chelsea())  # type: ignore[no-untyped-call]
@@ -98,6 +100,16 @@ def patterns(net: tvc.Network, layer: str, quality: Quality, count: int, side: i
     filters = tvc.filter_patterns(net, layer, range(count), quality=quality, size=128)
     tiles = [filters.image(i).resize((side, side), Image.Resampling.LANCZOS) for i in range(count)]
     return Image.fromarray(render.tile_grid(np.stack([np.asarray(tile) for tile in tiles]), columns=count, margin=2))
+
+
+def watched(folder: Path) -> None:
+    """A shortcut being learned, as scripts/watch.py shows it."""
+    given = list(sys.argv)
+    with tempfile.TemporaryDirectory() as scratch:
+        sys.argv[:] = ["scripts/watch.py", scratch]
+        runpy.run_path(str(Path(__file__).with_name("watch.py")), run_name="__main__")
+        save(Image.open(Path(scratch) / "strip.png"), folder / "watch.jpg", 1400)
+    sys.argv[:] = given
 
 
 def report_page(folder: Path) -> None:

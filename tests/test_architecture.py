@@ -92,7 +92,9 @@ def test_importing_the_package_does_not_import_what_only_some_calls_need() -> No
         "compare",
         "filter_patterns",
         "top_activations",
+        "relevance",
         "trust",
+        "watch",
     ],
 )
 def test_scripts_for_a_technique_are_short(name: str) -> None:

@@ -43,6 +43,10 @@ METHODS: dict[str, Method] = {
     "predict": lambda model, x: tvc.predict(model, x),
     "filter_patterns": lambda model, x: tvc.filter_patterns(model, "features.2", [0, 3], size=24, steps=2).values,
     "maximize": lambda model, x: tvc.maximize(model, GOAL, size=32, steps=2).values,
+    "channel_heatmap": lambda model, x: tvc.channel_heatmap(model, x, "features.2", 3, 1, at="input").values,
+    "relevance": lambda model, x: tvc.top_activations(model, x, ["features.9"], k=2, by="relevance").values[
+        "features.9"
+    ],
     "top_activations": lambda model, x: tvc.top_activations(model, x, ["features.9"], k=2).values["features.9"],
 }
 

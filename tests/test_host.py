@@ -66,12 +66,16 @@ def mosaics(model: nn.Module, x: Tensor) -> Mosaics:
 
 
 CALLS: dict[str, Call] = {
+    "Watch": lambda model, x, layer, folder: tvc.Watch(model, x, folder / "watch", layer=layer, target=0).step(),
     **{
         name: partial(lambda method, model, x, layer, folder: method.function(model, x, layer, 0), method)
         for name, method in CAM_METHODS.items()
     },
     "HookManager": hook_manager,
     "ablation_cam": lambda model, x, layer, folder: tvc.ablation_cam(model, x, layer, 0),
+    "channel_heatmap": lambda model, x, layer, folder: [
+        tvc.channel_heatmap(model, x, layer, 0, 0, at=at) for at in ("layer", "input")
+    ],
     "cam_video": lambda model, x, layer, folder: tvc.cam_video(
         network(model), [photo(), photo()], folder / "clip.avi", layer=layer, scale="clip"
     ),
@@ -111,7 +115,10 @@ CALLS: dict[str, Call] = {
     "score_cam": lambda model, x, layer, folder: tvc.score_cam(model, x, layer, 0),
     "smooth_grad": lambda model, x, layer, folder: tvc.smooth_grad(model, x, 0, samples=2),
     "smoothed_cam": lambda model, x, layer, folder: tvc.smoothed_cam(model, x, layer, samples=1),
-    "top_activations": lambda model, x, layer, folder: tvc.top_activations(model, x, [layer], k=1, workers=0),
+    "similar_channels": lambda model, x, layer, folder: tvc.similar_channels(model, layer, 0, by="activations", x=x),
+    "top_activations": lambda model, x, layer, folder: [
+        tvc.top_activations(model, x, [layer], k=1, workers=0, by=by) for by in ("activation", "relevance")
+    ],
     "trust": lambda model, x, layer, folder: tvc.trust(
         model, x, methods=["grad_cam", "guided"], layers=layer, steps=2, perturbed=1, mosaics=0, out=folder / "trust"
     ),
@@ -177,7 +184,7 @@ def test_every_public_function_that_takes_a_model_has_a_row() -> None:
     taking = set()
     for name in tvc.__all__:
         value = getattr(tvc, name)
-        if inspect.isfunction(value) or value is tvc.HookManager:
+        if inspect.isfunction(value) or value in (tvc.HookManager, tvc.Watch):
             taking |= {name} if {"model", "net", "networks"} & set(inspect.signature(value).parameters) else set()
     for name in tvc.metrics.__all__:
         value = getattr(tvc.metrics, name)
@@ -215,10 +222,11 @@ def tensors_of(result: object) -> list[Tensor]:
     "name", [name for name in CALLS if {"x", "target"} <= set(inspect.signature(public(name)).parameters)]
 )
 def test_a_target_that_is_refused_leaves_no_trace(name: str, network_name: str) -> None:
-    model, x, _ = host(network_name, "train")
+    model, x, layer = host(network_name, "train")
+    options: dict[str, Any] = {"layer": layer, "channel": 0} if name == "channel_heatmap" else {}
     for target in (CLASSES, torch.tensor([0, 1, 2])):
         with unchanged(model, x), pytest.raises(tvc.TargetError):
-            public(name)(model, x, target=target)
+            public(name)(model, x, target=target, **options)
 
 
 class Stop(Exception):
@@ -248,14 +256,20 @@ def refusing(output: Tensor) -> Tensor:
         for name in CALLS
         if {"target", "targets"} & set(inspect.signature(public(name)).parameters)
         and "video" not in name
-        and name not in ("competitive_cam", "report")
+        and name not in ("Watch", "competitive_cam", "report")
     ],
 )
 def test_a_function_as_target_leaves_no_trace(name: str) -> None:
     for state, mode in STATES.items():
-        model, x, _ = host("BatchNorm", state)
+        model, x, layer = host("BatchNorm", state)
         judge, parameters = Judge(), inspect.signature(public(name)).parameters
-        options: dict[str, Any] = {"occlusion": {"patch": 16}, "smoothed_cam": {"samples": 1}}.get(name, {})
+        given: dict[str, dict[str, Any]] = {
+            "channel_heatmap": {"layer": layer, "channel": 0},
+            "occlusion": {"patch": 16},
+            "smoothed_cam": {"samples": 1},
+            "top_activations": {"by": "relevance"},
+        }
+        options = given.get(name, {})
         asked = "target" if "target" in parameters else "targets"
         with mode(), unchanged(model, x), unchanged(judge, x):
             result = public(name)(model, x, **{asked: judge}, **options)

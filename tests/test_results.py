@@ -47,6 +47,7 @@ def results(folder: Path) -> dict[str, Any]:
         "Recipe": tvc.Recipe.named("clean"),
         "Saliency": tvc.saliency(net, photo, target=1),
         "SignedHeatmap": tvc.grad_cam(net, photo, target=1, relu=False),
+        "SimilarChannels": tvc.similar_channels(net, "features.0", 1),
         "TopActivations": tvc.top_activations(net, folder, ["features.0"], k=1),
         "Trust": tvc.trust(net, photo, methods="grad_cam", truth=[1], steps=2, mosaics=0),
     }

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from torchviz_cnn.runs.folder import ResultFolder
+from torchviz_cnn.watch.history import History
+
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 HELPERS = {"api_reference", "peers", "pictures", "site_hooks", "timing", "usage", "zoo_checks"}
 """Files that scripts import."""
@@ -25,6 +28,7 @@ NEEDS_NOTHING = {
     "notebooks",
     "overview",
     "peer_checks",
+    "watch",
     "zoo",
 }
 """Scripts that run without arguments; most of them take minutes."""
@@ -46,6 +50,7 @@ WRONG: dict[str, str] = {
     "maximize": "resnet19 random cat",
     "mosaics": "nowhere/ cats_and_dogs",
     "randomization": "nowhere.jpg cats_and_dogs random made.png",
+    "relevance": "nowhere/ cats_and_dogs random conv1",
     "report": "resnet19 random",
     "saliency": "nowhere.jpg cats_and_dogs random",
     "saliency_methods": "nowhere.jpg cats_and_dogs random made.png",
@@ -146,3 +151,14 @@ def test_the_usage_says_how_many_arguments_there_are(here: Path, usage: str, giv
         with pytest.raises(SystemExit) as stop:
             arguments(usage)
         assert stop.value.code == 2
+
+
+@pytest.mark.slow
+def test_watch_shows_a_shortcut_that_is_learned(here: Path) -> None:
+    assert run("watch", "run") == 0
+    kept = History(here / "run", ResultFolder.read(here / "run", "watch").manifest["identity"], 60).kept
+    marked, disc, without = kept[-1].probability.tolist()
+    assert [one.step for one in kept] == list(range(0, 221, 20))
+    assert min(marked, disc) > 0.9
+    assert without < 0.1  # a square without its bright corner is no square
+    assert (here / "run" / "strip.png").exists()

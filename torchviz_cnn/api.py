@@ -8,6 +8,7 @@ from torchviz_cnn.ascent.maximize import filter_patterns, maximize
 from torchviz_cnn.ascent.recipes import Recipe
 from torchviz_cnn.ascent.result import Patterns
 from torchviz_cnn.attribution import metrics
+from torchviz_cnn.attribution.cam.channel import channel_heatmap
 from torchviz_cnn.attribution.cam.competition import competitive_cam
 from torchviz_cnn.attribution.cam.exact import class_activation_map
 from torchviz_cnn.attribution.cam.formulas import CAM_METHODS as _CAM_METHODS
@@ -53,6 +54,7 @@ from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.capture import Activations, capture
 from torchviz_cnn.layers.defaults import layer_names
 from torchviz_cnn.layers.describe import Description, describe
+from torchviz_cnn.layers.units.similar import SimilarChannels, similar_channels
 from torchviz_cnn.media.figures import panel
 from torchviz_cnn.media.images import Preprocess, read_image
 from torchviz_cnn.media.photo_folder import PhotoFolder
@@ -63,6 +65,7 @@ from torchviz_cnn.scores.predictions import Predictions
 from torchviz_cnn.scores.targets import predict
 from torchviz_cnn.topk.mining import top_activations
 from torchviz_cnn.topk.result import TopActivations
+from torchviz_cnn.watch.watching import Watch
 
 if TYPE_CHECKING:  # for type checkers, what the table gives at run time
     from torchviz_cnn.attribution.cam.formulas import *  # noqa: F403
@@ -107,15 +110,18 @@ __all__ = [
     "Report",
     "Saliency",
     "SignedHeatmap",
+    "SimilarChannels",
     "SkippedWarning",
     "TargetError",
     "TopActivations",
     "TorchvizError",
     "TorchvizWarning",
     "Trust",
+    "Watch",
     "ablation_cam",
     "cam_video",
     "capture",
+    "channel_heatmap",
     "class_activation_map",
     "compare",
     "competitive_cam",
@@ -146,6 +152,7 @@ __all__ = [
     "report",
     "saliency",
     "score_cam",
+    "similar_channels",
     "smooth_grad",
     "smoothed_cam",
     "targets",

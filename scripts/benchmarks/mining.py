@@ -88,6 +88,14 @@ def exact(setting: Setting) -> Run:
     )
 
 
+@MINING.add(f"{OURS}, by relevance", "ours", units=Setting.count)
+def by_relevance(setting: Setting) -> Run:
+    """With the relevance of the same channels for the top class: the whole forward pass, and a backward pass."""
+    return lambda: tvc.top_activations(
+        setting.model, setting.images, setting.layers, batch_size=BATCH, workers=0, by="relevance"
+    )
+
+
 def greatest(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
     return ours.flatten(), theirs.flatten()
 

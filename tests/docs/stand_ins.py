@@ -203,6 +203,14 @@ def _models() -> Names:
     return {"builds": table.builds, "LayerPlan": Any, "nn": nn, "MyScale": MyScale}
 
 
+def _watch() -> Names:
+    model = Residual(2)
+    loader = [(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))] * 2
+    photos = ["photos/cat.png", "cat.jpg", "dog.jpg"]
+    known = {"preprocess": tvc.Preprocess((32, 32)), "names": ("cat", "dog"), "loader": loader, "torch": torch}
+    return {**known, "model": model, "photos": photos, "optimizer": torch.optim.SGD(model.parameters(), 0.01)}
+
+
 def _readme() -> Names:
     names = {**_targets(), "my_model": Residual().eval(), "my_batch": torch.rand(1, 3, 64, 64), "torch": torch}
     return {**names, "mask": torch.ones(64, 64, dtype=torch.bool), "categories": tuple("abcdefghij")}
@@ -217,6 +225,7 @@ NAMES: dict[str, Callable[[], Names]] = {
     "docs/targets.md": _targets,
     "docs/top.md": lambda: {"net": _load_model("squeezenet1_0", "random")},
     "docs/trust.md": _trust,
+    "docs/watch.md": _watch,
 }
 """What a page speaks of before its first block, by name."""
 

@@ -14,7 +14,14 @@ from tests.docs import stand_ins
 from tests.docs.pages import ELSEWHERE, GALLERY, PAGES, blocks
 from torchviz_cnn.models.keras.layers.table import BUILDERS
 
-QUICK = {"docs/deconvnet.md", "docs/index.md", "docs/models.md", "docs/own_model.md", "docs/targets.md"}
+QUICK = {
+    "docs/deconvnet.md",
+    "docs/index.md",
+    "docs/models.md",
+    "docs/own_model.md",
+    "docs/targets.md",
+    "docs/watch.md",
+}
 """Pages that take a second or two; the others are tested with what is slow."""
 SHORTER = {
     "budget=600": "budget=61",

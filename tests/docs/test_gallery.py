@@ -16,7 +16,17 @@ from tests.browser import chromium
 from tests.docs.pages import GALLERY, ROOT, blocks
 from torchviz_cnn.attribution.methods import METHODS
 
-BEYOND = ("activations", "cam_video", "filter_patterns", "maximize", "report", "top_activations", "trust", "units")
+BEYOND = (
+    "activations",
+    "cam_video",
+    "filter_patterns",
+    "maximize",
+    "relevance",
+    "report",
+    "top_activations",
+    "trust",
+    "units",
+)
 """What is in the gallery besides the methods that explain a class."""
 PAGES = sorted(path.stem for path in GALLERY.glob("*.md") if path.stem != "index")
 PARTS = ["## What it shows", "## What it does not show", "## Paper"]

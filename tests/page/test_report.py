@@ -28,7 +28,8 @@ from torchviz_cnn.attribution.cam.formulas import CAM_METHODS, cam_method
 from torchviz_cnn.attribution.methods import METHODS
 from torchviz_cnn.cli.main import main
 from torchviz_cnn.page.collect import HEAT_SIDE, MAP_SIDE, Collected, collect
-from torchviz_cnn.page.encode import Blocks, figure, levels, script_json
+from torchviz_cnn.page.encode import Blocks, figure, levels
+from torchviz_cnn.runs.pages import script_json
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\"'"
 

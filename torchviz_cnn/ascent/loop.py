@@ -19,7 +19,7 @@ from torchviz_cnn.ascent.parameters import InputScale, Size, fourier, image_size
 from torchviz_cnn.ascent.recipes import Recipe, normalized
 from torchviz_cnn.ascent.transformations import moved, sampled_matrices
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, ModelError, are, counted
+from torchviz_cnn.core.errors import InputError, ModelError, NotFiniteError, are, counted
 from torchviz_cnn.core.names import LayerName, named_layers, one_call
 from torchviz_cnn.hooks.inputs import Input, batch_of, warn_of_batch_statistics, working_dtype
 from torchviz_cnn.hooks.manager import HookManager
@@ -202,7 +202,9 @@ class Ascent:
         values, all_scores = self.parameters.images(parameters).float().contiguous(), torch.stack(scores, 1).float()
         if not all(bool(tensor.isfinite().all()) for tensor in (values, all_scores)):
             name = type(self.module).__name__
-            raise ModelError(f"{name} gives NaN or infinity while {objective.text} is raised: are its weights finite?")
+            raise NotFiniteError(
+                f"{name} gives NaN or infinity while {objective.text} is raised: are its weights finite?"
+            )
         return values, all_scores, dead
 
     def _evaluation(self, objective: Objective, forward: Pass, names: Sequence[str], rows: Sequence[int]) -> Evaluate:

@@ -6,7 +6,7 @@
     ├── InputError        (ValueError)    a tensor or option that a method cannot work with
     ├── ImageError        (ValueError)    a photo that cannot be read or drawn
     ├── ModelError        (ValueError)    a network that cannot be built, or not explained by this method
-    │   └── NotFiniteError                one whose maps hold NaN or infinity
+    │   └── NotFiniteError                one whose numbers are NaN or infinite
     ├── CheckpointError   (ValueError)    weights that cannot be read or do not fit
     ├── OutputError       (OSError)       a result that cannot be written
     ├── RankError         (RuntimeError)  a process of a shared run that does not answer
@@ -54,7 +54,7 @@ class ModelError(TorchvizError, ValueError):
 
 
 class NotFiniteError(ModelError, InputError):
-    """A map that holds NaN or infinity."""
+    """A network whose scores, maps or patterns hold NaN or infinity."""
 
 
 class CheckpointError(TorchvizError, ValueError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 import zlib
 from collections.abc import Sequence
@@ -57,12 +56,6 @@ def figure(value: Any) -> float | None:
 def figures(values: Tensor) -> Any:
     """A tensor as nested lists of such numbers."""
     return figure(values) if values.ndim == 0 else [figures(one) for one in values]
-
-
-def script_json(data: Any) -> str:
-    """JSON that may stand inside a script element: no `<` can end it or open a comment."""
-    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def within(image: Image.Image, side: int) -> Image.Image:

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from torchviz_cnn.page.encode import script_json
-from torchviz_cnn.runs.pages import offline_page
+from torchviz_cnn.runs.pages import offline_page, script_json
 
 SCRIPTS = ("pictures.js", "stage.js", "layers.js", "unit.js", "report.js")
 

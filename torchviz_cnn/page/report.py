@@ -59,6 +59,7 @@ from torchviz_cnn.page.units.patterns import (
     from_atlas,
     make_patterns,
 )
+from torchviz_cnn.page.units.similar import similar_contents
 from torchviz_cnn.page.units.top import top_contents, top_of
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.folder import model_checksum
@@ -195,7 +196,7 @@ def report(
     measured = _measured(net, photos, collected, trust, checksum, until, stage, targets=targets, output=output)
     blocks = Blocks()
     tops = {} if given.top is None else top_contents(given.top, net, chosen, until, blocks, stage)
-    wanted = _drawable(shown, chosen, collected.added)
+    wanted, similar = _drawable(shown, chosen, collected.added), similar_contents(net, chosen)
     patterns = _patterns(net, given.atlas, wanted, shown, until, seed, stage)
     said = about_patterns(wanted, patterns, budget, None if atlas is None else os.fspath(atlas))
     rows = content.table(description)
@@ -205,7 +206,7 @@ def report(
             unit = content.layer_content(shown[name], maps[name], numbers, len(photos), blocks)
             unit["field"] = next((row for row in rows if row["name"] == name and row["size"]), None)
             unit |= content.pattern_contents(patterns.get(name, {}), wanted.get(name, []), atlas is not None, blocks)
-            units.append({**unit, "top": tops.get(name, {})})
+            units.append({**unit, "top": tops.get(name, {}), "similar": similar.get(name, {})})
             bar.update(1)
     pictures = content.photo_contents(net, photos, collected, measured, blocks)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from functools import lru_cache
+from importlib.resources import files
 from typing import Any
 
 
@@ -18,6 +20,17 @@ def offline_page(template: str, style: str, script: str, **fields: Any) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     return _compiled(template).render(**fields, style=style, script=script, policy=policy)  # type: ignore[no-any-return]
+
+
+def base_style() -> str:
+    """The style that pages have in common: colours in light and dark, letters, the head of the page."""
+    return files("torchviz_cnn.runs").joinpath("web", "base.css").read_text(encoding="utf-8").strip()
+
+
+def script_json(data: Any) -> str:
+    """JSON that may stand inside a script element: no `<` can end it or open a comment."""
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 @lru_cache(maxsize=8)

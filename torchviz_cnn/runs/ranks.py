@@ -117,6 +117,17 @@ def joined(device: str = "cpu") -> Iterator[Ranks]:
         distributed.destroy_process_group()
 
 
+def this_rank() -> int:
+    """The rank of this process, which joins no others for that: that of its group or, without one, as torchrun says.
+
+    >>> this_rank()
+    0
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank()
+    return _whole_number("RANK", 0)
+
+
 @contextmanager
 def _answering(ranks: Ranks) -> Iterator[None]:
     try:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchviz_cnn.core.errors import ModelError, counted, kind_of
+from torchviz_cnn.core.errors import ModelError, NotFiniteError, counted, kind_of
 from torchviz_cnn.hooks.manager import OptionalGradients
 
 Activation = Literal["softmax", "sigmoid", "none"]
@@ -175,7 +175,7 @@ def read_classes(
         raise ModelError(f"the model gives {what}; {_CHOOSE}{hint}")
     nan = logits.isnan().any(1)
     if bool(nan.any()):
-        raise ModelError(
+        raise NotFiniteError(
             f"the model gives NaN for image {int(nan.nonzero()[0, 0])}: some of its weights, its input or what it "
             "computes on the way are not finite numbers"
         )

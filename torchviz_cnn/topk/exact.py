@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchviz_cnn.core.errors import RankError, SkippedWarning
 from torchviz_cnn.core.warn import warn
@@ -14,14 +15,21 @@ from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.runs.ranks import Ranks
 from torchviz_cnn.topk.reading import read_batches
-from torchviz_cnn.topk.tally import Candidates, as_maps
+from torchviz_cnn.topk.relevance.shares import Relevance
+from torchviz_cnn.topk.tally import Candidates, as_maps, relevance_of
 
 
 def in_exact_order(
-    model: nn.Module, source: ImageSource, candidates: dict[str, Candidates], ranks: Ranks, workers: int
+    model: nn.Module,
+    source: ImageSource,
+    candidates: dict[str, Candidates],
+    ranks: Ranks,
+    workers: int,
+    relevance: Relevance | None = None,
 ) -> dict[str, Candidates]:
     """The candidates of each layer computed again in double precision, one image at a time; ranks share the images.
 
+    They are the strongest activations or, with `relevance`, those of the largest relevance.
     Where the network does not run in double precision, a SkippedWarning says so and they stay as they are.
     """
     images = sorted({image for best in candidates.values() for image in best.images.flatten().tolist() if image >= 0})
@@ -33,7 +41,10 @@ def in_exact_order(
     def take(name: str, output: object) -> None:
         maps = as_maps(double, name, output, 1)[0]
         rows, channels = (candidates[name].images == image).nonzero(as_tuple=True)
-        values, at = maps[channels.to(device)].double().flatten(1).cpu().max(1)
+        units = maps[channels.to(device)].double().cpu()
+        values, at = units.flatten(1).max(1)
+        if relevance is not None:
+            values = relevance_of(units[None])[0]
         exact[name].values[rows, channels], exact[name].images[rows, channels] = values, image
         exact[name].positions[rows, channels] = torch.stack([at // maps.shape[2], at % maps.shape[2]], 1)
 
@@ -42,11 +53,12 @@ def in_exact_order(
             double = copy.deepcopy(model).to(device, torch.float64)
             share = [[image] for image in images[ranks.rank :: ranks.count]]
             with torch.no_grad(), HookManager(double) as hooks:
-                hooks.on_forward(list(candidates), take)
+                if relevance is None:
+                    hooks.on_forward(list(candidates), take)
                 for batch in read_batches(source, range(len(share)), share, workers, device):
                     if batch.x is not None:
-                        image = int(batch.images[0])
-                        hooks.run(batch.x.to(device, torch.float64))
+                        image, x = int(batch.images[0]), batch.x.to(device, torch.float64)
+                        _run(hooks, x, batch.images, list(candidates), relevance, take)
     except RuntimeError as error:
         if isinstance(error, RankError) or not re.search("dtype|double|float64", str(error), re.IGNORECASE):
             raise
@@ -56,3 +68,19 @@ def in_exact_order(
         return candidates
     parts = ranks.gather(exact)
     return {layer: parts[0][layer].best([part[layer] for part in parts[1:]]) for layer in candidates}
+
+
+def _run(
+    hooks: HookManager,
+    x: Tensor,
+    images: Tensor,
+    layers: list[str],
+    relevance: Relevance | None,
+    take: Callable[[str, Tensor], None],
+) -> None:
+    """Run an image, whose outputs hooks take; of relevance the shares of its units are taken here."""
+    if relevance is None:
+        hooks.run(x)
+        return
+    for name, _, shares in relevance.shares(hooks.model, x, images, layers):
+        take(name, shares)

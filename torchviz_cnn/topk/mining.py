@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import SkippedWarning, counted
+from torchviz_cnn.core.errors import InputError, SkippedWarning, counted
 from torchviz_cnn.core.warn import warn
+from torchviz_cnn.hooks.inputs import Output
 from torchviz_cnn.hooks.network import Model, Network
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.defaults import Layers
@@ -21,10 +21,12 @@ from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import joined
+from torchviz_cnn.scores.targets import Score, Target
 from torchviz_cnn.topk.exact import in_exact_order
 from torchviz_cnn.topk.passes import STATE, Probe, RunState, probe, run_pass
 from torchviz_cnn.topk.reading import checked_workers, usual_workers
-from torchviz_cnn.topk.result import KIND, RESULTS, TopActivations
+from torchviz_cnn.topk.relevance.shares import Relevance
+from torchviz_cnn.topk.result import KIND, RESULTS, By, TopActivations
 from torchviz_cnn.topk.statistics import ChannelStatistics
 from torchviz_cnn.topk.tally import Candidates
 
@@ -38,6 +40,10 @@ def top_activations(
     layers: Layers = None,
     k: int = 9,
     *,
+    by: By = "activation",
+    target: Target = None,
+    score: Score = "logit",
+    output: Output = None,
     preprocess: Callable[[Image.Image], Tensor] | None = None,
     batch_size: int = 32,
     workers: int | None = None,
@@ -48,6 +54,11 @@ def top_activations(
     progress: bool = False,
 ) -> TopActivations:
     """Find the k strongest activations of every channel of some layers over a dataset, at most one per image.
+
+    By `relevance` it finds where channels are used, and not what excites them: the images in which the channel adds
+    most to a score. A unit's share in the score is its activation times the score's gradient with respect to it, and
+    the channel's relevance is the sum of its units' shares; its place is that of the largest share. The same pass gives
+    the strongest activations too, as `.activation` of the result.
 
     It takes one pass: the forward stops at the last layer and each output is reduced at once on the device, so that
     memory does not grow with the dataset. The stronger activation comes first; of equal ones the earlier image, and of
@@ -63,6 +74,11 @@ def top_activations(
         layers: names, glob patterns or module types as for `capture`, fully connected layers too; by default all
             convolutions.
         k: how many activations per channel.
+        by: `activation`, or `relevance` for a score, which takes a backward pass for each batch.
+        target: of relevance, whose score: None for each image's top class, a class for all images by its index or (with
+            a Network) its name, (N,) a class for each image of the dataset, or a function of the model's output that
+            gives one number for each image, as `torchviz_cnn.targets` has them.
+        score, output: of relevance, as for `grad_cam`.
         preprocess: what turns photos into inputs; by default that of the Network.
         batch_size: how many images run at once.
         workers: how many processes decode photos meanwhile; by default all processors but one for a folder, none for
@@ -76,11 +92,12 @@ def top_activations(
 
     Returns:
         TopActivations: `values` (C, k), `images` (C, k), `positions` (C, k, 2) and `statistics` of each layer, which
-        draw pages of patches.
+        draw pages of patches. Statistics are of activations, whatever the order is by.
 
     Raises:
         LayerError: for a layer that does not exist, is not reached or gives neither maps nor features.
         InputError: for an option or a dataset that cannot work.
+        TargetError, ModelError: for a target that does not fit, and a score that does not depend on a layer.
         OutputError: for a folder of another model or dataset.
         RankError: where a process of a shared run dies.
 
@@ -88,7 +105,7 @@ def top_activations(
         SkippedWarning: for images that cannot be read or give NaN, which are left out, and for a network that does not
             run in double precision.
 
-    Zeiler & Fergus, arXiv 1311.2901, figure 2.
+    Zeiler & Fergus, arXiv 1311.2901, figure 2; relevance maximization: Achtibat et al., arXiv 2206.03208.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3), nn.ReLU())
     >>> top = top_activations(model, torch.rand(20, 3, 16, 16), ["1", "4"], k=5)
@@ -97,19 +114,21 @@ def top_activations(
     """
     k, batch_size = checks.whole_number("k", k), checks.whole_number("batch_size", batch_size)
     save_every = checks.whole_number("save_every", save_every)
+    checks.one_of("by", by, get_args(By))
     with untouched(model) as module:
         source = ImageSource(dataset, preprocess or (model.preprocess if isinstance(model, Network) else None))
         workers = checked_workers(workers, usual_workers() if isinstance(source.dataset, PhotoFolder) else 0)
+        relevance = _relevance(model, source, by, target, score, output)
         with joined(str(next((p.device for p in module.parameters()), "cpu"))) as ranks:
-            probed = probe(module, source, layers)
-            folder, state = None, RunState.new(probed, k + _SPARE if exact else k)
+            probed = probe(module, source, layers, relevance)
+            folder, state = None, RunState.new(probed, k + _SPARE if exact else k, relevance is not None)
             if out is not None:
                 # The first rank alone writes; what it refuses ends all of them.
-                identity = _identity(module, source, probed, k, exact) if ranks.first else {}
+                identity = _identity(module, source, probed, k, exact, relevance) if ranks.first else {}
                 folder = ranks.once(lambda: ResultFolder.open(out, KIND, identity, resume=resume))
                 earlier = ranks.gather(ranks.once(lambda: _earlier(folder)))[0]
                 if isinstance(earlier, TopActivations):
-                    return replace(earlier, source=source, model=module)
+                    return earlier.attached(source, module)
                 state = earlier or state
 
             def save() -> None:
@@ -117,18 +136,39 @@ def top_activations(
                     state.save(folder)
 
             options = {"batch_size": batch_size, "workers": workers, "save_every": save_every}
-            run_pass(module, source, state, ranks, None if out is None else save, **options, progress=progress)
+            run_pass(
+                module, source, state, ranks, None if out is None else save, relevance, **options, progress=progress
+            )
             candidates = {layer: tally.candidates for layer, tally in state.tallies.items()}
+            relevant = {layer: tally.relevance for layer, tally in state.tallies.items() if tally.relevance is not None}
             if exact:
                 candidates = in_exact_order(module, source, candidates, ranks, workers)
+                relevant = relevant and in_exact_order(module, source, relevant, ranks, workers, relevance)
             top = _result(module, source, probed, state, candidates, k)
+            if relevance is not None:
+                values, images, positions = _ranked(relevant, k)
+                top = top.by_relevance(values, images, positions, relevance.words())
             ranks.once(lambda: None if folder is None else top.write(folder))
             if ranks.first:
                 _warn(state)
             return top
 
 
-def _identity(model: nn.Module, source: ImageSource, probed: Probe, k: int, exact: bool) -> dict[str, Any]:
+def _relevance(
+    model: Model, source: ImageSource, by: By, target: Target, score: Score, output: Output
+) -> Relevance | None:
+    """What relevance is of, where it is asked for. Raises InputError for what says so where it is not."""
+    if by == "relevance":
+        return Relevance.of(model, len(source), target, score, output)
+    for name, value, usual in (("target", target, None), ("score", score, "logit"), ("output", output, None)):
+        if value is not usual and not (isinstance(value, str) and value == usual):
+            raise InputError(f"{name} says whose relevance is meant, and the order is by activation: by='relevance'")
+    return None
+
+
+def _identity(
+    model: nn.Module, source: ImageSource, probed: Probe, k: int, exact: bool, relevance: Relevance | None
+) -> dict[str, Any]:
     """Return what identifies a run; options that do not change its results, such as the batch size, are left out."""
     listing = source.listing()
     return {
@@ -141,24 +181,21 @@ def _identity(model: nn.Module, source: ImageSource, probed: Probe, k: int, exac
         "layers": list(probed.channels),
         "k": k,
         "exact": exact,
+        **({} if relevance is None else relevance.identity()),
     }
 
 
 def _earlier(folder: ResultFolder | None) -> TopActivations | RunState | None:
     """The result of an earlier run that came to its end; else how far it came, if it came anywhere."""
     if folder is not None and folder.has(RESULTS):
-        return replace(TopActivations.load(folder.path), source=None)
+        return TopActivations.load(folder.path).attached(None, None)
     return RunState.load(folder) if folder is not None and folder.has(STATE) else None
 
 
 def _result(
     model: nn.Module, source: ImageSource, probed: Probe, state: RunState, candidates: dict[str, Candidates], k: int
 ) -> TopActivations:
-    values, images, positions = {}, {}, {}
-    for layer, best in candidates.items():
-        images[layer] = best.images[:k].T.contiguous()
-        values[layer] = best.values[:k].T.float().masked_fill(images[layer] < 0, torch.nan)
-        positions[layer] = best.positions[:k].transpose(0, 1).contiguous()
+    values, images, positions = _ranked(candidates, k)
     return TopActivations(
         layers=tuple(state.tallies),
         values=values,
@@ -173,12 +210,29 @@ def _result(
     )
 
 
+def _ranked(
+    candidates: dict[str, Candidates], k: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Values (C, k), images (C, k) and positions (C, k, 2) by layer."""
+    images = {layer: best.images[:k].T.contiguous() for layer, best in candidates.items()}
+    values = {
+        layer: best.values[:k].T.float().masked_fill(images[layer] < 0, torch.nan) for layer, best in candidates.items()
+    }
+    return (
+        values,
+        images,
+        {layer: best.positions[:k].transpose(0, 1).contiguous() for layer, best in candidates.items()},
+    )
+
+
 def _warn(state: RunState) -> None:
     if state.skipped:
         first = next(iter(state.skipped.values()))
         images = f"{len(state.skipped)} of {counted(state.done, 'image')}"
         warn(f"{images} could not be read (skipped lists what is left out); {first}", SkippedWarning)
     for layer, tally in state.tallies.items():
-        if tally.not_numbers:
-            times = f"{counted(tally.not_numbers, 'time')} the maximum of an image's map"
-            warn(f"layer {layer!r}: {times} is not a number (NaN); these were left out", SkippedWarning)
+        wrong = (("the maximum of an image's map", tally.not_numbers), ("the relevance", tally.no_relevance))
+        for what, count in wrong:
+            if count:
+                times = f"{counted(count, 'time')} {what}"
+                warn(f"layer {layer!r}: {times} is not a number (NaN); these were left out", SkippedWarning)

@@ -24,7 +24,8 @@ from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.runs.folder import ResultFolder
 from torchviz_cnn.runs.ranks import Ranks
 from torchviz_cnn.topk.reading import read_batches, skip_reason
-from torchviz_cnn.topk.tally import Candidates, Collector, Part, Sums, Tally, as_maps
+from torchviz_cnn.topk.relevance.shares import Relevance
+from torchviz_cnn.topk.tally import Best, Candidates, Collector, Part, Sums, Tally, as_maps
 
 STATE = "state"
 _log = logging.getLogger("torchviz_cnn")
@@ -43,10 +44,11 @@ class Probe:
     """In which activations are kept: float32 at least."""
 
 
-def probe(model: nn.Module, source: ImageSource, layers: Layers) -> Probe:
+def probe(model: nn.Module, source: ImageSource, layers: Layers, relevance: Relevance | None = None) -> Probe:
     """Run the first image that can be read: which calls of which layers there are, and what their units see.
 
-    Raises LayerError and InputError for what cannot work on any image.
+    Raises LayerError and InputError for what cannot work on any image and, where relevance is asked for, TargetError
+    and ModelError.
     """
     x = _first(model, source)
     calls = expand(model, named_layers(model), chosen_patterns(model, layers, CONVOLUTIONS))
@@ -71,6 +73,8 @@ def probe(model: nn.Module, source: ImageSource, layers: Layers) -> Probe:
         hooks.require_reached(asked)
     if not channels:
         raise LayerError(f"no layer of {type(model).__name__} that was asked for gives maps (B, C, h, w) or (B, C)")
+    if relevance is not None:
+        channels = {name: channels[name] for name in relevance.reached(model, x, list(channels), asked)}
     try:
         fields = receptive_fields(model, x, list(channels))
     except ModelError as error:
@@ -114,10 +118,14 @@ class RunState:
     """How long it took."""
 
     @classmethod
-    def new(cls, probed: Probe, keep: int) -> RunState:
-        """Before the first image; `keep` candidates per channel are kept."""
-        kept = probed.channels.items()
-        return cls({layer: Tally(Candidates.none(keep, c, probed.dtype), Sums.none(c)) for layer, c in kept})
+    def new(cls, probed: Probe, keep: int, relevance: bool = False) -> RunState:
+        """Before the first image; `keep` candidates per channel are kept, and as many by relevance."""
+        state = cls({})
+        for layer, count in probed.channels.items():
+            state.tallies[layer] = Tally(Candidates.none(keep, count, probed.dtype), Sums.none(count))
+            if relevance:
+                state.tallies[layer].relevance = Candidates.none(keep, count, probed.dtype)
+        return state
 
     def save(self, folder: ResultFolder) -> None:
         """Write it as one file, so that it is of one moment."""
@@ -148,6 +156,7 @@ def run_pass(
     state: RunState,
     ranks: Ranks,
     save: Callable[[], None] | None = None,
+    relevance: Relevance | None = None,
     *,
     batch_size: int,
     workers: int = 0,
@@ -168,7 +177,8 @@ def run_pass(
     bar = progress_bar(progress and ranks.first, total=end, initial=start, unit=" images", smoothing=0.1)
     with bar, torch.no_grad(), HookManager(model) as hooks:
         current: list[Collector] = []
-        hooks.on_forward(list(state.tallies), lambda name, output: current[-1].take(name, output))
+        if relevance is None:
+            hooks.on_forward(list(state.tallies), lambda name, output: current[-1].take(name, output))
         for first in range(0, total, save_every):
             began, last = time.monotonic(), min(first + save_every, total)
             current[:] = [_collector(model, state, device)]
@@ -176,9 +186,12 @@ def run_pass(
                 for number in range(first + (ranks.rank - first) % ranks.count, last, ranks.count):
                     current[0].batch = batch = next(reader)
                     current[0].skipped |= batch.skipped
-                    if batch.x is not None:
-                        hooks.run(batch.x.to(device, dtype, non_blocking=True))
+                    x = None if batch.x is None else batch.x.to(device, dtype, non_blocking=True)
+                    if x is not None and relevance is None:
+                        hooks.run(x)
                         hooks.require_reached()
+                    elif x is not None and relevance is not None:
+                        _take_all(current[0], relevance, x, list(state.tallies))
                     bar.update(min(len(image_indices[number]) * ranks.count, end - bar.n))
             _join(state, ranks.gather(current[0].part()))
             state.done = min(start + last * batch_size, end)
@@ -190,19 +203,29 @@ def run_pass(
         raise InputError(f"none of {counted(end, 'image')} of the dataset can be read; the first: {state.skipped[0]}")
 
 
+def _take_all(collector: Collector, relevance: Relevance, x: Tensor, layers: list[str]) -> None:
+    """Take what layers give for a batch, and each unit's share in the score: one forward and one backward pass."""
+    for layer, output, shares in relevance.shares(collector.model, x, collector.batch.images, layers):
+        collector.take(layer, output)
+        collector.take_relevance(layer, shares)
+
+
 def _collector(model: nn.Module, state: RunState, device: torch.device) -> Collector:
-    candidates = {layer: tally.candidates for layer, tally in state.tallies.items()}
-    limit = {layer: best.values[-1].to(device) for layer, best in candidates.items()}
-    empty = {layer: best.emptied(best.values.dtype, device) for layer, best in candidates.items()}
-    return Collector(model, limit, empty)
+    tallies = state.tallies.items()
+    activations = {layer: Best.since(tally.candidates, device) for layer, tally in tallies}
+    ranked = {layer: tally.relevance for layer, tally in tallies if tally.relevance is not None}
+    return Collector(model, activations, {layer: Best.since(best, device) for layer, best in ranked.items()})
 
 
 def _join(state: RunState, parts: list[Part]) -> None:
     """Add what all ranks kept; the order of ranks does not matter."""
     for layer, tally in state.tallies.items():
         tally.candidates = tally.candidates.best([part.candidates[layer] for part in parts])
+        if tally.relevance is not None:
+            tally.relevance = tally.relevance.best([part.relevance[layer] for part in parts])
         sums = sorted((item for part in parts for item in part.sums.get(layer, [])), key=lambda item: item[0])
         tally.sums = tally.sums.plus(batch for _, batch in sums)
         tally.not_numbers += sum(part.not_numbers.get(layer, 0) for part in parts)
+        tally.no_relevance += sum(part.no_relevance.get(layer, 0) for part in parts)
     skipped = [item for part in parts for item in part.skipped.items()]
     state.skipped = dict(sorted([*state.skipped.items(), *skipped]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -23,6 +24,8 @@ _ROWS = 16
 """How many units are projected at once."""
 _NOTHING = 128
 """The grey of what is not there, as of a projection's zero."""
+_LETTER, _LINE = 6, 14
+"""Width and height of a letter of a title, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -152,4 +155,14 @@ def arranged(pictures: Sequence[Image.Image], columns: int, gap: int, texts: Seq
         canvas.paste(picture, (left, top + above))
         if texts:
             ImageDraw.Draw(canvas).text((left, top + 1), texts[i], fill="black")
+    return canvas
+
+
+def titled(picture: Image.Image, text: str) -> Image.Image:
+    """A picture below a text, which is broken into lines of its width."""
+    lines = textwrap.wrap(text, max(picture.width // _LETTER, 12))
+    canvas = Image.new("RGB", (picture.width, picture.height + _LINE * len(lines) + 6), "white")
+    canvas.paste(picture, (0, canvas.height - picture.height))
+    for i, line in enumerate(lines):
+        ImageDraw.Draw(canvas).text((0, _LINE * i), line, fill="black")
     return canvas

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,14 +16,13 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import ImageError, InputError, LayerError, OutputError, counted, did_you_mean
+from torchviz_cnn.core.errors import InputError, LayerError, OutputError, counted, did_you_mean
 from torchviz_cnn.hooks.network import Model, Network, module_of
 from torchviz_cnn.hooks.relu_rules import OtherActivations
 from torchviz_cnn.layers.receptive_field import ReceptiveField
 from torchviz_cnn.media.dataset import ImageSource, View
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.media.notebook import pictures
-from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.scores.projection import Projection
 from torchviz_cnn.topk.patches import (
@@ -34,12 +33,15 @@ from torchviz_cnn.topk.patches import (
     on_photo,
     project_units,
     projection_image,
-    square,
-    tile,
+    titled,
 )
 from torchviz_cnn.topk.statistics import ChannelStatistics, depth_plot
 from torchviz_cnn.topk.tally import check_shape
+from torchviz_cnn.topk.written import drawing
+from torchviz_cnn.topk.written.storing import origin_of, same_photos, statistics_of, tuples
 
+By = Literal["activation", "relevance"]
+"""What the order is by: how strong a channel is, or how much it adds to a score."""
 KIND = "top"
 RESULTS = "results"
 _PARTS = ("values", "images", "positions")
@@ -56,7 +58,8 @@ class TopActivations:
     layers: tuple[str, ...]
     """In execution order."""
     values: Mapping[str, Tensor]
-    """By layer, (C, k) float32, in falling order; NaN where the dataset has fewer images."""
+    """By layer, (C, k) float32, in falling order: activations, or the relevance of the channel in the image; NaN where
+    the dataset has fewer images."""
     images: Mapping[str, Tensor]
     """By layer, (C, k): places in the dataset; -1 for none."""
     positions: Mapping[str, Tensor]
@@ -71,6 +74,12 @@ class TopActivations:
     """What a layer's units see of the input; None: everything."""
     source: ImageSource | None = field(default=None, repr=False)
     model: nn.Module | None = field(default=None, repr=False)
+    by: By = "activation"
+    """What the order is by."""
+    target: str | None = None
+    """Of relevance, whose score it is of, in words."""
+    activation: TopActivations | None = field(default=None, repr=False)
+    """Of relevance, the same channels by activation, which come of the same pass."""
 
     @property
     def k(self) -> int:
@@ -85,7 +94,7 @@ class TopActivations:
         return len(self.values[layer])
 
     def strongest_channels(self, layer: str, k: int = 16) -> list[int]:
-        """List the k channels with the largest values, in falling order."""
+        """List the k channels with the largest values, activations or relevance, in falling order."""
         self.channels(layer)
         first = self.values[layer][:, 0].nan_to_num(-torch.inf)
         return [int(c) for c in first.argsort(descending=True, stable=True)[: checks.whole_number("k", k)]]
@@ -106,8 +115,13 @@ class TopActivations:
         """
         return [
             cut(view.photo, on_photo(self._field(layer, position, view.input_size, context), view, context))
-            for view, position in self._views(layer, channel)
+            for view, position in self.views(layer, channel)
         ]
+
+    def views(self, layer: str, channel: int) -> list[tuple[View, tuple[int, int]]]:
+        """Give the photo of each of a channel's units, strongest first, and its row and column in the layer's map."""
+        source = self._source()
+        return [(source.view(image), position) for image, position in self._units(layer, channel)]
 
     def projections(
         self,
@@ -181,6 +195,8 @@ class TopActivations:
     ) -> Image.Image:
         """Draw one channel as in Zeiler & Fergus' figure 2: the patches in a square, next to them their projections.
 
+        By relevance, the patches that the channel is used for come last, behind those that excite it most.
+
         Args:
             layer, channel: one of `layers`, and which channel of it.
             projection: as for `project`; None, or no model, draws the patches alone.
@@ -188,7 +204,8 @@ class TopActivations:
             side: of each patch in pixels.
             model, other_activations: as for `project`.
         """
-        return self._blocks(layer, [channel], projection, context, side, model, other_activations)[0]
+        given: Any = {"model": model or self.model, "other_activations": other_activations}
+        return drawing.blocks(self, layer, [channel], projection, context, side, **given)[0]
 
     def page(
         self,
@@ -202,7 +219,7 @@ class TopActivations:
         model: Model | None = None,
         other_activations: OtherActivations = "error",
     ) -> Image.Image:
-        """Draw many channels on a page, each as `grid` shows it, with its number and strongest value.
+        """Draw many channels on a page, each as `grid` shows it, with its number and largest value.
 
         Args:
             layer: one of `layers`.
@@ -216,13 +233,30 @@ class TopActivations:
         if columns is None:
             columns = min((4, 3, 2), key=lambda n: -len(channels) % n) if len(channels) > 1 else 1
         columns = min(checks.whole_number("columns", columns), len(channels))
-        blocks = self._blocks(layer, channels, projection, context, side, model, other_activations)
-        texts = [f"channel {channel}: {float(self.values[layer][channel, 0]):.4g}" for channel in channels]
-        return ImageOps.expand(arranged(blocks, columns, 12, texts), 6, "white")
+        given: Any = {"model": model or self.model, "other_activations": other_activations}
+        blocks = drawing.blocks(self, layer, channels, projection, context, side, **given)
+        page = arranged(blocks, columns, 12, [drawing.title(self, layer, channel) for channel in channels])
+        return ImageOps.expand(titled(page, drawing.legend(self, layer)), 6, "white")
 
     def plot(self) -> Image.Image:
         """Draw sparsity, dead channels and class selectivity over the layers."""
         return depth_plot(self.statistics)
+
+    def by_relevance(
+        self,
+        values: Mapping[str, Tensor],
+        images: Mapping[str, Tensor],
+        positions: Mapping[str, Tensor],
+        target: str | None,
+    ) -> TopActivations:
+        """Make the same channels' result by the relevance that these say, for this target in words."""
+        ranked: dict[str, Any] = {"values": values, "images": images, "positions": positions}
+        return dataclasses.replace(self, **ranked, by="relevance", target=target, activation=self)
+
+    def attached(self, source: ImageSource | None, model: nn.Module | None) -> TopActivations:
+        """Make the same with another dataset and model."""
+        activation = self.activation and self.activation.attached(source, model)
+        return dataclasses.replace(self, source=source, model=model, activation=activation)
 
     def save(self, path: str | Path) -> Path:
         """Write all to a folder that `load` reads: `results.safetensors` and a manifest. Raises OutputError."""
@@ -231,6 +265,7 @@ class TopActivations:
             identity |= {"model": type(self.model).__name__, "weights": model_checksum(self.model)}
         if self.source is not None:
             identity["dataset"] = self.source.listing()["checksum"]
+        identity |= {"by": self.by, "target": self.target} if self.by == "relevance" else {}
         folder = ResultFolder.open(path, KIND, {**identity, "layers": list(self.layers), "k": self.k})
         self.write(folder)
         return folder.path
@@ -240,10 +275,13 @@ class TopActivations:
         tensors: dict[str, Tensor] = {}
         for layer in self.layers:
             tensors |= {f"{layer}/{name}": getattr(self, name)[layer] for name in _PARTS}
+            if self.activation is not None:
+                of_activation = {name: getattr(self.activation, name)[layer] for name in _PARTS}
+                tensors |= {f"{layer}/activation/{name}": tensor for name, tensor in of_activation.items()}
             tensors |= {f"{layer}/statistics/{name}": t for name, t in self.statistics[layer].tensors().items()}
         fields = {layer: None if f is None else dataclasses.asdict(f) for layer, f in self.fields.items()}
         about = {"layers": self.layers, "count": self.count, "skipped": dict(self.skipped), "fields": fields}
-        about |= _origin(self.source)
+        about |= {**origin_of(self.source), "by": self.by, "target": self.target}
         folder.save(RESULTS, tensors, about=json.dumps(about))
         folder.update(finished=True, images=self.count, skipped=len(self.skipped))
 
@@ -271,25 +309,34 @@ class TopActivations:
             saved = cls(
                 layers=layers,
                 **parts,
-                statistics={layer: _statistics_of(tensors, layer) for layer in layers},
+                statistics={layer: statistics_of(tensors, layer) for layer in layers},
                 count=int(about["count"]),
                 skipped={int(index): str(reason) for index, reason in about["skipped"].items()},
-                fields={layer: f and ReceptiveField(**_tuples(f)) for layer, f in about["fields"].items()},
+                fields={layer: f and ReceptiveField(**tuples(f)) for layer, f in about["fields"].items()},
                 model=module,
             )
             how, where = about.get("preprocess"), about.get("folder")
-            preprocess = preprocess or (None if how is None else Preprocess(**_tuples(how)))
+            preprocess = preprocess or (None if how is None else Preprocess(**tuples(how)))
             saved._require_shapes()
+            if about.get("by", "activation") == "relevance":
+                saved = saved._read_activation(tensors, about["target"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
             raise OutputError(f"{folder.file(RESULTS)} is broken: {error}") from error
         if dataset is None and where is not None and os.path.isdir(where):
-            dataset = _same_photos(where, folder.manifest["identity"].get("dataset"))
+            dataset = same_photos(where, folder.manifest["identity"].get("dataset"))
         if dataset is None:
             return saved
         source = ImageSource(dataset, preprocess or (model.preprocess if isinstance(model, Network) else None))
         if len(source) != saved.count:
             raise InputError(f"the dataset has {counted(len(source), 'image')}; {path} was made from {saved.count}")
-        return dataclasses.replace(saved, source=source)
+        return saved.attached(source, module)
+
+    def _read_activation(self, tensors: Mapping[str, Tensor], target: str) -> TopActivations:
+        """The same, read as that of relevance, with what was saved beside it: the order by activation."""
+        parts: Any = {name: {layer: tensors[f"{layer}/activation/{name}"] for layer in self.layers} for name in _PARTS}
+        activation = dataclasses.replace(self, **parts)
+        activation._require_shapes()
+        return activation.by_relevance(self.values, self.images, self.positions, target)
 
     def _require_shapes(self) -> None:
         """Raise ValueError for tensors that do not fit together, or are of other images than there are."""
@@ -311,11 +358,6 @@ class TopActivations:
         images, positions = self.images[layer][channel].tolist(), self.positions[layer][channel].tolist()
         return [(image, (row, column)) for image, (row, column) in zip(images, positions, strict=True) if image >= 0]
 
-    def _views(self, layer: str, channel: int) -> list[tuple[View, tuple[int, int]]]:
-        """The photo of each unit and the unit's position."""
-        source = self._source()
-        return [(source.view(image), position) for image, position in self._units(layer, channel)]
-
     def _field(self, layer: str, position: Sequence[int], size: tuple[int, int], context: float) -> Crop:
         return field_on_input(self.fields.get(layer), position, size, checks.number("context", context, 1))
 
@@ -326,34 +368,6 @@ class TopActivations:
             )
         return self.source
 
-    def _blocks(
-        self,
-        layer: str,
-        channels: Sequence[int],
-        projection: Projection | None,
-        context: float,
-        side: int,
-        model: Model | None,
-        other_activations: OtherActivations,
-    ) -> list[Image.Image]:
-        """A picture of each channel: its patches in a square and, with a projection and a model, their projections."""
-        side, model = checks.whole_number("side", side), model if model is not None else self.model
-        values: dict[int, list[Tensor]] = {}
-        if projection is not None and model is not None:
-            options: Any = {"projection": projection, "model": model, "other_activations": other_activations}
-            values = self.project(layer, channels, **options)
-        blocks = []
-        for channel in channels:
-            patches, projected = [], []
-            for i, (view, position) in enumerate(self._views(layer, channel)):
-                crop = self._field(layer, position, view.input_size, context)
-                patches.append(tile(view.photo, on_photo(crop, view, context), side))
-                if values:
-                    projected.append(tile(projection_image(values[channel][i]), crop, side))
-            squares = [square(tiles, self.k, side) for tiles in ([patches, projected] if values else [patches])]
-            blocks.append(arranged(squares, len(squares), 6))
-        return blocks
-
     def _repr_png_(self) -> bytes | None:
         """The patches of the strongest channels of the last layer; figures of all where the photos are not there."""
         last = self.layers[-1]
@@ -363,34 +377,5 @@ class TopActivations:
     def __repr__(self) -> str:
         rows = [f"  {layer}: {counted(len(self.values[layer]), 'channel')}" for layer in self.layers]
         left_out = f", {len(self.skipped)} not readable" if self.skipped else ""
-        return "\n".join([f"TopActivations: the {self.k} strongest of {counted(self.count, 'image')}{left_out}", *rows])
-
-
-def _origin(source: ImageSource | None) -> dict[str, Any]:
-    """Where the photos are and how they were prepared, as far as that can be saved."""
-    if source is None:
-        return {}
-    owner, how = source.dataset, source.preprocess
-    if isinstance(owner, PhotoFolder) and owner.preprocess is not None:
-        how = owner.preprocess
-    where = {"folder": str(owner.path.resolve())} if isinstance(owner, PhotoFolder) else {}
-    return {**where, "preprocess": dataclasses.asdict(how) if isinstance(how, Preprocess) else None}
-
-
-def _same_photos(where: str, checksum: object) -> PhotoFolder | None:
-    """The photos of a folder, if they are those of a checksum: the places of a result are in their order."""
-    try:
-        photos = PhotoFolder(where)
-    except ImageError:  # there are none left
-        return None
-    return photos if ImageSource(photos).listing()["checksum"] == checksum else None
-
-
-def _tuples(saved: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a frozen dataclass, as they were before JSON made lists of its tuples."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()}
-
-
-def _statistics_of(tensors: dict[str, Tensor], layer: str) -> ChannelStatistics:
-    prefix = f"{layer}/statistics/"
-    return ChannelStatistics(**{key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)})
+        of = "strongest" if self.target is None else f"most relevant for {self.target}"
+        return "\n".join([f"TopActivations: the {self.k} {of} of {counted(self.count, 'image')}{left_out}", *rows])

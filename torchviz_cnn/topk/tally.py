@@ -130,10 +130,17 @@ class Tally:
     sums: Sums
     not_numbers: int = 0
     """How many times an image's maximum in a channel was not a number."""
+    relevance: Candidates | None = None
+    """Those of the largest relevance, where that is asked for."""
+    no_relevance: int = 0
+    """How many times an image's relevance of a channel was not a number."""
 
     def tensors(self, layer: str) -> dict[str, Tensor]:
         """All tensors by name, to be saved."""
         parts = {**vars(self.candidates), **vars(self.sums), "not_numbers": torch.tensor(self.not_numbers)}
+        if self.relevance is not None:
+            parts |= {f"relevance/{name}": tensor for name, tensor in vars(self.relevance).items()}
+            parts["no_relevance"] = torch.tensor(self.no_relevance)
         return {f"{layer}/{name}": tensor for name, tensor in parts.items()}
 
     @classmethod
@@ -146,7 +153,13 @@ class Tally:
         for (name, tensor), shape in zip(saved.items(), shapes, strict=True):
             check_shape(f"{name} of {layer}", tensor, shape)
         fields, sums = ([saved[name] for name in names] for names in (_FIELDS, _SUMS))
-        return cls(Candidates(*fields), Sums(*sums), int(tensors[f"{layer}/not_numbers"]))
+        tally = cls(Candidates(*fields), Sums(*sums), int(tensors[f"{layer}/not_numbers"]))
+        if f"{layer}/no_relevance" in tensors:
+            relevant = [tensors[f"{layer}/relevance/{name}"] for name in _FIELDS]
+            for name, tensor, shape in zip(_FIELDS, relevant, shapes, strict=False):
+                check_shape(f"{name} of the relevance of {layer}", tensor, shape)
+            tally.relevance, tally.no_relevance = Candidates(*relevant), int(tensors[f"{layer}/no_relevance"])
+        return tally
 
 
 def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
@@ -160,9 +173,47 @@ class Part:
     """What one rank has kept since the last save, on the CPU: what ranks send each other."""
 
     candidates: dict[str, Candidates]
-    sums: dict[str, list[tuple[int, Sums]]]
     not_numbers: dict[str, int]
+    relevance: dict[str, Candidates]
+    no_relevance: dict[str, int]
+    sums: dict[str, list[tuple[int, Sums]]]
     skipped: dict[int, str]
+
+
+@dataclass(eq=False)
+class Best:
+    """Of one layer the strongest since the last save."""
+
+    limit: Tensor
+    """The weakest value kept in each channel up to then (C,): what is not stronger is passed over."""
+    kept: Candidates
+    not_numbers: Tensor | int = 0
+
+    @classmethod
+    def since(cls, candidates: Candidates, device: torch.device) -> Best:
+        """Return none yet, beside what was kept before."""
+        values = candidates.values
+        return cls(values[-1].to(device), candidates.emptied(values.dtype, device))
+
+    def offer(self, values: Tensor, maps: Tensor, images: Tensor) -> None:
+        """Keep those of a batch that are strong enough: values (B, C), each at the largest place of its map.
+
+        Maps are (B, C, h, w); `images` are the places in the dataset, (B,).
+        """
+        values = values.to(self.kept.values.dtype)
+        self.not_numbers = self.not_numbers + values.isnan().sum()
+        rows, channels = (values > torch.maximum(self.limit, self.kept.values[-1])).nonzero(as_tuple=True)
+        if not len(rows):
+            return
+        new = Candidates.none(len(values), values.shape[1], values.dtype, values.device)
+        new.values[rows, channels] = values[rows, channels]
+        new.images[rows, channels] = images.to(values.device)[rows]
+        flat, width = maps.flatten(2), maps.shape[3]
+        step = max(1, _GATHERED // flat.shape[2])
+        for some, units in zip(torch.split(rows, step), torch.split(channels, step), strict=True):
+            strongest_at = flat[some, units].argmax(1)  # of several equal ones the first
+            new.positions[some, units] = torch.stack([strongest_at // width, strongest_at % width], 1)
+        self.kept = self.kept.best([new], in_order=True)
 
 
 @dataclass(eq=False)
@@ -170,43 +221,42 @@ class Collector:
     """Takes layers' outputs batch after batch and keeps what `Tally` needs: for one rank, from one save to the next."""
 
     model: nn.Module
-    limit: dict[str, Tensor]
-    """For each layer the weakest value kept in each channel up to then (C,): what is not stronger is passed over."""
-    kept: dict[str, Candidates]
-    """For each layer the strongest since the last save."""
+    activations: dict[str, Best]
+    relevances: dict[str, Best]
+    """Empty where relevance is not asked for."""
     sums: dict[str, list[tuple[int, Sums]]] = field(default_factory=dict)
     """The number of each batch and its sums, by layer."""
-    not_numbers: dict[str, Tensor] = field(default_factory=dict)
     skipped: dict[int, str] = field(default_factory=dict)
     batch: Batch = field(default_factory=lambda: Batch(0, torch.empty(0), [], None))
     """The batch that runs now."""
 
     def take(self, layer: str, output: Any) -> None:
         """A forward hook. All is computed at once, as what follows may write over the output."""
-        flat = as_maps(self.model, layer, output, len(self.batch.images)).flatten(2)
-        kept = self.kept[layer]
-        strongest = flat.amax(2).to(kept.values.dtype)
-        sums = Sums.of(flat.mean(2, dtype=kept.values.dtype), _inactive(flat), self.batch.labels)
+        maps, best = as_maps(self.model, layer, output, len(self.batch.images)), self.activations[layer]
+        flat = maps.flatten(2)
+        sums = Sums.of(flat.mean(2, dtype=best.kept.values.dtype), _inactive(flat), self.batch.labels)
         self.sums.setdefault(layer, []).append((self.batch.number, sums))
-        self.not_numbers[layer] = self.not_numbers.get(layer, 0) + strongest.isnan().sum()
-        rows, channels = (strongest > torch.maximum(self.limit[layer], kept.values[-1])).nonzero(as_tuple=True)
-        if not len(rows):
-            return
-        new = Candidates.none(len(flat), flat.shape[1], kept.values.dtype, flat.device)
-        new.values[rows, channels] = strongest[rows, channels]
-        new.images[rows, channels] = self.batch.images.to(flat.device)[rows]
-        width = output.shape[3] if output.ndim == 4 else 1
-        step = max(1, _GATHERED // flat.shape[2])
-        for images, units in zip(torch.split(rows, step), torch.split(channels, step), strict=True):
-            strongest_at = flat[images, units].argmax(1)  # of several equal ones the first
-            new.positions[images, units] = torch.stack([strongest_at // width, strongest_at % width], 1)
-        self.kept[layer] = kept.best([new], in_order=True)
+        best.offer(flat.amax(2), maps, self.batch.images)
+
+    def take_relevance(self, layer: str, shares: Tensor) -> None:
+        """Take each unit's share in the score, in the shape of the layer's output."""
+        maps = as_maps(self.model, layer, shares, len(self.batch.images))
+        self.relevances[layer].offer(relevance_of(maps), maps, self.batch.images)
 
     def part(self) -> Part:
         """All that was kept."""
-        candidates = {layer: kept.to("cpu") for layer, kept in self.kept.items()}
-        not_numbers = {layer: int(count) for layer, count in self.not_numbers.items()}
-        return Part(candidates, self.sums, not_numbers, self.skipped)
+        return Part(*_kept(self.activations), *_kept(self.relevances), self.sums, self.skipped)
+
+
+def _kept(by_layer: dict[str, Best]) -> tuple[dict[str, Candidates], dict[str, int]]:
+    """What was kept of each layer, and how many values were not numbers."""
+    kept = {layer: best.kept.to("cpu") for layer, best in by_layer.items()}
+    return kept, {layer: int(best.not_numbers) for layer, best in by_layer.items()}
+
+
+def relevance_of(shares: Tensor) -> Tensor:
+    """The relevance of each channel: the sum of its units' shares (B, C, h, w) in the score, (B, C)."""
+    return shares.sum((2, 3))
 
 
 def _inactive(flat: Tensor) -> Tensor:

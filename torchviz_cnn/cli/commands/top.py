@@ -20,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("folder", type=Path, metavar="DIR", help="photos, in any format; in folders by class or not")
     arguments.add_layers(parser, "all convolutions")
     add("--k", type=positive, default=9, metavar="PHOTOS", help="how many photos per channel (%(default)s)")
+    words = "what photos are ordered by; relevance, what a channel adds to a score, shows both (%(default)s)"
+    add("--by", choices=choices("by"), default="activation", help=words)
+    arguments.add_target(parser, "each photo's top class; for --by relevance")
     words = "go on with what --out holds of the same run (default); with --no-resume that is an error"
     add("--resume", action=argparse.BooleanOptionalAction, default=True, help=words)
     add("--batch-size", type=positive, default=32, metavar="NUMBER", help="photos at once (%(default)s)")
@@ -45,17 +48,25 @@ def run(args: argparse.Namespace) -> None:
 
     with joined(shared.device(args.device)) as ranks, shared.going_on(args.out):
         args.device = ranks.device
-        top = tvc.top_activations(
-            shared.network(args, verbose=ranks.first),
-            args.folder,
-            **shared.options(args, "layers", "k", "batch_size", "workers", "out", "resume", "save_every", "exact"),
-            progress=True,
-        )
+        net = shared.network(args, verbose=ranks.first)
+        given = shared.options(args, "layers", "k", "by", "output", "batch_size", "workers", "out", "resume")
+        given |= shared.options(args, "save_every", "exact")
+        top = tvc.top_activations(net, args.folder, target=_target(net, args), **given, progress=True)
     if ranks.first:
         _report(args, top)
         args.skipped += top.skipped.values() if ranks.count == 1 else ()  # torchrun takes exit code 1 for a failure
         if args.pages or args.channels:
             _draw_pages(args, top)
+
+
+def _target(net: tvc.Network, args: argparse.Namespace) -> Any:
+    """The class or the function whose relevance is asked for."""
+    from torchviz_cnn.cli import shared
+
+    target, names = shared.asked_target(net, args.target)
+    if isinstance(target, list) and len(target) > 1:
+        raise tvc.TargetError(f"relevance is of one class, and --target has {counted(len(names), 'class')}")
+    return target[0] if isinstance(target, list) else target
 
 
 def _report(args: argparse.Namespace, top: tvc.TopActivations) -> None:
@@ -100,5 +111,6 @@ COMMAND = arguments.Command(
         "top photos/",
         "top photos/ --layers blocks.4 blocks.10 --k 16 --out strongest",
         "top photos/ --layers blocks.4 --channels 3 12 --projection none",
+        "top photos/ --layers blocks.10 --by relevance --target espresso --out used_for",
     ),
 )

@@ -15,7 +15,7 @@ from torchviz_cnn.evaluation.columns import Column
 from torchviz_cnn.evaluation.rows import CENTRE, Row
 from torchviz_cnn.evaluation.written.tables import dash_reasons, number, rank_text
 from torchviz_cnn.runs.folder import versions
-from torchviz_cnn.runs.pages import offline_page
+from torchviz_cnn.runs.pages import base_style, offline_page
 
 if TYPE_CHECKING:
     from torchviz_cnn.evaluation.result import Example, Trust
@@ -51,7 +51,8 @@ def html(trust: Trust) -> str:
         "notes": trust.notes,
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
-    return offline_page(_part("trust.html"), _part("trust.css"), _part("trust.js"), **fields)
+    style = f"{base_style()}\n{_part('trust.css')}"
+    return offline_page(_part("trust.html"), style, _part("trust.js"), **fields)
 
 
 def _part(name: str) -> str:

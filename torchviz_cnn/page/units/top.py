@@ -50,7 +50,8 @@ def top_of(top: TopActivations | str | os.PathLike[str], net: Network, checksum:
 def top_contents(
     top: TopActivations, net: Network, wanted: Wanted, until: float, blocks: Blocks, stage: Callable[[str, int], Any]
 ) -> dict[str, dict[int, dict[str, Any]]]:
-    """What a dataset says of channels, by layer: values, statistics, the strongest patches and their projections.
+    """What a dataset says of channels, by layer: values, statistics, the strongest patches and their projections, and
+    the patches that they are used for, where the top activations are by relevance.
 
     Patches, and projections, of a channel are one picture; None where the dataset is not available, or there was no
     time: projections take at most half of what is left. Raises LayerError where there is none of the layers.
@@ -61,10 +62,13 @@ def top_contents(
             f"the top activations are of {', '.join(top.layers[:3])}, ...: none of them is shown; name some of them"
         )
     contents: dict[str, dict[int, dict[str, Any]]] = {layer: {} for layer in shared}
+    used = _used_for(top, shared, blocks, stage) if top.by == "relevance" else {}
+    top = top.activation or top
     for layer, channels in shared.items():
         for c in channels:
             values, statistics = [figure(v) for v in top.values[layer][c][:SHOWN]], _statistics(top, layer, c)
             contents[layer][c] = {"values": values, "statistics": statistics, "patches": None, "projections": None}
+            contents[layer][c]["used"] = used.get((layer, c))
     patches = _patches(top, shared, stage)
     for (layer, c), row in patches.items():
         contents[layer][c]["patches"] = blocks.picture(_row(row), quality=72)
@@ -77,6 +81,20 @@ def top_contents(
             contents[layer][c]["projections"] = blocks.picture(_row(row), quality=68)
             bar.update(1)
     return contents
+
+
+def _used_for(
+    top: TopActivations, wanted: Wanted, blocks: Blocks, stage: Callable[[str, int], Any]
+) -> dict[tuple[str, int], dict[str, Any]]:
+    """Of each channel the relevance, whose score it is of, and the patches in one picture; none without the dataset."""
+    return {
+        (layer, c): {
+            "values": [figure(v) for v in top.values[layer][c][: len(row)]],
+            "target": top.target,
+            "patches": blocks.picture(_row(row), quality=72),
+        }
+        for (layer, c), row in _patches(top, wanted, stage).items()
+    }
 
 
 def _patches(

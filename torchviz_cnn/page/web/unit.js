@@ -24,6 +24,8 @@ function showUnit(layer, channel) {
     else if (layer.without[channel]) body.append(make("section", { class: "pattern" }, make("h3", {}, "Filter pattern"), make("p", { class: "about-maps" }, layer.without[channel])));
     parts.push(body);
     if (top) parts.push(strongestPatches(top));
+    if (top?.used) parts.push(usedFor(top.used));
+    if (layer.similar[channel]) parts.push(similarChannels(layer, layer.similar[channel]));
   }
   parts.push(steps(layer, channel), addressLine(address));
   unitDialog.replaceChildren(make("div", { class: "sheet" }, ...parts));
@@ -117,29 +119,43 @@ function onPhotos(layer, i) {
     make("div", { class: "photos" }, ...figures), bars);
 }
 
-/** The patches lie side by side in one picture, and so do their projections: each is drawn on a canvas of its own. */
+/** Patches lie side by side in one picture, and so do projections: each is drawn on a canvas of its own. */
+function cut(block, values, what, number_of) {
+  const canvases = values.map((value, n) => make("canvas", { role: "img", "aria-label": `${what} ${n + 1}, ${number_of} ${number(value)}` }));
+  const image = new Image();
+  image.src = pictureUrl(block);
+  track(image.decode().then(() => {
+    for (const [n, canvas] of canvases.entries()) {
+      canvas.width = image.height;
+      canvas.height = image.height;
+      canvas.getContext("2d").drawImage(image, -n * image.height, 0);
+    }
+  }));
+  return canvases;
+}
+
 function strongestPatches(top) {
   const title = make("h3", {}, "Top activations");
   const figures = figuresOf(Object.entries(top.statistics).map(([name, value]) => [name, name === DATA.sparsity ? percent(value) : typeof value === "string" ? named(value) : number(value)]));
   if (top.patches === null) return make("section", {}, title, make("p", {}, "The photos of the dataset were not available."), figures);
-  const cut = (block, what) => {
-    const canvases = top.values.map((value, n) => make("canvas", { role: "img", "aria-label": `${what} ${n + 1}, activation ${number(value)}` }));
-    const image = new Image();
-    image.src = pictureUrl(block);
-    track(image.decode().then(() => {
-      for (const [n, canvas] of canvases.entries()) {
-        canvas.width = image.height;
-        canvas.height = image.height;
-        canvas.getContext("2d").drawImage(image, -n * image.height, 0);
-      }
-    }));
-    return canvases;
-  };
-  const patches = cut(top.patches, "Patch");
-  const projections = top.projections === null ? [] : cut(top.projections, "Projection of patch");
+  const patches = cut(top.patches, top.values, "Patch", "activation");
+  const projections = top.projections === null ? [] : cut(top.projections, top.values, "Projection of patch", "activation");
   const items = top.values.flatMap((value, n) => (value === null ? [] : [make("li", {}, patches[n], projections[n] ?? null, make("span", { class: "number" }, number(value)))]));
   const words = projections.length ? "These patches of a dataset activate the channel most. Beside each patch is its projection by the deconvnet, below it the activation." : "These patches of a dataset activate the channel most. Below each is the activation.";
   return make("section", { class: projections.length ? "strongest" : "strongest alone" }, title, make("p", {}, words), make("ol", {}, ...items), figures);
+}
+
+/** Where the channel adds most to a score, which need not be where it is strongest. */
+function usedFor(used) {
+  const items = cut(used.patches, used.values, "Patch", "relevance").map((canvas, n) => make("li", {}, canvas, make("span", { class: "number" }, number(used.values[n]))));
+  return make("section", { class: "strongest alone" }, make("h3", {}, "Used for"),
+    make("p", {}, "In the photos of these patches the channel adds most to the score of ", named(used.target), ". The number is its relevance: activation × gradient, summed over the photo."),
+    make("ol", {}, ...items));
+}
+
+function similarChannels(layer, similar) {
+  const links = similar.flatMap(([other, cosine], n) => [n ? ", " : "", make("a", { href: unitAddress(layer, other) }, other), ` (${number(cosine)})`]);
+  return make("p", { class: "similar" }, "Similar channels, by the cosine of their weights: ", ...links);
 }
 
 function steps(layer, channel) {

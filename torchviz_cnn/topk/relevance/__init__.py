@@ -1,0 +1,1 @@
+"""How much each channel adds to a score: activation x gradient."""

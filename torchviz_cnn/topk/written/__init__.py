@@ -1,0 +1,1 @@
+"""What of a result is kept in files, and how it is drawn."""
