@@ -25,13 +25,13 @@ format:  ## repair what can be repaired
 	$(PYTHON) -m ruff format .
 
 fast:  ## unit tests only
-	$(PYTHON) -m pytest -q -n 2 -m "not slow"
+	$(PYTHON) -m pytest -q -n 2 --dist worksteal -m "not slow"
 
 quick:  ## a look at every room, in less than a minute
-	$(PYTHON) -m pytest -q -n 2 -m "not slow and not gpu" $(QUICK)
+	$(PYTHON) -m pytest -q -n 2 --dist worksteal -m "not slow and not gpu" $(QUICK)
 
 test:  ## all tests, as CI runs them
-	$(PYTHON) -m pytest -q -n 2
+	$(PYTHON) -m pytest -q -n 2 --dist worksteal
 
 docs:  ## the site, in site/ (extra `docs`): warnings are errors, and no network is needed
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet

@@ -53,7 +53,7 @@ def choices() -> dict[str, Any]:
     lists: dict[str, Any] = {name: list(get_args(kind)) for name, kind in TYPES.items()}
     lists |= {"preset_of_patterns": list(RECIPES), "network_with_weights": [*INSTALLED, *BUNDLED], "suits": SUITS}
     rows = {
-        name: {"kind": row.kind, "options": list(row.options), "shows": row.shows, "paper": row.paper}
+        name: {"kind": row.kind, "options": list(row.options), "shows": row.shows, "paper": row.paper, "slow": row.slow}
         for name, row in METHODS.items()
     }
     return {**lists, "methods": rows}

@@ -16,6 +16,7 @@ import torch
 from usage import files_in, tell_mistakes
 
 import torchviz_cnn as tvc
+from torchviz_cnn.core.errors import counted
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
     root = (vectors * values.sqrt()).flip(1)
     root = root * root.sum(0).sign()
     root = root / root.norm(dim=0).max()
-    print(f"{len(paths)} photos, mean {[round(float(m), 3) for m in mean]}")
+    print(f"{counted(len(paths), 'photo')}, mean {[round(float(m), 3) for m in mean]}")
     print("\n".join(f"    ({', '.join(f'{v:.3f}' for v in row)})," for row in root.tolist()))
 
 

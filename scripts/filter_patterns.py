@@ -17,4 +17,4 @@ for layer in atlas.layers:
     patterns = atlas.patterns(layer)
     patterns.grid().save(f"{name}_{layer}.png")
     raised = int(patterns.raised.sum())
-    print(f"{layer}: {raised} of {len(patterns.values)} filters raised, dead: {patterns.dead or 'none'}")
+    print(f"{layer}: {raised} of {len(patterns.values)} raised, dead: {patterns.dead or 'none'}")

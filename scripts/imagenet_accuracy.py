@@ -13,7 +13,7 @@ from tqdm import tqdm
 from usage import tell_mistakes
 
 import torchviz_cnn as tvc
-from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.core.errors import InputError, counted
 
 
 def main(argv: list[str] | None = None) -> float:
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> float:
     best = torch.cat([tvc.predict(net, photos[i : i + 32]).topk(5).indices for i in batches])
     right = best == truth[:, None]
     top1, top5 = right[:, 0].float().mean().item(), right.any(1).float().mean().item()
-    print(f"{net.name} on {len(photos)} photos: top-1 {top1:.3f}, top-5 {top5:.3f}")
+    print(f"{net.name} on {counted(len(photos), 'photo')}: top-1 {top1:.3f}, top-5 {top5:.3f}")
     return top1
 
 

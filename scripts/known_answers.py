@@ -173,8 +173,8 @@ def of_maps(model: nn.Module, x: Tensor, classes: Tensor, patches: Tensor, maps:
         "deletion": tvc.metrics.deletion(*given, target=classes, steps=16),
         "average_drop": tvc.metrics.average_drop(*given, target=classes),
         "road": tvc.metrics.road(*given, target=classes),
-        "pointing_game": tvc.metrics.pointing_game(*given, patches, classes, tolerance=0),
-        "energy_in_mask": tvc.metrics.energy_in_mask(*given, patches, classes),
+        "pointing_game": tvc.metrics.pointing_game(*given, patches, target=classes, tolerance=0),
+        "energy_in_mask": tvc.metrics.energy_in_mask(*given, patches, target=classes),
     }
 
 

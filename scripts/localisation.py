@@ -17,6 +17,7 @@ import torch
 from usage import files_in, tell_mistakes
 
 import torchviz_cnn as tvc
+from torchviz_cnn.core.errors import counted
 
 NAMES = {"Grad-CAM": "grad_cam", "CAM": "cam"}
 
@@ -32,13 +33,13 @@ def main(argv: list[str] | None = None) -> None:
     photos = [args.folder / "images" / f"{mask.stem}.jpg" for mask in masks]
     target = torch.tensor([net.class_index("cat" if mask.stem[0].isupper() else "dog") for mask in masks])
     right = [int(tvc.predict(net, photo).argmax()) == int(one) for photo, one in zip(photos, target, strict=True)]
-    print(f"{args.model} on {len(masks)} photos: {sum(right) / len(masks):.3f} classified right")
+    print(f"{args.model} on {counted(len(masks), 'photo')}: {sum(right) / len(masks):.3f} classified right")
     middle = torch.zeros(len(photos), 3, 3)
     middle[:, 1, 1] = 1
     judged: dict[str, str | torch.Tensor] = {**NAMES, "middle pixel": middle}
     for name, maps in judged.items():
-        measured = tvc.metrics.pointing_game(net, photos, maps, masks, target, tolerance=0, mask_values=(1,))
-        of = "" if measured.count == len(photos) else f" (of the {measured.count} maps with evidence)"
+        measured = tvc.metrics.pointing_game(net, photos, maps, masks, target=target, tolerance=0, mask_values=(1,))
+        of = "" if measured.count == len(photos) else f" (of {counted(measured.count, 'map')} with evidence)"
         print(f"  {name + ' on the animal':30}{measured.mean:.3f}{of}")
     print(f"  {'any pixel on the animal':30}{float(measured.details['area'].nanmean()):.3f}")
 

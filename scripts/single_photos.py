@@ -20,6 +20,7 @@ from usage import files_in, tell_mistakes
 
 import torchviz_cnn as tvc
 from torchviz_cnn.attribution.methods import METHODS
+from torchviz_cnn.core.errors import counted
 
 STEPS = 16
 NAMES = ("grad_cam", "competitive_cam")
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.photos:
         known = recognised(net, files_in(args.photos, "*.jpg"))
         classes = random.Random(0).sample(sorted(known), min(args.count, len(known)))
-        print(f"{args.model}: {len(classes)} photos")
+        print(f"{args.model}: {counted(len(classes), 'photo')}")
         photos, target = [known[number] for number in classes], torch.tensor(classes)
         for name in NAMES:
             inserted = tvc.metrics.insertion(net, photos, name, target, steps=STEPS).mean
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.pets:
         masks = files_in(args.pets / "trimaps", "*.png")
         pets = [args.pets / "images" / f"{mask.stem}.jpg" for mask in masks]
-        print(f"{args.model}: {len(pets)} pets")
+        print(f"{args.model}: {counted(len(pets), 'pet')}")
         for name in NAMES:
             share = tvc.metrics.energy_in_mask(net, pets, name, masks, mask_values=(1,)).mean
             print(f"{METHODS[name].title:16} energy in the mask {share:.3f}")

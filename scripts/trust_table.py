@@ -20,6 +20,7 @@ from usage import files_in, tell_mistakes
 
 import torchviz_cnn as tvc
 from torchviz_cnn.attribution.metrics.mosaics import Mosaics, own_cell
+from torchviz_cnn.core.errors import counted
 
 METHODS = ("grad_cam", "competitive_cam", "layer_cam", "saliency", "guided", "guided_grad_cam")
 
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         progress=True,
     )
     own, about = own_cells(net, judged, args.photos, args.mosaics)
-    print(f"\n**{args.model}**: {len(photos)} pets, {args.perturbed} of them perturbed; {about}.\n")
+    print(f"\n**{args.model}**: {counted(len(photos), 'pet')}, {args.perturbed} of them perturbed; {about}.\n")
     columns = [column for column in judged.shown if column.name != "grid_pointing_game"]
     print("| method | " + " | ".join(column.title for column in columns) + " | own cell |")
     print("|---|" + "---|" * (len(columns) + 1))
@@ -80,7 +81,7 @@ def own_cells(net: tvc.Network, judged: tvc.Trust, folder: Path, count: int) -> 
     for row in judged.rows:
         if row.refused is None:
             shares[row.key] = f"{own_cell(net, mosaics, row.explain).mean:.3f}"
-    return shares, f"{len(mosaics)} mosaics"
+    return shares, f"{counted(len(mosaics), 'mosaic')}"
 
 
 if __name__ == "__main__":

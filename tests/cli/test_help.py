@@ -92,7 +92,10 @@ LONG = {"demo", "filters", "report", "trust"}
 @pytest.mark.slow
 @pytest.mark.parametrize("line", [line for name, line in EXAMPLES if name not in LONG])
 def test_examples_run(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As they stand, where the photos are; a clip and checkpoints that nobody has here are left out."""
+    """As they stand, where the photos are; a clip and checkpoints that nobody has here are left out.
+
+    The input alone is smaller than the network's own, so that it takes less time.
+    """
     data = pytest.importorskip("skimage.data")
     if default_model() != "efficientnet_lite0":
         pytest.skip("needs the extra demo")
@@ -103,7 +106,7 @@ def test_examples_run(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name, file in (("coffee", "coffee.png"), ("chelsea", "cat.jpg"), ("coffee", "photos/1.png")):
         Image.fromarray(getattr(data, name)()).resize((320, 240)).save(file)
     Image.fromarray(data.chelsea()).save("photos/2.png")
-    assert main(shlex.split(line)) == 0
+    assert main([*shlex.split(line), "--input-size", "96"]) == 0
 
 
 # --- completion -----------------------------------------------------------------------------------------------

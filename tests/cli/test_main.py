@@ -45,6 +45,7 @@ def test_every_command_has_a_help(command: str, capsys: pytest.CaptureFixture[st
     [
         (["cams", "photo.png"], "no command 'cams'; did you mean 'cam'"),
         (["cam", "photo.png", "--frobnicate"], "unrecognized arguments"),
+        (["cam", "photo.png", "--traget", "x"], "unrecognized arguments: --traget x; did you mean '--target'?"),
         (["cam"], "required: IMAGE"),
         (["cam", "--target", "tusker", "photo.png"], "photos go before options that take several values"),
         (["predict", "photo.png", "--model", "qqqqq"], "torchviz-cnn layers --models lists them"),
@@ -79,7 +80,7 @@ def test_every_command_has_a_help(command: str, capsys: pytest.CaptureFixture[st
         (["layers", "--model", "clinet:volumes"], "begins with a Conv3d, which takes no photos"),
         (
             ["cam", "photo.png", "--model", "clinet:maps", *PREPARED],
-            "takes a function of it, as tvc.targets.region(mask, class)",
+            "--target package.module:function makes numbers of it",
         ),
         (["cam", "photo.png", *NET, "--out", "photo.png"], "photo.png is a file, not a folder"),
     ],
@@ -128,6 +129,12 @@ def test_what_cannot_be_meant_is_told_before_the_network_runs(
         ("torchviz_cnn.model_names() lists them", "torchviz-cnn layers --models lists them"),
         ("score='log_probability' explains", "--score log_probability explains"),
         ("or use batch_size=1", "or use --batch-size 1"),
+        ("not (B, D); output= chooses a part", "not (B, D); --output chooses a part"),
+        (
+            "output= chooses a part of it, and target= takes a function of it, as tvc.targets.region(mask, class)"
+            " with output='out'",
+            "--output chooses a part of it, and --target package.module:function makes numbers of it with --output out",
+        ),
         ("no convolution on this input; name a layer", "no convolution on this input; name one with --layer"),
         ("at most 100 are read (max_pixels)", "at most 100 are read"),
         ("the shape of mean=0 is (3,)", "the shape of mean=0 is (3,)"),

@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 
 import torchviz_cnn as tvc
 from tests.cli.conftest import NET, PREPARED
+from torchviz_cnn.attribution.methods import Kind, methods_of
 from torchviz_cnn.cli import main as program
 from torchviz_cnn.cli import shared
 from torchviz_cnn.cli.main import main
@@ -260,8 +262,15 @@ def test_a_name_of_two_lines_is_printed_in_one(here: Path, capsys: pytest.Captur
     assert len(shown.err.splitlines()) == 1
 
 
-def test_what_is_done_stays_where_it_is_interrupted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Ctrl-C while the second photo is explained."""
+SLOW = [(kind, name.replace("_", "-")) for kind in get_args(Kind) for name, row in methods_of(kind).items() if row.slow]
+
+
+@pytest.mark.parametrize(("command", "method"), [("cam", "grad-cam"), *SLOW])
+@pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.EmptyMapWarning")
+def test_what_is_done_stays_where_it_is_interrupted(
+    here: Path, command: str, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C while the second photo is explained; slow methods take one photo at a time without being told so."""
     Path("stops.py").write_text(
         "import torch\n"
         "class Net(torch.nn.Sequential):\n"
@@ -274,7 +283,9 @@ def test_what_is_done_stays_where_it_is_interrupted(here: Path, capsys: pytest.C
         "    return Net(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))\n"
     )
     Image.new("RGB", (40, 40), "white").save("white.png")
-    net = ["--model", "stops:net", *PREPARED, "--batch-size", "1", "--out", "o"]
-    assert main(["cam", "photo.png", "white.png", *net]) == 130
-    assert Path("o/photo_grad-cam_overlay.png").is_file()
-    assert capsys.readouterr().err == "torchviz-cnn: interrupted\n"
+    net = ["--model", "stops:net", *PREPARED, "--score", "probability", "--out", "o"]
+    named = [] if command == "occlusion" else ["--method", method]
+    named += ["--batch-size", "1"] if method == "grad-cam" else []
+    assert main([command, "photo.png", "white.png", *net, *named]) == 130
+    assert Path(f"o/photo_{method}_overlay.png").is_file()
+    assert capsys.readouterr().err.endswith("torchviz-cnn: interrupted\n")

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 import torchviz_cnn as tvc
+from tests.browser import chromium
 from tests.docs.pages import ROOT
 
 MODULES = ("metrics", "objectives", "targets")
@@ -79,6 +80,20 @@ def test_nothing_is_loaded_from_other_machines(site: dict[Path, Page]) -> None:
     styles = [path.read_text(encoding="utf-8") for path in folder.rglob("*.css")]
     assert len(styles) >= 3
     assert not [style for style in styles if "url(http" in style or "url(//" in style or "@import" in style]
+
+
+def test_the_search_works_where_the_pages_are_opened_from_disk(site: dict[Path, Page]) -> None:
+    executable = chromium()
+    from playwright.sync_api import sync_playwright
+
+    (folder,) = {path.parent for path in site if path.name == "404.html"}
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
+        tab = browser.new_page(viewport={"width": 1280, "height": 800})
+        tab.goto((folder / "gallery" / "grad_cam.html").as_uri())
+        tab.locator(".md-search__input").fill("occlusion")
+        tab.wait_for_selector(".md-search-result__item:has-text('Occlusion')", timeout=60_000)
+        browser.close()
 
 
 def test_every_public_name_stands_in_the_reference(site: dict[Path, Page]) -> None:

@@ -92,7 +92,7 @@ BOARDS = BOARD + 0.3 * images(12)
 # --- figures ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("truth", [None, [2, 0, 1, 4, 2, 3]])
+@pytest.mark.parametrize("truth", [pytest.param(None, marks=pytest.mark.slow), [2, 0, 1, 4, 2, 3]])
 def test_figures_are_those_of_the_metrics(truth: list[int] | None) -> None:
     net, x, marked = vgg_like(), images(6), masks()
     result = trusted(masks=marked, truth=truth, batch_size=4)
@@ -279,7 +279,7 @@ def whole() -> tvc.Trust:
     return trusted(methods=["layer_cam", "saliency", {"own": Interrupting(0)}], **SMALL)
 
 
-@pytest.mark.parametrize("at", [1, 3, 8])
+@pytest.mark.parametrize("at", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_run_that_was_interrupted_goes_on(tmp_path: Path, at: int, whole: tvc.Trust) -> None:
     with pytest.raises(KeyboardInterrupt):
         trusted(methods=["layer_cam", "saliency", {"own": Interrupting(at)}], out=tmp_path / "run", **SMALL)

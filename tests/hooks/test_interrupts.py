@@ -187,7 +187,7 @@ def check(interrupted: Interrupted, name: str, count: int) -> None:
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_ctrl_c_where_things_are_set_up_or_cleared_away(interrupted: Interrupted, name: str) -> None:
-    check(interrupted, name, 40)
+    check(interrupted, name, 15)
 
 
 @pytest.mark.slow

@@ -36,6 +36,8 @@ class Method:
     shows: str
     """What the map shows, in a few words."""
     paper: str
+    slow: bool = False
+    """Whether it runs the network many times for one photo."""
 
 
 _CAM = ("layer", "score", "relu")
@@ -59,6 +61,7 @@ METHODS: dict[str, Method] = {
         (*_CAM, "progress"),
         "regions that hold evidence, by the score of the photo seen through each map; without gradients, slow",
         "Wang et al., arXiv 1910.01279",
+        slow=True,
     ),
     "ablation_cam": Method(
         "Ablation-CAM",
@@ -67,6 +70,7 @@ METHODS: dict[str, Method] = {
         (*_CAM, "progress"),
         "regions that hold evidence, by what the score loses without each map; without gradients",
         "Desai & Ramaswamy, WACV 2020",
+        slow=True,
     ),
     "competitive_cam": Method(
         "Competitive CAM",
@@ -123,6 +127,7 @@ METHODS: dict[str, Method] = {
         (*_RULED, "relu"),
         "the gradient, averaged over noisy copies of the photo",
         "Smilkov et al., arXiv 1706.03825",
+        slow=True,
     ),
     "integrated_gradients": Method(
         "Integrated gradients",
@@ -131,6 +136,7 @@ METHODS: dict[str, Method] = {
         _GRADIENT,
         "what each value adds to the score on the way from a baseline to the photo",
         "Sundararajan et al., arXiv 1703.01365",
+        slow=True,
     ),
     "input_x_gradient": Method(
         "Input x gradient",
@@ -155,6 +161,7 @@ METHODS: dict[str, Method] = {
         ("score", "patch", "stride"),
         "where the score falls when a grey patch hides a part of the photo",
         "Zeiler & Fergus, arXiv 1311.2901",
+        slow=True,
     ),
 }
 

@@ -46,7 +46,8 @@ from torchviz_cnn.scores.targets import Score, predict
 
 Scale = Literal["clip", "frame"]
 """What the strongest colour stands for: the strongest value in all frames, or in each."""
-_LOOKED_AT = 8
+LOOKED_AT = 8
+"""In how many frames the likeliest class is looked for."""
 _SHOWN, _IN_NOTEBOOKS = 8, 400
 """How many frames a notebook shows, and among how many of a clip's first they are."""
 _WAITING = 16
@@ -199,7 +200,7 @@ def _explainer(method: str, layer: LayerName | None, score: Score) -> Callable[.
 
 def _most_likely(model: Network, clip: Clip, batch_size: int) -> int:
     """The class of the highest mean probability in frames spread over a clip."""
-    parts = _batches((Image.fromarray(frame) for frame in clip.spread(_LOOKED_AT)), batch_size)
+    parts = _batches((Image.fromarray(frame) for frame in clip.spread(LOOKED_AT)), batch_size)
     return int(torch.cat([predict(model, part) for part in parts]).mean(0).argmax())
 
 

@@ -12,6 +12,8 @@ import shtab
 
 from torchviz_cnn.cli.choices import choices
 
+BATCH_SIZE = 16
+"""How many photos commands take at once where it is not said."""
 OTHER_ACTIVATIONS: dict[str, Any] = {
     "choices": choices("other_activations"),
     "help": "plain: take the gradient of activations that are not ReLUs as it is (default: error)",
@@ -61,12 +63,14 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     add("--bands", type=whole, nargs="+", metavar="NUMBER", help=words)
 
 
-def add_photos(parser: argparse.ArgumentParser, words: str = "photos, or folders of them") -> None:
-    """Add the arguments of a command that takes photos."""
+def add_photos(
+    parser: argparse.ArgumentParser,
+    words: str = "photos, or folders of them",
+    at_once: str = "photos at once (%(default)s)",
+) -> None:
+    """Add the arguments of a command that takes photos; `at_once` is the help of --batch-size."""
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help=words)
-    parser.add_argument(
-        "--batch-size", type=positive, default=16, metavar="NUMBER", help="photos at once (%(default)s)"
-    )
+    parser.add_argument("--batch-size", type=positive, default=BATCH_SIZE, metavar="NUMBER", help=at_once)
 
 
 def add_out(parser: argparse.ArgumentParser, default: str = "out", words: str = "folder to write to") -> None:
@@ -101,10 +105,12 @@ def add_output(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def add_budget(
-    parser: argparse.ArgumentParser, default: float | str, what: str = "filter pattern or projection"
+    parser: argparse.ArgumentParser,
+    default: float | str,
+    words: str = "seconds after which no further filter pattern or projection is begun",
 ) -> None:
     """Add the time that a command may take."""
-    words = f"seconds after which no further {what} is begun; 'all': no limit (%(default)s)"
+    words += "; 'all': no limit (%(default)s)"
     parser.add_argument("--budget", type=_seconds, default=default, metavar="SECONDS", help=words)
 
 

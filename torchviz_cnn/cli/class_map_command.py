@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from functools import partial
 from operator import methodcaller
 from typing import Any
@@ -12,7 +13,7 @@ from torchviz_cnn.cli.arguments import Command, positive
 from torchviz_cnn.cli.choices import choices, methods_of, suits
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "layer": {"help": "whose maps are weighed (default: the last with the last convolution's resolution)"},
+    "layer": {"help": "the layer whose maps are weighted (default: the last with the last convolution's resolution)"},
     "score": {
         "type": methodcaller("replace", "-", "_"),
         "choices": choices("score"),
@@ -48,16 +49,13 @@ def class_map_command(kind: Any, words: str, *examples: str) -> Command:
 
 def _add_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
     """Add the methods of a kind, the options that they take, and how a map is drawn."""
-    if kind == "cam":
-        arguments.add_photos(parser, "photos, or folders of them; or one clip, or the number of a camera")
-        arguments.add_out(parser, words="folder to write to, or the clip, which makes one of a folder of frames")
-    else:
-        arguments.add_photos(parser)
-        arguments.add_out(parser)
-    if kind == "occlusion":
-        parser.set_defaults(batch_size=1)  # minutes each: pictures of a photo come as soon as it is done
-    arguments.add_target(parser, "each photo's top class")
     methods = methods_of(kind)
+    words = "photos, or folders of them" + ("; or one clip, or the number of a camera" if kind == "cam" else "")
+    arguments.add_photos(parser, words, _batch_words(methods))
+    parser.set_defaults(batch_size=None)  # `draw_class_maps` sets it, by the method
+    clip = ", or the clip, which makes one of a folder of frames" if kind == "cam" else ""
+    arguments.add_out(parser, words=f"folder to write to{clip}")
+    arguments.add_target(parser, "each photo's top class")
     _add_methods(parser, methods, kind)
     for name, option in OPTIONS.items():
         takers = [taker for taker, method in methods.items() if name in method.options]
@@ -68,6 +66,15 @@ def _add_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
     if kind == "cam":
         _add_clips(parser)
     arguments.add_network(parser)
+
+
+def _batch_words(methods: Mapping[str, Any]) -> str:
+    """The help of --batch-size."""
+    slow = [name for name, method in methods.items() if method.slow]
+    if len(slow) == len(methods):
+        return "photos at once (1)"
+    few = f"; for {', '.join(slow)} 1, so that each picture is written when it is made" if slow else ""
+    return f"photos at once ({arguments.BATCH_SIZE}{few})"
 
 
 def _add_methods(parser: argparse.ArgumentParser, methods: Any, kind: str) -> None:

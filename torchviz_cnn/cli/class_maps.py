@@ -11,7 +11,7 @@ import numpy as np
 import torchviz_cnn as tvc
 from torchviz_cnn.attribution.methods import Kind, Method
 from torchviz_cnn.cli import clips, shared
-from torchviz_cnn.cli.arguments import option
+from torchviz_cnn.cli.arguments import BATCH_SIZE, option
 from torchviz_cnn.cli.choices import methods_of
 from torchviz_cnn.cli.class_map_command import OPTIONS
 from torchviz_cnn.cli.outputs import Outputs, together
@@ -32,7 +32,10 @@ def draw_class_maps(args: argparse.Namespace, kind: Kind) -> None:
     render.colormap(np.zeros((1, 1)), args.colormap or "gray")  # an unknown one is reported before the work
     if args.preset and (args.blend != "add" or args.colormap):
         raise InputError("--preset says how to blend and colour: leave --blend and --colormap out")
-    if kind == "cam" and clips.is_clip(args):
+    is_clip = kind == "cam" and clips.is_clip(args)
+    if args.batch_size is None:  # of a slow method, the pictures of a photo are written before the next photo begins
+        args.batch_size = 1 if method.slow and not is_clip else BATCH_SIZE
+    if is_clip:
         clips.draw(args, args.method, chosen)
         return
     photos = shared.named_photos(args)

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 import torchviz_cnn as tvc
+from torchviz_cnn.attribution.video import LOOKED_AT
 from torchviz_cnn.cli import shared
 from torchviz_cnn.cli.arguments import option
 from torchviz_cnn.cli.outputs import Outputs
@@ -64,7 +65,7 @@ def draw(args: argparse.Namespace, method: str, chosen: dict[str, Any]) -> None:
         **shared.options(args, "batch_size", "fps", "seconds", "alpha", "blend"),
         **chosen,
     )
-    why = "as asked" if args.target else "the likeliest in 16 frames spread over it"
+    why = "as asked" if args.target else f"the likeliest in {LOOKED_AT} frames spread over it"
     scale = "each frame on its own scale" if args.scale == "frame" else "one scale for all"
     if isinstance(source, int):
         why, scale = why.replace("spread over it", "at its start"), scale.replace("for all", "of all so far")

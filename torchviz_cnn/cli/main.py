@@ -11,8 +11,9 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import shtab
@@ -22,12 +23,20 @@ from torchviz_cnn.cli.arguments import Command, option
 from torchviz_cnn.cli.commands import ORDER
 from torchviz_cnn.core.errors import TorchvizError, TorchvizWarning, did_you_mean
 
-_OPTIONS = ("other_activations", "score", "method", "layer", "target", "geometry", "k", "batch_size", "steps", "stride")
+_OPTIONS = (
+    *("other_activations", "score", "method", "layer", "target", "output"),
+    *("geometry", "k", "batch_size", "steps", "stride"),
+)
 _WORDS = (
     (r"layer_names\(model[^)]*\) lists", "torchviz-cnn layers lists"),
     (r"torchviz_cnn\.model_names\(\) lists", "torchviz-cnn layers --models lists"),
     (r"\buse (\w+_cam)\b", lambda match: f"use --method {match[1].replace('_', '-')}"),
     (rf"\b({'|'.join(_OPTIONS)})=(?:'([\w-]+)'|(\w+))", lambda match: f"{option(match[1])} {match[2] or match[3]}"),
+    (
+        r"\btarget= takes a function of it(, as tvc[\w.]+\([^)]*\))?",
+        "--target package.module:function makes numbers of it",
+    ),
+    (r"\boutput= chooses", "--output chooses"),
     (r"\bwindow=\(low, high\)", "--window LOW HIGH"),
     (r"\bbands=\(red, green, blue\)", "--bands RED GREEN BLUE"),
     (r"pass geometry='crop', .* give the method a Network", "give its Network a Preprocess"),
@@ -54,6 +63,9 @@ completion of commands and options with the Tab key, in bash, fish and zsh (in a
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, and completes the names of files."""
 
+    commands: Mapping[str, argparse.ArgumentParser] = MappingProxyType({})
+    """The parser of each command, where it has commands."""
+
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
         action = super().add_argument(*names, **options)
         if options.get("type") is Path:
@@ -64,6 +76,10 @@ class _Parser(argparse.ArgumentParser):
         message = " ".join(message.split())
         if message.endswith("required: IMAGE"):
             message += "; photos go before options that take several values"
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        if unknown:
+            options = {one for parser in self.commands.values() for one in parser._option_string_actions}
+            message += did_you_mean(unknown[1], sorted(options))
         wrong = re.match(r"argument COMMAND: invalid choice: '(.*?)'", message)
         if wrong:
             message = f"no command {wrong[1]!r}{did_you_mean(wrong[1], ORDER) or ';'} there are {', '.join(ORDER)}"
@@ -106,7 +122,7 @@ def _commands() -> dict[str, Command]:
     return {file.COMMAND.name: file.COMMAND for file in files}
 
 
-def _parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
+def _parser(commands: dict[str, Command]) -> _Parser:
     parser = _Parser(
         "torchviz-cnn",
         usage="torchviz-cnn COMMAND [options]",
@@ -124,6 +140,7 @@ def _parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
         command.add_arguments(made)
         made.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
         _write_manual(made, command)
+    parser.commands = below.choices
     return parser
 
 

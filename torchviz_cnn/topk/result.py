@@ -86,6 +86,11 @@ class TopActivations:
         """How many activations per channel."""
         return int(self.values[self.layers[0]].shape[1])
 
+    @property
+    def names(self) -> list[str]:
+        """What each image of the dataset is called: its file below the folder; `image 3` where it has none."""
+        return [self._source().name(number) for number in range(self.count)]
+
     def channels(self, layer: str) -> int:
         """Count the channels of a layer. Raises LayerError for a layer that was not looked at."""
         if layer not in self.values:
@@ -363,9 +368,7 @@ class TopActivations:
 
     def _source(self) -> ImageSource:
         if self.source is None:
-            raise InputError(
-                "the photos are needed, as they were for this result: pass dataset= to TopActivations.load"
-            )
+            raise InputError("the photos are needed, as for this result: pass dataset= to TopActivations.load")
         return self.source
 
     def _repr_png_(self) -> bytes | None:

@@ -227,14 +227,12 @@ def test_a_main_head_decides_on_the_number_of_classes() -> None:
 def assert_torchvision_loads(name: str, tmp_path: Path) -> None:
     import torchvision
 
-    for options in ({}, {"num_classes": 5}):
-        model = torchvision.models.get_model(name, weights=None, **options)
-        state = model.state_dict()
-        for prefix in ("", "model."):
-            torch.save({prefix + key: value for key, value in state.items()}, tmp_path / "own.pth")
-            loaded = tvc.load_model(name, tmp_path / "own.pth").model.state_dict()
-            assert loaded.keys() == state.keys()
-            assert all(torch.equal(value, state[key]) for key, value in loaded.items())
+    for prefix, options in (("", {}), ("model.", {"num_classes": 5})):
+        state = torchvision.models.get_model(name, weights=None, **options).state_dict()
+        torch.save({prefix + key: value for key, value in state.items()}, tmp_path / "own.pth")
+        loaded = tvc.load_model(name, tmp_path / "own.pth").model.state_dict()
+        assert loaded.keys() == state.keys()
+        assert all(torch.equal(value, state[key]) for key, value in loaded.items())
 
 
 @pytest.mark.slow
@@ -285,7 +283,7 @@ def without(state: State, *heads: str) -> State:
         ("resnet18", ("fc",)),
         ("squeezenet1_1", ("classifier",)),
         ("mobilenet_v3_small", ("classifier.3",)),
-        ("swin_t", ("head",)),
+        pytest.param("swin_t", ("head",), marks=pytest.mark.slow),
     ],
 )
 def test_a_checkpoint_without_the_head_gives_a_network_without_classes(

@@ -1,6 +1,7 @@
 """Can a map be believed: faithfulness, localisation and sanity checks (`torchviz_cnn.metrics`).
 
 Every function takes the maps of this library, a plain tensor, or the method that makes them, and gives a `Measurement`.
+The order is model, images, maps, target; those with masks have them before the target, so give `target` by its name.
 """
 
 from torchviz_cnn.attribution.metrics.localisation import energy_in_mask, pointing_game

@@ -56,7 +56,8 @@ def pointing_game(
     the share of those that count.
 
     Args:
-        model, x, maps, target, output, batch_size, progress: as for `insertion`.
+        model, x, maps, output, batch_size, progress: as for `insertion`.
+        target: as for `insertion`; it stands behind the masks here, so give it by its name.
         masks: where the object is: a folder of masks that are called as their photos (`photo.png` for `photo.jpg`, or
             `cat/1.png` for `cat/1.jpg`), a dict of masks by the photo's name, or a sequence with one for each image, of
             paths, PIL images, arrays and tensors (H, W), and None where there is none; also a tensor (N, H, W). With

@@ -22,7 +22,7 @@ from torchviz_cnn.media.notebook import pictures
 from torchviz_cnn.runs import files
 
 Better = Literal["higher", "lower", "neither"]
-"""Which values speak for a map."""
+"""Which values are those of the better map."""
 _RESAMPLES = 2000
 _NUMBERS_AT_ONCE = 1_000_000
 _TICKS = 30

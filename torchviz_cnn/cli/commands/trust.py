@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     words = "the true classes: a CSV file of file,class, or 'folders' (default: the network's top class is explained)"
     add("--truth", metavar="FILE", help=words)
     arguments.add_output(parser, "is explained")
-    arguments.add_budget(parser, "all", "part")
+    words = "seconds that it may take: photos are measured for as long as there is time for them"
+    arguments.add_budget(parser, "all", words)
     words = "photos whose pixels are taken away and put in: insertion, deletion, average drop, ROAD (%(default)s)"
     add("--perturbed", type=positive, default=64, metavar="PHOTOS", help=words)
     words = "mosaics of four photos that the network recognises; 0: none (%(default)s)"
