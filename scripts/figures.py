@@ -119,7 +119,7 @@ def report_page(folder: Path) -> None:
     """The demo's report: its top, and beside it one unit."""
     with tempfile.TemporaryDirectory() as scratch:
         page = demo.write_page(Path(scratch), model="efficientnet_lite0", budget=150).path
-        photograph(page, {"": "light", "#blocks.7/50": "dark"}, folder / "report.jpg")
+        photograph(page, {"": "light", unit_with_pattern(page): "dark"}, folder / "report.jpg")
 
 
 def survey_page(folder: Path) -> None:
@@ -159,6 +159,14 @@ def photograph(page: Path, views: dict[str, str], path: Path) -> None:
     save(both, path, 1400)
 
 
+def unit_with_pattern(page: Path) -> str:
+    """The address of the first channel in the middle of the network that has a filter pattern on a page."""
+    (embedded,) = re.findall(r'id="data">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)
+    several = [layer for layer in json.loads(embedded)["layers"] if layer["patterns"]]
+    layer = several[len(several) // 2]
+    return f"#{layer['name']}/{next(iter(layer['patterns']))}"
+
+
 def top_page(net: tvc.Network, layer: str = "relu3", count: int = 8) -> Image.Image:
     """The strongest of a layer's channels over tiles of CC0 photos, of which no two overlap."""
     tiles, side = [], 100
@@ -174,7 +182,10 @@ def top_page(net: tvc.Network, layer: str = "relu3", count: int = 8) -> Image.Im
 
 def strip(acts: tvc.Activations, layer: str, side: int = 96) -> Image.Image:
     """The first 12 channels of a layer in a row, all tiles of one size."""
-    tiles = [Image.fromarray(tile).resize((side, side), Image.Resampling.NEAREST) for tile in acts.tiles(layer)[:12]]
+    tiles = [Image.fromarray(tile) for tile in acts.tiles(layer)[:12]]
+    # Values of a small map stay squares; a large one is made smaller without patterns of its own.
+    how = Image.Resampling.NEAREST if tiles[0].width <= side else Image.Resampling.LANCZOS
+    tiles = [tile.resize((side, side), how) for tile in tiles]
     row = render.tile_grid(np.stack([np.asarray(tile) for tile in tiles]), columns=12, margin=2)
     return Image.fromarray(render.colormap(row, "viridis"))
 

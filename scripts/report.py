@@ -12,4 +12,4 @@ import torchviz_cnn as tvc
 name, weights, *photos = arguments("MODEL WEIGHTS [PHOTO ...]")
 page = tvc.report(tvc.load_model(name, weights), photos, "report/index.html", progress=sys.stderr.isatty())
 
-print(f"open {page}; layers: {len(page.layers)}, filter patterns: {page.patterns}")
+print(f"open {page}; layers: {len(page.layers)}. {page.about_patterns}")

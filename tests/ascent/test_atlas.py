@@ -234,9 +234,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     asked = ["filters", "--model", "cats_and_dogs", "--layer", "conv1", "--k", "10", "--size", "40", "--steps", "2"]
     assert main([*asked, "--out", str(out)]) == 0
     assert "conv1.png: 10 filters, 10 raised" in capsys.readouterr().out
-    assert Image.open(out / "conv1.png").size == (8 * 30 + 7 * 5, 2 * 30 + 5)
+    # Each pattern pixel by pixel above its number, and all below a heading of two lines.
+    drawn = Image.open(out / "conv1.png")
+    assert drawn.size == (8 * 30 + 7 * 5, 2 * 44 + 5 + 44)
+    first = tvc.Atlas.read(out).patterns("conv1").image(0)
+    assert drawn.crop((0, 44, 30, 74)).tobytes() == first.tobytes()
     assert main([*asked, "--out", str(out), "--columns", "5"]) == 0
-    assert Image.open(out / "conv1.png").size == (5 * 30 + 4 * 5, 2 * 30 + 5)
+    assert Image.open(out / "conv1.png").size == (5 * 30 + 4 * 5, 2 * 44 + 5 + 62)
 
 
 @pytest.mark.parametrize(

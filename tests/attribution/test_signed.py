@@ -90,9 +90,15 @@ def test_without_relu_every_method_gives_a_signed_map() -> None:
 
 def test_the_figure_says_what_the_colours_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[Any] = []
-    monkeypatch.setattr("torchviz_cnn.media.figures.panel", lambda pictures, titles, headline: said.append(titles))
-    heatmap(SIGNED).plot(GREY, geometry="stretch")
-    assert said[0][1] == "Grad-CAM, conv: for (red), against (blue)"
+
+    def panel(pictures: Any, titles: list[str], headline: str, *, bars: dict[int, Any]) -> None:
+        said.append((titles[1], bars))
+
+    monkeypatch.setattr("torchviz_cnn.media.figures.panel", panel)
+    signed = heatmap(SIGNED)
+    signed.plot(GREY, geometry="stretch")
+    peak = float(signed.values[0].abs().max())
+    assert said == [("Grad-CAM, conv: for (red), against (blue)", {1: ("seismic", (-peak, peak))})]
 
 
 def test_the_difference_of_two_heatmaps() -> None:

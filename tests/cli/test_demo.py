@@ -19,17 +19,19 @@ from torchviz_cnn.cli.main import main
 def test_the_page_is_all_there_is_and_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("skimage")
     assert main(["demo", "--model", "cats_and_dogs", "--budget", "0", "--out", str(tmp_path / "demo")]) == 0
-    assert capsys.readouterr().out == f"open {tmp_path / 'demo' / 'index.html'}\n"
+    why, opened = capsys.readouterr().out.splitlines()
+    assert why.startswith("0 of 160 channels have a filter pattern; 160 were not made, as the budget was 0; a larger")
+    assert opened == f"open {tmp_path / 'demo' / 'index.html'}"
     assert [file.name for file in (tmp_path / "demo").iterdir()] == ["index.html"]
     page = Page(tmp_path / "demo" / "index.html")
     assert [photo["name"] for photo in page.data["photos"]] == ["chelsea"]
     assert "torchviz-cnn demo --model cats_and_dogs --budget 0 --out" in page.words
     layers = {layer["name"]: layer for layer in page.data["layers"]}
-    assert {"bn1", "pool1", "bn5", "relu5"} <= set(layers)
-    assert page.data["explained"] == "relu5"
-    # Of a layer all 32 strongest channels; a normalisation is not above zero where the ReLU behind it gives zero.
-    assert all(len(layer["channels"]) == 32 for layer in layers.values())
-    assert layers["bn5"]["layerSparsity"] == pytest.approx(layers["relu5"]["layerSparsity"], abs=1e-3)
+    assert list(layers) == ["conv1", "conv2", "conv3", "conv4", "conv5"]
+    assert [layer["call"] for layer in layers.values()] == ["relu1", "relu2", "relu3", "relu4", "relu5"]
+    assert all(layer["after"] == ["BatchNorm2d", "ReLU"] for layer in layers.values())
+    assert page.data["explained"] == "conv5"
+    assert all(len(layer["channels"]) == 32 for layer in layers.values())  # the strongest
 
 
 def test_the_cat_is_seen_as_a_cat_by_its_face(tmp_path: Path) -> None:
@@ -45,7 +47,7 @@ def test_the_cat_is_seen_as_a_cat_by_its_face(tmp_path: Path) -> None:
     x, y = heat.peak()
     assert 60 < x < 360  # Chelsea's head fills that part of the 451 x 300 photo
     assert 20 < y < 280
-    embedded = next(layer for layer in page.data["layers"] if layer["name"] == heat.layer)["heat"]["grad_cam"]
+    embedded = next(layer for layer in page.data["layers"] if layer["call"] == heat.layer)["heat"]["grad_cam"]
     shown = page.maps(embedded["maps"][0], embedded["size"])[0]
     assert abs(shown / 255 - heat.map()).max() < 1 / 255
 
@@ -88,7 +90,7 @@ def test_the_whole_demo_opens_on_the_espresso_and_is_soon_done(tmp_path: Path) -
     page = Page(made)
     assert [photo["name"] for photo in page.data["photos"]] == ["coffee", "chelsea", "rocket"]
     assert page.data["classes"][str(page.data["photos"][0]["predictions"][0][0])] == "espresso"
-    assert page.data["explained"] == "head"
-    heat = next(layer for layer in page.data["layers"] if layer["name"] == "head")["heat"]["grad_cam"]
+    assert page.data["explained"] == "head.conv"
+    heat = next(layer for layer in page.data["layers"] if layer["call"] == "head")["heat"]["grad_cam"]
     y, x = np.unravel_index(page.maps(heat["maps"][0], heat["size"])[0].argmax(), heat["size"])
     assert (y, x) in [(1, 3), (2, 3)]  # the cup, of 7 x 7

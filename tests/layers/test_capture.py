@@ -468,14 +468,27 @@ def test_a_plot_is_titled_and_in_proportion() -> None:
     acts = capture(networks.vgg_like(), images(), ["features.0", "features.7"])
     wide, tall = acts.plot("features.0", columns=8), acts.plot("features.0", columns=2)
     assert wide.width == pytest.approx(800, abs=40)
-    assert wide.height == pytest.approx(150, abs=10)
+    assert wide.height == pytest.approx(190, abs=10)
     assert tall.width == pytest.approx(200, abs=10)
-    assert tall.height == pytest.approx(450, abs=20)
+    assert tall.height == pytest.approx(490, abs=20)
     assert wide.mode == "RGB"
     top = np.asarray(wide)[:40]
     assert top.min() < 100 < top.max()  # the title stands there
+    bar = np.asarray(wide)[-35:].reshape(-1, 3).astype(int)
+    for end in ((68, 1, 84), (253, 231, 36)):  # of viridis
+        assert (np.abs(bar - end).max(1) <= 2).any()
     one = acts.plot("features.7", channels=[3])
     assert one.height < one.width * 2
+
+
+def test_maps_of_one_place_are_drawn_as_bars() -> None:
+    values = torch.tensor([[1.0, 4.0, 2.0]])
+    picture = np.asarray(Activations({"pool": values[..., None, None]}).plot("pool"))
+    blue = (picture == (31, 119, 180)).all(2)
+    starts = np.flatnonzero(np.diff([0, *blue.any(0)]) > 0)
+    assert len(starts) == 3
+    tall = [int(blue.sum(0)[start + 2]) for start in starts]
+    assert tall[0] < tall[2] < tall[1]
 
 
 def test_a_layer_without_maps_cannot_be_drawn() -> None:

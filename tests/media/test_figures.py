@@ -29,6 +29,43 @@ def test_figures_are_in_proportion_and_bounded() -> None:
         figures.panel([photo()], ["one", "two"])
 
 
+def test_large_grids_are_made_smaller_without_patterns_of_their_own() -> None:
+    """Of lines one pixel apart, drawn at a little more than half their size, a grey is left."""
+    lines = np.zeros((400, 400, 3), np.uint8)
+    lines[:, ::2] = 255
+    drawn = np.asarray(figures.titled(lines, "", 0.0055).convert("L"), float)
+    inside = drawn[120:240, 40:180]
+    assert 60 < inside.min() <= inside.max() < 200  # the nearest pixels alone would be black and white
+
+
+def test_tiles_stand_above_their_numbers_and_a_picture_below_its_heading() -> None:
+    tiles = np.full((2, 30, 40, 3), 90, np.uint8)
+    one, two = figures.numbered(tiles, [3, 12])
+    assert one.shape == (44, 40, 3)
+    assert np.array_equal(one[:30], tiles[0])
+    assert not np.array_equal(one[30:], two[30:])
+    assert one[30:].max() > 200
+    below = figures.headed(Image.fromarray(one), "a heading that takes several lines")
+    assert below.width == 40
+    assert np.array_equal(np.asarray(below)[-44:], one)
+    assert np.asarray(below)[:-44].min() < 100
+
+
+def test_a_map_in_a_panel_has_a_colour_bar_with_its_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    made: list[tuple[float, float, str]] = []
+    usual = Figure.colorbar
+
+    def colorbar(self: Figure, scale: Any, **options: Any) -> Any:
+        made.append((scale.norm.vmin, scale.norm.vmax, scale.cmap.name))
+        return usual(self, scale, **options)
+
+    monkeypatch.setattr(Figure, "colorbar", colorbar)
+    figures.panel([photo(), photo(), np.array([[2.0, 5.0]])], ["photo", "heat", "map"], bars={1: ("jet", (0, 0.25))})
+    assert made == [(0, 0.25, "jet"), (2, 5, "viridis")]
+
+
 def test_a_panel_of_extreme_shapes_stays_drawable() -> None:
     assert max(figures.panel([Image.new("RGB", (1, 4000)), Image.new("RGB", (4000, 1))], ["a", "b"]).size) < 4000
 

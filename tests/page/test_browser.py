@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from torch import nn
 import torchviz_cnn as tvc
 from tests import browser as driver
 from tests.browser import Browser, Tab
-from tests.networks import CLASSES, vgg_like
-from tests.page.test_report import Aside
+from tests.networks import CLASSES, gap_linear, vgg_like
+from tests.page.test_report import Aside, Page
 from torchviz_cnn.ascent.atlas import filter_atlas
 
 pytestmark = pytest.mark.slow
@@ -165,7 +166,11 @@ def test_a_unit_shows_all_photos_on_one_scale(browser: Browser, tmp_path: Path) 
     bright = pictures(1)[0]
     dim = bright.point([v // 4 + 96 for v in range(256)] * 3)
     out = tvc.report(
-        network(vgg_like(), None), {"bright": bright, "dim": dim}, tmp_path, layers=["features.0"], budget=0
+        network(vgg_like(), None),
+        {"bright": bright, "dim": dim},
+        tmp_path,
+        layers=["features.0", "features.1"],
+        budget=0,
     )
     spread = """(canvas) => {
         const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height), greens = [];
@@ -183,7 +188,7 @@ def test_a_unit_shows_all_photos_on_one_scale(browser: Browser, tmp_path: Path) 
 def test_without_photos_the_page_shows_the_patterns_there_are(browser: Browser, tmp_path: Path) -> None:
     net = network(vgg_like(), None)
     filter_atlas(net.model, tmp_path / "atlas", ["features.0"], k=2, size=16, steps=1)
-    out = tvc.report(net, [], tmp_path / "page", k=3, atlas=tmp_path / "atlas")
+    out = tvc.report(net, [], tmp_path / "page", k=3, layers=["features.0", "features.2"], atlas=tmp_path / "atlas")
     late = tvc.report(net, [], tmp_path / "late", k=3, budget=1e-6)
     with browser.tab() as tab:
         tab.open(out)
@@ -270,11 +275,11 @@ def test_competitive_cam_is_beside_grad_cam_and_at_the_layer_that_has_it(browser
         ]
         layers = tab.page.locator("input[name=depth]")
         names = tab.page.locator("#depth-switch label").all_inner_texts()
-        place = names.index("features.8")
+        place = names.index("features.7")
         tab.page.check("#depth-0", force=True)
         tab.page.check("#method-competitive_cam", force=True)
         tab.settled()
-        assert text(tab, "#heatmap-caption").startswith("Competitive CAM at features.8 for ")
+        assert text(tab, "#heatmap-caption").startswith("Competitive CAM at features.7 (output of features.8) for ")
         assert "for this layer alone" in text(tab, "#method-shows")
         assert [layers.nth(i).is_enabled() for i in range(len(names))] == [i == place for i in range(len(names))]
         assert tab.page.is_checked(f"#depth-{place}")
@@ -334,6 +339,148 @@ def test_the_heatmap_lies_on_the_part_of_the_photo_that_is_the_input(browser: Br
         # Beside the square the map's own soft edge shows, inside the input; outside of it nothing can.
         assert tab.red("#heatmap", 35, 11) > 40
         assert tab.red("#heatmap", 31, 11) < 20
+
+
+def test_the_first_screen_shows_a_photo_with_its_heatmap(browser: Browser, page: Path) -> None:
+    for width, height in ((1280, 800), (390, 844)):
+        with browser.tab(width, height) as tab:
+            tab.open(page)
+            tab.until("!document.querySelector('.pick canvas[hidden]')")
+            box = tab.page.locator(".card:first-child canvas").bounding_box()
+            assert box["y"] > 0
+            assert box["y"] + box["height"] <= height
+    with browser.tab(1920, 1000) as tab:  # and the width is used
+        tab.open(page)
+        assert tab.page.locator("#heatmap").bounding_box()["width"] > 900
+        last = tab.page.locator(".card").last.bounding_box()
+        assert last["x"] + last["width"] > 1700
+
+
+def test_the_sections_have_the_terms_of_the_field(browser: Browser, page: Path) -> None:
+    with browser.tab() as tab:
+        tab.open(page)
+        sections = ["Predictions", "Class evidence", "Pixel attribution", "Layers", "Network", "Provenance"]
+        assert tab.page.locator("main > section > h2").all_inner_texts() == sections
+        assert tab.page.locator(".bar nav a").all_inner_texts() == sections
+        thumbnails = tab.page.locator("#depth-switch label").all_inner_texts()
+        assert thumbnails == tab.page.locator(".layer h3").all_inner_texts()
+        assert thumbnails == ["features.0", "features.2", "features.5", "features.7"]
+        assert text(tab, ".layer .kind").startswith("Conv2d with its ReLU, 8 channels, 32 × 32, receptive field 3 px")
+
+
+def bar_ends(text: str) -> list[float]:
+    """The values at the two ends of a colour bar."""
+    return [float(word) for word in text.split()[:2]]
+
+
+def test_colour_bars_have_the_values_of_what_is_drawn(browser: Browser, page: Path) -> None:
+    data = Page(page).data
+    layer = next(layer for layer in data["layers"] if layer["name"] == data["explained"])
+    near: dict[str, Any] = {"rel": 0.05, "abs": 0}  # small numbers stand there with two digits
+    with browser.tab() as tab:
+        tab.open(page)
+        tab.settled()
+        tab.page.check("#depth-0", force=True)
+        tab.settled()
+        peak = data["layers"][0]["heat"]["grad_cam"]["peak"][0][0]
+        assert peak > 0
+        assert bar_ends(text(tab, "#heatmap-legend")) == [0, pytest.approx(peak, **near)]
+        bar = tab.pixels("#heatmap-legend canvas")
+        tab.page.check("#colours-gray", force=True)
+        tab.settled()
+        assert tab.pixels("#heatmap-legend canvas") != bar
+        assert "mean − 2 sd" in text(tab, "#maps-legend")
+        ends = [pixels["ends"][0] for pixels in data["photos"][0]["pixels"].values()]
+        bars = tab.page.locator("#pixels .colour-bar").all_inner_texts()
+        assert [bar_ends(bar) for bar in bars] == [pytest.approx([-end, end], **near) for end in ends]
+        tab.open(page, f"#features.7/{layer['channels'][0]}")
+        tab.settled()
+        over, whole = map(bar_ends, tab.page.locator("#unit .colour-bar").all_inner_texts())
+        low, high = layer["range"][0]
+        assert over == [0, pytest.approx(high, **near)]
+        assert low <= whole[0] < whole[1] <= 1.05 * high
+        nothing_wrong(tab)
+
+
+def test_each_method_says_what_it_shows_and_what_it_does_not(browser: Browser, page: Path) -> None:
+    with browser.tab() as tab:
+        tab.open(page)
+        for method in Page(page).data["methods"]:
+            tab.page.check(f"#method-{method['name']}", force=True)
+            tab.settled()
+            said = text(tab, "#method-shows")
+            assert said.startswith(f"{method['title']} shows {method['shows']}. It does not show {method['misses']}.")
+        captions = " ".join(tab.page.locator("#pixels figcaption").all_inner_texts())
+        assert captions.count("It does not show") == 3
+
+
+def test_pictures_that_mislead_have_a_caution(browser: Browser, page: Path, tmp_path: Path) -> None:
+    learned = replace(network(gap_linear(), None), weights="a file")
+    pooled = tvc.report(learned, pictures(1), tmp_path, budget=0)
+    with browser.tab() as tab:
+        tab.open(page)  # of random weights, and without global average pooling
+        assert "the weights of this network are random" in text(tab, ".masthead .caution")
+        assert tab.page.locator("#pixels .caution:not(:empty)").count() == 0
+        nothing_wrong(tab)
+    with browser.tab() as tab:
+        tab.open(pooled)
+        assert tab.page.locator(".masthead .caution").count() == 0
+        cautions = tab.page.locator("#pixels figure", has=tab.page.locator(".caution:not(:empty)"))
+        assert cautions.count() == 1
+        assert cautions.inner_text().count("global average pooling comes before the score") == 1
+        assert "Deconvnet of the score" in cautions.inner_text()
+        assert not tab.page.locator("#heatmap-caution").is_visible()
+        tab.page.check("#method-deconvnet", force=True)
+        tab.settled()
+        assert tab.page.locator("#heatmap-caution").is_visible()
+        nothing_wrong(tab)
+
+
+def test_a_link_to_a_channel_is_copied(browser: Browser, page: Path) -> None:
+    with browser.tab(permissions=["clipboard-read", "clipboard-write"]) as tab:
+        tab.open(page, "#features.5/2")
+        tab.page.click("text=Copy link")
+        tab.until("document.querySelector('.address').innerText.includes('The link is copied.')")
+        assert tab.page.evaluate("navigator.clipboard.readText()") == f"{page.as_uri()}#features.5/2"
+        nothing_wrong(tab)
+
+
+def test_arrow_keys_do_what_the_buttons_of_a_unit_say(browser: Browser, page: Path) -> None:
+    keys = {
+        "ArrowRight": "Next channel",
+        "ArrowDown": "Next layer",
+        "ArrowLeft": "Previous channel",
+        "ArrowUp": "Previous layer",
+    }
+    with browser.tab() as tab:
+        tab.open(page, "#features.2/3")
+        for key, label in keys.items():
+            there = tab.page.get_attribute(f"#unit [data-step='{label}']", "href")
+            before = text(tab, "#unit-title")
+            tab.page.keyboard.press(key)
+            tab.until("(title) => document.getElementById('unit-title').innerText !== title", before)
+            assert tab.page.url.endswith(there)
+        assert text(tab, "#unit-title") == "features.2 channel 3"
+
+
+def test_maps_of_one_place_are_numbers_and_no_pictures(browser: Browser, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    out = tvc.report(network(model, None), pictures(2), tmp_path, layers=["0", "2"], budget=0)
+    peaks = next(layer for layer in Page(out).data["layers"] if layer["name"] == "2")["peak"]
+    with browser.tab() as tab:
+        tab.open(out)
+        tab.settled()
+        assert tab.page.locator("[data-layer='0'] .tile canvas").count() == 4
+        assert tab.page.locator("[data-layer='2'] .tile canvas").count() == 0
+        values = tab.page.locator("[data-layer='2'] .tile .value").all_inner_texts()
+        assert [float(value) for value in values] == pytest.approx(peaks[0], rel=1e-2)
+        assert tab.page.locator("[data-layer='2'] .tile meter").count() == 4
+        assert tab.page.locator("#depth-switch label").all_inner_texts() == ["0"]
+        tab.open(out, "#2/1")
+        assert tab.page.locator("#unit canvas").count() == 0
+        assert "has one place" in text(tab, "#unit")
+        assert violations(tab) == []
+        nothing_wrong(tab)
 
 
 def test_addresses_open_units_and_back_and_forward_work(browser: Browser, page: Path) -> None:
@@ -412,7 +559,7 @@ def test_the_keyboard_reaches_everything(browser: Browser, page: Path) -> None:
         tab.page.keyboard.press("Enter")
         assert text(tab, "#unit-title") == "features.0 channel 1"
         inside = set()
-        for _ in range(8):
+        for _ in range(14):  # similar channels are among them
             tab.page.keyboard.press("Tab")
             inside.add(tab.page.evaluate("document.activeElement.textContent"))
         assert {"×", "← channel", "channel →", "↓ layer"} <= inside
@@ -520,7 +667,13 @@ def test_it_prints_light_and_whole(browser: Browser, page: Path, tmp_path: Path)
         drawn = "[...document.querySelectorAll('.tile canvas')].every((canvas) => canvas.width > 1)"
         assert tab.page.evaluate(drawn)
         assert tab.page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth)")
+        patterns = tab.page.locator(".printed img")
+        assert patterns.count() == 0  # they come when it is printed
+        tab.page.evaluate("dispatchEvent(new Event('beforeprint'))")
         tab.page.emulate_media(media="print")
+        made = sum(len(layer["patterns"]) for layer in Page(page).data["layers"])
+        assert patterns.count() == made > 0
+        assert all(one.is_visible() for one in patterns.all())
         assert tab.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert not tab.page.locator(".bar").is_visible()
         assert tab.page.locator("#heatmap").is_visible()

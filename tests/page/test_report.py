@@ -231,10 +231,12 @@ def test_what_is_embedded_is_what_was_computed(tmp_path: Path) -> None:
     net = network(model, tuple(f"class <{i}>" for i in range(CLASSES)))
     page = Page(tvc.report(net, shown, tmp_path, budget=0, k=6))
     x = torch.stack([net.preprocess(photo) for photo in shown])
-    numbers = collected(model, x)
-    assert [layer["name"] for layer in page.data["layers"]] == list(numbers.layers)
+    numbers = collected(model, x, nn.ReLU)
+    convolutions = tvc.layer_names(model, types=nn.Conv2d)
+    assert [layer["name"] for layer in page.data["layers"]] == convolutions
     for layer in page.data["layers"]:
-        of = numbers.layers[layer["name"]]
+        assert layer["call"] == f"features.{int(layer['name'].partition('.')[2]) + 1}"  # its ReLU
+        of = numbers.layers[layer["call"]]
         assert layer["shape"] == list(of.shape)
         maps = of.maps[:, layer["channels"]]
         low, high = maps.amin((0, 2, 3)).clamp(max=0), maps.amax((0, 2, 3))
@@ -378,7 +380,7 @@ def test_a_network_of_one_convolution(tmp_path: Path) -> None:
 def test_layers_channels_and_classes_can_be_chosen(tmp_path: Path) -> None:
     net = network(vgg_like())
     result = tvc.report(
-        net, photos(1), tmp_path, layers=["features.5", nn.MaxPool2d], channels=[3, 1, 99], classes=1, budget=0
+        net, photos(1), tmp_path, layers=["features.5", nn.MaxPool2d], channels=[3, 1], classes=1, budget=0
     )
     assert result.layers == ("features.4", "features.5", "features.8", "features.9")  # and the one explained first
     page = Page(result)
@@ -394,8 +396,9 @@ def test_layers_without_the_channels_asked_for_are_left_out(tmp_path: Path) -> N
     assert widest in result.layers
     assert "features.0" not in result.layers
     assert [layer["channels"] for layer in page.data["layers"]] == [[11]] * len(result.layers)
-    with pytest.raises(tvc.LayerError, match=r"no layer shown has a channel 99: .* 0 to 11"):
-        tvc.report(net, photos(1), tmp_path, channels=[99], budget=0)
+    for channels in ([99], [3, 99]):
+        with pytest.raises(tvc.LayerError, match=r"no layer shown has a channel 99: .* 0 to 11"):
+            tvc.report(net, photos(1), tmp_path, channels=channels, budget=0)
 
 
 def test_without_photos_no_layer_is_there_for_its_heatmap(tmp_path: Path) -> None:
@@ -556,7 +559,8 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["report", str(tmp_path / "a.png"), "--out", out, *wanted]) == 0
     first, *rest = capsys.readouterr().out.splitlines()
     assert first.startswith("cats_and_dogs on cpu; photos: 96 x 96")
-    assert rest == ["1 photo, 6 layers, 0 filter patterns", f"open {out}"]
+    assert rest[:1] + rest[2:] == ["1 photo, 6 layers", f"open {out}"]
+    assert rest[1].startswith("0 of 3 channels have a filter pattern; 3 were not made, as the budget was 0")
     page = Page(out)
     assert "torchviz-cnn report" in page.words
     assert "--k 3" in page.words

@@ -48,24 +48,29 @@ def test_all_channels_shown_get_patterns_and_no_others(tmp_path: Path) -> None:
     written = tvc.report(network(vgg_like()), photos(1), tmp_path, layers=layers, k=3, budget=None)
     page = Page(written)
     for layer in page.data["layers"]:
-        added = layer["name"] == page.data["explained"]  # it is there for its heatmap alone
-        if layer["kind"] == "MaxPool2d" or added:
+        if layer["kind"] == "MaxPool2d":
             assert layer["patterns"] == {}
         else:
             assert set(layer["patterns"]) <= {str(c) for c in layer["channels"]}  # dead ones have none
     count = sum(len(layer["patterns"]) for layer in page.data["layers"])
     assert written.patterns == count > 0
-    assert f"{count} of 6 channels" in page.words
-    assert not any(layer["late"] for layer in page.data["layers"])  # the dead are not late
+    assert f"{count} of 6 channels have a filter pattern" in page.words
+    assert "no time" not in str([layer["without"] for layer in page.data["layers"]])  # the dead are not late
 
 
 def test_channels_that_there_was_no_time_for_are_told(tmp_path: Path) -> None:
-    for budget, late in ((1e-6, [0, 1, 2, 3]), (0.0, [])):
+    for budget, why in ((1e-6, "the 1e-06 seconds of the budget were over"), (0.0, "the budget was 0")):
         written = tvc.report(network(vgg_like()), [], tmp_path, layers=["features.7"], k=4, budget=budget)
-        layer = Page(written).data["layers"][0]
-        assert layer["late"] == late
+        page = Page(written)
+        layer = page.data["layers"][0]
+        assert layer["without"] == dict.fromkeys(
+            "0123", "There was no time to make this pattern. A larger budget makes it."
+        )
         assert layer["patterns"] == {}
         assert written.patterns == 0
+        said = f"0 of 4 channels have a filter pattern; 4 were not made, as {why}; a larger budget makes more."
+        assert written.about_patterns == said
+        assert page.words.count(said) == 2  # above the layers and in the provenance
 
 
 @pytest.mark.slow

@@ -174,7 +174,8 @@ class Ascent:
                 return (maps * weights.to(maps)).sum()
 
             a, b = (_gradient(weighted, self._first_image(seed), 0, objective)[0] for seed in range(2))
-        return bool(torch.allclose(a, b, rtol=1e-3, atol=1e-5 * float(a.abs().max())))
+        peak = float(a.abs().max())
+        return math.isfinite(peak) and bool(torch.allclose(a, b, rtol=1e-3, atol=1e-5 * peak))
 
     def _ascend(
         self, objective: Objective, names: Sequence[str], rows: Sequence[int], starts: Sequence[int], tick: Tick

@@ -56,18 +56,29 @@ class Patterns:
         return Image.fromarray(self._tile(checks.place("image", i, len(self.values)), bands))
 
     def grid(
-        self, columns: int = 8, margin: int = 5, order: render.Order | None = None, bands: Bands | None = None
+        self,
+        columns: int = 8,
+        margin: int = 5,
+        order: render.Order | None = None,
+        bands: Bands | None = None,
+        *,
+        numbers: bool = False,
     ) -> Image.Image:
-        """Draw all images as a grid, black between them, in the recipe's order: by rows, or in 2017's by columns."""
+        """Draw all images as a grid, black between them, in the recipe's order: by rows, or in 2017's by columns.
+
+        With `numbers`, the number of its channel stands below each. Every pixel is one of the picture.
+        """
         tiles = np.stack([self._tile(i, bands) for i in range(len(self.values))])
+        if numbers:
+            tiles = figures.numbered(tiles, range(len(tiles)) if self.channels is None else self.channels.tolist())
         columns, margin = checks.whole_number("columns", columns), checks.whole_number("margin", margin, 0)
         order = self.recipe.order if order is None else checks.one_of("order", order, get_args(render.Order))
         return Image.fromarray(render.tile_grid(tiles, min(columns, len(tiles)), margin, order))
 
     def plot(self, columns: int = 8) -> Image.Image:
-        """Draw the grid as a figure, with the objective and the dead channels as its title."""
+        """Draw the grid as a figure, with channel numbers, and the objective and the dead channels as its title."""
         dead = f"; no gradient: {', '.join(map(str, self.dead[:8]))}{' ...' * (len(self.dead) > 8)}" * bool(self.dead)
-        grid = np.asarray(self.grid(columns))
+        grid = np.asarray(self.grid(columns, numbers=True))
         return figures.titled(grid, f"{self.objective}{dead}", scale=8 / max(grid.shape[1], 1))
 
     def save(self, path: str | Path) -> Path:

@@ -168,6 +168,29 @@ METHODS: dict[str, Method] = {
 SUITS = {"grad_cam": "one thing in the photo", "competitive_cam": "several things in the photo"}
 """The two heatmaps to begin with, and the photos that each is the better one for: see docs/cam.md."""
 
+MISSES = {
+    "grad_cam": "outlines, evidence against the class, one of several things",
+    "competitive_cam": "evidence that classes share; the whole object",
+    "cam": "other networks, earlier layers",
+    "hires_cam": "more than Grad-CAM at the last layer before global average pooling",
+    "layer_cam": "evidence against the class, one of several things",
+    "grad_cam_plus_plus": "evidence against the class, one of several things",
+    "xgrad_cam": "which places of a map count",
+    "eigen_cam": "the class",
+    "ablation_cam": "channels that stand in for each other",
+    "score_cam": "what happens on real photos",
+    "saliency": "where the evidence is",
+    "smooth_grad": "the gradient of this very photo",
+    "integrated_gradients": "pixels that are like the baseline",
+    "input_x_gradient": "pixels of the mean colour",
+    "full_grad": "which layer says what",
+    "occlusion": "parts that stand in for each other",
+    "guided_grad_cam": "which of the lines count",
+    "guided": "the class, and what the network has learned",
+    "deconvnet": "the class",
+}
+"""What the map of a method does not show, in a few words: the column of docs/choosing.md."""
+
 
 def all_methods() -> dict[str, Method]:
     """All methods by name, with those that a user registered with `cam_method`."""

@@ -182,8 +182,9 @@ class ClassMap:
         options: dict[str, Any] = {"index": index, "nth": nth, "colormap": colormap, "geometry": geometry}
         alone, over = shown.image(picture, **options), shown.overlay(picture, alpha, blend=blend, **options)
         title, comparison = self._comparison(picture, index, nth, seed, geometry)
-        titles = ["photo", self._title(), "overlay", title]
-        return figures.panel([picture, alone, over, comparison], titles, self.headline(index, nth, truth, categories))
+        titles, headline = ["photo", self._title(), "overlay", title], self.headline(index, nth, truth, categories)
+        bars = {1: (colormap or shown.palette, ends)} if (ends := shown._ends(index, nth)) else {}
+        return figures.panel([picture, alone, over, comparison], titles, headline, bars=bars)
 
     def headline(
         self, index: int = 0, nth: int = 0, truth: str | None = None, categories: Sequence[str] | None = None
@@ -288,6 +289,10 @@ class ClassMap:
     def _in_pictures(self) -> ClassMap:
         """The map as pictures show it."""
         return self
+
+    def _ends(self, index: int, nth: int) -> tuple[float, ...]:
+        """The values of the first and the last colour of a map alone; none where these are not told."""
+        return ()
 
     def _comparison(
         self, photo: Image.Image, index: int, nth: int, seed: int, geometry: Geometry | Preprocess | None

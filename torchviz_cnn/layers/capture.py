@@ -26,6 +26,9 @@ from torchviz_cnn.media.notebook import pictures
 from torchviz_cnn.media.origin import Origin
 from torchviz_cnn.runs import files
 
+_SCALE = ("mean - 2 sd", "mean of each map", "mean + 2 sd")
+"""What the colours of a grid mean, from the lowest to the highest: a tile is 128 +- 64 for one standard deviation."""
+
 
 @dataclass(frozen=True, eq=False)
 class Activations(Mapping[str, Tensor]):
@@ -114,9 +117,16 @@ class Activations(Mapping[str, Tensor]):
         columns: int = 16,
         colormap: str = "viridis",
     ) -> Image.Image:
-        """The grid as a figure: titled with the layer's name, in proportion to the number of tiles, without axes."""
+        """The grid as a figure: titled with the layer's name, in proportion to the number of tiles, with a colour bar.
+
+        A layer whose maps have one place is drawn as bars, one for the value of each channel.
+        """
+        maps = self._maps(layer)
+        if maps.shape[2:] == (1, 1):
+            one = maps[checks.place("image", image, len(maps))].flatten().float().cpu().numpy()
+            return figures.bars(one if channels is None else one[list(channels)], layer, "activation")
         grid = np.asarray(self.grid(layer, image, channels, columns=columns, colormap=colormap))
-        return figures.titled(grid, layer, scale=1 / max(self[layer].shape[2:]))
+        return figures.titled(grid, layer, scale=1 / max(maps.shape[2:]), bar=(colormap, _SCALE))
 
     def save(self, path: str | Path) -> Path:
         """Write all tensors to a `.safetensors` file, their order in its metadata. Raises OutputError."""

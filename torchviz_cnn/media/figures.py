@@ -13,6 +13,9 @@ from torchviz_cnn.core.errors import InputError, kind_of
 from torchviz_cnn.media import render
 from torchviz_cnn.media.render import Array, Colour, Interpolation
 
+_LABEL = 14
+"""Height of the number of a tile, in pixels."""
+
 
 @contextmanager
 def usual_style() -> Iterator[None]:
@@ -25,28 +28,103 @@ def usual_style() -> Iterator[None]:
 
 
 @usual_style()
-def titled(picture: Array, title: str, scale: float) -> Image.Image:
-    """A picture as a figure with a title and no axes, `scale` inches per pixel (at most 200 inches a side)."""
+def titled(picture: Array, title: str, scale: float, bar: tuple[str, Sequence[str]] | None = None) -> Image.Image:
+    """A picture as a figure with a title and no axes, `scale` inches per pixel (at most 200 inches a side).
+
+    `bar`: a colormap, and what its colours mean from the lowest to the highest: they are drawn below the picture.
+    """
     from matplotlib.figure import Figure
 
     height, width = picture.shape[:2]
     scale = min(scale, 200 / max(height, width))
-    figure = Figure(figsize=(max(width * scale, 1), max(height * scale, 1) + 0.5), dpi=100, layout="constrained")
+    below = 0.0 if bar is None else 0.4
+    size = (max(width * scale, 1), max(height * scale, 1) + 0.5 + below)
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
     axes = figure.add_subplot()
-    axes.imshow(picture, aspect="auto", interpolation="nearest")
+    # Made smaller, a pixel is the mean of those that it stands for: the nearest alone would draw patterns of its own.
+    axes.imshow(picture, aspect="auto", interpolation="auto")
     axes.set_title(title, parse_math=False)
     _hide_axis(axes)
+    if bar is not None:
+        _colour_bar(figure, axes, *bar)
     return figure_image(figure)
 
 
+def _colour_bar(figure: Any, axes: Any, colormap: str, texts: Sequence[str]) -> None:
+    from matplotlib.cm import ScalarMappable
+
+    share = min(1.0, 4.5 / figure.get_figwidth())
+    bar = figure.colorbar(
+        ScalarMappable(cmap=colormap), ax=axes, orientation="horizontal", shrink=share, aspect=40, pad=0.02
+    )
+    bar.set_ticks(list(np.linspace(0, 1, len(texts))), labels=list(texts), fontsize=8)
+    bar.outline.set_visible(False)
+
+
 @usual_style()
-def panel(pictures: Sequence[Image.Image | Array], titles: Sequence[str], headline: str = "") -> Image.Image:
+def bars(values: Array, title: str, meaning: str) -> Image.Image:
+    """Numbers (n,) as a figure of bars, each above its place; `meaning` says what the numbers are."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(min(max(4.0, 0.02 * len(values) + 3), 12), 2.6), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    axes.bar(np.arange(len(values)), np.nan_to_num(values), width=0.8 if len(values) < 200 else 1.0)
+    axes.set_title(title, parse_math=False, fontsize=11)
+    axes.set_xlabel("channel", fontsize=9)
+    axes.set_ylabel(meaning, fontsize=9)
+    axes.margins(x=0.01)
+    return figure_image(figure)
+
+
+def numbered(tiles: Array, numbers: Sequence[int]) -> Array:
+    """Tiles (n, h, w, 3) uint8, each above its number on black: (n, h + 14, w, 3)."""
+    font, height = _font(11), tiles.shape[1]
+    labelled = np.zeros((len(tiles), height + _LABEL, *tiles.shape[2:]), np.uint8)
+    for tile, whole, number in zip(tiles, labelled, numbers, strict=True):
+        label = Image.new("L", (tile.shape[1], _LABEL))
+        ImageDraw.Draw(label).text((tile.shape[1] / 2, _LABEL / 2), str(number), 255, font, anchor="mm")
+        whole[:height], whole[height:] = tile, np.asarray(label)[..., None]
+    return labelled
+
+
+def headed(picture: Image.Image, heading: str) -> Image.Image:
+    """A picture, pixel by pixel, below a heading in as many lines as its width takes."""
+    font = _font(13)
+    room = picture.width - 8
+    lines = [""]
+    for word in heading.split():
+        longer = f"{lines[-1]} {word}".strip()
+        lines = [*lines[:-1], longer] if not lines[-1] or font.getlength(longer) <= room else [*lines, word]
+    above = 18 * len(lines) + 8
+    whole = Image.new("RGB", (picture.width, picture.height + above), "white")
+    for row, line in enumerate(lines):
+        ImageDraw.Draw(whole).text((4, 4 + 18 * row), line, "black", font)
+    whole.paste(picture, (0, above))
+    return whole
+
+
+def _font(size: int) -> Any:
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+
+
+@usual_style()
+def panel(
+    pictures: Sequence[Image.Image | Array],
+    titles: Sequence[str],
+    headline: str = "",
+    *,
+    bars: Mapping[int, tuple[str, Sequence[float]]] | None = None,
+) -> Image.Image:
     """Draw pictures side by side with a title each, as one figure.
 
     Args:
         pictures: PIL pictures, or arrays (h, w, 3); grey arrays (h, w) are drawn in viridis.
         titles: a title for each of them.
         headline: a line above all.
+        bars: by place of a picture, a colormap and the values of its first and last colour, for a colour bar. An array
+            (h, w) has one without.
 
     Raises:
         InputError: for no pictures, or another number of titles.
@@ -69,12 +147,24 @@ def panel(pictures: Sequence[Image.Image | Array], titles: Sequence[str], headli
         if isinstance(picture, Image.Image) and max(picture.size) > 1600:
             picture = picture.copy()
             picture.thumbnail((1600, 1600))
-        axes.imshow(np.asarray(picture), cmap="viridis")
+        drawn = axes.imshow(np.asarray(picture), cmap="viridis", interpolation="auto")
         axes.set_title(title, fontsize=11, parse_math=False)
         _hide_axis(axes)
+        bar = (bars or {}).get(place)
+        if bar is not None or (not isinstance(picture, Image.Image) and picture.ndim == 2):
+            scale = drawn if bar is None else _scale(*bar)
+            figure.colorbar(scale, ax=axes, shrink=0.8, aspect=30).ax.tick_params(labelsize=8)
     if headline:
         figure.suptitle(headline, fontsize=13, parse_math=False)
     return figure_image(figure)
+
+
+def _scale(colormap: str, ends: Sequence[float]) -> Any:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    low, high = ends
+    return ScalarMappable(Normalize(low, max(high, low + 1e-12)), colormap)
 
 
 @usual_style()
@@ -102,10 +192,8 @@ def column_figure(columns: Mapping[str, Sequence[tuple[str, Image.Image]]], head
 
 def with_legend(picture: Image.Image, names: Sequence[str], colours: Sequence[Colour]) -> Image.Image:
     """A picture with a line of text below it for each name, beside a square in its colour."""
-    from matplotlib import get_data_path
-
     side = min(max(picture.width // 28, 11), 40)
-    font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", round(0.8 * side))
+    font = _font(round(0.8 * side))
     line = round(1.5 * side)
     whole = Image.new("RGB", (picture.width, picture.height + line * len(names) + side // 2), "white")
     whole.paste(picture)

@@ -75,6 +75,8 @@ class Collected:
     """The same, where it is there for its heatmap alone and was not asked for."""
     activation: Activation | None = None
     """What makes probabilities of the logits."""
+    pooled: bool = False
+    """Whether the score changes alike with each place of the layer explained, as behind global average pooling."""
     label: str | None = None
     """What a function explains, in words, of which the logits are the numbers (B, K); None for classes."""
 
@@ -168,7 +170,7 @@ def _collect(
         for name in names:
             if run.layouts[name].dims != 2:
                 raise LayerError(f"layer {name!r} gives maps of {run.layouts[name].dims} dimensions, the page shows 2")
-        heat, standard = _heatmaps(run, names)
+        heat, standard, even = _heatmaps(run, names)
         pixels: dict[str, Tensor] = {}
         for name, own in PIXEL_METHODS.items():
             if standard is not None and (own == "standard" or rule.count):
@@ -178,22 +180,26 @@ def _collect(
         maps, shares = competition(given, explained, run)
         competing = {"competitive_cam": _at_most(maps.relu() * shares, HEAT_SIDE).cpu()}
         layers[explained] = replace(layers[explained], heat={**heat[explained], **competing})
+    pooled = explained in even
     shown = explained if explained in layers else next((name for name in reversed(names) if heat[name]), None)
-    about = (run.targets.activation, run.targets.label)
+    about = (run.targets.activation, pooled, run.targets.label)
     return Collected(logits.detach().cpu(), chosen.cpu(), layers, pixels, shown, added, *about)
 
 
-def _heatmaps(run: Trace, layers: Sequence[str]) -> tuple[dict[str, dict[str, Tensor]], Tensor | None]:
+def _heatmaps(run: Trace, layers: Sequence[str]) -> tuple[dict[str, dict[str, Tensor]], Tensor | None, set[str]]:
     """Heatmaps (B, K, h, w) by layer and method, and the gradients at the input, all from one backward pass.
 
-    There are none of a layer, or at the input, where no gradient comes back.
+    Last, the layers whose gradients are the same at each of their places. There are no heatmaps of a layer, nor
+    gradients at the input, where no gradient comes back.
     """
     heat: dict[str, dict[str, list[Tensor]]] = {layer: {} for layer in layers}
-    at_input = []
+    at_input, even = [], set(layers)
     for gradients in run.gradients([INPUT, *layers], rule="standard", keep_graph=True):
         if (part := gradients.pop(INPUT)) is not None:
             at_input.append(part.cpu())
         for layer, gradient in gradients.items():
+            if gradient is None or not _is_even(gradient):
+                even.discard(layer)
             if gradient is None:
                 continue
             maps = run.maps(layer).float()
@@ -202,7 +208,13 @@ def _heatmaps(run: Trace, layers: Sequence[str]) -> tuple[dict[str, dict[str, Te
                     values = _at_most(method.formula(maps, gradient).relu(), HEAT_SIDE)
                     heat[layer].setdefault(name, []).append(values.cpu())
     joined = {layer: {name: torch.cat(parts, 1) for name, parts in by.items()} for layer, by in heat.items()}
-    return joined, torch.cat(at_input, 1) if at_input else None
+    return joined, torch.cat(at_input, 1) if at_input else None, even
+
+
+def _is_even(gradient: Tensor) -> bool:
+    """Whether gradients (B, K, C, h, w) are the same at each place, and not zero."""
+    peak = float(gradient.abs().amax())
+    return peak > 0 and float((gradient - gradient[..., :1, :1]).abs().amax()) <= 1e-4 * peak
 
 
 def _layer_maps(maps: Tensor, heat: Mapping[str, Tensor]) -> LayerMaps:

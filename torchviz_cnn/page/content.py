@@ -11,23 +11,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.attribution.methods import METHODS, SUITS, methods_of
+from torchviz_cnn.attribution.methods import METHODS, MISSES, SUITS, methods_of
 from torchviz_cnn.attribution.metrics.randomization import SHOWS_EDGES
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.layers.describe import Description, in_words
 from torchviz_cnn.media import render
 from torchviz_cnn.media.bands import Pixels
 from torchviz_cnn.media.origin import picture_of
+from torchviz_cnn.page.choice import Shown
 from torchviz_cnn.page.collect import Collected, LayerMaps
 from torchviz_cnn.page.trust import Measured
+from torchviz_cnn.page.units.patterns import Pattern
 from torchviz_cnn.page.units.top import SPARSITY
 from torchviz_cnn.runs.encode import Blocks, figure, figures, fitted, levels, within
 from torchviz_cnn.scores.outputs import probabilities
-from torchviz_cnn.topk.patches import projection_image
 
 PHOTO_SIDE = 640
 PIXEL_SIDE = 224
-PATTERN_SIDE = 112
 COLORMAPS = ("viridis", "inferno", "jet", "gray")
 PREDICTIONS = 5
 
@@ -57,16 +57,18 @@ def method_contents(units: Sequence[Mapping[str, Any]], collected: Collected) ->
         shown.append(("guided_grad_cam", "grad_cam", "guided"))
     shown += [(name, None, name) for name in collected.pixels]
     return [
-        {"name": name, "title": row.title, "shows": row.shows, "suits": SUITS.get(name), "heat": heat, "pixels": pixels}
+        {
+            "name": name,
+            "title": row.title,
+            "shows": row.shows,
+            "misses": MISSES.get(name),
+            "suits": SUITS.get(name),
+            "heat": heat,
+            "pixels": pixels,
+        }
         for name, heat, pixels in shown
         for row in [known[name]]
     ]
-
-
-def strongest_channels(layer: LayerMaps, k: int) -> list[int]:
-    """The k channels with the strongest activations on any photo, the strongest first and dead ones last."""
-    peak = layer.peak.nan_to_num(-torch.inf).amax(0)
-    return [int(c) for c in peak.argsort(descending=True, stable=True)[:k]]
 
 
 def photo_contents(
@@ -105,37 +107,60 @@ def _pixels(gradients: Tensor, blocks: Blocks) -> dict[str, Any]:
     strength = gradients.abs().nan_to_num(0, 0, 0).amax(1)
     high = torch.quantile(strength.flatten(1)[:, :: max(1, strength[0].numel() // 500_000)], 0.995, 1)
     size = fitted(strength.shape[1:], PIXEL_SIDE)
+    ends = torch.stack([_end(one) for one in gradients])
     small = torch.nn.functional.adaptive_max_pool2d(strength, size)
     return {
         "size": size,
         "maps": blocks.maps(levels(small, torch.zeros_like(high), high)),
-        "pictures": [blocks.picture(within(projection_image(one), 2 * PIXEL_SIDE), quality=80) for one in gradients],
+        "peaks": figures(high),
+        "pictures": [_signed(one, float(end), blocks) for one, end in zip(gradients, ends, strict=True)],
+        "ends": figures(ends),
         "empty": [not bool(one.any()) for one in strength],
     }
 
 
+def _end(gradients: Tensor) -> Tensor:
+    """The value that is drawn as white: the 99.5th percentile of the absolute values that are not zero."""
+    some = gradients.abs().nan_to_num(0, 0, 0).flatten()
+    some = some[some != 0]
+    return torch.quantile(some[:: max(1, some.numel() // 500_000)], 0.995) if some.numel() else torch.tensor(1.0)
+
+
+def _signed(gradients: Tensor, end: float, blocks: Blocks) -> int:
+    """Gradients (C, H, W) as a picture of their size: 0 is mid-grey, their end white, its negative black."""
+    picture = Image.fromarray(render.signed_colours(gradients.numpy(), peak=end))
+    return blocks.picture(within(picture, 2 * PIXEL_SIDE), lossless=True)
+
+
 def layer_content(
-    name: str, kind: type, layer: LayerMaps, channels: Sequence[int], photos: int, blocks: Blocks
+    shown: Shown, layer: LayerMaps, channels: Sequence[int], photos: int, blocks: Blocks
 ) -> dict[str, Any]:
     """One layer for this many photos: figures over depth, the maps of some channels, heatmaps of the classes."""
     order = sorted(channels)
     finite = layer.maps[:, order].nan_to_num(0, 0, 0)
     low, high = finite.amin((0, 2, 3)).clamp(max=0), finite.amax((0, 2, 3))
     return {
-        "name": name,
-        "kind": kind.__name__,
+        "name": shown.name,
+        "kind": type(shown.layer).__name__,
+        "call": shown.call,
+        "after": shown.after,
         "shape": list(layer.shape),
         "channels": order,
         "size": list(layer.maps.shape[2:]),
         "maps": [blocks.maps(one) for one in levels(layer.maps[:photos, order], low, high)],
         "zero": figures(-255 * low / (high - low).where(high > low, 1.0)),
+        "range": figures(torch.stack([low, high], 1)),
         "peak": figures(layer.peak[:photos]),
         "mean": figures(layer.mean[:photos]),
         "sparsity": figures(layer.sparsity[:photos]),
         "layerMean": figures(layer.mean[:photos].mean(1)),
         "layerSparsity": figures(layer.sparsity[:photos].mean(1)),
         "dead": (layer.sparsity[:photos] == 1).sum(1).tolist(),
-        "heat": {method: _heat(values[:photos], blocks) for method, values in layer.heat.items() if photos},
+        "heat": {
+            method: _heat(values[:photos], blocks)
+            for method, values in layer.heat.items()
+            if photos and layer.shape[1:] != (1, 1)
+        },
     }
 
 
@@ -145,14 +170,25 @@ def _heat(values: Tensor, blocks: Blocks) -> dict[str, Any]:
     return {
         "size": list(values.shape[2:]),
         "maps": [blocks.maps(one) for one in levels(values, torch.zeros_like(high), high)],
+        "peak": figures(high),
         "empty": (high == 0).tolist(),
     }
 
 
-def pattern_contents(pictures: Mapping[int, Image.Image | None], blocks: Blocks) -> dict[int, int]:
-    """The filter patterns of a layer by channel; dead channels have none."""
-    small = {c: within(picture, PATTERN_SIDE) for c, picture in pictures.items() if picture is not None}
-    return {c: blocks.picture(picture, quality=80) for c, picture in small.items()}
+def pattern_contents(
+    made: Mapping[int, Pattern | None], wanted: Sequence[int], is_atlas: bool, blocks: Blocks
+) -> dict[str, Any]:
+    """The filter patterns of a layer by channel, pixel by pixel, and the channels `wanted` that have none, with why."""
+    missing = "The atlas has no pattern of this channel." if is_atlas else "There was no time to make this pattern. {}"
+    reasons = {c: missing.format("A larger budget makes it.") for c in wanted if c not in made}
+    reasons |= {
+        c: "No gradient comes back from this channel: it has no pattern." for c, one in made.items() if one is None
+    }
+    return {
+        "patterns": {c: blocks.picture(one.picture, lossless=True) for c, one in made.items() if one is not None},
+        "recipe": next((one.recipe for one in made.values() if one is not None), None),
+        "without": reasons,
+    }
 
 
 def data(
@@ -161,6 +197,7 @@ def data(
     units: Sequence[Mapping[str, Any]],
     collected: Collected,
     measured: Measured,
+    shown: Mapping[str, Shown],
 ) -> dict[str, Any]:
     """All that the page's script is given: the photos, the layers, and what their numbers mean."""
     mentioned = {int(c) for photo in photos for c in (*photo["classes"], *(c for c, _ in photo["predictions"]))}
@@ -168,10 +205,12 @@ def data(
     return {
         "photos": photos,
         "layers": units,
-        "explained": collected.explained,
+        "explained": next((name for name, one in shown.items() if one.call == collected.explained), None),
         "sparsity": SPARSITY,
         "classes": {str(c): _name(net, collected, c) for c in sorted(mentioned)},
         "scores": collected.label is not None,
+        "pooled": collected.pooled,
+        "random": net.weights == "random",
         "palettes": {name: render.colormap(ramp, name).tobytes().hex() for name in COLORMAPS},
         "methods": method_contents(units, collected),
         "kept": {method: figure(share) for method, share in measured.kept.items()},

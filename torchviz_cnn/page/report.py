@@ -16,18 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchviz_cnn.ascent.atlas import Atlas
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import (
     ImageError,
     InputError,
-    LayerError,
     ModelError,
     OutputError,
     TargetError,
     counted,
     kind_of,
 )
-from torchviz_cnn.core.names import LayerPattern, named_layers, resolve, unwrap
+from torchviz_cnn.core.names import LayerPattern, unwrap
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.evaluation.result import Trust
 from torchviz_cnn.hooks.inputs import Input, Output
@@ -37,11 +37,27 @@ from torchviz_cnn.layers.describe import Description, describe
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.media.origin import Photo, is_photo, picture_of, stored
 from torchviz_cnn.page import content
-from torchviz_cnn.page.collect import Collected, Explained, LayerMaps, collect
+from torchviz_cnn.page.choice import (
+    Shown,
+    chosen_channels,
+    drawn_channels,
+    ran,
+    require_channels,
+    require_shared,
+    shown_layers,
+)
+from torchviz_cnn.page.collect import Collected, Explained, collect
 from torchviz_cnn.page.provenance import provenance
 from torchviz_cnn.page.render import render_page
 from torchviz_cnn.page.trust import Measured, maps_of, measure_maps, measure_weights, read_trust
-from torchviz_cnn.page.units.patterns import from_atlas, make_patterns
+from torchviz_cnn.page.units.patterns import (
+    PatternPictures,
+    about_patterns,
+    atlas_of,
+    channels_of,
+    from_atlas,
+    make_patterns,
+)
 from torchviz_cnn.page.units.similar import similar_contents
 from torchviz_cnn.page.units.top import top_contents, top_of
 from torchviz_cnn.runs import files
@@ -63,6 +79,8 @@ class Report(os.PathLike[str]):
     layers: tuple[str, ...]
     patterns: int
     """How many channels have a filter pattern on the page."""
+    about_patterns: str = ""
+    """Of how many channels these are, and why the others have none, in a sentence."""
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -109,8 +127,11 @@ def report(
         images: a photo, several, or a mapping from names to photos; each a path, a PIL image or an array (H, W, 3).
             Without any, the page shows the network alone.
         out: the page's path (`.html`), or a folder, in which the page is `index.html`.
-        layers: names, patterns or types as for `capture`; by default all convolution and pooling layers.
-        k: how many channels of each layer are shown: those with the strongest activations on the photos.
+        layers: names, patterns or types as for `capture`; by default those of `top` and `atlas`, or else all
+            convolutions. A convolution is shown by what the normalisation and the activation behind it give, unless
+            these are layers of the page themselves, or `top` or `atlas` is of the convolution before its normalisation.
+        k: how many channels of each layer are shown: those with the strongest activations on the photos, of an atlas's
+            layer among those that it has. Those that the pages of `top` show are added.
         channels: the numbers of the channels to show instead; layers that have none of them are left out.
         classes: how many of each photo's likeliest classes are explained.
         targets: what is explained of every photo instead: a class or several, by index or name, or a function of the
@@ -145,7 +166,7 @@ def report(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     page = report(net, Image.new("RGB", (20, 16), "navy"), folder, budget=0)
     ...     page.path.name, page.layers
-    ('index.html', ('0', '1'))
+    ('index.html', ('0',))
     """
     begun = time.monotonic()
     _check(net, budget, k=k, classes=classes, batch_size=batch_size)
@@ -160,58 +181,96 @@ def report(
     stage = partial(_stage, progress)
 
     description, trouble, checksum = _described(net, stage)
+    given = _Given.of(net, top, atlas, checksum)
+    asked = shown_layers(net, _blank(net), layers, given.layers)
+    require_shared(asked, given.top, given.atlas)
+    require_channels(selected, asked)
     with stage("photos", len(photos)) as bar:
-        batches = _batches(net, photos, batch_size)
-        asked: dict[str, Any] = {"targets": targets, "output": output} if photos else {"output": output}
-        collected = collect(net, batches, layers, classes, bar.update, explain=bool(photos), **asked)
+        batches, calls = _batches(net, photos, batch_size), [one.call for one in asked] or layers
+        goals: dict[str, Any] = {"targets": targets, "output": output} if photos else {"output": output}
+        collected = collect(net, batches, calls, classes, bar.update, explain=bool(photos), **goals)
+    shown = ran(net, asked, collected)
+    maps, pool = {name: collected.layers[one.call] for name, one in shown.items()}, given.with_patterns(shown)
+    chosen = chosen_channels(maps, k, selected, bool(photos), given.drawn, pool)
 
     measured = _measured(net, photos, collected, trust, checksum, until, stage, targets=targets, output=output)
-    chosen, blocks = _chosen(collected.layers, k, selected, bool(photos)), Blocks()
-    tops = {} if top is None else top_contents(top_of(top, net, checksum), net, chosen, until, blocks, stage)
-    kinds, similar = _kinds(net, chosen), similar_contents(net, chosen)
-    drawable = _drawable(kinds, chosen, collected.added)
-    shown = sum(map(len, drawable.values()))
-    with stage("filter patterns", shown) as bar:
-        if atlas is not None:
-            patterns = from_atlas(atlas, drawable, checksum)
-        else:
-            patterns = make_patterns(net, drawable, until=until, seed=seed, done=bar.update)
-    pictures, units = content.photo_contents(net, photos, collected, measured, blocks), []
+    blocks = Blocks()
+    tops = {} if given.top is None else top_contents(given.top, net, chosen, until, blocks, stage)
+    wanted, similar = _drawable(shown, chosen, collected.added), similar_contents(net, chosen)
+    patterns = _patterns(net, given.atlas, wanted, shown, until, seed, stage)
+    said = about_patterns(wanted, patterns, budget, None if atlas is None else os.fspath(atlas))
     rows = content.table(description)
+    units = []
     with stage("layers", len(chosen)) as bar:
         for name, numbers in chosen.items():
-            made = patterns.get(name, {})
-            unit = content.layer_content(name, kinds[name], collected.layers[name], numbers, len(photos), blocks)
+            unit = content.layer_content(shown[name], maps[name], numbers, len(photos), blocks)
             unit["field"] = next((row for row in rows if row["name"] == name and row["size"]), None)
-            unit["patterns"] = content.pattern_contents(made, blocks)
-            unit["late"] = [c for c in drawable.get(name, []) if c not in made and atlas is None and budget != 0]
-            unit["top"], unit["similar"] = tops.get(name, {}), similar.get(name, {})
-            units.append(unit)
+            unit |= content.pattern_contents(patterns.get(name, {}), wanted.get(name, []), atlas is not None, blocks)
+            units.append({**unit, "top": tops.get(name, {}), "similar": similar.get(name, {})})
             bar.update(1)
-    count = sum(len(unit["patterns"]) for unit in units)
+    pictures = content.photo_contents(net, photos, collected, measured, blocks)
 
     settings: dict[str, Any] = {"layers": layers, "k": k, "channels": selected, "classes": classes, "top": top}
-    settings |= {"targets": collected.label or targets, "output": output}
+    settings |= {"targets": collected.label or targets, "output": output, "atlas": atlas, "budget": budget}
     settings |= {"trust": trust if isinstance(trust, (str, os.PathLike)) else trust and repr(trust)}
-    settings |= {
-        "atlas": atlas,
-        "budget": budget,
-        "seed": seed,
-        "filter patterns": f"{count} of {counted(shown, 'channel')}",
-    }
+    settings |= {"seed": seed, "filter patterns": said or "none"}
     call = command or f"torchviz_cnn.report(net, images, {str(out)!r}, ...)"
     page = render_page(
-        content.data(net, pictures, units, collected, measured),
+        content.data(net, pictures, units, collected, measured, shown),
         blocks.texts,
         name=net.name,
         facts=_facts(net, description, len(photos)),
         rows=rows,
         trouble=trouble,
         provenance=provenance(net, photos, settings, call, checksum, time.monotonic() - begun),
-        patterns=count,
+        patterns=(count := sum(len(unit["patterns"]) for unit in units)),
+        about_patterns=said,
     )
     files.write(path, lambda file: file.write(page.encode("utf-8", "backslashreplace")))
-    return Report(path, len(photos), tuple(chosen), count)
+    return Report(path, len(photos), tuple(chosen), count, said)
+
+
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """What was made before, and decides on layers and channels."""
+
+    top: TopActivations | None
+    atlas: Atlas | None
+    drawn: Mapping[str, Sequence[int]]
+    """By layer, the channels that the pages of the top activations show."""
+
+    @classmethod
+    def of(cls, net: Network, top: Any, atlas: Any, checksum: str) -> _Given:
+        tops = None if top is None else top_of(top, net, checksum)
+        return cls(tops, None if atlas is None else atlas_of(atlas, checksum), drawn_channels(top, tops))
+
+    @property
+    def layers(self) -> list[str]:
+        parts = [one.layers for one in (self.top, self.atlas) if one is not None]
+        return list(dict.fromkeys(name for part in parts for name in part))
+
+    def with_patterns(self, layers: Iterable[str]) -> dict[str, list[int]]:
+        """By layer, the channels that the atlas has patterns of."""
+        if self.atlas is None:
+            return {}
+        return {name: channels_of(self.atlas, name) for name in layers if name in self.atlas.layers}
+
+
+def _patterns(
+    net: Network,
+    atlas: Atlas | None,
+    wanted: Mapping[str, Sequence[int]],
+    shown: Mapping[str, Shown],
+    until: float,
+    seed: int,
+    stage: Callable[[str, int], Any],
+) -> PatternPictures:
+    """The filter patterns of the channels wanted: those of an atlas, or as many as there is time for."""
+    with stage("filter patterns", sum(map(len, wanted.values()))) as bar:
+        if atlas is not None:
+            return from_atlas(atlas, wanted)
+        sources = {name: shown[name].pattern for name in wanted}
+        return make_patterns(net, wanted, until=until, seed=seed, done=bar.update, sources=sources)
 
 
 def _measured(
@@ -254,22 +313,6 @@ def _check(net: Network, budget: float | None, **counts: int) -> None:
         checks.whole_number(name, count)
     if budget is not None:
         checks.number("budget", budget, 0)
-
-
-def _chosen(layers: Mapping[str, LayerMaps], k: int, selected: list[int] | None, photos: bool) -> dict[str, list[int]]:
-    """The channels of each layer that are shown, the most important first, without layers that have none of them."""
-    if selected is None:
-        return {
-            name: content.strongest_channels(maps, k) if photos else list(range(min(k, maps.shape[0])))
-            for name, maps in layers.items()
-        }
-    chosen = {name: [c for c in selected if c < maps.shape[0]] for name, maps in layers.items()}
-    if layers and not any(chosen.values()):
-        widest = max(layers, key=lambda name: layers[name].shape[0])
-        raise LayerError(
-            f"no layer shown has a channel {min(selected)}: {widest} has the most, 0 to {layers[widest].shape[0] - 1}"
-        )
-    return {name: channels for name, channels in chosen.items() if channels}
 
 
 def _writable(out: str | os.PathLike[str]) -> Path:
@@ -321,16 +364,9 @@ def _blank(net: Network) -> Tensor:
     return torch.zeros(1, len(net.preprocess.mean), *net.input_size)
 
 
-def _kinds(net: Network, layers: Iterable[str]) -> dict[str, type[nn.Module]]:
-    modules = named_layers(net.model)
-    return {name: type(modules[resolve(net.model, modules, name).name]) for name in layers}
-
-
-def _drawable(
-    kinds: Mapping[str, type[nn.Module]], chosen: Mapping[str, list[int]], added: str | None
-) -> dict[str, list[int]]:
+def _drawable(shown: Mapping[str, Shown], chosen: Mapping[str, list[int]], added: str | None) -> dict[str, list[int]]:
     """The channels that may have filter patterns: none of poolings, nor of the layer that is shown for its heatmap."""
-    return {name: c for name, c in chosen.items() if name != added and not issubclass(kinds[name], POOLINGS)}
+    return {name: c for name, c in chosen.items() if name != added and not isinstance(shown[name].layer, POOLINGS)}
 
 
 def _described(net: Network, stage: Callable[[str, int], Any]) -> tuple[Description | None, str, str]:

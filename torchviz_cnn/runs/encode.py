@@ -30,10 +30,10 @@ class Blocks:
         steps[:, :, 1:] -= levels[:, :, :-1]
         return self._add(zlib.compress(steps.tobytes(), 9))
 
-    def picture(self, image: Image.Image, quality: int = 82) -> int:
-        """A picture as WebP."""
+    def picture(self, image: Image.Image, quality: int = 82, *, lossless: bool = False) -> int:
+        """A picture as WebP; `lossless` keeps every pixel as it is."""
         buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, "WEBP", quality=quality, method=4)
+        image.convert("RGB").save(buffer, "WEBP", quality=50 if lossless else quality, method=4, lossless=lossless)
         return self._add(buffer.getvalue())
 
     def _add(self, data: bytes) -> int:

@@ -48,6 +48,9 @@ class Heatmap(ClassMap):
     def _title(self) -> str:
         return f"{self.method}, {self.layer}"
 
+    def _ends(self, index: int, nth: int) -> tuple[float, ...]:
+        return (0.0, max(float(self._of(self.values, index, nth).max()), 0.0))
+
     def _comparison(
         self, photo: Image.Image, index: int, nth: int, seed: int, geometry: Geometry | Preprocess | None
     ) -> tuple[str, Image.Image | render.Array]:
@@ -163,6 +166,10 @@ class SignedHeatmap(Heatmap):
 
     def _shown(self, index: int, nth: int) -> render.Array:
         return self.signed(index, nth)
+
+    def _ends(self, index: int, nth: int) -> tuple[float, ...]:
+        peak = float(self._of(self.values, index, nth).abs().max())
+        return (-peak, peak)
 
     def _over(
         self, photo: Image.Image, box: render.Box, index: int, nth: int, colormap: str | None, **options: Any

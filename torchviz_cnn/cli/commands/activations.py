@@ -4,7 +4,7 @@ import argparse
 
 import torchviz_cnn as tvc
 from torchviz_cnn.cli import arguments
-from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.core.errors import InputError, counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +28,9 @@ def run(args: argparse.Namespace) -> None:
     for paths, images in shared.batches(photos, args, net.preprocess):
         acts = tvc.capture(net, images, args.layers)
         drawn = [name for name, maps in acts.items() if maps.ndim == 4 and maps.shape[2] * maps.shape[3] > 1]
-        if not drawn:
-            raise InputError(f"none of the layers {', '.join(acts)} has maps larger than one pixel to draw")
+        single = [name for name, maps in acts.items() if maps.ndim == 4 and name not in drawn]
+        if not drawn and not single:
+            raise InputError(f"none of the layers {', '.join(acts)} has maps to draw")
         for index, path in enumerate(paths):
             folder = outputs.path([photos[path]], "", [path])
             shared.say(f"{path} -> {folder}")
@@ -39,6 +40,14 @@ def run(args: argparse.Namespace) -> None:
                     shape, dead = " x ".join(map(str, acts[name].shape[1:])), int(acts.dead(name)[index].sum())
                     shared.say(f"  {name}: {shape}, {dead} dead, sparsity {float(acts.sparsity(name)[index]):.0%}")
                     bar.update()
+            for name in single:
+                values = acts[name][index].flatten().float()
+                strongest = ", ".join(
+                    f"{int(c)} ({float(values[c]):.3g})" for c in values.topk(min(5, len(values))).indices
+                )
+                shared.say(
+                    f"  {name}: one value for each of {counted(len(values), 'channel')}; the largest: {strongest}"
+                )
             if args.save:
                 one = tvc.Activations({name: tensor[index : index + 1] for name, tensor in acts.items()})
                 one.save(folder / "activations.safetensors")

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 BUDGET = 60.0
-_LAYERS = ("blocks.0", "blocks.1", "blocks.4", "blocks.7", "blocks.10", "blocks.15")
-"""EfficientNet-Lite0's, from edges over textures to parts; the last, `head`, is on every page for its heatmap."""
+_LAYERS = ("stem.conv", *(f"blocks.{n}.project.conv" for n in (1, 4, 7, 10, 15)), "head.conv")
+"""EfficientNet-Lite0's, from edges over textures to parts."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> None:
     photos = shared.readable_photos(args, None)
     model = args.model or shared.default_network(True)
     page = write_page(args.out, photos, model=model, budget=args.budget, command=args.command_line, progress=True)
+    if page.about_patterns:
+        print(page.about_patterns)
     print(f"open {page}")
 
 
@@ -54,11 +56,7 @@ def write_page(
     from torchviz_cnn.models.catalogue import INSTALLED
 
     net = tvc.load_model(model)
-    if model in INSTALLED:
-        layers, shown = list(_LAYERS), ["coffee", "chelsea", "rocket"]
-    else:
-        layers = [name for name, _ in net.model.named_children() if name.startswith(("bn", "block", "pool"))]
-        shown = ["chelsea"]
+    layers, shown = (list(_LAYERS), ["coffee", "chelsea", "rocket"]) if model in INSTALLED else (None, ["chelsea"])
     photos = list(images) or {name: _photo(name) for name in shown}
     return tvc.report(net, photos, out / "index.html", layers=layers, budget=budget, command=command, progress=progress)
 

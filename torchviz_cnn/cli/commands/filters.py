@@ -84,11 +84,15 @@ def run(args: argparse.Namespace) -> None:
 def _draw(args: argparse.Namespace, drawn: set[str], patterns: tvc.Patterns) -> None:
     """Write the picture of a layer, and note its name."""
     from torchviz_cnn.cli import shared
+    from torchviz_cnn.media.figures import headed
     from torchviz_cnn.runs import files
 
     layer = str(patterns.layer)
     columns = args.columns or (8 if len(patterns.values) <= 64 else 16)
-    file = files.save_image(args.out / f"{files.safe_name(layer)}.png", patterns.grid(columns))
+    count = counted(len(patterns.values), "channel")
+    heading = f"{layer}: {count}, each with its number, by the recipe {patterns.recipe.name}"
+    picture = headed(patterns.grid(columns, numbers=True), heading)
+    file = files.save_image(args.out / f"{files.safe_name(layer)}.png", picture)
     dead = f", no gradient in {', '.join(map(str, patterns.dead))}" * bool(patterns.dead)
     shared.say(f"{file}: {counted(len(patterns.values), 'filter')}, {int(patterns.raised.sum())} raised{dead}")
     drawn.add(layer)

@@ -13,8 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("images", nargs="*", type=Path, metavar="IMAGE", help="photos (none: a page of the network alone)")
     add("--out", type=Path, default=Path("report"), help="the page (.html), or a folder for it (%(default)s)")
-    arguments.add_layers(parser, "all convolution and pooling layers")
-    words = "how many channels of each layer are shown (%(default)s)"
+    arguments.add_layers(parser, "those of --top and --atlas, or else all convolutions")
+    words = "how many channels of each layer are shown, besides those that --top drew (%(default)s)"
     add("--k", type=positive, default=32, metavar="CHANNELS", help=words)
     arguments.add_channels(parser, "these channels of each layer, instead of the strongest")
     words = "how many classes of each photo are explained (%(default)s)"
@@ -47,8 +47,9 @@ def run(args: argparse.Namespace) -> None:
         command=args.command_line,
         progress=True,
     )
-    counts = {"photo": page.photos, "layer": len(page.layers), "filter pattern": page.patterns}
-    print(", ".join(counted(count, what) for what, count in counts.items()))
+    print(f"{counted(page.photos, 'photo')}, {counted(len(page.layers), 'layer')}")
+    if page.about_patterns:
+        print(page.about_patterns)
     print(f"open {page}")
 
 

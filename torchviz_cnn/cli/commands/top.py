@@ -85,12 +85,13 @@ def _report(args: argparse.Namespace, top: tvc.TopActivations) -> None:
 def _draw_pages(args: argparse.Namespace, top: tvc.TopActivations) -> None:
     """A page for each layer, next to the results."""
     from torchviz_cnn.cli import shared
+    from torchviz_cnn.page.choice import note_drawn
     from torchviz_cnn.runs import files
 
     projection = None if args.projection == "none" else args.projection
     options: dict[str, Any] = {"projection": projection, "context": args.context}
-    for place, layer in enumerate(top.layers):
-        channels = args.channels or top.some_channels(layer, args.pages)
+    drawn = {layer: args.channels or top.some_channels(layer, args.pages) for layer in top.layers}
+    for place, (layer, channels) in enumerate(drawn.items()):
         try:
             page = top.page(layer, channels, **options)
         except tvc.LayerError as error:  # this network has no deconvnet
@@ -98,6 +99,7 @@ def _draw_pages(args: argparse.Namespace, top: tvc.TopActivations) -> None:
             page = top.page(layer, channels, **{**options, "projection": None})
         file = files.save_image(args.out / "pages" / f"{place:02d}_{files.safe_name(layer)}.png", page)
         shared.say(f"  {file}")
+    note_drawn(args.out, drawn)
 
 
 COMMAND = arguments.Command(

@@ -9,6 +9,8 @@ const DEAD = "A dead channel is never above zero on this photo.";
 const explained = (word, meaning) => make("span", { class: "term", title: meaning }, word);
 
 const fieldSize = (layer) => (layer.field.size === "all" ? "the whole input" : `${layer.field.size} px`);
+/** The kind of a layer, and what its activation comes from. */
+const kindOf = (layer) => (layer.after.length ? `${layer.kind} with its ${layer.after.join(" and ")}` : layer.kind);
 const layerAddress = (layer) => `#${encodeURIComponent(layer.name)}`;
 const unitAddress = (layer, channel) => `${layerAddress(layer)}/${channel}`;
 const hasPatterns = DATA.layers.some((layer) => Object.keys(layer.patterns).length);
@@ -43,6 +45,9 @@ function setUpLayers() {
   for (const card of cards.values()) watcher.observe(card.element);
   new ResizeObserver(() => drawPlots()).observe(byId("depth-plot"));
   track(drawRest());
+  if (DATA.photos.length) byId("maps-legend").append(colourBar(TILE_COLOURS, "mean − 2 sd", "mean + 2 sd", "of each map"));
+  listeners.push(() => { byId("maps-legend").hidden = state.show === "patterns"; });
+  window.addEventListener("beforeprint", () => { for (const card of cards.values()) card.print(); });
 }
 
 const idle = window.requestIdleCallback ? (work) => window.requestIdleCallback(work) : (work) => setTimeout(work, 200);
@@ -62,8 +67,11 @@ function layerCard(layer) {
   const [count, height, width] = layer.shape;
   const field = layer.field ? `, receptive field ${fieldSize(layer)}` : "";
   const part = layer.channels.length < count ? `${layer.channels.length} of ${count} channels` : `${count} channel${count === 1 ? "" : "s"}`;
+  const printed = make("div", { class: "tiles printed", "data-show": "patterns", "aria-hidden": "true" });
   const element = make("article", { class: "layer", "data-layer": layer.name },
-    make("header", {}, heading, make("p", { class: "kind" }, `${layer.kind}, ${part}, ${height} × ${width}${field}`), about), grid);
+    make("header", {}, heading, make("p", { class: "kind" }, `${kindOf(layer)}, ${part}, ${height} × ${width}${field}`), about), grid, printed);
+  const single = height * width === 1;
+  if (single) grid.classList.add("single");
   const peakOf = (i) => layer.peak[state.photo][layer.channels[i]];
   let fresh = false, tiles = [], request = null;
 
@@ -102,16 +110,31 @@ function layerCard(layer) {
     const levels = !asPatterns && DATA.photos.length ? await mapsOf(layer.maps[photo], layer.size) : null;
     if (mine !== request) return; // another photo was chosen meanwhile
     for (const { i, channel, link } of tiles) {
-      const number = make("span", { class: "number" }, channel);
+      const label = make("span", { class: "number" }, channel);
       if (asPatterns) {
         const picture = layer.patterns[channel];
-        link.replaceChildren(make("img", { src: pictureUrl(picture), alt: "", decoding: "async" }), number);
-      } else if (levels) {
+        link.replaceChildren(make("img", { src: pictureUrl(picture), alt: "", decoding: "async" }), label);
+      } else if (levels && single) link.replaceChildren(barOf(peakOf(i)), label);
+      else if (levels) {
         const canvas = paint(make("canvas", { "aria-hidden": "true" }), standardised(levels[i]), layer.size[1], layer.size[0], TILE_COLOURS);
         canvas.classList.toggle("coarse", layer.size[1] < 48);
-        link.replaceChildren(canvas, number);
-      } else link.replaceChildren(make("span", { class: "none" }), number);
+        link.replaceChildren(canvas, label);
+      } else link.replaceChildren(make("span", { class: "none" }), label);
     }
+  }
+
+  /** A map of one value as a bar, as high as its share of the layer's strongest. */
+  function barOf(value) {
+    const strongest = layer.channels.reduce((peak, c) => Math.max(peak, Math.abs(layer.peak[state.photo][c] ?? 0)), 0) || 1;
+    const bar = make("meter", { min: 0, max: 1, value: Math.abs(value ?? 0) / strongest, "aria-hidden": "true" });
+    return make("span", { class: "value" }, number(value), bar);
+  }
+
+  /** Below the activations, the filter patterns, in print alone. */
+  function print() {
+    if (state.show === "patterns" || printed.children.length) return;
+    printed.append(...layer.channels.filter((c) => layer.patterns[c] !== undefined).map((channel) => make("span", { class: "tile" },
+      make("img", { src: pictureUrl(layer.patterns[channel]), alt: "" }), make("span", { class: "number" }, channel))));
   }
 
   function stale() {
@@ -139,7 +162,7 @@ function layerCard(layer) {
 
   describe();
   build();
-  cards.set(layer.name, { element, describe, draw, stale, focusChannel: (c) => focusTile(tiles.find((tile) => tile.channel === c)?.link) });
+  cards.set(layer.name, { element, describe, draw, stale, print, focusChannel: (c) => focusTile(tiles.find((tile) => tile.channel === c)?.link) });
   return element;
 }
 

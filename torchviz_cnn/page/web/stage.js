@@ -1,7 +1,7 @@
 // The state of the page (photo, class, method, layer, colormap), and the heatmap over the photo.
 
 const state = { photo: 0, rank: 0, method: null, layer: null, opacity: 0.7, colours: "jet", show: "activations", order: "number" };
-const heated = DATA.layers.filter((layer) => Object.keys(layer.heat).length > 0);
+const heated = DATA.layers.filter((layer) => Object.keys(layer.heat).length > 0); // in the order of running
 const listeners = [];
 
 /** Change the state, and call what depends on it. */
@@ -106,14 +106,14 @@ function showPhoto() {
 async function heatOf(layer, method, photo, rank) {
   const heat = layer.heat[method];
   const values = (await mapsOf(heat.maps[photo], heat.size))[rank];
-  return { values, h: heat.size[0], w: heat.size[1], at: layer.name, empty: heat.empty[photo][rank] };
+  return { values, h: heat.size[0], w: heat.size[1], at: layer.name, call: layer.call, peak: heat.peak[photo][rank], empty: heat.empty[photo][rank] };
 }
 
 /** The absolute gradients at the input by a method, as `heatOf` gives heatmaps. */
 async function pixelsOf(method, photo, rank) {
   const pixels = DATA.photos[photo].pixels[method];
   const values = (await mapsOf(pixels.maps, pixels.size))[rank];
-  return { values, h: pixels.size[0], w: pixels.size[1], at: null, empty: pixels.empty[rank] };
+  return { values, h: pixels.size[0], w: pixels.size[1], at: null, peak: pixels.peaks[rank], empty: pixels.empty[rank] };
 }
 
 /** The product of a heatmap and the gradients at the input, which have more pixels, on a scale of its own. */
@@ -121,7 +121,7 @@ function product(heat, pixels) {
   const wide = enlarged(heat.values, heat.w, heat.h, pixels.w, pixels.h);
   const values = wide.map((value, i) => value * pixels.values[i]);
   const peak = values.reduce((a, b) => Math.max(a, b), 0);
-  return { ...pixels, values: peak ? values.map((value) => (255 * value) / peak) : values, at: heat.at, empty: heat.empty || !peak };
+  return { ...pixels, values: peak ? values.map((value) => (255 * value) / peak) : values, at: heat.at, call: heat.call, peak: null, empty: heat.empty || !peak };
 }
 
 /** The map of the chosen method for the chosen photo, class and layer. */
@@ -131,6 +131,16 @@ async function attribution() {
   const map = await heatOf(heated.find((layer) => layer.name === state.layer), heat, photo, rank);
   return pixels ? product(map, await pixelsOf(pixels, photo, rank)) : map;
 }
+
+/** Where a heatmap is: the layer and, where another module gives its activation, that too. */
+const layerOf = ({ at, call }) => (call === at ? [named(at)] : [named(at), " (output of ", named(call), ")"]);
+
+/** What a method shows, and what it does not. */
+const helpOf = ({ title, shows, misses }) => `${title} shows ${shows}.${misses ? ` It does not show ${misses}.` : ""}`;
+
+/** What misleads in the maps of a method on this network; nothing of most. */
+const cautionOf = ({ pixels, heat }) => (pixels === "deconvnet" && !heat && DATA.pooled
+  ? "Caution: global average pooling comes before the score of this network, so that the deconvnet starts with the same signal at every place. What its picture shows comes from the network's strides and from edges of the whole photo, not from evidence for the class." : "");
 
 const drawnHeatmap = { key: null, canvas: null, request: null };
 
@@ -152,12 +162,15 @@ async function drawHeatmap() {
   };
   await drawOverlay(byId("heatmap"), state.photo, overlay, state.opacity);
   const photo = currentPhoto();
-  const caption = [method.title, ...(map.at ? [" at ", named(map.at)] : []), " for ", named(currentClass()), ` (${explainedNumber(photo.probabilities[state.rank])})`];
+  const caption = [method.title, ...(map.at ? [" at ", ...layerOf(map)] : []), " for ", named(currentClass()), ` (${explainedNumber(photo.probabilities[state.rank])})`];
   const label = caption.map((part) => part.textContent ?? part).join("");
   byId("heatmap-caption").replaceChildren(...caption, map.empty ? ": it shows no evidence for this class." : "");
   byId("heatmap").setAttribute("aria-label", `${label}, over the photo ${photo.name}${map.empty ? ": no evidence" : ""}`);
   const alone = method.heat && !heated.every((layer) => method.heat in layer.heat) ? " It is made for this layer alone." : "";
-  byId("method-shows").textContent = `${method.title} shows ${method.shows}.${alone}`;
+  byId("method-shows").textContent = `${helpOf(method)}${alone}`;
+  byId("heatmap-caution").textContent = cautionOf(method);
+  const top = map.peak === null ? "strongest" : number(map.peak);
+  byId("heatmap-legend").replaceChildren(...(map.empty ? [] : [colourBar(state.colours, "0", top, "value of this map; the colours fade towards 0", true)]));
   byId("heatmap-figures").replaceChildren(...trustOf(method, photo.figures, map));
 }
 
@@ -214,7 +227,9 @@ function showPixels() {
   byId("pixels-lead").replaceChildren(...(methods.length
     ? ["The pictures show gradients of the score of ", named(currentClass()), " for ", named(photo.name), " at each pixel and colour. Mid-grey is zero. Each picture is on its own scale."]
     : ["No gradient comes back to the input."]));
-  byId("pixels").replaceChildren(...methods.map(({ pixels, title, shows }) => make("figure", {},
+  byId("pixels").replaceChildren(...methods.map(({ pixels, title, shows, misses }) => make("figure", {},
     make("img", { src: pictureUrl(photo.pixels[pixels].pictures[state.rank]), alt: `${title} of ${currentClass()} for ${photo.name}`, decoding: "async" }),
-    make("figcaption", {}, make("strong", {}, title), photo.pixels[pixels].empty[state.rank] ? ": all gradients are zero." : ` shows ${shows}.`))));
+    make("figcaption", {}, photo.pixels[pixels].empty[state.rank] ? null : colourBar("gray", number(-photo.pixels[pixels].ends[state.rank]), number(photo.pixels[pixels].ends[state.rank]), "gradient"),
+      make("strong", {}, title), photo.pixels[pixels].empty[state.rank] ? ": all gradients are zero." : helpOf({ title: "", shows, misses }),
+      make("span", { class: "caution" }, cautionOf({ pixels }))))));
 }

@@ -10,7 +10,7 @@ function showUnit(layer, channel) {
   const address = unitAddress(layer, channel);
   const parts = [
     make("header", {},
-      make("div", {}, title, make("p", { class: "kind" }, `${layer.kind}, ${layer.shape.join(" × ")}`)),
+      make("div", {}, title, make("p", { class: "kind" }, `${kindOf(layer)}, ${layer.shape.join(" × ")}`)),
       make("button", { type: "button", class: "close", "aria-label": "Close", onclick: () => closeUnit() }, "×")),
   ];
   if (channel < layer.shape[0]) parts.push(statistics(layer, channel));
@@ -20,20 +20,39 @@ function showUnit(layer, channel) {
     const body = make("div", { class: "body" }, DATA.photos.length ? onPhotos(layer, i) : null);
     if (pattern !== undefined) body.append(make("section", { class: "pattern" }, make("h3", {}, "Filter pattern"),
       make("figure", {}, make("img", { src: pictureUrl(pattern), alt: `Filter pattern of channel ${channel} of ${layer.name}` }),
-        make("figcaption", {}, "Gradient ascent on the input made this picture: it maximizes the channel's activation."))));
-    else if (layer.late.includes(channel)) body.append(make("section", { class: "pattern" }, make("h3", {}, "Filter pattern"),
-      make("p", { class: "about-maps" }, "There was no time to make this pattern. A larger budget makes it.")));
+        make("figcaption", {}, `Gradient ascent on the input made this picture by the recipe ${layer.recipe}: it maximizes the channel's activation.`))));
+    else if (layer.without[channel]) body.append(make("section", { class: "pattern" }, make("h3", {}, "Filter pattern"), make("p", { class: "about-maps" }, layer.without[channel])));
     parts.push(body);
     if (top) parts.push(strongestPatches(top));
     if (top?.used) parts.push(usedFor(top.used));
     if (layer.similar[channel]) parts.push(similarChannels(layer, layer.similar[channel]));
   }
-  parts.push(steps(layer, channel), make("p", { class: "address" }, "Address of this channel: ", make("a", { href: address }, named(decodeURIComponent(address)))));
+  parts.push(steps(layer, channel), addressLine(address));
   unitDialog.replaceChildren(make("div", { class: "sheet" }, ...parts));
   if (!unitDialog.open) unitDialog.showModal();
   unitDialog.scrollTop = 0;
   title.focus({ preventScroll: true });
   document.title = `${layer.name}/${channel}: ${pageTitle}`;
+}
+
+/** The address of a channel, and a button that copies it: whole, or in a notebook, where the page has none, its last part. */
+function addressLine(address) {
+  const link = make("a", { href: address }, named(decodeURIComponent(address))), said = make("span", { role: "status" });
+  const copy = make("button", { type: "button", class: "step", onclick: async () => {
+    const whole = location.protocol === "about:" ? address : location.href;
+    said.textContent = (await copied(whole, link)) ? " The link is copied." : " The browser does not allow it: copy the address.";
+  } }, "Copy link");
+  return make("p", { class: "address" }, "Address of this channel: ", link, " ", copy, said);
+}
+
+async function copied(text, link) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch { // not allowed, or not there, as in a notebook's frame
+    getSelection().selectAllChildren(link);
+    return false;
+  }
 }
 
 function absent(layer, channel) {
@@ -59,9 +78,27 @@ function statistics(layer, channel) {
 
 const figuresOf = (rows) => make("dl", { class: "figures" }, ...rows.map(([name, ...value]) => make("div", {}, make("dt", {}, name), make("dd", {}, ...value))));
 
+/** What a channel of a layer without places gives: a number for each photo, and no picture. */
+function oneValue(layer, i) {
+  const rows = DATA.photos.map((photo, p) => [photo.name, number(layer.peak[p][layer.channels[i]])]);
+  return make("section", {}, make("h3", {}, DATA.photos.length > 1 ? "On the photos" : "On the photo"),
+    make("p", { class: "about-maps" }, "The map of this channel has one place, and so one value."), figuresOf(rows));
+}
+
+/** The colours of the maps of a channel: those over the photo, and those of the whole maps, which are one scale for all photos. */
+function mapBars(layer, i, all) {
+  const [low, high] = layer.range[i], { mean, deviation } = spread(all);
+  const valueAt = (level) => number(low + ((high - low) * Math.min(255, Math.max(0, level))) / 255);
+  return make("p", { class: "about-maps" }, colourBar(state.colours, "0", number(high), "over the photo", true),
+    colourBar(TILE_COLOURS, valueAt(mean - 2 * deviation), valueAt(mean + 2 * deviation), "the whole map"));
+}
+
 /** Its map on each photo, alone and over the photo; all photos are on one scale. */
 function onPhotos(layer, i) {
+  if (layer.size[0] * layer.size[1] === 1) return oneValue(layer, i);
   const maps = Promise.all(DATA.photos.map((_, p) => mapsOf(layer.maps[p], layer.size).then((all) => all[i])));
+  const bars = make("div", { class: "map-bars" });
+  track(maps.then((all) => bars.replaceChildren(mapBars(layer, i, all))));
   const figures = DATA.photos.map((photo, p) => {
     const over = make("canvas", { role: "img", "aria-label": `Activation of channel ${layer.channels[i]} of ${layer.name} over ${photo.name}` });
     const alone = make("canvas", { role: "img", class: "alone", "aria-label": `Activation map of the channel on ${photo.name}` });
@@ -79,7 +116,7 @@ function onPhotos(layer, i) {
   });
   return make("section", {}, make("h3", {}, DATA.photos.length > 1 ? "On the photos" : "On the photo"),
     make("p", { class: "about-maps" }, `The left picture shows the positive part over the network's input, the right picture the whole map.${DATA.photos.length > 1 ? " All photos are on one scale." : ""}`),
-    make("div", { class: "photos" }, ...figures));
+    make("div", { class: "photos" }, ...figures), bars);
 }
 
 /** Patches lie side by side in one picture, and so do projections: each is drawn on a canvas of its own. */
@@ -104,7 +141,7 @@ function strongestPatches(top) {
   const patches = cut(top.patches, top.values, "Patch", "activation");
   const projections = top.projections === null ? [] : cut(top.projections, top.values, "Projection of patch", "activation");
   const items = top.values.flatMap((value, n) => (value === null ? [] : [make("li", {}, patches[n], projections[n] ?? null, make("span", { class: "number" }, number(value)))]));
-  const words = projections.length ? "These patches of a dataset activate the channel most. Beside each patch is its projection by the deconvnet." : "These patches of a dataset activate the channel most.";
+  const words = projections.length ? "These patches of a dataset activate the channel most. Beside each patch is its projection by the deconvnet, below it the activation." : "These patches of a dataset activate the channel most. Below each is the activation.";
   return make("section", { class: projections.length ? "strongest" : "strongest alone" }, title, make("p", {}, words), make("ol", {}, ...items), figures);
 }
 
@@ -145,7 +182,7 @@ function closeUnit() {
 unitDialog.addEventListener("cancel", (event) => { event.preventDefault(); closeUnit(); });
 unitDialog.addEventListener("click", (event) => { if (event.target === unitDialog) closeUnit(); });
 unitDialog.addEventListener("keydown", (event) => {
-  const name = { ArrowLeft: "Previous channel", ArrowRight: "Next channel" }[event.key];
+  const name = { ArrowLeft: "Previous channel", ArrowRight: "Next channel", ArrowUp: "Previous layer", ArrowDown: "Next layer" }[event.key];
   const step = name && !event.altKey && !event.ctrlKey && !event.metaKey && unitDialog.querySelector(`a[data-step="${name}"]`);
   if (step) { event.preventDefault(); location.hash = step.getAttribute("href"); }
 });

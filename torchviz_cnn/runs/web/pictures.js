@@ -81,6 +81,12 @@ function paint(canvas, values, width, height, palette, clear = false) {
   return canvas;
 }
 
+/** A colour bar: the palette from its lowest to its highest value, with these two and what they are. */
+function colourBar(palette, low, high, meaning, clear = false) {
+  const ramp = paint(make("canvas", { "aria-hidden": "true" }), Float32Array.from({ length: 256 }, (_, i) => i), 256, 1, palette, clear);
+  return make("span", { class: "colour-bar" }, make("span", { class: "number" }, low), ramp, make("span", { class: "number" }, high), make("span", {}, meaning));
+}
+
 /** The part of a picture of a photo that is the network's input, in whole pixels. */
 function viewOf(photo, width, height) {
   const [left, top, right, bottom] = photo.view;
@@ -136,15 +142,21 @@ function dimBorder(context, part, width, height) {
   context.globalAlpha = 1;
 }
 
-/** As the textbook draws activations: minus their mean, over their deviation, x 64 + 128, both those of all the maps in `all`.
- * A constant map is 0. */
-function standardised(levels, all = [levels]) {
+/** Mean and standard deviation of all values of some maps. */
+function spread(all) {
   let sum = 0, squares = 0, count = 0;
   for (const one of all) {
     for (const v of one) { sum += v; squares += v * v; }
     count += one.length;
   }
-  const mean = sum / count, deviation = Math.sqrt(Math.max(0, squares / count - mean * mean));
+  const mean = sum / count;
+  return { mean, deviation: Math.sqrt(Math.max(0, squares / count - mean * mean)) };
+}
+
+/** As the textbook draws activations: minus their mean, over their deviation, x 64 + 128, both those of all the maps in `all`.
+ * A constant map is 0. */
+function standardised(levels, all = [levels]) {
+  const { mean, deviation } = spread(all);
   return deviation < 1e-6 ? new Float32Array(levels.length) : Float32Array.from(levels, (v) => ((v - mean) / deviation) * 64 + 128);
 }
 
