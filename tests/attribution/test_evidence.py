@@ -88,7 +88,7 @@ def test_energy_on_the_animal_and_what_the_scripts_print(
     pets(photos)
     scripts[1].main(["colours", "--photos", str(photos), "--pets", str(photos), "--count", "2"])
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if line.startswith("colours")] == ["colours: 2 photos", "colours: 1 pets"]
+    assert [line for line in lines if line.startswith("colours")] == ["colours: 2 photos", "colours: 1 pet"]
     for line, title in zip((*lines[1:3], *lines[4:]), ("Grad-CAM", "Competitive CAM") * 2, strict=True):
         assert line.startswith(title)
     assert lines[4].endswith("energy in the mask 0.500")
@@ -106,7 +106,7 @@ def test_peaks_on_the_animal_stand_beside_their_baselines(
     pets(photos, name="Pet", columns=112)
     localisation.main([str(photos), "--model", "colours"])
     assert capsys.readouterr().out.splitlines() == [
-        "colours on 1 photos: 1.000 classified right",
+        "colours on 1 photo: 1.000 classified right",
         "  Grad-CAM on the animal        1.000",
         "  middle pixel on the animal    0.500",
         "  any pixel on the animal       0.500",

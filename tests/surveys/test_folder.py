@@ -107,7 +107,7 @@ def test_a_loaded_survey_is_what_was_written(tmp_path: Path) -> None:
     assert str(loaded) == str(result)
     assert (loaded.settings, loaded.confusions, loaded.skipped) == (result.settings, result.confusions, result.skipped)
     assert loaded.photo(loaded.names[0]).size == result.photo(result.names[0]).size
-    with pytest.raises(InputError, match=r"no photo 'disc/00.png' in the survey; did you mean 'disc/000.png'"):
+    with pytest.raises(InputError, match=r"no photo 'disc/00.png' in the survey; did you mean 'disc/00\d.png'"):
         loaded.photo("disc/00.png")
     shutil.rmtree(folder)
     alone = tvc.Survey.load(tmp_path / "out")

@@ -129,7 +129,8 @@ class ImageSource:
     def view(self, index: int) -> View:
         """The photo that an input was made from, and what part of it the network sees.
 
-        Where the dataset gives tensors only, or how it made them is not known, it is the input itself as a picture.
+        Where the dataset gives tensors only, or how it made them is not known, it is the input itself as a picture; where
+        nothing says how photos are prepared, the whole photo.
         """
         owner, place = _owner(self.dataset, index)
         file = _file(owner, place)
@@ -139,11 +140,12 @@ class ImageSource:
             photo, preprocess = owner.loader(file), getattr(owner, "transform", None) or self.preprocess
         else:
             photo, preprocess = _parts(self.dataset[index])[0], self.preprocess
-        preprocess = preprocess_of_transform(preprocess)
-        if _is_photo(photo) and preprocess is not None:
-            picture = picture_of(stored(photo), preprocess)
-            return View(picture, preprocess.seen_box(picture.width, picture.height), preprocess.size)
-        picture = self._picture(self.item(index)[0])
+        known = preprocess_of_transform(preprocess)
+        if _is_photo(photo) and known is not None:
+            picture = picture_of(stored(photo), known)
+            return View(picture, known.seen_box(picture.width, picture.height), known.size)
+        alone = _is_photo(photo) and preprocess is None
+        picture = picture_of(stored(photo), None) if alone else self._picture(self.item(index)[0])
         return View(picture, (0.0, 0.0, float(picture.width), float(picture.height)), (picture.height, picture.width))
 
     def frame(self, index: int, input_size: tuple[int, int]) -> tuple[tuple[int, int], Box]:

@@ -16,6 +16,7 @@ from torchviz_cnn.hooks.inputs import Given, Input, LayoutName, prepared
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model, module_of
 from torchviz_cnn.layers.layout import CONVOLUTIONS, Layouts
+from torchviz_cnn.media.notebook import tables
 
 SimilarBy = Literal["weights", "activations"]
 _AT_ONCE = 16
@@ -33,6 +34,11 @@ class SimilarChannels:
     """The most similar first."""
     cosines: Tensor
     """How similar each is: (k,) float32 in -1..1, in falling order."""
+
+    def _repr_html_(self) -> str:
+        title = f"Channels like {self.channel} of {self.layer}, by the cosine of their {self.by}"
+        rows = [[str(c), f"{cosine:.3f}"] for c, cosine in zip(self.channels, self.cosines.tolist(), strict=True)]
+        return tables.table(title, ["channel", "cosine"], rows)
 
     def __repr__(self) -> str:
         rows = [f"  {cosine:.3f}  {c}" for c, cosine in zip(self.channels, self.cosines.tolist(), strict=True)]
