@@ -435,7 +435,7 @@ def test_the_feature_map_of_a_panel_is_one_that_is_alive() -> None:
     for seed in range(12):
         with pytest.MonkeyPatch.context() as patch:
 
-            def panel(pictures: list[object], titles: list[str], headline: str) -> None:
+            def panel(pictures: list[object], titles: list[str], headline: str, **options: object) -> None:
                 shown.add(titles[3])
                 raise Drawn
 
