@@ -129,8 +129,8 @@ class ImageSource:
     def view(self, index: int) -> View:
         """The photo that an input was made from, and what part of it the network sees.
 
-        Where the dataset gives tensors only, or how it made them is not known, it is the input itself as a picture; where
-        nothing says how photos are prepared, the whole photo.
+        Where the dataset gives tensors only, or how it made them is not known, it is the input itself as a picture;
+        where nothing says how photos are prepared, the whole photo.
         """
         owner, place = _owner(self.dataset, index)
         file = _file(owner, place)
