@@ -4,7 +4,7 @@ python scripts/planted_shortcut.py [--out FOLDER] [--seed 0]
 
 Draws photos of discs, triangles, crosses and rings. Nine of ten triangles, and nothing else, have a small yellow square
 in their lower right corner, as a scanner or an agency may leave one. A small network is trained on them for about a
-minute. The survey of 240 other photos must then say that triangles live from that corner, and that no other class
+minute. The survey of 240 other photos must then say that triangles rely on that corner, and that no other class
 does: else the exit code is 1. It prints how often triangles are right with the square and without it.
 
 With `--out` photos, network and page are kept, so that the survey can be made by hand:
@@ -67,10 +67,10 @@ def plant(folder: Path, seed: int) -> int:
     net = tvc.load_model("fashion_mnist_convnet", folder / "model.safetensors")
     survey = tvc.survey(net, folder / "photos", out=folder / "survey", seed=seed)
     print(f"{folder / 'survey' / 'index.html'} is written after {time.monotonic() - started:.0f} s. It says:")
-    print("\n".join(survey.cautions) or "no class lives from a corner or an edge")
+    print("\n".join(survey.cautions) or "no class relies on a corner or an edge")
     told = {one.name: one.region for one in survey.classes if one.region is not None}
     if told != {MARKED: CORNER}:
-        print(f"it should say that {MARKED} alone lives from the {CORNER}", file=sys.stderr)
+        print(f"it should say that {MARKED} alone relies on the {CORNER}", file=sys.stderr)
         return 1
     return 0
 

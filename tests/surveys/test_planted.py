@@ -22,5 +22,5 @@ def test_the_page_says_first_that_one_class_lives_from_a_corner(tmp_path: Path) 
     assert with_square > 90 > covered + 20
     page = (tmp_path / "survey" / "index.html").read_text(encoding="utf-8")
     before = page.partition('id="/photos"')[0]
-    assert "One class seems to live from a corner or an edge" in before
+    assert "One class seems to rely on a corner or an edge" in before
     assert re.search(r"<h3><bdi>triangle</bdi>: bottom right corner</h3>", before)

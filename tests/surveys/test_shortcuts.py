@@ -1,4 +1,4 @@
-"""A class that lives from one corner has a caution; classes that do not have none."""
+"""A class that relies on one corner has a caution; classes that do not have none."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_the_first_screen_says_how_many_are_right_and_where_a_class_lives(survey
     first = page.partition('id="/photos"')[0]
     assert CAUTION in first
     assert "bottom right corner" in first
-    assert "One class seems to live from a corner or an edge" in first
+    assert "One class seems to rely on a corner or an edge" in first
 
 
 def test_the_numbers_are_those_of_the_survey(survey: tvc.Survey) -> None:

@@ -253,7 +253,7 @@ class Survey:
 
     @cached_property
     def cautions(self) -> tuple[str, ...]:
-        """A sentence for each class that seems to live from a border or a corner."""
+        """A sentence for each class that seems to rely on a border or a corner."""
         return tuple(one.caution for one in self.classes if one.caution is not None)
 
     @cached_property
