@@ -51,6 +51,8 @@ def test_a_table_of_classes_is_read(tmp_path: Path, head: str) -> None:
         (lambda name: None, "truth has no class for 3 of 3 photos"),
         (3, "truth is a sequence, a mapping, a function, a CSV file or 'folders', not an int"),
         ("no.csv", "cannot read the classes in no.csv: No such file"),
+        ("folder", "cannot read the classes in folder: No such file or directory; did you mean 'folders'"),
+        (torch.eye(3), r"truth is one class for each photo, by name or index, not a list: \[1.0, 0.0, 0.0\]"),
     ],
 )
 def test_classes_that_do_not_fit_are_one_line(truth: Any, words: str) -> None:
@@ -77,3 +79,33 @@ def test_another_separator_is_named(tmp_path: Path, mark: str, said: str) -> Non
 def test_a_class_that_the_network_does_not_have_has_its_nearest() -> None:
     with pytest.raises(TargetError, match="pets has no class 'dgo'; did you mean 'dog'"):
         classes_of(NET, NAMES, ["cat", "dgo", "cat"])
+
+
+def test_a_file_name_that_several_photos_have_is_refused() -> None:
+    names = ("cat/1.jpg", "dog/1.jpg")
+    with pytest.raises(
+        InputError, match=r"several photos are called so: 'cat/1.jpg' and 'dog/1.jpg'; give their paths"
+    ):
+        classes_of(NET, names, {"1.jpg": "cat"})
+    assert classes_of(NET, names, {"cat/1.jpg": "cat", "1.jpg": "dog"}) == [1, 2]
+
+
+def test_a_photo_with_two_classes_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "truth.csv"
+    table.write_text("cat/1.jpg,cat\n7.jpg,dog\n2.jpg,cat\n7.jpg,cat\n")
+    with pytest.raises(InputError, match=r"line 4: '7.jpg' is 'cat', and 'dog' in a line above"):
+        classes_of(NET, NAMES, table)
+    table.write_text("cat/1.jpg,cat\n7.jpg,dog\n2.jpg,cat\n7.jpg,dog\n")
+    assert classes_of(NET, NAMES, table) == [1, 2, 1]
+
+
+def test_a_table_in_another_encoding_says_which_is_read(tmp_path: Path) -> None:
+    (tmp_path / "truth.csv").write_bytes("1.jpg,L\xf6we\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"it is not text in UTF-8; save it as that$"):
+        classes_of(NET, NAMES, tmp_path / "truth.csv")
+
+
+def test_what_is_wrong_with_all_labels_alike_is_said_once() -> None:
+    net = Network(nn.Conv2d(3, 10, 1), Preprocess((8, 8), resize=8), None, "pets")
+    with pytest.raises(TargetError, match=r"^the class names of pets are not known: [^;]*$"):
+        classes_of(net, NAMES, ["cat", "dog", "cow"])

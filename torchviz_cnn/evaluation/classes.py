@@ -70,7 +70,7 @@ def matched(model: Model, labels: Iterable[Any], outputs: int | None = None, hin
     """
     categories = model.categories if isinstance(model, Network) else None
     own = model.name if isinstance(model, Network) else "the model"
-    several = list(dict.fromkeys(labels))
+    several = _hashable(labels)
     texts = [str(one).strip() for one in several]
     every = len(several) == outputs and all(isinstance(one, str) for one in several)
     if every and ((categories is None and not all(map(_is_index, texts))) or _are_imagenet(texts)):
@@ -93,10 +93,21 @@ def matched(model: Model, labels: Iterable[Any], outputs: int | None = None, hin
     return Matches(known, ", ".join(f"{counted(count, 'class')} {way}" for way, count in ways.items()))
 
 
+def _hashable(labels: Iterable[Any]) -> list[Any]:
+    """Each label once. Raises InputError for what is no single class, such as a row of a one-hot table."""
+    several = list(labels)
+    wrong = next((one for one in several if isinstance(one, (list, dict, set))), None)
+    if wrong is not None:
+        raise InputError(
+            f"truth is one class for each photo, by name or index, not {kind_of(wrong)}: {_short(str(wrong))}"
+        )
+    return list(dict.fromkeys(several))
+
+
 def _of_all(errors: Sequence[TargetError], own: str, hint: str) -> str:
     """What is wrong with labels, in one line."""
     hint = f"; {hint}" if hint else ""
-    if len(errors) == 1:
+    if len({str(error) for error in errors}) == 1:
         return f"{errors[0]}{hint}"
     words = [str(error).removeprefix(f"{own} has ").replace("; give a name or an index", "") for error in errors]
     more = f"; and {len(errors) - _LISTED} more" if len(errors) > _LISTED else ""
@@ -172,8 +183,19 @@ def _given(names: Sequence[str], truth: Any) -> list[Any]:
 
 
 def _by_name(names: Sequence[str], truth: Mapping[str, Any]) -> list[Any]:
-    """The classes of photos by their path, or by their file's name alone."""
+    """The classes of photos by their path, or by their file's name alone, which must then be that of one photo."""
     given = [truth.get(name, truth.get(Path(name).name)) for name in names]
+    meant: dict[str, str] = {}
+    for name in names:
+        file = Path(name).name
+        if name in truth or file not in truth:
+            continue
+        if file in meant:
+            raise InputError(
+                f"truth has a class for {file!r}, and several photos are called so: {meant[file]!r} and {name!r}; "
+                "give their paths below the folder"
+            )
+        meant[file] = name
     if truth and all(one is None for one in given):
         first = next(iter(truth))
         near = did_you_mean(str(first), names)
@@ -184,14 +206,19 @@ def _by_name(names: Sequence[str], truth: Mapping[str, Any]) -> list[Any]:
 def read_classes(path: str | os.PathLike[str]) -> dict[str, str]:
     """The classes of files from a CSV file of `file,class`; a first line that says so is left out.
 
-    Raises InputError for a file that cannot be read, or has other columns.
+    Raises InputError for a file that cannot be read, has other columns, or gives a photo two classes.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             rows = [(reader.line_num, row) for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"cannot read the classes in {path}: {getattr(error, 'strerror', None) or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"cannot read the classes in {path}: it is not text in UTF-8; save it as that") from error
+    except (OSError, csv.Error) as error:
+        near = did_you_mean(str(path), ["folders", "none"]) if isinstance(error, FileNotFoundError) else ""
+        raise InputError(
+            f"cannot read the classes in {path}: {getattr(error, 'strerror', None) or error}{near}"
+        ) from error
     for line, row in rows:
         if len(row) != 2:
             raise InputError(
@@ -202,7 +229,14 @@ def read_classes(path: str | os.PathLike[str]) -> dict[str, str]:
         rows = rows[1:]
     if not rows:
         raise InputError(f"{path} has no classes: it needs lines of file,class")
-    return {file.strip(): name.strip() for _, (file, name) in rows}
+    classes: dict[str, str] = {}
+    for line, (file, name) in rows:
+        file, name = file.strip(), name.strip()
+        if classes.setdefault(file, name) != name:
+            raise InputError(
+                f"{path}, line {line}: {_short(file)!r} is {name!r}, and {classes[file]!r} in a line above"
+            )
+    return classes
 
 
 _HEAD = ({"file", "filename", "filepath", "image", "name", "path", "photo"}, {"category", "class", "label", "target"})
