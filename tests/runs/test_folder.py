@@ -170,3 +170,12 @@ def test_a_folder_that_another_run_took_is_not_relabelled(tmp_path: Path) -> Non
         folder.save("state", {"x": torch.ones(1)})
     assert not folder.has("state")
     assert ResultFolder.read(tmp_path / "r", "top").manifest["identity"]["k"] == 5
+
+
+def test_a_run_that_fails_before_it_has_results_leaves_the_folder_to_others(tmp_path: Path) -> None:
+    ResultFolder.open(tmp_path / "r", "top", MINE).abandon()
+    assert list((tmp_path / "r").iterdir()) == []
+    folder = ResultFolder.open(tmp_path / "r", "top", {**MINE, "k": 3})
+    folder.save("a", {"x": torch.ones(1)})
+    folder.abandon()
+    assert sorted(path.name for path in folder.path.iterdir()) == ["a.safetensors", MANIFEST]

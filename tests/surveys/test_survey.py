@@ -16,7 +16,15 @@ from torch import nn
 
 import torchviz_cnn as tvc
 from tests.surveys.generated import CLASSES, PREPARE, network, photos
-from torchviz_cnn.core.errors import ImageError, InputError, LayerError, ModelError, SkippedWarning, TargetError
+from torchviz_cnn.core.errors import (
+    ImageError,
+    InputError,
+    LayerError,
+    ModelError,
+    NotFiniteError,
+    SkippedWarning,
+    TargetError,
+)
 from torchviz_cnn.surveys.result import GRID, REGIONS
 
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
@@ -203,6 +211,7 @@ def test_a_network_without_names_takes_folders_in_their_order(tmp_path: Path) ->
     assert result.settings.labels == "labels are the folders' names: 3 classes in the order of their labels"
     assert result.true is not None
     assert result.true.tolist() == [0, 0, 1, 1, 2, 2]
+    assert result.categories == ("disc", "great_white_shark", "stripes")
 
 
 def test_without_labels_there_are_predictions_and_their_evidence(tmp_path: Path) -> None:
@@ -217,6 +226,19 @@ def test_without_labels_there_are_predictions_and_their_evidence(tmp_path: Path)
     assert sum(one.count for one in result.classes) == 8
     labelled = photos(tmp_path / "labelled", 8)
     assert not tvc.survey(network(), labelled, truth="none", workers=0).labelled
+
+
+def test_why_there_are_no_labels_is_said(tmp_path: Path) -> None:
+    """One photo beside the folders of classes leaves all without labels."""
+    folder = photos(tmp_path / "photos", 6)
+    photos(folder, 1, ())
+    result = tvc.survey(network(), folder, workers=0, k=2)
+    assert not result.labelled
+    assert "no photo has a label, as 1 of 7 lies in no folder of a class: '000.png'" in str(result)
+    flat = tvc.survey(network(), photos(tmp_path / "flat", 2, ()), workers=0, k=2)
+    assert "the photos have no labels: they are not in a folder for each class" in str(flat)
+    items = [(torch.rand(3, 32, 32), label) for label in (None, 1)]
+    assert "the dataset has no labels: image 0 has none" in str(tvc.survey(network().model, items, k=2))
 
 
 def test_one_class_alone(tmp_path: Path) -> None:
@@ -239,6 +261,25 @@ def test_labels_that_the_network_does_not_have_are_all_listed(
     with pytest.raises(TargetError, match=words) as error:
         tvc.survey(network(), photos(tmp_path / "photos", 6, folders), workers=0)
     assert "\n" not in str(error.value)
+
+
+class _NaNOfLargeInputs(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.where(x > 50, torch.nan, x)
+
+
+def test_the_photo_that_a_network_fails_at_is_named_and_the_folder_is_free(tmp_path: Path) -> None:
+    """A label that the network does not have, and a score that is not a number, in the second batch."""
+    net, x = network().model, torch.rand(5, 3, 32, 32)
+    options: dict[str, Any] = {"batch_size": 2, "k": 2, "out": tmp_path / "out"}
+    with pytest.raises(TargetError, match="image 3 has the class 7; the network has 3, 0 to 2"):
+        tvc.survey(net, [(one, 7 if place == 3 else 1) for place, one in enumerate(x)], **options)
+    with pytest.raises(InputError, match=r"^image 3: the input has 3,072 values that are NaN or infinite$"):
+        tvc.survey(net, [one * torch.nan if place == 3 else one for place, one in enumerate(x)], **options)
+    fails = nn.Sequential(_NaNOfLargeInputs(), *net)
+    with pytest.raises(NotFiniteError, match=r"^image 3: the model gives NaN: some of its weights"):
+        tvc.survey(fails, [one * 100 if place == 3 else one for place, one in enumerate(x)], **options)
+    assert len(tvc.survey(net, x, **options)) == 5
 
 
 def test_photos_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:

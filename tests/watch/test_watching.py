@@ -339,6 +339,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "layer": ({"layer": "conv3"}, tvc.LayerError, "did you mean 'conv"),
     "channels": ({"channels": {"conf1": [0]}}, tvc.LayerError, "did you mean 'conv1'"),
     "channel": ({"channels": {"conv1": "3"}}, tvc.InputError, "a channel is an index"),
+    "channels alone": ({"channels": [3, 7]}, tvc.InputError, "channels are given by layer, as .* not a list"),
     "layers": ({"layers": "nothing.*"}, tvc.LayerError, "matches"),
     "targets": ({"target": [0, 1]}, tvc.TargetError, "2 classes for 3 photos"),
     "name": ({"target": "cat"}, tvc.TargetError, "class names"),
@@ -360,6 +361,14 @@ def test_what_cannot_be_watched_is_refused_before_the_training(name: str, tmp_pa
 def test_a_class_that_the_network_does_not_have_is_told_at_the_first_step(tmp_path: Path) -> None:
     with pytest.raises(tvc.TargetError, match="out of range"):
         tvc.Watch(Net(), PHOTOS, tmp_path, target=7).step()
+
+
+def test_a_wrong_class_does_not_keep_the_folder_from_the_right_one(tmp_path: Path) -> None:
+    with pytest.raises(tvc.TargetError, match="out of range"):
+        tvc.Watch(Net(), PHOTOS, tmp_path / "run", target=7).step()
+    watch = tvc.Watch(Net(), PHOTOS, tmp_path / "run", target=2)
+    watch.step()
+    assert watch.steps == [0]
 
 
 def test_a_loss_that_is_no_number_is_refused(tmp_path: Path) -> None:

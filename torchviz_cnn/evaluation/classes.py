@@ -230,12 +230,11 @@ def read_classes(path: str | os.PathLike[str]) -> dict[str, str]:
     if not rows:
         raise InputError(f"{path} has no classes: it needs lines of file,class")
     classes: dict[str, str] = {}
-    for line, (file, name) in rows:
-        file, name = file.strip(), name.strip()
-        if classes.setdefault(file, name) != name:
-            raise InputError(
-                f"{path}, line {line}: {_short(file)!r} is {name!r}, and {classes[file]!r} in a line above"
-            )
+    for line, row in rows:
+        photo, name = (cell.strip() for cell in row)
+        known = classes.setdefault(photo, name)
+        if known != name:
+            raise InputError(f"{path}, line {line}: {_short(photo)!r} is {name!r}, and {known!r} in a line above")
     return classes
 
 

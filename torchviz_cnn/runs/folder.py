@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -107,6 +108,14 @@ class ResultFolder:
         self.manifest["progress"].update(progress)
         self._still_mine()
         self._write()
+
+    def abandon(self) -> None:
+        """Remove the manifest of a run that failed before it had any results, so that another may take the folder."""
+        if self.manifest["progress"]:
+            return
+        with contextlib.suppress(OSError):
+            if {name for name in os.listdir(self.path) if not _left_behind(name)} == {MANIFEST}:
+                (self.path / MANIFEST).unlink()
 
     def save(self, name: str, tensors: Mapping[str, Tensor], **metadata: str) -> Path:
         """Write named tensors to `NAME.safetensors`, over what was there: a reader finds the old file or the new.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torchviz_cnn.attribution.metrics.localisation import Masks
-from torchviz_cnn.core.errors import InputError, OutputError, counted
+from torchviz_cnn.core.errors import InputError, OutputError, TargetError, counted
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.media.dataset import ImageSource
 from torchviz_cnn.media.render import Array
@@ -20,7 +20,7 @@ from torchviz_cnn.runs.folder import ResultFolder
 from torchviz_cnn.runs.ranks import Ranks
 from torchviz_cnn.surveys.evidence import Where, coverage, inside, where
 from torchviz_cnn.surveys.maps import Explained, Explainer
-from torchviz_cnn.surveys.result import GRID
+from torchviz_cnn.surveys.result import GRID, relative_name
 from torchviz_cnn.topk.reading import Batch, read_batches
 
 STATE = "state"
@@ -32,14 +32,21 @@ _GROWTH = 0.1
 class Classes:
     """The true class of each photo, by its place in the source or by its label there; None: there are none."""
 
-    def __init__(self, given: Sequence[int] | None = None, of_labels: Mapping[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        given: Sequence[int] | None = None,
+        of_labels: Mapping[int, int] | None = None,
+        outputs: int | None = None,
+    ) -> None:
         self.given = given
+        self.outputs = outputs
+        """How many classes the network has, where labels are not matched to them before."""
         self.of_labels = of_labels
         """The network's class of each label of the source; without an entry it is the label itself."""
         self.labelled = given is not None or of_labels is not None
 
     def of(self, source: ImageSource, places: Sequence[int], labels: Sequence[int | None]) -> Tensor | None:
-        """The classes of some photos. Raises InputError for one without a label."""
+        """The classes of some photos. Raises InputError for one without a label, TargetError for one of no class."""
         if not self.labelled:
             return None
         if self.given is not None:
@@ -47,6 +54,11 @@ class Classes:
         for place, label in zip(places, labels, strict=True):
             if label is None:
                 raise InputError(f"{source.name(place)} has no label, and others have; truth='none' takes none")
+            if self.outputs is not None and label >= self.outputs:
+                count = self.outputs
+                raise TargetError(
+                    f"{source.name(place)} has the class {label}; the network has {count}, 0 to {count - 1}"
+                )
         return torch.tensor([(self.of_labels or {}).get(int(label or 0), int(label or 0)) for label in labels])
 
 
@@ -142,7 +154,7 @@ class Look:
             return Part(batch.number, {}, np.zeros((0, GRID, GRID)), np.zeros((GRID, GRID)), batch.skipped)
         places = batch.images.tolist()
         true = self.classes.of(self.source, places, batch.labels)
-        explained = self.explainer(batch.x.to(device, non_blocking=True), true)
+        explained = self._explained(batch.x.to(device, non_blocking=True), true, places)
         columns = {"place": np.array(places), **scores(explained, true)}
         size = (batch.x.shape[2], batch.x.shape[3])
         frames = [self.source.frame(place, size) for place in places]
@@ -155,6 +167,20 @@ class Look:
             columns["inside"] = np.array([inside(one, of_photo[-1], *frame) for one, of_photo, frame in lying])
         seen = np.sum([coverage(*frame) for frame in frames], axis=0)
         return Part(batch.number, columns, np.stack([of_photo[-1].cells for of_photo in shares]), seen, batch.skipped)
+
+    def _explained(self, x: Tensor, true: Tensor | None, places: Sequence[int]) -> Explained:
+        """What the network says of a batch. Raises InputError, with the name of the photo, for one that it cannot take,
+        and NotFiniteError for one of which its scores are not numbers."""
+        try:
+            return self.explainer(x, true)
+        except InputError:
+            for number, place in enumerate(places):
+                try:
+                    self.explainer(x[number : number + 1])
+                except InputError as error:
+                    why = str(error).replace(" for image 0", "").replace("image 0 of the input", "the input")
+                    raise type(error)(f"{relative_name(self.source, place)}: {why}") from error
+            raise
 
 
 def scores(explained: Explained, true: Tensor | None) -> dict[str, Array]:

@@ -117,7 +117,7 @@ class ClassSummary:
     inside: float | None = None
     """The mean share of the evidence on the object, with masks."""
     region: str | None = None
-    """The region from which the class seems to live, where there is a caution."""
+    """The region that the class seems to rely on, where there is a caution."""
     caution: str | None = None
     """A sentence where much more evidence than elsewhere lies in one region; else None."""
 
@@ -185,7 +185,8 @@ class Survey:
 
     settings: Settings
     categories: tuple[str, ...]
-    """The names of the network's classes, `class 7` where they are not known."""
+    """The names of the network's classes. Of a network without names they are the labels, where these stand for all of
+    its classes in their order, or else `class 7`."""
     names: tuple[str, ...] = field(repr=False)
     """The path of each photo below the folder, with `/`: N of them."""
     predicted: Array = field(repr=False)
@@ -323,6 +324,8 @@ class Survey:
                 f"  mean confidence {mean:.3f}, expected calibration error {self.calibration.error:.3f}; "
                 f"{self.settings.labels}"
             )
+        else:
+            lines.append(f"  {self.settings.labels}")
         for one in self.confusions[:_PAIRS]:
             true, predicted = self.categories[one.true], self.categories[one.predicted]
             lines.append(f"  {counted(one.count, 'photo')} of {true} predicted as {predicted}")

@@ -111,14 +111,6 @@ def classes_table(survey: Survey) -> str:
     """A row for each class."""
     head = ["class", "index", "photos", "predicted", "correct", "accuracy", "border", "corners", "inside"]
     regions = [region.replace(" ", "_") for region in REGIONS]
-    regions = [region.replace(" ", "_") for region in REGIONS]
-    rows = [
-        [one.name, one.index, one.count, one.predicted, one.correct, one.accuracy, one.border, one.corners, one.inside]
-        + [one.regions[region] for region in REGIONS]
-        + [one.others[region] for region in REGIONS]
-        + [one.caution]
-        for one in survey.classes
-    ]
     rows = [_class_row(one) for one in survey.classes]
     return _table([*head, *regions, *(f"others_{region}" for region in regions), "caution"], rows)
 

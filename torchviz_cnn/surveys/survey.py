@@ -18,10 +18,10 @@ from torchviz_cnn.attribution.methods import all_methods
 from torchviz_cnn.attribution.metrics.images import AllImages
 from torchviz_cnn.attribution.metrics.localisation import Masks, MaskSource
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, SkippedWarning, counted
+from torchviz_cnn.core.errors import InputError, SkippedWarning, TorchvizError, counted
 from torchviz_cnn.core.names import LayerName
 from torchviz_cnn.core.warn import warn
-from torchviz_cnn.evaluation.classes import Truth, given_classes, matched
+from torchviz_cnn.evaluation.classes import Matches, Truth, given_classes, matched
 from torchviz_cnn.hooks.inputs import Output
 from torchviz_cnn.hooks.network import Model, Network, category_name, module_of
 from torchviz_cnn.layers.defaults import input_channels
@@ -160,9 +160,9 @@ def _started(
     x, label = _first(module_of(net), source)
     explainer = explainer.settled(x)
     outputs = explainer(x).probabilities.shape[1]
-    classes, how = _classes(net, source, truth, outputs, label)
+    classes, matches = _classes(net, source, truth, outputs, label)
     _require_a_mask(masks)
-    named = net.categories if isinstance(net, Network) else None
+    named = (net.categories if isinstance(net, Network) else None) or _names_of_labels(matches, outputs)
     prepare = source.preprocess
     settings = Settings(
         network=net.name if isinstance(net, Network) else type(net).__name__,
@@ -173,7 +173,7 @@ def _started(
         layer=explainer.layer if isinstance(explainer.layer, str) else None,
         preparation=preparation(prepare) if isinstance(prepare, Preprocess) else source.preparation(),
         guessed=isinstance(net, Network) and net.guessed,
-        labels=how,
+        labels=matches.how,
         seed=seed,
         k=k,
     )
@@ -209,24 +209,45 @@ def _first(model: torch.nn.Module, source: ImageSource) -> tuple[Tensor, int | N
 _CPU = torch.device("cpu")
 
 
-def _classes(net: Model, source: ImageSource, truth: Truth, outputs: int, label: int | None) -> tuple[Classes, str]:
-    """The true class of each photo, and how it was told, in a sentence."""
+def _classes(net: Model, source: ImageSource, truth: Truth, outputs: int, label: int | None) -> tuple[Classes, Matches]:
+    """The true class of each photo, and how the labels were matched, in a sentence."""
     if isinstance(truth, str) and truth == "none":
-        return Classes(), "no labels were asked for"
+        return Classes(), Matches({}, "no labels were asked for")
     if truth is not None:
         names = [relative_name(source, index) for index in range(len(source))]
         given = given_classes(names, truth)
         matches = matched(net, given, outputs, _NO_LABELS)
-        return Classes([matches.known[one] for one in given]), f"labels as given: {matches.how}"
+        return Classes([matches.known[one] for one in given]), matches._replace(how=f"labels as given: {matches.how}")
     if label is None:
-        return Classes(), "the photos have no labels: they are not in a folder for each class"
+        return Classes(), Matches({}, _without_labels(source))
     if not source.categories:
-        return Classes(of_labels={}), "labels are those of the dataset, by index"
+        return Classes(of_labels={}, outputs=outputs), Matches({}, "labels are those of the dataset, by index")
     hint = f"the labels are {'folders of the photos' if root_of(source) else 'classes of the dataset'}; {_NO_LABELS}"
     matches = matched(net, source.categories, outputs, hint)
     of_labels = {place: matches.known[name] for place, name in enumerate(source.categories)}
     where = "the folders' names" if root_of(source) else "the dataset's classes"
-    return Classes(of_labels=of_labels), f"labels are {where}: {matches.how}"
+    return Classes(of_labels=of_labels), matches._replace(how=f"labels are {where}: {matches.how}")
+
+
+def _without_labels(source: ImageSource) -> str:
+    """Why there are no labels, in a sentence."""
+    if not isinstance(source.dataset, PhotoFolder):
+        return f"the dataset has no labels: {source.name(0)} has none"
+    names = source.dataset.names
+    outside = [name for name in names if "/" not in name]
+    if len(outside) == len(names):
+        return "the photos have no labels: they are not in a folder for each class"
+    lie = "lies" if len(outside) == 1 else "lie"
+    return f"no photo has a label, as {len(outside)} of {len(names)} {lie} in no folder of a class: {outside[0]!r}" + (
+        " and others" if len(outside) > 1 else ""
+    )
+
+
+def _names_of_labels(matches: Matches, outputs: int) -> tuple[str, ...] | None:
+    """The names of the classes of a network without names, where the labels stand for all of them in their order."""
+    if len(matches.known) != outputs or not all(isinstance(one, str) and not one.isdigit() for one in matches.known):
+        return None
+    return tuple(sorted(matches.known, key=lambda one: matches.known[one]))
 
 
 def _require_a_mask(masks: Masks | None) -> None:
@@ -263,7 +284,12 @@ def _finished(
     else:
         state = earlier or State()
         save = partial(_saved, state, folder) if kept else None
-        run_pass(run.look, state, ranks, save, **options, progress=progress)
+        try:
+            run_pass(run.look, state, ranks, save, **options, progress=progress)
+        except TorchvizError:
+            if folder is not None:
+                folder.abandon()
+            raise
         computed: Any = ranks.gather(ranks.once(lambda: _result(run, state, options["batch_size"])))[0]
         result = replace(computed, source=run.source)
     ranks.once(lambda: None if folder is None else _written(result, folder))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchviz_cnn.ascent.recipes import Preset, Recipe, chosen_recipe
 from torchviz_cnn.attribution.methods import methods_of
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, ModelError, TargetError
+from torchviz_cnn.core.errors import InputError, ModelError, TargetError, TorchvizError, kind_of
 from torchviz_cnn.core.names import Call, LayerName, expand, named_layers, one_call, unwrap
 from torchviz_cnn.hooks.inputs import Input, Output
 from torchviz_cnn.hooks.network import Model, Network, class_index, module_of
@@ -118,7 +118,7 @@ class Watch:
         module = unwrap(module_of(model))
         _refuse_sharded(module)
         x, watched = watched_photos(model, photos)
-        chosen = {one_call(module, name): _channels(of_layer) for name, of_layer in (channels or {}).items()}
+        chosen = {one_call(module, name): _channels(of_layer) for name, of_layer in _by_layer(channels).items()}
         self._subject = Subject(
             model,
             x,
@@ -224,7 +224,11 @@ class Watch:
         self._history = self._history or self._opened()
         number, loss = self._last
         layer = self._subject.layer or self._history.facts.get("layer")
-        seen, layer = self._subject.look(number, _number(loss), layer, again=self._looked)
+        try:
+            seen, layer = self._subject.look(number, _number(loss), layer, again=self._looked)
+        except TorchvizError:
+            self._history.folder.abandon()
+            raise
         self._history.add(seen, {"layer": layer})
         kept = self._history.kept
         files.save_image(self.path / "strip.png", strip(self._subject, kept))
@@ -268,6 +272,12 @@ def _target(target: Any, categories: tuple[str, ...] | None, photos: int) -> int
     if isinstance(index, list) and len(index) != photos:
         raise TargetError(f"target has {len(index)} classes for {photos} photos: give one for each, or one for all")
     return index
+
+
+def _by_layer(channels: Any) -> Mapping[str, int | Sequence[int]]:
+    if channels is not None and not isinstance(channels, Mapping):
+        raise InputError(f"channels are given by layer, as {{'layer4': [3, 7]}}, not {kind_of(channels)}")
+    return channels or {}
 
 
 def _channels(channels: int | Sequence[int]) -> list[int]:
