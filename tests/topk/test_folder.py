@@ -181,6 +181,15 @@ def photos(folder: Path, count: int = 12, broken: int | None = None) -> Path:
     return folder
 
 
+def test_results_do_not_go_among_the_photos(tmp_path: Path) -> None:
+    """Where the pages of one run would be photos of the next."""
+    folder, model = photos(tmp_path / "photos"), networks.vgg_like()
+    for out in (folder, folder / "top"):
+        with pytest.raises(InputError, match=r"lies among the photos in .*: results go to a folder beside them"):
+            tvc.top_activations(model, folder, LAYERS, preprocess=tvc.Preprocess((32, 32)), out=out)
+    assert not (folder / "top").exists()
+
+
 def test_what_was_saved_comes_back_and_finds_its_photos(tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", broken=4)
     model = networks.vgg_like()

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, SkippedWarning, kind_of
 from torchviz_cnn.media.bands import colour, say_once
 from torchviz_cnn.media.images import Preprocess, size_of
@@ -117,6 +118,21 @@ class ImageSource:
             return owner.names[index]
         file = _file(owner, index)
         return str(file) if file is not None else f"image {index}"
+
+    @property
+    def root(self) -> str | None:
+        """The folder of the photos; None where they are in none."""
+        owner = self.dataset
+        if isinstance(owner, PhotoFolder):
+            return str(owner.path.resolve())
+        root = getattr(owner, "root", None)
+        return os.path.abspath(root) if isinstance(root, (str, os.PathLike)) and hasattr(owner, "samples") else None
+
+    def require_apart(self, out: str | os.PathLike[str]) -> None:
+        """Raise InputError for results among the photos, which the next run would take for photos."""
+        place, root = Path(os.path.abspath(checks.path("out", out))).resolve(), self.root
+        if root is not None and Path(root).resolve() in (place, *place.parents):
+            raise InputError(f"out={str(out)!r} lies among the photos in {root}: results go to a folder beside them")
 
     @property
     def categories(self) -> tuple[str, ...] | None:

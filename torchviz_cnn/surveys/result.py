@@ -48,18 +48,9 @@ CORNER_AREA = 0.16
 
 def relative_name(source: ImageSource, index: int) -> str:
     """The path of a photo below the folder of its dataset, with `/`; the name of an item that is no file."""
-    name, root = source.name(index), root_of(source)
+    name, root = source.name(index), source.root
     below = root is not None and not isinstance(source.dataset, PhotoFolder)
     return (os.path.relpath(os.path.abspath(name), root) if below else name).replace(os.sep, "/")
-
-
-def root_of(source: ImageSource) -> str | None:
-    """The folder of a dataset's photos; None where it has none."""
-    owner = source.dataset
-    if isinstance(owner, PhotoFolder):
-        return str(owner.path.resolve())
-    root = getattr(owner, "root", None)
-    return os.path.abspath(root) if isinstance(root, (str, os.PathLike)) and hasattr(owner, "samples") else None
 
 
 @dataclass(frozen=True)

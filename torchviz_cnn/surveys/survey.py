@@ -34,7 +34,7 @@ from torchviz_cnn.runs.ranks import Ranks, joined
 from torchviz_cnn.surveys.choice import calibration, chosen, confusions
 from torchviz_cnn.surveys.maps import Explainer
 from torchviz_cnn.surveys.passes import STATE, Classes, Look, State, explained_class, run_pass
-from torchviz_cnn.surveys.result import Settings, ShownPhoto, Survey, relative_name, root_of
+from torchviz_cnn.surveys.result import Settings, ShownPhoto, Survey, relative_name
 from torchviz_cnn.surveys.saving import KIND, RESULT, identity_of, read, write
 from torchviz_cnn.surveys.shortcuts import summaries
 from torchviz_cnn.topk.reading import checked_workers, read_batches, usual_workers
@@ -125,7 +125,7 @@ def survey(
     place = None if out is None else checks.path("out", out)
     source = ImageSource(photos, preprocess or (net.preprocess if isinstance(net, Network) else None))
     if place is not None:
-        _require_apart(place, root_of(source))
+        source.require_apart(place)
     workers = checked_workers(workers, usual_workers() if isinstance(source.dataset, PhotoFolder) else 0)
     objects = None if masks is None else Masks(masks, AllImages(photos, net), mask_values)
     explainer = Explainer(net, method, layer, output)
@@ -167,7 +167,7 @@ def _started(
     settings = Settings(
         network=net.name if isinstance(net, Network) else type(net).__name__,
         weights=model_checksum(module_of(net)),
-        folder=root_of(source),
+        folder=source.root,
         method=explainer.method,
         method_title=all_methods()[explainer.method].title,
         layer=explainer.layer if isinstance(explainer.layer, str) else None,
@@ -182,13 +182,6 @@ def _started(
         settings,
         tuple(category_name(named, index) for index in range(outputs)),
     )
-
-
-def _require_apart(out: Path, root: str | None) -> None:
-    """Raise InputError for results among the photos, which the next run would take for photos."""
-    place = Path(os.path.abspath(out)).resolve()
-    if root is not None and Path(root).resolve() in (place, *place.parents):
-        raise InputError(f"out={str(out)!r} lies among the photos in {root}: results go to a folder beside them")
 
 
 def _first(model: torch.nn.Module, source: ImageSource) -> tuple[Tensor, int | None]:
@@ -222,10 +215,10 @@ def _classes(net: Model, source: ImageSource, truth: Truth, outputs: int, label:
         return Classes(), Matches({}, _without_labels(source))
     if not source.categories:
         return Classes(of_labels={}, outputs=outputs), Matches({}, "labels are those of the dataset, by index")
-    hint = f"the labels are {'folders of the photos' if root_of(source) else 'classes of the dataset'}; {_NO_LABELS}"
+    hint = f"the labels are {'folders of the photos' if source.root else 'classes of the dataset'}; {_NO_LABELS}"
     matches = matched(net, source.categories, outputs, hint)
     of_labels = {place: matches.known[name] for place, name in enumerate(source.categories)}
-    where = "the folders' names" if root_of(source) else "the dataset's classes"
+    where = "the folders' names" if source.root else "the dataset's classes"
     return Classes(of_labels=of_labels), matches._replace(how=f"labels are {where}: {matches.how}")
 
 

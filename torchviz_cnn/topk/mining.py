@@ -123,6 +123,7 @@ def top_activations(
             probed = probe(module, source, layers, relevance)
             folder, state = None, RunState.new(probed, k + _SPARE if exact else k, relevance is not None)
             if out is not None:
+                source.require_apart(out)
                 # The first rank alone writes; what it refuses ends all of them.
                 identity = _identity(module, source, probed, k, exact, relevance) if ranks.first else {}
                 folder = ranks.once(lambda: ResultFolder.open(out, KIND, identity, resume=resume))
