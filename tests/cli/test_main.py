@@ -128,6 +128,11 @@ def test_what_cannot_be_meant_is_told_before_the_network_runs(
         ("layer_names(model) lists them", "torchviz-cnn layers lists them"),
         ("torchviz_cnn.model_names() lists them", "torchviz-cnn layers --models lists them"),
         ("score='log_probability' explains", "--score log_probability explains"),
+        ("truth='none' takes the photos", "--truth none takes the photos"),
+        ("the order is by activation: by='relevance'", "the order is by activation: --by relevance"),
+        ("out='a/b c' lies among the photos", "--out 'a/b c' lies among the photos"),
+        ("mask_values say which, as mask_values=(1,)", "--mask-values say which, as --mask-values 1"),
+        ("2 could not be read (skipped lists what is left out); x", "2 could not be read; x"),
         ("or use batch_size=1", "or use --batch-size 1"),
         ("not (B, D); output= chooses a part", "not (B, D); --output chooses a part"),
         (

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import torchviz_cnn as tvc
 from tests import networks
 from tests.conftest import unchanged
-from torchviz_cnn.core.errors import InputError, LayerError
+from torchviz_cnn.core.errors import InputError, LayerError, NotFiniteError
 
 
 def cosine(one: Tensor, other: Tensor) -> float:
@@ -120,6 +120,17 @@ def test_what_cannot_work_is_said(
 ) -> None:
     with pytest.raises(error, match=words):
         tvc.similar_channels(networks.vgg_like(), layer, channel, **options)
+
+
+def test_weights_that_are_not_numbers_are_named_and_never_the_most_similar() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3))
+    with torch.no_grad():
+        model[0].weight[3, 0, 0, 0] = torch.nan
+    alike = tvc.similar_channels(model, "0", 2)
+    assert sorted(alike.channels) == [0, 1, 4, 5]
+    assert bool(alike.cosines.isfinite().all())
+    with pytest.raises(NotFiniteError, match="the weights of channel 3 of layer '0' hold NaN or infinity"):
+        tvc.similar_channels(model, "0", 3)
 
 
 def test_a_depthwise_convolution_has_no_weights_to_compare() -> None:

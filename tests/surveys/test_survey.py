@@ -334,6 +334,9 @@ def test_evidence_on_objects_is_that_of_the_metric(tmp_path: Path) -> None:
     assert result.inside is not None
     np.testing.assert_allclose(result.inside, measured.values, rtol=1e-4, equal_nan=True)
     assert np.isfinite(result.inside).sum() >= 2
+    known = result.inside[np.isfinite(result.inside)]
+    said = f"{known.mean():.0%} of the evidence lies on the object, as a mean over {len(known)} of 6 photos; the others"
+    assert said in str(result)
     for other in (tmp_path / "none", tmp_path / "blank"):
         other.mkdir()
         Image.new("L", (80, 60)).save(other / ("999.png" if other.name == "none" else "000.png"))

@@ -25,7 +25,7 @@ from torchviz_cnn.core.errors import TorchvizError, TorchvizWarning, did_you_mea
 
 _OPTIONS = (
     *("other_activations", "score", "method", "layer", "target", "output"),
-    *("geometry", "k", "batch_size", "steps", "stride"),
+    *("geometry", "k", "batch_size", "steps", "stride", "truth", "by"),
 )
 _WORDS = (
     (r"layer_names\(model[^)]*\) lists", "torchviz-cnn layers lists"),
@@ -42,7 +42,11 @@ _WORDS = (
     (r"pass geometry='crop', .* give the method a Network", "give its Network a Preprocess"),
     (r"^(window|bands) (is|are)\b", r"--\1 \2"),
     (r"; name a layer\b", "; name one with --layer"),
-    (r" \((max_pixels|skipped lists them)\)", ""),
+    (r"\bout=('[^']+')", r"--out \1"),
+    (r"^mask_values say\b", "--mask-values say"),
+    (r"\bas mask_values=\((\d+),\)", r"as --mask-values \1"),
+    (r"\(resume\)", "(--resume)"),
+    (r" \((max_pixels|skipped lists (them|what is left out))\)", ""),
 )
 """What messages say to someone who writes Python, and what to say instead to someone at the command line."""
 

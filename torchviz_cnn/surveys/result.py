@@ -248,6 +248,17 @@ class Survey:
         """A sentence for each class that seems to rely on a border or a corner."""
         return tuple(one.caution for one in self.classes if one.caution is not None)
 
+    @property
+    def about_objects(self) -> str:
+        """Of how many photos the share on the object is known, in a sentence; empty without masks."""
+        if self.inside is None:
+            return ""
+        known, photos = self.inside[~np.isnan(self.inside)], counted(len(self), "photo")
+        if not len(known):
+            return f"no share of the evidence on the object is known of {photos}: no mask fits, or no evidence is there"
+        rest = "; the others have no mask that fits, or no evidence" if len(known) < len(self) else ""
+        return f"{known.mean():.0%} of the evidence lies on the object, as a mean over {len(known)} of {photos}{rest}"
+
     @cached_property
     def _places(self) -> Mapping[str, int]:
         return {name: index for index, name in enumerate(self.names)}
@@ -317,6 +328,7 @@ class Survey:
             )
         else:
             lines.append(f"  {self.settings.labels}")
+        lines += [f"  {self.about_objects}"] if self.about_objects else []
         for one in self.confusions[:_PAIRS]:
             true, predicted = self.categories[one.true], self.categories[one.predicted]
             lines.append(f"  {counted(one.count, 'photo')} of {true} predicted as {predicted}")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, LayerError, counted
+from torchviz_cnn.core.errors import InputError, LayerError, NotFiniteError, counted
 from torchviz_cnn.core.names import LayerName, named_layers, one_call, resolve, unwrap
 from torchviz_cnn.hooks.inputs import Given, Input, LayoutName, prepared
 from torchviz_cnn.hooks.manager import HookManager
@@ -72,11 +72,12 @@ def similar_channels(
         layout: by `activations`, how the layer's tensor is read, as for `grad_cam`.
 
     Returns:
-        SimilarChannels. Channels without a direction, all of whose weights or activations are zero, are not among them.
+        SimilarChannels. Channels whose weights or activations are all zero, or not all finite, are not among them.
 
     Raises:
         LayerError: for a layer that does not exist or has no weights, and one whose channels share no inputs.
         InputError: for a channel that the layer does not have or that has no direction, and without images.
+        NotFiniteError: for a channel whose weights or activations hold NaN or infinity.
 
     >>> model = nn.Sequential(nn.Conv2d(1, 3, 1, bias=False))
     >>> _ = model[0].weight.data.copy_(torch.tensor([1.0, 2.0, -1.0]).view(3, 1, 1, 1))
@@ -101,6 +102,8 @@ def similar_channels(
                 name = one_call(given.model, layer)
                 vectors, place = _mean_activations(given, name), 0
             _require_channel(name, channel, len(vectors))
+        if not bool(vectors[channel - place].isfinite().all()):
+            raise NotFiniteError(f"the {by} of channel {channel} of layer {name!r} hold NaN or infinity")
         unit_vectors = directions(vectors)
         if not bool(unit_vectors[channel - place].any()):
             why = "all its weights are zero" if by == "weights" else "it gives nothing but zero on these images"
@@ -110,7 +113,8 @@ def similar_channels(
 
 
 def directions(vectors: Tensor) -> Tensor:
-    """Vectors (..., m) of length 1; zeros stay zeros."""
+    """Vectors (..., m) of length 1; zeros stay zeros, and what holds NaN or infinity becomes zeros."""
+    vectors = torch.where(vectors.isfinite().all(-1, keepdim=True), vectors, 0)
     return F.normalize(vectors, dim=-1, eps=torch.finfo(vectors.dtype).tiny)
 
 

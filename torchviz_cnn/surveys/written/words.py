@@ -110,7 +110,11 @@ def glossary(survey: Survey) -> list[tuple[str, str]]:
     ]
     if survey.inside is not None:
         rows.append(
-            ("Object share", "The share of the evidence that lies on the mask of the object. The rest lies elsewhere.")
+            (
+                "Object share",
+                "The share of the evidence that lies on the mask of the object. The rest lies elsewhere. In this "
+                f"folder, {survey.about_objects}.",
+            )
         )
     rows += [
         (
