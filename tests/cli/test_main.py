@@ -133,6 +133,10 @@ def test_what_cannot_be_meant_is_told_before_the_network_runs(
         ("out='a/b c' lies among the photos", "--out 'a/b c' lies among the photos"),
         ("mask_values say which, as mask_values=(1,)", "--mask-values say which, as --mask-values 1"),
         ("2 could not be read (skipped lists what is left out); x", "2 could not be read; x"),
+        (
+            "the names of both classes: load it with labels=['the class of 0', 'the class of 1']",
+            "the names of both classes: --labels FILE has a line for each, that of 0 first",
+        ),
         ("or use batch_size=1", "or use --batch-size 1"),
         ("not (B, D); output= chooses a part", "not (B, D); --output chooses a part"),
         (

@@ -96,6 +96,19 @@ def test_a_folder_has_all_that_is_measured(tmp_path: Path) -> None:
             assert np.abs(own - drawn).max() <= 2
 
 
+def test_pictures_are_called_as_their_photos(tmp_path: Path) -> None:
+    """Two folders have photos of one name; two paths that make one name get a number."""
+    for name in ("disc/1.png", "stripes/1.png", "stripes_1.png/a.png", "stripes/1.png_a.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (len(name), 90, 200)).save(tmp_path / "photos" / name)
+    result = tvc.survey(network(), tmp_path / "photos", truth="none", k=4, workers=0, out=tmp_path / "out")
+    files = {shown.name: shown.files["predicted"] for shown in result.shown}
+    assert files["disc/1.png"] == "heatmaps/disc_1_predicted.png"
+    assert files["stripes/1.png"] == "heatmaps/stripes_1_predicted.png"
+    assert len(set(files.values())) == 4
+    assert all((tmp_path / "out" / file).is_file() for file in files.values())
+
+
 def test_a_loaded_survey_is_what_was_written(tmp_path: Path) -> None:
     net, folder = network(), photos(tmp_path / "photos", 12)
     (folder / "disc" / "broken.png").write_bytes(b"no picture")

@@ -46,6 +46,7 @@ _WORDS = (
     (r"^mask_values say\b", "--mask-values say"),
     (r"\bas mask_values=\((\d+),\)", r"as --mask-values \1"),
     (r"\(resume\)", "(--resume)"),
+    (r"\bload it with labels=\['the class of 0', .*\]", "--labels FILE has a line for each, that of 0 first"),
     (r" \((max_pixels|skipped lists (them|what is left out))\)", ""),
 )
 """What messages say to someone who writes Python, and what to say instead to someone at the command line."""

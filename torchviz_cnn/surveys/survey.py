@@ -351,12 +351,13 @@ def _shown(
         maps |= {
             place: (values, tuple(x.shape[2:])) for place, values in zip(some, explained.maps.numpy(), strict=True)
         }
-    stems = files.file_names([Path(names[place]) for place in reasons])
+    flat = {place: Path(str(place), names[place].replace("/", "_")) for place in reasons}  # cat/1.jpg makes cat_1
+    stems = files.file_names(flat.values())
     several = []
     for place, why in reasons.items():
         values, input_size = maps[place]
         size, box = run.source.frame(int(places[place]), input_size)
-        stem = f"heatmaps/{stems[Path(names[place])]}"
+        stem = f"heatmaps/{stems[flat[place]]}"
         pictures = {"predicted": f"{stem}_predicted.png"} | ({} if true is None else {"true": f"{stem}_true.png"})
         photo = ShownPhoto(
             index=place,
