@@ -109,6 +109,17 @@ def test_pictures_are_called_as_their_photos(tmp_path: Path) -> None:
     assert all((tmp_path / "out" / file).is_file() for file in files.values())
 
 
+def test_without_its_photos_a_survey_is_read_and_not_saved(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", 3)
+    tvc.survey(network(), folder, workers=0, k=2, out=tmp_path / "out")
+    shutil.rmtree(folder)
+    loaded = tvc.Survey.load(tmp_path / "out")
+    assert len(loaded) == 3
+    with pytest.raises(InputError, match="the photos are needed"):
+        loaded.save(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
 def test_a_loaded_survey_is_what_was_written(tmp_path: Path) -> None:
     net, folder = network(), photos(tmp_path / "photos", 12)
     (folder / "disc" / "broken.png").write_bytes(b"no picture")

@@ -26,6 +26,7 @@ from torchviz_cnn.core.errors import (
     TargetError,
 )
 from torchviz_cnn.surveys.result import GRID, REGIONS
+from torchviz_cnn.surveys.written.words import facts
 
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -234,7 +235,9 @@ def test_why_there_are_no_labels_is_said(tmp_path: Path) -> None:
     photos(folder, 1, ())
     result = tvc.survey(network(), folder, workers=0, k=2)
     assert not result.labelled
-    assert "no photo has a label, as 1 of 7 lies in no folder of a class: '000.png'" in str(result)
+    why = "no photo has a label, as 1 of 7 lies in no folder of a class: '000.png'"
+    assert why in str(result)
+    assert why in facts(result)
     flat = tvc.survey(network(), photos(tmp_path / "flat", 2, ()), workers=0, k=2)
     assert "the photos have no labels: they are not in a folder for each class" in str(flat)
     items = [(torch.rand(3, 32, 32), label) for label in (None, 1)]

@@ -273,7 +273,7 @@ class Survey:
         """Read a photo, upright and in RGB. Raises InputError where the photos are not there."""
         self.place(name)
         if self.source is None:
-            raise InputError("the photos are needed, as they were for this survey: pass dataset= to Survey.load")
+            raise InputError(_NO_PHOTOS)
         known: dict[str, int] = self._in_source
         return self.source.view(known[name]).photo
 
@@ -288,10 +288,12 @@ class Survey:
         The folder gets `predictions.csv`, `classes.csv`, `confusions.csv`, `heatmaps/` with a picture for each photo
         shown and class, the page `index.html`, `samples.json` for FiftyOne and `boxes.json` for COCO (of photos that
         are files), all arrays in `survey.safetensors`, and last `manifest.json`. Raises OutputError for a folder of
-        something else.
+        something else, and InputError, before anything is written, where the photos are not there.
         """
         from torchviz_cnn.surveys import saving
 
+        if self.source is None:
+            raise InputError(_NO_PHOTOS)
         folder = ResultFolder.open(path, saving.KIND, saving.identity_of(self.settings, photos=len(self)))
         saving.write(self, folder)
         return folder.path
@@ -345,6 +347,7 @@ class Survey:
         return f"Survey({self.settings.network}: {', '.join(facts)})"
 
 
+_NO_PHOTOS = "the photos are needed, as they were for this survey: pass dataset= to Survey.load"
 _LISTED, _PAIRS = 30, 10
 """Classes in a notebook's table, and pairs of classes in the text."""
 

@@ -42,7 +42,7 @@ def facts(survey: Survey) -> list[str]:
     if survey.calibration is not None:
         said.append(over_confidence(survey))
     if not survey.labelled:
-        said.append("no labels")
+        said.append(settings.labels)
     return [shown_text(one) for one in said]
 
 
