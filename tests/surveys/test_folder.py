@@ -109,6 +109,16 @@ def test_pictures_are_called_as_their_photos(tmp_path: Path) -> None:
     assert all((tmp_path / "out" / file).is_file() for file in files.values())
 
 
+@pytest.mark.parametrize("name", ["index.html", "survey.safetensors", "predictions.csv"])
+def test_a_file_that_was_deleted_is_made_again(name: str, tmp_path: Path) -> None:
+    net, folder = network(), photos(tmp_path / "photos", 5)
+    tvc.survey(net, folder, workers=0, k=2, out=tmp_path / "out")
+    before = contents(tmp_path / "out")
+    (tmp_path / "out" / name).unlink()
+    tvc.survey(net, folder, workers=0, k=2, out=tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+
+
 def test_without_its_photos_a_survey_is_read_and_not_saved(tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", 3)
     tvc.survey(network(), folder, workers=0, k=2, out=tmp_path / "out")

@@ -308,8 +308,9 @@ def _earlier(folder: ResultFolder | None) -> Survey | State | None:
 
 
 def _written(result: Survey, folder: ResultFolder) -> None:
-    """Write what is not there yet; what the pass kept is then not needed any more."""
-    if not folder.manifest["progress"].get("finished"):
+    """Write what is not there, or not any more; what the pass kept is then not needed."""
+    progress = folder.manifest["progress"]
+    if not progress.get("finished") or not all((folder.path / name).is_file() for name in progress.get("files", ())):
         write(result, folder)
     folder.file(STATE).unlink(missing_ok=True)
 
