@@ -205,6 +205,19 @@ def test_labels_come_from_folders_files_and_datasets(tmp_path: Path) -> None:
     assert tensors.settings.folder is None
 
 
+def test_photos_in_a_list_are_called_by_their_paths(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", 6)
+    files = sorted(folder.rglob("*.png"))
+    result = tvc.survey(network(), files, truth="folders", k=2, out=tmp_path / "out")
+    assert result.names == tuple(map(str, files))
+    np.testing.assert_allclose(result.border, tvc.survey(network(), folder, k=2, workers=0).border, **CLOSE)
+    pairs = tvc.survey(network(), [(str(file), 1) for file in files], k=2)
+    assert pairs.names == result.names
+    missing = [*files, tmp_path / "no.png"]
+    with pytest.warns(SkippedWarning, match="1 of 7 photos could not be read"):
+        assert list(tvc.survey(network(), missing, truth="none", k=2).skipped) == [str(tmp_path / "no.png")]
+
+
 def test_a_network_without_names_takes_folders_in_their_order(tmp_path: Path) -> None:
     """As torchvision's ImageFolder does, with which it was trained."""
     folder = photos(tmp_path / "photos", 6)

@@ -112,12 +112,16 @@ class ImageSource:
         return None
 
     def name(self, index: int) -> str:
-        """What an item is called: its file's path where it comes from one, else its number."""
+        """What an item is called: its file's path where it comes from one or is one, else its number."""
         owner, index = _owner(self.dataset, index)
         if isinstance(owner, PhotoFolder):
             return owner.names[index]
         file = _file(owner, index)
-        return str(file) if file is not None else f"image {index}"
+        if file is None and isinstance(owner, (list, tuple)):
+            item = owner[index]
+            photo = item[0] if isinstance(item, (list, tuple)) and item else item
+            file = str(photo) if isinstance(photo, (str, Path)) else None
+        return file if file is not None else f"image {index}"
 
     @property
     def root(self) -> str | None:

@@ -352,7 +352,9 @@ def _shown(
         maps |= {
             place: (values, tuple(x.shape[2:])) for place, values in zip(some, explained.maps.numpy(), strict=True)
         }
-    flat = {place: Path(str(place), names[place].replace("/", "_")) for place in reasons}  # cat/1.jpg makes cat_1
+    flat = {
+        place: Path(str(place), names[place].replace("/", "_")[-120:]) for place in reasons
+    }  # cat/1.jpg makes cat_1
     stems = files.file_names(flat.values())
     several = []
     for place, why in reasons.items():
