@@ -257,6 +257,27 @@ def test_why_there_are_no_labels_is_said(tmp_path: Path) -> None:
     assert "the dataset has no labels: image 0 has none" in str(tvc.survey(network().model, items, k=2))
 
 
+def test_random_weights_are_said(tmp_path: Path) -> None:
+    folder, trained = photos(tmp_path / "photos", 3), network()
+    untrained = tvc.Network(trained.model, PREPARE, CLASSES, "three", "random")
+    for net, is_random in ((trained, False), (untrained, True)):
+        result = tvc.survey(net, folder, workers=0, k=2)
+        assert ("the weights are random" in str(result)) == is_random
+        assert any("the weights are random" in fact for fact in facts(result)) == is_random
+
+
+def test_a_folder_in_parts_says_how_its_classes_are_taken(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        photos(tmp_path / "photos" / part, 3)
+    with pytest.raises(
+        TargetError, match=r"no class 'test'; .*, and truth='folders' takes the innermost folder of each$"
+    ):
+        tvc.survey(network(), tmp_path / "photos", workers=0)
+    result = tvc.survey(network(), tmp_path / "photos", truth="folders", workers=0, k=2)
+    assert result.true is not None
+    assert result.true.tolist() == [0, 1, 2, 0, 1, 2]
+
+
 def test_one_class_alone(tmp_path: Path) -> None:
     result = tvc.survey(network(), photos(tmp_path / "photos", 9, ("stripes",)), workers=0)
     own = next(one for one in result.classes if one.index == 2)

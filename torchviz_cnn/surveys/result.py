@@ -42,6 +42,7 @@ AREAS = (0.04, 0.04, 0.04, 0.04, 0.1, 0.1, 0.1, 0.1)
 """The share of each of `REGIONS` in the area: what a map that is the same everywhere has there."""
 BORDER_AREA = 0.36
 """The share of the outer tenth along all four sides in the area."""
+RANDOM = "the weights are random: predictions and heatmaps say nothing of a trained network"
 CORNER_AREA = 0.16
 """The share of the four corners in the area."""
 
@@ -165,6 +166,8 @@ class Settings:
     seed: int
     k: int
     """How many photos are shown of each kind."""
+    random: bool = False
+    """Whether the network's weights are known to be random."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -321,6 +324,7 @@ class Survey:
 
     def __str__(self) -> str:
         lines = [repr(self)]
+        lines += [f"  {RANDOM}"] if self.settings.random else []
         lines += [f"  caution: {sentence}" for sentence in self.cautions]
         if self.calibration is not None:
             mean = float(self.confidence.mean())

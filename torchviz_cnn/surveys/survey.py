@@ -172,6 +172,7 @@ def _started(
         method_title=all_methods()[explainer.method].title,
         layer=explainer.layer if isinstance(explainer.layer, str) else None,
         preparation=preparation(prepare) if isinstance(prepare, Preprocess) else source.preparation(),
+        random=isinstance(net, Network) and net.weights == "random",
         guessed=isinstance(net, Network) and net.guessed,
         labels=matches.how,
         seed=seed,
@@ -216,6 +217,8 @@ def _classes(net: Model, source: ImageSource, truth: Truth, outputs: int, label:
     if not source.categories:
         return Classes(of_labels={}, outputs=outputs), Matches({}, "labels are those of the dataset, by index")
     hint = f"the labels are {'folders of the photos' if source.root else 'classes of the dataset'}; {_NO_LABELS}"
+    if isinstance(source.dataset, PhotoFolder) and any(name.count("/") > 1 for name in source.dataset.names):
+        hint += ", and truth='folders' takes the innermost folder of each"
     matches = matched(net, source.categories, outputs, hint)
     of_labels = {place: matches.known[name] for place, name in enumerate(source.categories)}
     where = "the folders' names" if source.root else "the dataset's classes"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torchviz_cnn.attribution.methods import all_methods
 from torchviz_cnn.core.errors import counted
-from torchviz_cnn.surveys.result import BORDER_AREA, CORNER_AREA
+from torchviz_cnn.surveys.result import BORDER_AREA, CORNER_AREA, RANDOM
 from torchviz_cnn.surveys.written.content import shown_text
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def facts(survey: Survey) -> list[str]:
     """What else the first line says: the method, the folder, what was left out."""
     settings = survey.settings
     where = f" at {settings.layer}" if settings.layer else ""
-    said = [f"heatmaps by {settings.method_title}{where}"]
+    said = [RANDOM] if settings.random else []
+    said += [f"heatmaps by {settings.method_title}{where}"]
     if settings.folder:
         said.append(f"folder {Path(settings.folder).name}")
     if survey.calibration is not None:
