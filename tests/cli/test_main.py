@@ -153,6 +153,15 @@ def test_messages_name_options_not_python(python: str, words: str) -> None:
     assert _in_options(python) == words
 
 
+def test_no_option_is_advised_that_the_command_does_not_have(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "maps.py").write_text("from torch import nn\n\ndef net():\n    return nn.Conv2d(3, 2, 3)\n")
+    for command, photos in (("cam", "photo.png"), ("survey", ".")):
+        assert main([command, photos, "--model", "maps:net", *PREPARED, "--out", str(here.parent / command)]) == 2
+        said = capsys.readouterr().err
+        assert "--output chooses a part of it" in said
+        assert ("--target" in said) == (command == "cam")
+
+
 def test_interrupting_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["layers", "--model", "clinet:interrupts"]) == 130
     assert capsys.readouterr().err == "torchviz-cnn: interrupted\n"

@@ -11,7 +11,7 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -117,7 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.traceback:
             raise
         kind = "" if isinstance(error, TorchvizError) else f"{type(error).__name__}: "
-        print(f"{parser.prog}: error: {kind}{_in_options(error)}", file=sys.stderr)
+        text = _for_command(_in_options(error), parser.commands[args.command]._option_string_actions)
+        print(f"{parser.prog}: error: {kind}{text}", file=sys.stderr)
         return 2
     return int(bool(args.skipped))
 
@@ -189,3 +190,15 @@ def _in_options(message: object) -> str:
     for python, words in _WORDS:
         text = re.sub(python, words, text)
     return text
+
+
+def _for_command(text: str, options: Iterable[str]) -> str:
+    """A message without what it advises of options that the command does not have.
+
+    >>> _for_command("no scores; --output chooses a part, and --target makes numbers", ["--output"])
+    'no scores; --output chooses a part'
+    """
+    first, *rest = re.split(r"(?=; |, and --)", text)
+    known = set(options)
+    own = (part for part in rest if "torchviz-cnn " in part or known.issuperset(re.findall(r"--[a-z][\w-]*", part)))
+    return first + "".join(own)
