@@ -93,13 +93,18 @@ def test_what_is_refused_is_one_line(
     (film / "mixed").mkdir()
     (film / "mixed" / "1.png").write_bytes((film / "frames" / "1.png").read_bytes())
     Image.new("RGB", (9, 9)).save("mixed/2.png")
-    before = {path: path.read_bytes() for path in film.rglob("*") if path.is_file()}
+    before = files_below(film)
     assert main(["cam", *arguments, *NET]) == 2
     error = capfd.readouterr().err
     assert error.count("\n") == 1
     assert words in error
-    kept = {path: path.read_bytes() for path in film.rglob("*") if path.is_file() and path.name != "made.jsonl"}
-    assert kept == before
+    assert files_below(film) == before
+
+
+def files_below(folder: Path) -> dict[Path, bytes]:
+    """What a command might have written; what Python keeps of the network's module, and its log of models, aside."""
+    files = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return {path: path.read_bytes() for path in files if path.name != "made.jsonl"}
 
 
 def test_the_overlay_of_a_listing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
