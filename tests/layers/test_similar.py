@@ -123,9 +123,10 @@ def test_what_cannot_work_is_said(
 
 
 def test_weights_that_are_not_numbers_are_named_and_never_the_most_similar() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 6, 3))
+    first = nn.Conv2d(3, 6, 3)
     with torch.no_grad():
-        model[0].weight[3, 0, 0, 0] = torch.nan
+        first.weight[3, 0, 0, 0] = torch.nan
+    model = nn.Sequential(first)
     alike = tvc.similar_channels(model, "0", 2)
     assert sorted(alike.channels) == [0, 1, 4, 5]
     assert bool(alike.cosines.isfinite().all())

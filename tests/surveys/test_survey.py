@@ -313,7 +313,7 @@ def test_the_photo_that_a_network_fails_at_is_named_and_the_folder_is_free(tmp_p
         tvc.survey(net, [(one, 7 if place == 3 else 1) for place, one in enumerate(x)], **options)
     with pytest.raises(InputError, match=r"^image 3: the input has 3,072 values that are NaN or infinite$"):
         tvc.survey(net, [one * torch.nan if place == 3 else one for place, one in enumerate(x)], **options)
-    fails = nn.Sequential(_NaNOfLargeInputs(), *net)
+    fails = nn.Sequential(_NaNOfLargeInputs(), net)
     with pytest.raises(NotFiniteError, match=r"^image 3: the model gives NaN: some of its weights"):
         tvc.survey(fails, [one * 100 if place == 3 else one for place, one in enumerate(x)], **options)
     assert len(tvc.survey(net, x, **options)) == 5
