@@ -109,3 +109,9 @@ def test_what_is_wrong_with_all_labels_alike_is_said_once() -> None:
     net = Network(nn.Conv2d(3, 10, 1), Preprocess((8, 8), resize=8), None, "pets")
     with pytest.raises(TargetError, match=r"^the class names of pets are not known: [^;]*$"):
         classes_of(net, NAMES, ["cat", "dog", "cow"])
+
+
+def test_columns_that_are_swapped_are_named(tmp_path: Path) -> None:
+    (tmp_path / "truth.csv").write_text("label,filename\ncat,cat/1.jpg\n")
+    with pytest.raises(InputError, match=r"its columns are label,filename, and the file comes before its class$"):
+        classes_of(NET, NAMES, tmp_path / "truth.csv")

@@ -225,8 +225,11 @@ def read_classes(path: str | os.PathLike[str]) -> dict[str, str]:
                 f"{path}, line {line}: {_short(','.join(row))!r} has {counted(len(row), 'column')}; a line is a file "
                 f"and its class with one comma between them, as photo.jpg,cat{_other_separator(row)}"
             )
-    if rows and [cell.strip().casefold() in words for cell, words in zip(rows[0][1], _HEAD, strict=True)] == [True] * 2:
+    head = [cell.strip().casefold() for cell in rows[0][1]] if rows else ["", ""]
+    if head[0] in _HEAD[0] and head[1] in _HEAD[1]:
         rows = rows[1:]
+    elif head[1] in _HEAD[0] and head[0] in _HEAD[1]:
+        raise InputError(f"{path}: its columns are {','.join(head)}, and the file comes before its class")
     if not rows:
         raise InputError(f"{path} has no classes: it needs lines of file,class")
     classes: dict[str, str] = {}
