@@ -151,3 +151,16 @@ def test_what_cannot_work_is_said(
 ) -> None:
     with pytest.raises(error, match=words):
         tvc.channel_heatmap(networks.vgg_like(), networks.images(1), layer, channel, **options)
+
+
+@pytest.mark.filterwarnings("ignore::torchviz_cnn.EmptyMapWarning")
+def test_all_channels_add_up_to_what_the_guide_says() -> None:
+    model, x, layer = networks.vgg_like(), networks.images(2), "features.8"
+    count = tvc.capture(model, x, layer)[layer].shape[1]
+    for at, expected in (
+        ("layer", tvc.hires_cam(model, x, layer, 1, relu=False).values),
+        ("input", tvc.input_x_gradient(model, x, 1).gradients.sum(1)),
+    ):
+        heats = [tvc.channel_heatmap(model, x, layer, channel, 1, at=at) for channel in range(count)]  # type: ignore[arg-type]
+        total = torch.stack([heat.values for heat in heats]).sum(0)
+        torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-6)

@@ -40,7 +40,8 @@ def channel_heatmap(
     the channel's relevance, by which `top_activations(..., by="relevance")` orders, and the maps of all channels add up
     to HiResCAM. At the `input` that gradient is sent on, through this channel alone, to the pixels, and multiplied by
     the input: the maps of all channels add up to the `gradients` of `input_x_gradient`, summed over the colours, where
-    the score depends on the input through this layer alone. This is relevance propagation by its basic rule (LRP-0), and as noisy as gradients are.
+    the score depends on the input through this layer alone. This is relevance propagation by its basic rule (LRP-0),
+    and as noisy as gradients are.
 
     Args:
         model, x: as for `grad_cam`.
