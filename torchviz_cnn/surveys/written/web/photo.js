@@ -174,4 +174,5 @@ photoDialog.addEventListener("keydown", (event) => {
   if (!step || event.altKey || event.ctrlKey || event.metaKey || event.target.type === "radio") return;
   event.preventDefault();
   photoDialog.querySelector(`[data-step="${step}"]`).click();
+  follow(); // at once: the next key may come before the browser tells of the new address
 });
