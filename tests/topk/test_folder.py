@@ -258,7 +258,7 @@ def test_the_command_writes_pages_and_statistics(tmp_path: Path, capsys: pytest.
         "manifest.json",
         "pages/00_conv1.png",
         "pages/01_relu3.png",
-            "pages/channels.json",
+        "pages/channels.json",
         "results.safetensors",
         "state.safetensors",
         "statistics.png",
