@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,9 @@ def striped(count: int, square: bool) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-def trained(images: Tensor, labels: Tensor) -> nn.Sequential:
+@cache
+def trained(square: bool) -> nn.Sequential:
+    images, labels = striped(256, square)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers: list[nn.Module] = []
@@ -96,7 +99,7 @@ def trained(images: Tensor, labels: Tensor) -> nn.Sequential:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["grad_cam", "competitive_cam", "hires_cam"])
 def test_a_planted_square_is_named_and_honest_stripes_are_not(method: str) -> None:
-    model = trained(*striped(256, square=True))
+    model = trained(square=True)
     images, labels = striped(60, square=True)
     result = tvc.survey(model, images, truth=labels.tolist(), method=method)
     assert result.accuracy == 1
@@ -104,7 +107,7 @@ def test_a_planted_square_is_named_and_honest_stripes_are_not(method: str) -> No
     assert "class 0" in caution
     assert "bottom right corner" in caution
     assert sum("border evidence" in shown.reasons for shown in result.shown) == 12
-    honest = trained(*striped(256, square=False))
+    honest = trained(square=False)
     images, labels = striped(60, square=False)
     result = tvc.survey(honest, images, truth=labels.tolist(), method=method)
     assert result.accuracy == 1
