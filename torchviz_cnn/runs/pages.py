@@ -16,7 +16,8 @@ _ROOM = "torchviz_cnn.runs"
 def offline_page(template: str, style: str, script: str, **fields: Any) -> str:
     """The HTML of a page that loads nothing from other machines.
 
-    The template is jinja2's and has places for `policy`, `style` and `script`; `fields` fill the others.
+    The template is jinja2's and has places for `policy`, `style` and `script`; `fields` fill the others. It may include
+    `provenance.html`, which pages share.
     """
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
@@ -36,11 +37,6 @@ def joined(shared: Sequence[str], room: str, own: Sequence[str]) -> str:
     return "\n".join(parts)
 
 
-def base_style() -> str:
-    """The style that pages have in common: colours in light and dark, letters, the head of the page."""
-    return part(_ROOM, "base.css")
-
-
 def script_json(data: Any) -> str:
     """JSON that may stand inside a script element: no `<` can end it or open a comment."""
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
@@ -49,9 +45,15 @@ def script_json(data: Any) -> str:
 
 @lru_cache(maxsize=8)
 def _compiled(template: str) -> Any:
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import DictLoader, Environment, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=DictLoader({"provenance.html": part(_ROOM, "provenance.html")}),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     return environment.from_string(template)
 
 

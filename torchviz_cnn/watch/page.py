@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
 import torch.nn.functional as F
@@ -14,11 +13,12 @@ from torch import Tensor
 from torchviz_cnn.attribution.methods import methods_of
 from torchviz_cnn.core.errors import counted
 from torchviz_cnn.runs.folder import versions
-from torchviz_cnn.runs.pages import base_style, offline_page, script_json
+from torchviz_cnn.runs.pages import joined, offline_page, part, script_json
 from torchviz_cnn.watch.checkpoint import Checkpoint, peaks, shown_loss
 from torchviz_cnn.watch.photos import DENSEST, TINT
 from torchviz_cnn.watch.subject import Subject
 
+_ROOM = "torchviz_cnn.watch"
 MAP_SIDE = 32
 """Heatmaps stand on the page with at most as many values a side; the files have all."""
 _CHART = (220.0, 64.0)
@@ -55,12 +55,8 @@ def html(subject: Subject, kept: Sequence[Checkpoint], layer: str | None) -> str
         "data": script_json(drawn),
         "places": script_json(_places(kept)),
     }
-    style = f"{base_style()}\n{_part('watch.css')}"
-    return offline_page(_part("watch.html"), style, _part("watch.js"), **fields)
-
-
-def _part(name: str) -> str:
-    return files("torchviz_cnn.watch").joinpath("web", name).read_text(encoding="utf-8").strip()
+    style = joined(["base.css"], _ROOM, ["watch.css"])
+    return offline_page(part(_ROOM, "watch.html"), style, part(_ROOM, "watch.js"), **fields)
 
 
 def _photo(subject: Subject, kept: Sequence[Checkpoint], place: int) -> dict[str, Any]:
