@@ -55,9 +55,9 @@ from torchviz_cnn.layers.capture import Activations, capture
 from torchviz_cnn.layers.defaults import layer_names
 from torchviz_cnn.layers.describe import Description, describe
 from torchviz_cnn.layers.units.similar import SimilarChannels, similar_channels
+from torchviz_cnn.media.datasets.photo_folder import PhotoFolder
 from torchviz_cnn.media.figures import panel
 from torchviz_cnn.media.images import Preprocess, read_image
-from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.models import load_keras_weights, load_model, model_names
 from torchviz_cnn.page.report import Report, report
 from torchviz_cnn.scores import target_functions as targets

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import torchviz_cnn as tvc
 from benchmarks.settings import TINY, Options, Spec, has_demo
 from benchmarks.tasks import BY_HAND, OURS, Case, Contender, Task
-from torchviz_cnn.media.dataset import ImageSource
+from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.video import open_clip
 from torchviz_cnn.topk.reading import read_batches, usual_workers
 

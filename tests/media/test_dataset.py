@@ -14,7 +14,7 @@ from PIL import Image
 from tests.media.test_bands import pixels
 from torchviz_cnn.core.errors import ImageError, ImageWarning, InputError, SkippedWarning
 from torchviz_cnn.media import bands
-from torchviz_cnn.media.dataset import ImageSource
+from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.images import Preprocess
 
 PLAIN = Preprocess((6, 8), "stretch", mean=(0.0,) * 3, std=(1.0,) * 3)

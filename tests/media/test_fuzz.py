@@ -23,7 +23,7 @@ from PIL import Image
 
 from tests.conftest import within_limits
 from torchviz_cnn.core.errors import TorchvizError
-from torchviz_cnn.media.dataset import ImageSource
+from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.images import Preprocess, read_image, to_rgb
 from torchviz_cnn.media.origin import as_photo
 

@@ -15,7 +15,7 @@ import pytest
 from tests.surveys.generated import PREPARE, network, photos
 from tests.surveys.test_folder import contents
 from tests.topk.test_ranks import Together
-from torchviz_cnn.media.dataset import ImageSource
+from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.runs.ranks import Ranks
 from torchviz_cnn.surveys.maps import Explainer
 from torchviz_cnn.surveys.passes import Classes, Look, State, run_pass

@@ -460,7 +460,7 @@ def test_channels_last_changes_nothing() -> None:
 def test_memory_does_not_hold_the_dataset() -> None:
     """What is kept between batches is as large after many images as after few."""
     from torchviz_cnn.hooks.untouched import untouched
-    from torchviz_cnn.media.dataset import ImageSource
+    from torchviz_cnn.media.datasets.source import ImageSource
     from torchviz_cnn.runs.ranks import Ranks
     from torchviz_cnn.topk.passes import RunState, probe, run_pass
 

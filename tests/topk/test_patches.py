@@ -16,8 +16,8 @@ from tests import networks
 from torchviz_cnn.core.errors import InputError, LayerError
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.receptive_field import ReceptiveField, receptive_fields
-from torchviz_cnn.media.dataset import ImageSource, View
-from torchviz_cnn.media.photo_folder import PhotoFolder, preprocess_of_transform
+from torchviz_cnn.media.datasets.photo_folder import PhotoFolder, preprocess_of_transform
+from torchviz_cnn.media.datasets.source import ImageSource, View
 from torchviz_cnn.topk.patches import cut, field_on_input, on_photo, tile
 
 

@@ -21,7 +21,7 @@ import torchviz_cnn as tvc
 from tests import networks
 from tests.topk.test_folder import photos, same_files
 from torchviz_cnn.hooks.untouched import untouched
-from torchviz_cnn.media.dataset import ImageSource
+from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.runs.ranks import Ranks
 from torchviz_cnn.topk.exact import in_exact_order
 from torchviz_cnn.topk.passes import RunState, probe, run_pass

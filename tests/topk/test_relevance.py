@@ -22,7 +22,7 @@ from tests.topk.test_mining import assert_equal, assert_same
 from tests.topk.test_ranks import Together
 from torchviz_cnn.core.errors import InputError, ModelError, OutputError, SkippedWarning, TargetError
 from torchviz_cnn.hooks.untouched import untouched
-from torchviz_cnn.media.dataset import ImageSource
+from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.topk.exact import in_exact_order
 from torchviz_cnn.topk.passes import RunState, probe, run_pass
 from torchviz_cnn.topk.relevance.shares import Relevance

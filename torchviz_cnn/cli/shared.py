@@ -23,9 +23,9 @@ from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.layers.layout import CONVOLUTIONS
 from torchviz_cnn.media.bands import Pixels
+from torchviz_cnn.media.datasets.photo_folder import PhotoFolder
 from torchviz_cnn.media.images import Preprocess, preparation, read_stored
 from torchviz_cnn.media.origin import picture_of
-from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.models.catalogue import INSTALLED, default_model
 from torchviz_cnn.runs import files
 

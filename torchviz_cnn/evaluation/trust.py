@@ -30,8 +30,8 @@ from torchviz_cnn.evaluation.rows import CENTRE, Methods, Row, probed, rows_of
 from torchviz_cnn.evaluation.written.examples import examples_of
 from torchviz_cnn.hooks.inputs import Output, batch_of, prepared
 from torchviz_cnn.hooks.network import Model, Network, module_of
-from torchviz_cnn.media.dataset import ImageSource
-from torchviz_cnn.media.photo_folder import PhotoFolder
+from torchviz_cnn.media.datasets.photo_folder import PhotoFolder
+from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.scores.targets import predict
 

@@ -16,8 +16,8 @@ from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.calls import OF_FRAMES, SEVERAL_INPUTS
 from torchviz_cnn.hooks.network import Model, Network
 from torchviz_cnn.hooks.untouched import untouched
+from torchviz_cnn.media.datasets.photo_folder import preprocess_of_transform
 from torchviz_cnn.media.origin import Origin, Photo, inputs_and_pictures, is_photo
-from torchviz_cnn.media.photo_folder import preprocess_of_transform
 
 Input = Tensor | Photo | Sequence[Photo] | tuple[Any, ...] | Mapping[str, Any]
 """What every function takes as its `x`: a batch (B, C, H, W) on the model's scale or, with a Network, photos. Class

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from torch import nn
 
 from torchviz_cnn.core.errors import ModelError, TargetError, counted, did_you_mean, kind_of
+from torchviz_cnn.media.datasets.photo_folder import preprocess_of_transform
 from torchviz_cnn.media.images import Preprocess
-from torchviz_cnn.media.photo_folder import preprocess_of_transform
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,9 +18,9 @@ import numpy as np
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import ImageError, InputError, OutputError, counted, kind_of
 from torchviz_cnn.core.opencv import opencv
+from torchviz_cnn.media.datasets.photo_folder import PhotoFolder
 from torchviz_cnn.media.images import require_file
 from torchviz_cnn.media.origin import Photo, as_photo
-from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.media.render import Array
 
 Source = str | os.PathLike[str] | int | Sequence[Photo]

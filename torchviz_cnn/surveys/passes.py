@@ -14,7 +14,7 @@ from torch import Tensor
 from torchviz_cnn.attribution.metrics.localisation import Masks
 from torchviz_cnn.core.errors import InputError, OutputError, TargetError, counted
 from torchviz_cnn.core.progress import progress_bar
-from torchviz_cnn.media.dataset import ImageSource
+from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.render import Array
 from torchviz_cnn.runs.folder import ResultFolder
 from torchviz_cnn.runs.ranks import Ranks

@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from torchviz_cnn.core.errors import InputError, counted, did_you_mean
-from torchviz_cnn.media.dataset import ImageSource
+from torchviz_cnn.media.datasets.photos import Photos
+from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.notebook import tables
-from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.media.render import Array, Box
 from torchviz_cnn.runs.folder import ResultFolder
 
@@ -50,7 +50,7 @@ CORNER_AREA = 0.16
 def relative_name(source: ImageSource, index: int) -> str:
     """The path of a photo below the folder of its dataset, with `/`; the name of an item that is no file."""
     name, root = source.name(index), source.root
-    below = root is not None and not isinstance(source.dataset, PhotoFolder)
+    below = root is not None and not isinstance(source.dataset, Photos)
     return (os.path.relpath(os.path.abspath(name), root) if below else name).replace(os.sep, "/")
 
 

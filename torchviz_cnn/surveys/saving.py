@@ -26,7 +26,7 @@ from torchviz_cnn.runs.folder import ResultFolder
 from torchviz_cnn.surveys.result import REGIONS, Calibration, ClassSummary, Confusion, Settings, ShownPhoto, Survey
 
 if TYPE_CHECKING:
-    from torchviz_cnn.media.dataset import ImageSource
+    from torchviz_cnn.media.datasets.source import ImageSource
 
 KIND = "survey"
 RESULT = "survey"

@@ -25,9 +25,9 @@ from torchviz_cnn.evaluation.classes import Matches, Truth, given_classes, match
 from torchviz_cnn.hooks.inputs import Output
 from torchviz_cnn.hooks.network import Model, Network, category_name, module_of
 from torchviz_cnn.layers.defaults import input_channels
-from torchviz_cnn.media.dataset import ImageSource
+from torchviz_cnn.media.datasets.photos import Photos
+from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.images import Preprocess, preparation
-from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import Ranks, joined
@@ -126,7 +126,7 @@ def survey(
     source = ImageSource(photos, preprocess or (net.preprocess if isinstance(net, Network) else None))
     if place is not None:
         source.require_apart(place)
-    workers = checked_workers(workers, usual_workers() if isinstance(source.dataset, PhotoFolder) else 0)
+    workers = checked_workers(workers, usual_workers() if isinstance(source.dataset, Photos) else 0)
     objects = None if masks is None else Masks(masks, AllImages(photos, net), mask_values)
     explainer = Explainer(net, method, layer, output)
     device = str(next((p.device for p in module_of(net).parameters()), "cpu"))
@@ -217,7 +217,7 @@ def _classes(net: Model, source: ImageSource, truth: Truth, outputs: int, label:
     if not source.categories:
         return Classes(of_labels={}, outputs=outputs), Matches({}, "labels are those of the dataset, by index")
     hint = f"the labels are {'folders of the photos' if source.root else 'classes of the dataset'}; {_NO_LABELS}"
-    if isinstance(source.dataset, PhotoFolder) and any(name.count("/") > 1 for name in source.dataset.names):
+    if isinstance(source.dataset, Photos) and any(name.count("/") > 1 for name in source.dataset.names):
         hint += ", and truth='folders' takes the innermost folder of each"
     matches = matched(net, source.categories, outputs, hint)
     of_labels = {place: matches.known[name] for place, name in enumerate(source.categories)}
@@ -227,7 +227,7 @@ def _classes(net: Model, source: ImageSource, truth: Truth, outputs: int, label:
 
 def _without_labels(source: ImageSource) -> str:
     """Why there are no labels, in a sentence."""
-    if not isinstance(source.dataset, PhotoFolder):
+    if not isinstance(source.dataset, Photos):
         return f"the dataset has no labels: {source.name(0)} has none"
     names = source.dataset.names
     outside = [name for name in names if "/" not in name]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchviz_cnn.core.errors import RankError, SkippedWarning
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.manager import HookManager
-from torchviz_cnn.media.dataset import ImageSource
+from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.runs.ranks import Ranks
 from torchviz_cnn.topk.reading import read_batches
 from torchviz_cnn.topk.relevance.shares import Relevance

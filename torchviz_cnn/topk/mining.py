@@ -17,8 +17,8 @@ from torchviz_cnn.hooks.inputs import Output
 from torchviz_cnn.hooks.network import Model, Network
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.defaults import Layers
-from torchviz_cnn.media.dataset import ImageSource
-from torchviz_cnn.media.photo_folder import PhotoFolder
+from torchviz_cnn.media.datasets.photos import Photos
+from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import joined
 from torchviz_cnn.scores.targets import Score, Target
@@ -117,7 +117,7 @@ def top_activations(
     checks.one_of("by", by, get_args(By))
     with untouched(model) as module:
         source = ImageSource(dataset, preprocess or (model.preprocess if isinstance(model, Network) else None))
-        workers = checked_workers(workers, usual_workers() if isinstance(source.dataset, PhotoFolder) else 0)
+        workers = checked_workers(workers, usual_workers() if isinstance(source.dataset, Photos) else 0)
         relevance = _relevance(model, source, by, target, score, output)
         with joined(str(next((p.device for p in module.parameters()), "cpu"))) as ranks:
             probed = probe(module, source, layers, relevance)

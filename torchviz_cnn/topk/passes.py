@@ -20,7 +20,7 @@ from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.layers.defaults import Layers, chosen_patterns, input_channels
 from torchviz_cnn.layers.layout import CONVOLUTIONS
 from torchviz_cnn.layers.receptive_field import ReceptiveField, receptive_fields
-from torchviz_cnn.media.dataset import ImageSource
+from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.runs.folder import ResultFolder
 from torchviz_cnn.runs.ranks import Ranks
 from torchviz_cnn.topk.reading import read_batches, skip_reason

@@ -17,7 +17,7 @@ from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.hooks.relu_rules import OtherActivations
 from torchviz_cnn.layers.receptive_field import ReceptiveField
 from torchviz_cnn.media import render
-from torchviz_cnn.media.dataset import ImageSource, View
+from torchviz_cnn.media.datasets.source import ImageSource, View
 from torchviz_cnn.scores.projection import Projection, projected_units
 
 _ROWS = 16

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
-from torchviz_cnn.media.dataset import ImageSource
+from torchviz_cnn.media.datasets.source import ImageSource
 
 _log = logging.getLogger("torchviz_cnn")
 

@@ -20,7 +20,7 @@ from torchviz_cnn.core.errors import InputError, LayerError, OutputError, counte
 from torchviz_cnn.hooks.network import Model, Network, module_of
 from torchviz_cnn.hooks.relu_rules import OtherActivations
 from torchviz_cnn.layers.receptive_field import ReceptiveField
-from torchviz_cnn.media.dataset import ImageSource, View
+from torchviz_cnn.media.datasets.source import ImageSource, View
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.media.notebook import pictures
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum

@@ -19,8 +19,8 @@ from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.hooks.inputs import batch_of
 from torchviz_cnn.hooks.network import Model, preprocess_of
 from torchviz_cnn.media.bands import colour
+from torchviz_cnn.media.datasets.photo_folder import PhotoFolder
 from torchviz_cnn.media.origin import names_of
-from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.media.render import Array, Box, tinted
 
 MOST = 32

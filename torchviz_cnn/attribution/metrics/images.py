@@ -13,9 +13,9 @@ from torch import Tensor
 from torchviz_cnn.core.errors import ImageError, InputError
 from torchviz_cnn.hooks.inputs import several_inputs
 from torchviz_cnn.hooks.network import Model, preprocess_of
-from torchviz_cnn.media.dataset import ImageSource
+from torchviz_cnn.media.datasets.photo_folder import PhotoFolder
+from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.origin import is_photo, stored
-from torchviz_cnn.media.photo_folder import PhotoFolder
 
 Images = Any
 """A batch (N, C, H, W); with a Network photos, a folder of them, or any map-style dataset, of which a few are read at a
@@ -35,7 +35,7 @@ class AllImages:
             raise InputError(f"images are a batch (N, C, H, W), not {tuple(x.shape)}")
         if isinstance(x, (str, os.PathLike)) and Path(x).is_dir():
             x = PhotoFolder(Path(x))
-        self.labels: list[int] | None = None
+        self.labels: Sequence[int] | None = None
         """The class of each photo of a folder with a folder for each class, as an index into `categories`."""
         self.categories: tuple[str, ...] = ()
         if isinstance(x, PhotoFolder) and x.preprocess is None:

@@ -23,9 +23,9 @@ from torchviz_cnn.core.opencv import opencv
 from torchviz_cnn.hooks.inputs import Given, Output
 from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.media.bands import values_of_mask
-from torchviz_cnn.media.dataset import ImageSource
+from torchviz_cnn.media.datasets.photo_folder import PhotoFolder, by_name, without_suffix
+from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.images import read_stored
-from torchviz_cnn.media.photo_folder import PhotoFolder, by_name, without_suffix
 from torchviz_cnn.media.render import Array, Box, resample
 from torchviz_cnn.scores.targets import Target
 

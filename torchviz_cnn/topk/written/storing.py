@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from torchviz_cnn.core.errors import ImageError
-from torchviz_cnn.media.dataset import ImageSource
+from torchviz_cnn.media.datasets.photo_folder import PhotoFolder
+from torchviz_cnn.media.datasets.photos import Photos
+from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.images import Preprocess
-from torchviz_cnn.media.photo_folder import PhotoFolder
 from torchviz_cnn.topk.statistics import ChannelStatistics
 
 
@@ -19,7 +20,7 @@ def origin_of(source: ImageSource | None) -> dict[str, Any]:
     if source is None:
         return {}
     owner, how = source.dataset, source.preprocess
-    if isinstance(owner, PhotoFolder) and owner.preprocess is not None:
+    if isinstance(owner, Photos) and owner.preprocess is not None:
         how = owner.preprocess
     where = {"folder": str(owner.path.resolve())} if isinstance(owner, PhotoFolder) else {}
     return {**where, "preprocess": dataclasses.asdict(how) if isinstance(how, Preprocess) else None}

@@ -21,7 +21,7 @@ from torchviz_cnn.core.names import unwrap
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.hooks.inputs import Output, batch_of
 from torchviz_cnn.hooks.network import Model, Network, category_name, class_index, module_of
-from torchviz_cnn.media.dataset import ImageSource
+from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.scores.targets import predict
 
 Truth = Sequence[int | str | None] | Tensor | Callable[[Path], int | str | None] | Literal["predicted"] | None

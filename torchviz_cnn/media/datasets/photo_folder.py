@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
@@ -13,11 +14,11 @@ from torch import Tensor
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import ImageError, InputError, counted
 from torchviz_cnn.media.bands import Pixels
-from torchviz_cnn.media.images import Preprocess, read_image, read_stored
-from torchviz_cnn.media.origin import input_of
+from torchviz_cnn.media.datasets.photos import Photos
+from torchviz_cnn.media.images import Preprocess, read_image, read_stored, size_of
 
 
-class PhotoFolder:
+class PhotoFolder(Photos):
     """All photos below a folder, in the order of their names: a map-style dataset of `(input, label)`.
 
     Where every photo lies in a folder of its class (`cat/1.jpg`, `dog/7.jpg`), `categories` are these folders' names
@@ -40,12 +41,10 @@ class PhotoFolder:
         place = {name: i for i, name in enumerate(self.categories)}
         self.labels = [place.get(top or "", -1) for top in tops]
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        item = self.photo(index) if self.preprocess is None else input_of(self.stored(index), self.preprocess)
-        return item, self.labels[index]
+    @property
+    def root(self) -> str:
+        """The folder, as an absolute path."""
+        return str(self.path.resolve())
 
     def photo(self, index: int) -> Image.Image:
         """The photo itself, upright and RGB. Raises ImageError, with its name, where it cannot be read."""
@@ -54,6 +53,19 @@ class PhotoFolder:
     def stored(self, index: int) -> Pixels:
         """The photo with the depth and the bands of its file."""
         return read_stored(self.path / self.names[index])
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return the photo's (width, height), of which only the head is read."""
+        return size_of(self.path / self.names[index])
+
+    def listing(self) -> dict[str, Any]:
+        """How many photos there are, and a checksum over their names and sizes."""
+        digest = hashlib.sha256()
+        for name in self.names:
+            file = self.path / name
+            size = os.path.getsize(file) if os.path.exists(file) else -1
+            digest.update(f"{name} {size}\n".encode(errors="surrogateescape"))
+        return {"images": len(self), "checksum": digest.hexdigest(), "of": "names and sizes"}
 
     def __repr__(self) -> str:
         classes = f" in {counted(len(self.categories), 'class')}" if self.categories else ""

@@ -18,9 +18,10 @@ from torch import Tensor
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, SkippedWarning, kind_of
 from torchviz_cnn.media.bands import colour, say_once
+from torchviz_cnn.media.datasets.photo_folder import PhotoFolder, preprocess_of_transform
+from torchviz_cnn.media.datasets.photos import Photos
 from torchviz_cnn.media.images import Preprocess, size_of
 from torchviz_cnn.media.origin import as_photo, input_of, is_photo, picture_of, stored
-from torchviz_cnn.media.photo_folder import PhotoFolder, preprocess_of_transform
 from torchviz_cnn.media.render import Box
 
 _IMAGE_KEYS = ("image", "pixel_values", "img", "images", "input", "x")
@@ -91,7 +92,7 @@ class ImageSource:
     def _stored(self, index: int) -> Any:
         """An item; of a folder of photos, the photo with all its bands."""
         owner, place = _owner(self.dataset, index)
-        plain = isinstance(owner, PhotoFolder) and owner.preprocess is None
+        plain = isinstance(owner, Photos) and owner.preprocess is None
         return (owner.stored(place), owner.labels[place]) if plain else self.dataset[index]
 
     def _class(self, label: Any) -> int | None:
@@ -114,7 +115,7 @@ class ImageSource:
     def name(self, index: int) -> str:
         """What an item is called: its file's path where it comes from one or is one, else its number."""
         owner, index = _owner(self.dataset, index)
-        if isinstance(owner, PhotoFolder):
+        if isinstance(owner, Photos):
             return owner.names[index]
         file = _file(owner, index)
         if file is None and isinstance(owner, (list, tuple)):
@@ -127,8 +128,8 @@ class ImageSource:
     def root(self) -> str | None:
         """The folder of the photos; None where they are in none."""
         owner = self.dataset
-        if isinstance(owner, PhotoFolder):
-            return str(owner.path.resolve())
+        if isinstance(owner, Photos):
+            return owner.root
         root = getattr(owner, "root", None)
         return os.path.abspath(root) if isinstance(root, (str, os.PathLike)) and hasattr(owner, "samples") else None
 
@@ -154,7 +155,7 @@ class ImageSource:
         """
         owner, place = _owner(self.dataset, index)
         file = _file(owner, place)
-        if isinstance(owner, PhotoFolder):
+        if isinstance(owner, Photos):
             photo, preprocess = owner.stored(place), owner.preprocess or self.preprocess
         elif file is not None:
             photo, preprocess = owner.loader(file), getattr(owner, "transform", None) or self.preprocess
@@ -175,13 +176,18 @@ class ImageSource:
         known.
         """
         owner, place = _owner(self.dataset, index)
-        file = owner.path / owner.names[place] if isinstance(owner, PhotoFolder) else _file(owner, place)
-        own = getattr(owner, "preprocess" if isinstance(owner, PhotoFolder) else "transform", None)
+        file = None if isinstance(owner, Photos) else _file(owner, place)
+        own = getattr(owner, "preprocess" if isinstance(owner, Photos) else "transform", None)
         preprocess = preprocess_of_transform(own or self.preprocess)
-        if file is not None and preprocess is not None:
-            size = size_of(file)
+        if preprocess is not None and (isinstance(owner, Photos) or file is not None):
+            size = owner.size(place) if file is None else size_of(file)
             return size, preprocess.seen_box(*size)
-        if file is None and self.preprocess is not None and _is_photo(_parts(self.dataset[index])[0]):
+        if (
+            not isinstance(owner, Photos)
+            and file is None
+            and self.preprocess is not None
+            and _is_photo(_parts(self.dataset[index])[0])
+        ):
             view = self.view(index)
             return view.photo.size, view.box
         height, width = input_size
@@ -197,13 +203,9 @@ class ImageSource:
         """What identifies the dataset: how many images, and a checksum over their names and sizes or, of tensors, over
         some of their values."""
         owner, _ = _owner(self.dataset, 0)
+        if isinstance(owner, Photos) and owner is self.dataset:
+            return owner.listing()
         digest = hashlib.sha256()
-        if isinstance(owner, PhotoFolder) and owner is self.dataset:
-            for name in owner.names:
-                file = owner.path / name
-                size = os.path.getsize(file) if os.path.exists(file) else -1
-                digest.update(f"{name} {size}\n".encode(errors="surrogateescape"))
-            return {"images": len(self), "checksum": digest.hexdigest(), "of": "names and sizes"}
         if _file(owner, 0) is not None and owner is self.dataset:
             root = str(getattr(owner, "root", ""))
             for file, *label in owner.samples:

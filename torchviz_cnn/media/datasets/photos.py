@@ -1,0 +1,62 @@
+"""What all of the library's own datasets of photos are: names, labels and photos that are read when asked for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from PIL import Image
+
+from torchviz_cnn.core.errors import ImageError
+from torchviz_cnn.media.bands import Pixels
+from torchviz_cnn.media.images import to_rgb
+from torchviz_cnn.media.origin import input_of
+
+
+class Photos(ABC):
+    """Photos somewhere, as a map-style dataset of `(input, label)`; without `preprocess`, items are photos.
+
+    What `ImageSource` asks of a dataset of photos stands here, so that a new place for photos is one class.
+    """
+
+    names: Sequence[str]
+    """What each photo is called: its path, with `/`, below where all of them are."""
+    labels: Sequence[int]
+    """The class of each photo, as an index into `categories`; -1 for one without."""
+    categories: tuple[str, ...]
+    """Names of the classes; empty where they are not known."""
+    preprocess: Callable[[Any], Any] | None
+    """What turns photos into inputs, where the dataset does it."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        item = self.photo(index) if self.preprocess is None else input_of(self.stored(index), self.preprocess)
+        return item, self.labels[index]
+
+    def photo(self, index: int) -> Image.Image:
+        """The photo, upright and RGB. Raises ImageError, with its name, where it cannot be read."""
+        stored = self.stored(index)
+        try:
+            return to_rgb(stored)
+        except ImageError as error:
+            raise ImageError(f"{self.names[index]}: {error}") from error
+
+    @property
+    def root(self) -> str | None:
+        """The folder that holds all the photos; None where they are in none."""
+        return None
+
+    @abstractmethod
+    def stored(self, index: int) -> Pixels:
+        """The photo with the depth and the bands that it has. Raises ImageError, with its name, for a broken one."""
+
+    @abstractmethod
+    def size(self, index: int) -> tuple[int, int]:
+        """Return (width, height) of the photo, upright, and read no more than its head where that can be."""
+
+    @abstractmethod
+    def listing(self) -> dict[str, Any]:
+        """What identifies the photos: `images`, how many, `checksum`, and `of`: what it is a checksum of."""
