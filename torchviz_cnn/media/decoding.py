@@ -145,7 +145,8 @@ def _decoded(files: list[Tensor], device: torch.device) -> list[Tensor | None]:
         if len(files) == 1:
             _log.info("a JPEG is decoded on the CPU, as %s's decoder refuses it: %s", device.type, error)
             return [None]
-    return [photo for file in files for photo in _decoded([file], device)]
+    middle = len(files) // 2
+    return _decoded(files[:middle], device) + _decoded(files[middle:], device)
 
 
 def _decode(files: list[Tensor], device: torch.device) -> list[Tensor]:

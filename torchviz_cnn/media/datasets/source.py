@@ -123,7 +123,9 @@ class ImageSource:
             return None
         if not isinstance(several, (list, tuple)) or len(several) != len(places):
             what = f"{len(several)}" if isinstance(several, (list, tuple)) else kind_of(several)
-            raise InputError(f"__getitems__ of {kind_of(self.dataset)} gives a list of {len(places)} items, not {what}")
+            raise InputError(
+                f"__getitems__ of {type(self.dataset).__name__} gives a list of {len(places)} items, not {what}"
+            )
         return several
 
     def _jpeg(self, index: int) -> tuple[Jpeg, int | None] | None:
