@@ -200,7 +200,7 @@ def test_inputs_are_those_that_were_scaled_at_once(geometry: Any, bands: int) ->
 @pytest.mark.parametrize("geometry", ["crop", "stretch", "pad"])
 def test_inputs_of_real_photos(geometry: Any, data: Path) -> None:
     how = tvc.Preprocess((224, 224), geometry)
-    folder = PhotoFolder(data / "imagenet_samples")
+    folder: Any = PhotoFolder(data / "imagenet_samples")
     some = range(0, len(folder), 50)
     read = batches(Subset(folder, some), how, 4, workers=1)
     assert torch.equal(inputs(read), torch.stack([as_before(how, folder.stored(place)) for place in some]))

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     words = "processes that decode photos (default: all processors but one)"
     add("--workers", type=whole, metavar="NUMBER", help=words)
     words = "where plain JPEG files are decoded; cuda needs --device cuda (%(default)s)"
-    add("--decode", choices=("cpu", "cuda"), default="cpu", help=words)
+    add("--decode", choices=choices("decode"), default="cpu", help=words)
     words = "after how many batches --out is written each time (%(default)s)"
     add("--save-every", type=positive, default=50, metavar="BATCHES", help=words)
     add("--exact", action="store_true", help="order the strongest by double precision (default: as computed)")
