@@ -29,7 +29,8 @@ def in_exact_order(
 ) -> dict[str, Candidates] | None:
     """The candidates of each layer, row by row, computed again in double precision, one image at a time.
 
-    Ranks share the images. The rows are not in the order of their new values. They are the strongest activations or, with `relevance`, those of the largest relevance.
+    They are the strongest activations or, with `relevance`, those of the largest relevance; they stay in their rows,
+    whose order is then not that of the new values. Ranks share the images.
     Where the network does not run in double precision, a SkippedWarning says so, and there are none.
     """
     images = sorted({image for best in candidates.values() for image in best.images.flatten().tolist() if image >= 0})

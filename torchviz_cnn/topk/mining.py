@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
 

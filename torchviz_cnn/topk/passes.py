@@ -145,9 +145,10 @@ class RunState:
         try:
             known = json.loads(texts["state"])
             if known.get("format", 1) != _FORMAT:
+                formats = f"format {known.get('format', 1)}, this one's is {_FORMAT}"
                 raise OutputError(
-                    f"{folder.file(STATE)} is of another version of torchviz_cnn (format {known.get('format', 1)}, this "
-                    f"one's is {_FORMAT}): go on with that version, or begin anew in another folder"
+                    f"{folder.file(STATE)} is of another version of torchviz_cnn ({formats}): go on with that version, "
+                    "or begin anew in another folder"
                 )
             return cls(
                 {layer: Tally.of(tensors, layer) for layer in known["layers"]},
