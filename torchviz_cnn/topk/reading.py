@@ -131,7 +131,11 @@ def skip_reason(name: str, error: Exception) -> str:
 
 
 def read_batches(
-    source: ImageSource, numbers: range, image_indices: Sequence[Sequence[int]], workers: int, device: torch.device
+    source: ImageSource,
+    numbers: Sequence[int],
+    image_indices: Sequence[Sequence[int]],
+    workers: int,
+    device: torch.device,
 ) -> Iterator[Batch]:
     """The batches of these numbers, in order; `image_indices[number]` are the images of one.
 
