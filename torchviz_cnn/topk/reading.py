@@ -92,6 +92,7 @@ class Batch:
     def pin_memory(self, device: object = None) -> Batch:
         """Called by the DataLoader: makes the copy to a CUDA device run during the computation."""
         self.x = None if self.x is None else self.x.pin_memory()
+        self.images = self.images.pin_memory()
         return self
 
 

@@ -16,6 +16,8 @@ from torchviz_cnn.topk.reading import Batch
 
 _GATHERED = 1 << 24
 """How many values are copied at a time to look for places of maxima."""
+_PENDING = 1 << 22
+"""How many means are kept on the device before they are added up."""
 _COUNTED = 1 << 20
 """How many values are counted at a time."""
 
@@ -188,18 +190,63 @@ class Best:
         """
         values = values.to(self.kept.values.dtype)
         self.not_numbers = self.not_numbers + values.isnan().sum()
-        rows, channels = (values > torch.maximum(self.limit, self.kept.values[-1])).nonzero(as_tuple=True)
-        if not len(rows):
-            return
-        new = Candidates.none(len(values), values.shape[1], values.dtype, values.device)
-        new.values[rows, channels] = values[rows, channels]
-        new.images[rows, channels] = images.to(values.device)[rows]
-        flat, width = maps.flatten(2), maps.shape[3]
-        step = max(1, _GATHERED // flat.shape[2])
-        for some, units in zip(torch.split(rows, step), torch.split(channels, step), strict=True):
-            strongest_at = flat[some, units].argmax(1)  # of several equal ones the first
-            new.positions[some, units] = torch.stack([strongest_at // width, strongest_at % width], 1)
-        self.kept = self.kept.best([new], in_order=True)
+        strong = values > torch.maximum(self.limit, self.kept.values[-1])
+        new = _few(strong, values, maps, images) if values.device.type == "cpu" else _all(strong, values, maps, images)
+        if new is not None:
+            self.kept = self.kept.best([new], in_order=True)
+
+
+def _few(strong: Tensor, values: Tensor, maps: Tensor, images: Tensor) -> Candidates | None:
+    """The strong ones of a batch (B, C); places are looked for in their maps alone. None where there are none."""
+    rows, channels = strong.nonzero(as_tuple=True)
+    if not len(rows):
+        return None
+    new = Candidates.none(len(values), values.shape[1], values.dtype, values.device)
+    new.values[rows, channels] = values[rows, channels]
+    new.images[rows, channels] = images.to(values.device)[rows]
+    flat, width = maps.flatten(2), maps.shape[3]
+    step = max(1, _GATHERED // flat.shape[2])
+    for some, units in zip(torch.split(rows, step), torch.split(channels, step), strict=True):
+        strongest_at = flat[some, units].argmax(1)  # of several equal ones the first
+        new.positions[some, units] = torch.stack([strongest_at // width, strongest_at % width], 1)
+    return new
+
+
+def _all(strong: Tensor, values: Tensor, maps: Tensor, images: Tensor) -> Candidates:
+    """The same on a device: all places are looked for, as asking how many are strong would wait for it."""
+    at, width = maps.flatten(2).argmax(2), maps.shape[3]  # of several equal ones the first
+    rows = images.to(values.device, non_blocking=True)[:, None]
+    positions = torch.stack([at // width, at % width], 2)
+    return Candidates(values.where(strong, -torch.inf), rows.where(strong, -1), positions.where(strong[..., None], -1))
+
+
+@dataclass(eq=False)
+class Pending:
+    """Sums of batches, the last of which are not added up yet: until then nothing waits for the device."""
+
+    means: list[Tensor] = field(default_factory=list)
+    inactive: list[Tensor] = field(default_factory=list)
+    labels: list[int | None] = field(default_factory=list)
+    done: list[Sums] = field(default_factory=list)
+
+    def take(self, means: Tensor, inactive: Tensor, labels: list[int | None]) -> None:
+        """Take a batch, as `Sums.of` does."""
+        self.means.append(means)
+        self.inactive.append(inactive)
+        self.labels += labels
+        if len(self.labels) * means.shape[1] >= _PENDING:
+            self._add()
+
+    def all(self) -> Sums:
+        """The sums of all batches. As they are exact, it does not matter which were added up together."""
+        self._add()
+        first, *others = self.done
+        return first.plus(others)
+
+    def _add(self) -> None:
+        if self.labels:
+            self.done.append(Sums.of(torch.cat(self.means), torch.cat(self.inactive), self.labels))
+            self.means, self.inactive, self.labels = [], [], []
 
 
 @dataclass(eq=False)
@@ -210,8 +257,8 @@ class Collector:
     activations: dict[str, Best]
     relevances: dict[str, Best]
     """Empty where relevance is not asked for."""
-    sums: dict[str, list[Sums]] = field(default_factory=dict)
-    """Those of each batch, by layer."""
+    sums: dict[str, Pending] = field(default_factory=dict)
+    """Those of all batches, by layer."""
     skipped: dict[int, str] = field(default_factory=dict)
     batch: Batch = field(default_factory=lambda: Batch(0, torch.empty(0), [], None))
     """The batch that runs now."""
@@ -220,8 +267,8 @@ class Collector:
         """A forward hook. All is computed at once, as what follows may write over the output."""
         maps, best = as_maps(self.model, layer, output, len(self.batch.images)), self.activations[layer]
         flat = maps.flatten(2)
-        sums = Sums.of(flat.mean(2, dtype=best.kept.values.dtype), _inactive(flat), self.batch.labels)
-        self.sums.setdefault(layer, []).append(sums)
+        pending = self.sums.setdefault(layer, Pending())
+        pending.take(flat.mean(2, dtype=best.kept.values.dtype), _inactive(flat), self.batch.labels)
         best.offer(flat.amax(2), maps, self.batch.images)
 
     def take_relevance(self, layer: str, shares: Tensor) -> None:
@@ -231,7 +278,7 @@ class Collector:
 
     def part(self) -> Part:
         """All that was kept."""
-        sums = {layer: first.plus(others) for layer, (first, *others) in self.sums.items()}
+        sums = {layer: pending.all() for layer, pending in self.sums.items()}
         return Part(_kept(self.activations), _kept(self.relevances), sums, self.skipped)
 
 
@@ -249,7 +296,7 @@ def _inactive(flat: Tensor) -> Tensor:
     # On a CPU in parts that stay in its cache, and with bytes as numbers: several times faster than written plainly.
     step = max(1, _COUNTED // flat[0].numel()) if flat.device.type == "cpu" else len(flat)
     parts = [part.le(0).view(torch.uint8).sum(2, dtype=torch.int32) for part in torch.split(flat, step)]
-    return torch.cat(parts).cpu().double() / flat.shape[2]
+    return torch.cat(parts).double() / flat.shape[2]
 
 
 def as_maps(model: nn.Module, layer: str, output: Any, batch: int) -> Tensor:
