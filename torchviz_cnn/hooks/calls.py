@@ -16,7 +16,7 @@ from torch.nn.modules import module as torch_module
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from torchviz_cnn.core.errors import InputError, counted
-from torchviz_cnn.core.names import all_modules, is_compiled
+from torchviz_cnn.core.names import is_compiled
 
 Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
 """One input of a model, a tuple of several, or a dict of keyword inputs."""
@@ -109,7 +109,7 @@ def repeated(inputs: Inputs, count: int) -> Any:
 
 def eagerly(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
     """Hooks need the modules to run one by one: hold off compiled code inside the model, where there is any."""
-    compiled = any(is_compiled(m) or getattr(m, "_compiled_call_impl", None) for m in all_modules(model).values())
+    compiled = any(is_compiled(m) or getattr(m, "_compiled_call_impl", None) for m in model.modules())
     if not compiled:
         return contextlib.nullcontext()
     return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return, no-untyped-call]

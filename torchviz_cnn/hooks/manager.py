@@ -7,7 +7,6 @@ import logging
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -119,8 +118,6 @@ class HookManager:
         # How many calls of the model were running already, as where a hook of the user's asks for something.
         self._around = len(running_calls(self.model))
         self._may_run_apart = False
-        self.lets_ask = True
-        """Whether the model may ask for gradients that are not there, which PyTorch else refuses."""
 
     @cached_property
     def _layers(self) -> dict[str, nn.Module]:
@@ -174,11 +171,7 @@ class HookManager:
         """
         self._stopping = stop_early
         try:
-            with (
-                eagerly(self.model),
-                self._asking() if self.lets_ask else nullcontext(),
-                _own_hooks_taken_off(self.model),
-            ):
+            with eagerly(self.model), self._asking(), _own_hooks_taken_off(self.model):
                 return self.model(*args, **kwargs)
         except _StopForward as stop:
             if stop.manager is not self:
@@ -197,7 +190,7 @@ class HookManager:
         """Let the model ask for gradients that are not there, unless a mode that is on does: each takes time."""
         modes: list[Any] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
         is_on = any(isinstance(mode, OptionalGradients) for mode in modes)
-        return nullcontext() if is_on else self._optional
+        return contextlib.nullcontext() if is_on else self._optional
 
     def run_on(self, inputs: Inputs, *, stop_early: bool = True) -> Any:
         """Run the model on one input, on a tuple of inputs, or on a dict of keyword inputs: see `run`."""

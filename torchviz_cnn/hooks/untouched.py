@@ -21,7 +21,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from torchviz_cnn.core.errors import ModelError
-from torchviz_cnn.core.names import all_modules, unwrap
+from torchviz_cnn.core.names import unwrap
 from torchviz_cnn.hooks.interrupts import drop_frames, uninterrupted
 from torchviz_cnn.hooks.network import Model, module_of
 
@@ -53,7 +53,7 @@ def untouched(model: Model) -> Iterator[nn.Module]:
     (True, True)
     """
     module = unwrap(module_of(model))
-    modules = list(all_modules(module).values())
+    modules = list(module.modules())
     if any(isinstance(part, torch.jit.ScriptModule) for part in modules):
         raise ModelError(
             f"{type(module).__name__} runs as TorchScript, where hooks do not reach: pass the model it was made from"
@@ -85,8 +85,8 @@ def _explain_checkpointing(error: RuntimeError, model: nn.Module) -> None:
 
 
 def _refuse_lazy(model: nn.Module, modules: list[nn.Module]) -> None:
-    tensors = (t for m in modules for group in (m._parameters, m._buffers) if group for t in group.values())
-    if any(is_lazy(t) for t in tensors if t is not None):
+    tensors = (t for m in modules for t in (*m._parameters.values(), *m._buffers.values()))
+    if any(t is not None and is_lazy(t) for t in tensors):
         name = next(n for n, t in [*model.named_parameters(), *model.named_buffers()] if is_lazy(t))
         raise ModelError(f"parameter {name!r} is lazy and has no shape yet: run the model once first")
 
@@ -158,11 +158,9 @@ def _freeze(modules: list[nn.Module], undo: ExitStack) -> None:
     undo.enter_context(torch.enable_grad())
     process = _Process(modules)
     states = [_Module(module) for module in modules]  # all before the first is changed: they may share tensors
-    saved = _Saved([tensor for state in states for tensor in state.tensors if tensor.data is not None])
     for state in states:
         undo.callback(state.restore)
         state.freeze()
-    undo.callback(saved.compare)  # runs before what restores
     undo.callback(process.restore)  # runs first: an active mode would change how the other steps behave
 
 
@@ -175,7 +173,7 @@ class _Tensor:
         self.tensor, self.requires_grad = tensor, tensor.requires_grad
         self.grad = tensor.grad if tensor.is_leaf else None
         self.data = tensor.detach() if with_values else None  # its memory, if a forward pass may write to it
-        self.values: Tensor | None = None  # a copy of its values, where they may have changed: see `_Saved`
+        self.values = None if self.data is None else self.data.clone()  # a copy of its values
 
     def restore(self) -> None:
         tensor = self.tensor
@@ -184,57 +182,23 @@ class _Tensor:
                 tensor.requires_grad_(self.requires_grad)
             if tensor.grad is not self.grad:
                 tensor.grad = self.grad
-        if self.data is not None:
-            # Through `.data`, so that a graph of the caller that saved this buffer can still run backward.
-            if _is_plain(self.data) and tensor.data_ptr() != self.data.data_ptr():
-                tensor.data = self.data
-            if self.values is not None:
-                with torch.no_grad():
-                    (tensor.data if _is_plain(self.data) else tensor).copy_(self.values)
+        if self.data is not None and self.values is not None:
+            _restore_values(tensor, self.data, self.values)
 
 
-class _Saved:
-    """The values of buffers before, those of a device in one piece, as many small copies take long.
-
-    They are compared, as `.data` and numpy write unseen by the version counter; on a GPU this waits for it once.
-    """
-
-    def __init__(self, buffers: list[_Tensor]) -> None:
-        self.pieces: list[tuple[list[_Tensor], Tensor]] = []
-        by_device: dict[torch.device, list[_Tensor]] = {}
-        for buffer in buffers:
-            assert buffer.data is not None
-            if _is_plain(buffer.data):
-                by_device.setdefault(buffer.data.device, []).append(buffer)
-            elif not buffer.data.is_meta:
-                buffer.values = buffer.data.clone()
-        for together in by_device.values():
-            # The largest numbers first, so that each lies at a multiple of its size.
-            together.sort(key=lambda buffer: -buffer.tensor.element_size())
-            piece = _bytes_of(together)
-            sizes = [buffer.tensor.numel() * buffer.tensor.element_size() for buffer in together]
-            parts = torch.split(piece, sizes)
-            for buffer, part in zip(together, parts, strict=True):
-                buffer.values = part.view(buffer.tensor.dtype).view(buffer.tensor.shape)
-            self.pieces.append((together, piece))
-
-    def compare(self) -> None:
-        """Drop the values of those that have not changed."""
-        for together, piece in self.pieces:
-            if torch.equal(_bytes_of(together), piece):
-                for buffer in together:
-                    buffer.values = None
-
-
-def _bytes_of(buffers: list[_Tensor]) -> Tensor:
-    """The bytes of all buffers, one behind the other."""
-    each = [buffer.data for buffer in buffers if buffer.data is not None]
-    return torch.cat([values.contiguous().view(-1).view(torch.uint8) for values in each])
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is its bytes, and nothing else."""
-    return type(tensor) is Tensor and tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_quantized)
+def _restore_values(tensor: Tensor, data: Tensor, values: Tensor) -> None:
+    # Compared, as `.data` and numpy write unseen by the version counter; and through `.data`, so that a graph of the
+    # caller that saved this buffer can still run backward.
+    if tensor.is_meta:
+        return
+    if tensor.layout is not torch.strided:
+        with torch.no_grad():
+            tensor.copy_(values)
+        return
+    if tensor.data_ptr() != data.data_ptr():
+        tensor.data = data
+    if tensor.device.type != "cpu" or not torch.equal(tensor, values):  # comparing would wait for the device
+        tensor.data.copy_(values)
 
 
 class _Module:
@@ -269,7 +233,7 @@ class _Module:
         if self.module.training is not self.training:
             self.module.training = self.training
         for now, before in self.contents:
-            if (now or before) and not _same(now, before):
+            if not _same(now, before):
                 now.clear()
                 now.update(before)
         for tensor in self.tensors:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import _get_current_function_mode_stack
 
 from torchviz_cnn.core.errors import ModelError, NotFiniteError, counted, kind_of
 from torchviz_cnn.hooks.manager import OptionalGradients
@@ -52,30 +51,8 @@ class Ending(OptionalGradients):
         self._before: list[tuple[Tensor, int, Tensor]] = []
         """What a softmax or sigmoid, or its logarithm, gave, with its version, and what it was given."""
         self._exponentials = False
-        self._around: list[Any] | None = None
         self.largest = 0
         """The bytes of the largest tensor that gradients come back to: what the backward pass holds of each score."""
-
-    def await_start(self) -> None:
-        """Before a forward pass in the midst of which it is to `start`."""
-        self._around = _function_modes()
-
-    def remove(self) -> None:
-        """End, also where it was still to start."""
-        self._around = None
-        super().remove()
-
-    def start(self) -> None:
-        """Begin to notice, once. What comes before the first tensor with a gradient tells nothing.
-
-        Raises StartsTooLate where another mode has begun meanwhile, inside of which this one would have to end.
-        """
-        around, self._around = self._around, None
-        if around is None:
-            return
-        if _function_modes() != around:
-            raise StartsTooLate
-        self.__enter__()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -153,14 +130,6 @@ class Ending(OptionalGradients):
             if tensor._version == version and _storage(tensor) == _storage(value):
                 return greatest
         return None
-
-
-class StartsTooLate(BaseException):
-    """Ends a forward pass. Not an Exception, so that no `except Exception` in a model swallows it."""
-
-
-def _function_modes() -> list[Any]:
-    return list(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
 
 
 def _storage(tensor: Tensor) -> int:

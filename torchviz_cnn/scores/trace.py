@@ -20,7 +20,7 @@ from torchviz_cnn.hooks.relu_rules import ReluRule, Rule
 from torchviz_cnn.layers.defaults import explained_layer
 from torchviz_cnn.layers.layout import Layout, Layouts
 from torchviz_cnn.scores.gradients import require_gradient, score_gradients
-from torchviz_cnn.scores.outputs import Ending, StartsTooLate
+from torchviz_cnn.scores.outputs import Ending
 from torchviz_cnn.scores.targets import Score, Target, Targets, reader_of
 
 INPUT = ""
@@ -132,13 +132,12 @@ def trace(
     leaf = x.detach().requires_grad_() if INPUT in layers else x.detach()
     named = [name for name in layers if name != INPUT]
 
-    known, layouts, ending = Layouts(model, x, given.layout), dict[str, Layout](), Ending()
+    known, layouts = Layouts(model, x, given.layout), dict[str, Layout]()
 
     def maps(name: str, output: Any) -> Tensor | None:
         if check is not None and check(name, output) is None:
             return None
         tensor = known.tensor(name, output)
-        ending.start()
         if as_maps:
             layouts[name] = known.of(name, tensor)
         return tensor
@@ -146,11 +145,8 @@ def trace(
     with HookManager(model) as hooks, hooks.record(named, maps) as acts:
         if named:
             known.watch(hooks)
-        if ruling is None and INPUT not in layers:
-            output = _run_late(hooks, given, ending)
-        else:
-            with ruling or contextlib.nullcontext(), ending:
-                output = hooks.run_on(given.inputs(leaf.clone()), stop_early=False)
+        with ruling or contextlib.nullcontext(), Ending() as ending:
+            output = hooks.run_on(given.inputs(leaf.clone()), stop_early=False)
         hooks.require_reached()
         if ruling is not None:
             ruling.require_ruled(model, output)
@@ -159,31 +155,6 @@ def trace(
         targets = Targets.of(given, output, target, score, ending)
         kept = {**acts, **({INPUT: leaf} if INPUT in layers else {})}
         yield Trace(model, kept, targets, rule, layouts, ending.largest)
-
-
-def _run_late(hooks: HookManager, given: Given, ending: Ending) -> Any:
-    """Run a model whose functions are watched from the leaf on alone, as watching them takes time.
-
-    A model that asks for gradients before the leaf, or has a mode of its own there, runs again, watched all along.
-    """
-    hooks.remove_on_close(ending)
-    hooks.lets_ask = False
-    ending.await_start()
-    try:
-        return hooks.run_on(given.inputs(given.x.clone()), stop_early=False)
-    except (RuntimeError, StartsTooLate) as error:
-        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _ASKED):
-            raise
-        _log.info("%s is watched from its beginning on: %s", type(given.model).__name__, str(error) or "it sets a mode")
-    finally:
-        ending.remove()
-        hooks.lets_ask = True
-    with ending:
-        return hooks.run_on(given.inputs(given.x.clone()), stop_early=False)
-
-
-_ASKED = ("cannot register a hook on a tensor", "can't retain_grad")
-"""What PyTorch says where a model asks for the gradient of a tensor that has none."""
 
 
 def layer_of(
