@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 from torch import Tensor
@@ -24,6 +25,11 @@ def origin_of(source: ImageSource | None) -> dict[str, Any]:
         how = owner.preprocess
     where = {"folder": str(owner.path.resolve())} if isinstance(owner, PhotoFolder) else {}
     return {**where, "preprocess": dataclasses.asdict(how) if isinstance(how, Preprocess) else None}
+
+
+def saved_origin(about: str) -> dict[str, Any]:
+    """The same, from what is saved about a result."""
+    return {name: value for name, value in json.loads(about).items() if name in ("folder", "preprocess")}
 
 
 def same_photos(where: str, checksum: object) -> PhotoFolder | None:
