@@ -121,6 +121,26 @@ def test_a_file_that_the_device_refuses_is_read_as_ever(
     assert "5 of 13 photos were decoded on the CPU" in caplog.text
 
 
+def test_damaged_files_are_pixels_or_left_out(tmp_path: Path) -> None:
+    random, whole = np.random.default_rng(0), encoded(picture(0))
+    for number in range(120):
+        file = np.frombuffer(whole, np.uint8).copy()
+        places = random.integers(2, len(file) - 2 if number % 2 else 200, 1 + number % 3)
+        file[places] = random.integers(0, 256, len(places))
+        (tmp_path / f"{number:03d}.jpg").write_bytes(file.tobytes())
+    source = ImageSource(tmp_path, SMALL, "cuda")
+    plain = [decoding.plain_jpeg(source.dataset.encoded(i), SMALL) is not None for i in range(len(source))]
+    assert 60 < sum(plain) < 120
+    read, expected = batches(source, size=20), batches(ImageSource(tmp_path, SMALL), size=20)
+    for batch, by_pillow in zip(read, expected, strict=True):
+        assert sorted([*batch.images.tolist(), *batch.skipped]) == sorted(
+            [*by_pillow.images.tolist(), *by_pillow.skipped]
+        )
+        assert set(batch.skipped) <= set(by_pillow.skipped)
+        assert batch.x is not None
+        assert len(batch.x) == len(batch.images) == len(batch.labels)
+
+
 def test_an_error_of_memory_is_none_of_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> list[Tensor]:
         raise torch.OutOfMemoryError("CUDA out of memory")

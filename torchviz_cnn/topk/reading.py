@@ -77,7 +77,8 @@ class Batch:
                     continue
                 answers[row] = answer[0].to(device)  # type: ignore[union-attr]  # pixels, as without decode="cuda"
             kept.append(row)
-        self.images, self.labels = self.images[kept], [self.labels[row] for row in kept]
+        if len(kept) < len(self.labels):
+            self.images, self.labels = self.images[kept], [self.labels[row] for row in kept]
         self.x, self.files = torch.stack([answers[row] for row in kept]) if kept else None, None
         return decoded
 
