@@ -17,6 +17,7 @@ from torch import Tensor
 
 import torchviz_cnn as tvc
 from tests import networks
+from torchviz_cnn.cli.main import main
 from torchviz_cnn.core.errors import InputError, OutputError, SkippedWarning
 from torchviz_cnn.media import decoding
 from torchviz_cnn.media.datasets.source import ImageSource
@@ -99,6 +100,7 @@ def test_only_plain_files_are_left_to_the_device(folder: Path) -> None:
     kinds = [decoding.plain_jpeg(source.dataset.encoded(i), SMALL) is not None for i in range(len(source))]
     assert kinds == [True] * 9 + [False] * 5 + [True]  # that the last one is broken, its decoder notices
     assert decoding.plain_jpeg(encoded(picture(0)), tvc.Preprocess(resize=10**9)) is None  # as large a picture as that
+    assert decoding.plain_jpeg(encoded(picture(0)), tvc.Preprocess((1, 1), "stretch")) is None  # and as small a one
 
 
 def test_a_file_that_the_device_refuses_is_read_as_ever(
@@ -119,6 +121,17 @@ def test_a_file_that_the_device_refuses_is_read_as_ever(
     assert off.max() <= 2
     assert caplog.text.count("nvjpegDecode failed: 5") == 1
     assert "5 of 13 photos were decoded on the CPU" in caplog.text
+
+
+def test_files_that_are_gone_or_no_files_are_said_as_ever(folder: Path) -> None:
+    sources = ImageSource(folder, SMALL), ImageSource(folder, SMALL, "cuda")
+    (folder / "01.jpg").unlink()
+    (folder / "02.jpg").write_bytes(b"")
+    (folder / "03.jpg").unlink()
+    (folder / "03.jpg").mkdir()
+    cpu, cuda = (batches(source, size=5)[0].skipped for source in sources)
+    assert list(cpu) == [1, 2, 3]
+    assert cuda == cpu
 
 
 def test_damaged_files_are_pixels_or_left_out(tmp_path: Path) -> None:
@@ -186,6 +199,8 @@ def test_without_a_gpu_it_is_an_error(folder: Path) -> None:
     net = tvc.Network(networks.vgg_like(), SMALL)
     with pytest.raises(InputError, match="needs a CUDA device, and there is none"):
         tvc.top_activations(net, folder, ["features.2"], k=2, decode="cuda")
+    command = [str(folder), "--decode", "cuda", "--model", "cats_and_dogs", "--out", str(folder.parent / "out")]
+    assert main(["top", *command]) == 2
 
 
 def test_the_manifest_says_who_decoded(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

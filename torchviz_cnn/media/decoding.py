@@ -20,8 +20,10 @@ from torchviz_cnn.media.images import MAX_PIXELS, ORIENTATION, Preprocess
 
 Decode = Literal["cpu", "cuda"]
 _log = logging.getLogger("torchviz_cnn")
-_AT_ONCE = 1 << 26
+_AT_ONCE = 1 << 25
 """How many pixels are decoded at a time."""
+_SMALLEST = 1 / 64
+"""How much smaller a device makes a photo; its memory for the weights of more is limited."""
 _MODES = {"nearest": "nearest-exact", "bilinear": "bilinear", "bicubic": "bicubic"}
 _KNOWN_COMPONENTS = ([1], [1, 2, 3])
 """The numbers that JPEG files give to grey, and to luminance and the two chrominances."""
@@ -86,6 +88,7 @@ def _is_plain(image: Image.Image, how: Preprocess) -> bool:
         and image.info.get("adobe_transform") in (None, 1)
         and image.getexif().get(ORIENTATION, 1) == 1
         and max(width * height, scaled[0] * scaled[1]) <= MAX_PIXELS
+        and min(scaled[0] / width, scaled[1] / height) >= _SMALLEST
     )
 
 
