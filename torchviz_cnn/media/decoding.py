@@ -189,5 +189,5 @@ def _resized(photos: Tensor, size: tuple[int, int], how: Preprocess) -> Tensor:
         return photos
     mode = _MODES[how.interpolation]
     smooth = mode != "nearest-exact"
-    values = functional.interpolate(photos.float(), size, mode=mode, antialias=smooth)
-    return values.add_(0.5).floor_().clamp_(0, 255).to(torch.uint8)
+    values = functional.interpolate(photos.float(), size, mode=mode, antialias=smooth).add_(0.5)
+    return (values.clamp_(0, 255) if mode == "bicubic" else values).to(torch.uint8)  # others stay within 0 and 255
