@@ -14,17 +14,19 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Subset
 
 import torchviz_cnn as tvc
 from tests import networks
 from torchviz_cnn.cli.main import main
 from torchviz_cnn.core.errors import InputError, OutputError, SkippedWarning
 from torchviz_cnn.media import decoding
+from torchviz_cnn.media.datasets.photo_folder import PhotoFolder
 from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.topk import mining
 from torchviz_cnn.topk.reading import Batch, read_batches
 
-CPU = torch.device("cpu")
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 SMALL = tvc.Preprocess((32, 40), resize=44)
 ON_A_GPU = [
     pytest.mark.gpu,
@@ -222,10 +224,21 @@ class TestOnAGpu:
 
     def test_pixels(self, folder: Path) -> None:
         for how in (SMALL, tvc.Preprocess((48, 40), "pad"), tvc.Preprocess((32, 40), "stretch", mean=(0.5,), std=(1,))):
-            on_gpu = batches(ImageSource(folder, how, "cuda"), 1, device=torch.device("cuda"))
+            on_gpu = batches(ImageSource(folder, how, "cuda"), 1, device=GPU)
             off = differences(batches(ImageSource(folder, how)), on_gpu)
             assert off.mean() < 2
             assert off.max() <= 40  # chrominance is made larger in another way
+
+    def test_pixels_do_not_depend_on_what_the_device_computes_meanwhile(self, folder: Path) -> None:
+        source = ImageSource(Subset(PhotoFolder(folder), [0, 1, 2, 3, 4, 5] * 40), SMALL, "cuda")  # type: ignore[arg-type]
+        quiet = [batch.on(GPU).cpu() for batch in batches(source, 1, device=GPU)]
+        places = [range(at, at + 6) for at in range(0, len(source), 6)]
+        busy = list[Tensor]()
+        for batch in read_batches(source, range(len(places)), places, 1, GPU):
+            torch.cuda._sleep(10_000_000)  # type: ignore[no-untyped-call]  # milliseconds, for which all that follows waits
+            busy.append(batch.on(GPU) + torch.zeros(300, device=GPU).sum())
+        assert all(torch.equal(a, b.cpu()) for a, b in zip(quiet, busy, strict=True))
+        assert all(torch.equal(quiet[0], other) for other in quiet)
 
     def test_scaling_is_that_of_the_cpu_to_the_bit(self) -> None:
         pixels = torch.arange(256, dtype=torch.uint8).expand(3, 16, 256).contiguous()
