@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -86,13 +87,13 @@ def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 width, height = image.size
-                turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+                turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
         return (height, width) if turned else (width, height)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         return read_image(path).size
 
 
-_ORIENTATION = 0x0112
+ORIENTATION = 0x0112
 """The tag of EXIF that says how a picture is turned."""
 
 
@@ -186,6 +187,13 @@ def _by_channel(name: str, values: Any) -> tuple[float, ...]:
     return numbers
 
 
+@lru_cache(maxsize=32)
+def _column(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers by channel as (C, 1, 1), sent to a device once: each time the host would wait for it."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
+
+
 def _names_in(folder: Path) -> list[str]:
     try:
         return os.listdir(folder)
@@ -234,14 +242,19 @@ class Preprocess:
 
     def __call__(self, photo: Pixels) -> Tensor:
         """The photo as the network's input: (C, H, W) float32, with C the number of means."""
+        return self.scaled(self.pixels(photo))
+
+    def pixels(self, photo: Pixels) -> Tensor:
+        """The photo at the input's size in 8 bits, before its values are scaled: (C, H, W) uint8."""
         fitted = [self.prepare(photo)] if self._in_colour else self._fitted_bands(photo)
         array = np.stack([np.asarray(picture) for picture in fitted], 2) if len(fitted) > 1 else np.asarray(fitted[0])
-        values = np.array(array.reshape(*self.size, -1).transpose(2, 0, 1), np.float32, order="C")
-        mean, std = (np.array(stat, np.float32)[:, None, None] for stat in (self.mean, self.std))
-        values /= np.float32(255)
-        values -= mean
-        values /= std
-        return torch.from_numpy(values)
+        return torch.from_numpy(np.array(array.reshape(*self.size, -1).transpose(2, 0, 1), np.uint8, order="C"))
+
+    def scaled(self, pixels: Tensor) -> Tensor:
+        """Pixels (..., C, H, W) of 8 bits as the network's input in float32, on their device, the same on each."""
+        # By tensors: CUDA multiplies by the reciprocal of a Python number, which rounds otherwise.
+        full, mean, std = (_column(values, pixels.device) for values in ((255.0,), self.mean, self.std))
+        return pixels.to(torch.float32, copy=True).div_(full).sub_(mean).div_(std)
 
     @property
     def _in_colour(self) -> bool:
@@ -272,8 +285,7 @@ class Preprocess:
         resampling = _RESAMPLING[self.interpolation]
         if self.geometry == "stretch":
             return image.resize((width, height), resampling)
-        scaled = self._scaled(image.width, image.height)
-        x, y = self._corner(scaled)
+        scaled, (x, y) = self.placement(image.width, image.height)
         if self.geometry == "pad":
             canvas = Image.new(image.mode, (width, height), fill if image.mode == "RGB" else fill[0])
             canvas.paste(image.resize(scaled, resampling), (-x, -y))
@@ -284,6 +296,13 @@ class Preprocess:
             return image.resize((width, height), resampling, box=inside)
         return image.resize(scaled, resampling).crop((x, y, x + width, y + height))
 
+    def placement(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The (width, height) that a photo of this size is resized to, and where on it the input begins: (x, y)."""
+        if self.geometry == "stretch":
+            return (self.size[1], self.size[0]), (0, 0)
+        scaled = self._scaled(width, height)
+        return scaled, self._corner(scaled)
+
     def seen_box(self, width: int, height: int) -> Box:
         """What part of a photo of this size the network sees: (left, top, right, bottom) in the photo's pixels.
 
@@ -291,9 +310,8 @@ class Preprocess:
         """
         if self.geometry == "stretch":
             return (0.0, 0.0, float(width), float(height))
-        scaled = self._scaled(width, height)
+        scaled, (left, top) = self.placement(width, height)
         h, w = self.size
-        left, top = self._corner(scaled)
         x, y = width / scaled[0], height / scaled[1]
         return (left * x, top * y, (left + w) * x, (top + h) * y)
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.defaults import Layers
 from torchviz_cnn.media.datasets.photos import Photos
 from torchviz_cnn.media.datasets.source import ImageSource
+from torchviz_cnn.media.decoding import Decode, require_decoder
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import Ranks, joined
 from torchviz_cnn.scores.targets import Score, Target
@@ -51,6 +53,7 @@ def top_activations(
     resume: bool = True,
     save_every: int = 50,
     exact: bool = False,
+    decode: Decode = "cpu",
     start: int = 0,
     end: int | None = None,
     progress: bool = False,
@@ -93,6 +96,8 @@ def top_activations(
             these values: the result is then the same for every batch size, number of workers and ranks.
         start, end: the piece of the dataset that is looked at: the images from `start` (0) up to, and without, `end`
             (None: the last one too). Places in the result are those of the whole dataset.
+        decode: `cuda` decodes plain JPEG files on the model's GPU, which many photos a second need, and prepares them
+            there: pixels differ from those of `cpu` by a few levels. Others are read as ever.
         progress: whether to show a progress bar.
 
     Returns:
@@ -121,7 +126,9 @@ def top_activations(
     save_every = checks.whole_number("save_every", save_every)
     checks.one_of("by", by, get_args(By))
     with untouched(model) as module:
-        source = ImageSource(dataset, preprocess or (model.preprocess if isinstance(model, Network) else None))
+        source = ImageSource(dataset, preprocess or (model.preprocess if isinstance(model, Network) else None), decode)
+        if decode == "cuda":
+            require_decoder(next((p.device for p in module.parameters()), torch.device("cpu")))
         piece = Piece.of(start, end, len(source))
         workers = checked_workers(workers, usual_workers() if isinstance(source.dataset, Photos) else 0)
         relevance = _relevance(model, source, by, target, score, output)
@@ -206,6 +213,7 @@ def _identity(
         "layers": list(probed.channels),
         "k": k,
         "exact": exact,
+        **({} if source.decode == "cpu" else {"decode": source.decode}),
         **({} if relevance is None else relevance.identity()),
         **piece.identity(),
     }

@@ -198,7 +198,7 @@ def run_pass(
                 for number in batches.share(chunk, ranks):
                     current[0].batch = batch = next(reader)
                     current[0].skipped |= batch.skipped
-                    x = None if batch.x is None else batch.x.to(device, dtype, non_blocking=True)
+                    x = None if batch.x is None else batch.on(device, dtype)
                     if x is not None and relevance is None:
                         hooks.run(x)
                         hooks.require_reached()

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from torch.utils.data import DataLoader
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.media.datasets.source import ImageSource
+from torchviz_cnn.media.decoding import Jpeg, Jpegs
+from torchviz_cnn.media.images import Preprocess
 
 _log = logging.getLogger("torchviz_cnn")
 
@@ -33,11 +36,58 @@ class Batch:
     """The places in the dataset of those that were read: (B,)."""
     labels: list[int | None]
     x: Tensor | None
-    """(B, C, H, W); None where none was read."""
+    """(B, C, H, W): inputs, or with `scaling` photos in 8 bits; None where none was read."""
     skipped: dict[int, str] = field(default_factory=dict)
     """What was wrong with those that were not, by place."""
     error: str | None = None
     """What is wrong with the dataset as a whole."""
+    files: Jpegs | None = None
+    """Those of its photos that the device decodes."""
+    scaling: Preprocess | None = None
+    """What makes inputs of photos in 8 bits, which are a quarter of the bytes on the way to the device."""
+
+    def stack(self, images: list[Tensor], scaling: Preprocess | None) -> None:
+        """Take images of one size as those that were read; `scaling` is for those in 8 bits."""
+        if all(x.dtype == torch.uint8 for x in images):
+            self.scaling = scaling
+        elif scaling is not None:  # some items are photos, others inputs
+            images = [scaling.scaled(x) if x.dtype == torch.uint8 else x for x in images]
+        sizes = {tuple(x.shape) for x in images}
+        if len(sizes) > 1:
+            shapes = " and ".join(" x ".join(map(str, size)) for size in sorted(sizes)[:2])
+            self.error = f"images of {shapes} cannot share a batch: resize them to one size, or use batch_size=1"
+        elif images:
+            self.x = torch.stack(images)
+
+    def decode(self, source: ImageSource, device: torch.device) -> int:
+        """Decode its files on a device and return how many; those that its decoder refuses are read as ever."""
+        if self.files is None or self.scaling is None:
+            return 0
+        answers: dict[int, Any] = dict(self.files.prepared_on(device, self.scaling))
+        others = iter(() if self.x is None else self.x.to(device, non_blocking=True))
+        alone = ImageSource(source.dataset, source.preprocess)
+        kept, decoded = list[int](), sum(answer is not None for answer in answers.values())
+        for row, place in enumerate(self.images.tolist()):
+            if row not in answers:
+                answers[row] = next(others)
+            elif answers[row] is None:
+                (answer,) = alone.items([place])
+                if isinstance(answer, Exception):
+                    self.skipped[place] = skip_reason(source.name(place), answer)
+                    continue
+                answers[row] = answer[0].to(device)  # type: ignore[union-attr]  # pixels, as without decode="cuda"
+            kept.append(row)
+        self.images, self.labels = self.images[kept], [self.labels[row] for row in kept]
+        self.x, self.files = torch.stack([answers[row] for row in kept]) if kept else None, None
+        return decoded
+
+    def on(self, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+        """The inputs on a device, in a type of floating point. There must be some."""
+        if self.x is None:
+            raise InputError(f"batch {self.number} has no image that could be read")
+        if self.scaling is None:
+            return self.x.to(device, dtype, non_blocking=True)
+        return self.scaling.scaled(self.x.to(device, non_blocking=True)).to(dtype)
 
     def pin_memory(self, device: object = None) -> Batch:
         """Called by the DataLoader: makes the copy to a CUDA device run during the computation."""
@@ -53,25 +103,24 @@ class _Items:
         self.image_indices = image_indices
 
     def __getitem__(self, number: int) -> Batch:
-        read, skipped = list[tuple[int, Tensor, int | None]](), dict[int, str]()
-        for place in self.image_indices[number]:
-            try:
-                x, label = self.source.item(place)
-                read.append((place, x, label))
-            except torch.OutOfMemoryError:
-                raise
-            except InputError as error:
-                return Batch(number, torch.empty(0, dtype=torch.long), [], None, error=str(error))
-            except Exception as error:  # a damaged file, or whatever else a dataset's own code raises for one item
-                skipped[place] = skip_reason(self.source.name(place), error)
-        sizes = {tuple(x.shape) for _, x, _ in read}
-        batch = Batch(number, torch.tensor([place for place, _, _ in read], dtype=torch.long), [], None, skipped)
-        if len(sizes) > 1:
-            shapes = " and ".join(" x ".join(map(str, size)) for size in sorted(sizes)[:2])
-            batch.error = f"images of {shapes} cannot share a batch: resize them to one size, or use batch_size=1"
-        elif read:
-            batch.x = torch.stack([x for _, x, _ in read])
-            batch.labels = [label for _, _, label in read]
+        places, scaling = self.image_indices[number], self.source.scaling
+        batch = Batch(number, torch.empty(0, dtype=torch.long), [], None)
+        try:
+            answers = self.source.items(places)
+        except InputError as error:
+            batch.error = str(error)
+            return batch
+        read = list[tuple[int, Tensor | Jpeg, int | None]]()
+        for place, answer in zip(places, answers, strict=True):
+            if isinstance(answer, Exception):
+                batch.skipped[place] = skip_reason(self.source.name(place), answer)
+            else:
+                read.append((place, *answer))
+        batch.images = torch.tensor([place for place, _, _ in read], dtype=torch.long)
+        batch.labels = [label for _, _, label in read]
+        files = {row: x for row, (_, x, _) in enumerate(read) if isinstance(x, Jpeg)}
+        batch.files = Jpegs.of(files) if files else None
+        batch.stack([x for _, x, _ in read if isinstance(x, Tensor)], scaling)
         return batch
 
 
@@ -101,10 +150,16 @@ def read_batches(
         generator=torch.Generator(),  # the global random state is not drawn from
         worker_init_fn=_one_thread,
     )
+    read = on_device = 0
     for batch in loader if not loader.num_workers or starts_by_fork() else _from_started(loader):
         if batch.error is not None:
             raise InputError(batch.error)
+        if source.decode == "cuda":
+            on_device += batch.decode(source, device)
+            read += len(batch.images)
         yield batch
+    if read > on_device:
+        _log.info("%d of %d photos were decoded on the CPU, as they are no plain JPEG", read - on_device, read)
 
 
 def _from_started(loader: DataLoader[Batch]) -> Iterator[Batch]:
