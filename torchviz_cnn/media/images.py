@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -186,6 +187,13 @@ def _by_channel(name: str, values: Any) -> tuple[float, ...]:
     return numbers
 
 
+@lru_cache(maxsize=32)
+def _column(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers by channel as (C, 1, 1), sent to a device once: each time the host would wait for it."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
+
+
 def _names_in(folder: Path) -> list[str]:
     try:
         return os.listdir(folder)
@@ -234,14 +242,19 @@ class Preprocess:
 
     def __call__(self, photo: Pixels) -> Tensor:
         """The photo as the network's input: (C, H, W) float32, with C the number of means."""
+        return self.scaled(self.pixels(photo))
+
+    def pixels(self, photo: Pixels) -> Tensor:
+        """The photo at the input's size in 8 bits, before its values are scaled: (C, H, W) uint8."""
         fitted = [self.prepare(photo)] if self._in_colour else self._fitted_bands(photo)
         array = np.stack([np.asarray(picture) for picture in fitted], 2) if len(fitted) > 1 else np.asarray(fitted[0])
-        values = np.array(array.reshape(*self.size, -1).transpose(2, 0, 1), np.float32, order="C")
-        mean, std = (np.array(stat, np.float32)[:, None, None] for stat in (self.mean, self.std))
-        values /= np.float32(255)
-        values -= mean
-        values /= std
-        return torch.from_numpy(values)
+        return torch.from_numpy(np.array(array.reshape(*self.size, -1).transpose(2, 0, 1), np.uint8, order="C"))
+
+    def scaled(self, pixels: Tensor) -> Tensor:
+        """Pixels (..., C, H, W) of 8 bits as the network's input in float32, on their device, the same on each."""
+        # By tensors: CUDA multiplies by the reciprocal of a Python number, which rounds otherwise.
+        full, mean, std = (_column(values, pixels.device) for values in ((255.0,), self.mean, self.std))
+        return pixels.to(torch.float32, copy=True).div_(full).sub_(mean).div_(std)
 
     @property
     def _in_colour(self) -> bool:

@@ -154,7 +154,7 @@ class Look:
             return Part(batch.number, {}, np.zeros((0, GRID, GRID)), np.zeros((GRID, GRID)), batch.skipped)
         places = batch.images.tolist()
         true = self.classes.of(self.source, places, batch.labels)
-        explained = self._explained(batch.x.to(device, non_blocking=True), true, places)
+        explained = self._explained(batch.on(device), true, places)
         columns = {"place": np.array(places), **scores(explained, true)}
         size = (batch.x.shape[2], batch.x.shape[3])
         frames = [self.source.frame(place, size) for place in places]

@@ -195,7 +195,7 @@ def _first(model: torch.nn.Module, source: ImageSource) -> tuple[Tensor, int | N
             if wanted is not None and batch.x.shape[1] != wanted:
                 channels = counted(batch.x.shape[1], "channel")
                 raise InputError(f"photos have {channels}, and {type(model).__name__} takes {wanted}")
-            return batch.x, batch.labels[0]
+            return batch.on(_CPU), batch.labels[0]
         reasons += batch.skipped.values()
     raise InputError(f"none of {counted(len(source), 'photo')} can be read; the first: {reasons[0]}")
 

@@ -57,7 +57,7 @@ def in_exact_order(
                     hooks.on_forward(list(candidates), take)
                 for batch in read_batches(source, range(len(share)), share, workers, device):
                     if batch.x is not None:
-                        image, x = int(batch.images[0]), batch.x.to(device, torch.float64)
+                        image, x = int(batch.images[0]), batch.on(device, torch.float64)
                         _run(hooks, x, batch.images, list(candidates), relevance, take)
     except RuntimeError as error:
         if isinstance(error, RankError) or not re.search("dtype|double|float64", str(error), re.IGNORECASE):

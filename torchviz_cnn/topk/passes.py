@@ -186,7 +186,7 @@ def run_pass(
                 for number in range(first + (ranks.rank - first) % ranks.count, last, ranks.count):
                     current[0].batch = batch = next(reader)
                     current[0].skipped |= batch.skipped
-                    x = None if batch.x is None else batch.x.to(device, dtype, non_blocking=True)
+                    x = None if batch.x is None else batch.on(device, dtype)
                     if x is not None and relevance is None:
                         hooks.run(x)
                         hooks.require_reached()

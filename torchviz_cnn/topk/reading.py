@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.media.datasets.source import ImageSource
+from torchviz_cnn.media.images import Preprocess
 
 _log = logging.getLogger("torchviz_cnn")
 
@@ -33,11 +34,21 @@ class Batch:
     """The places in the dataset of those that were read: (B,)."""
     labels: list[int | None]
     x: Tensor | None
-    """(B, C, H, W); None where none was read."""
+    """(B, C, H, W): inputs, or with `scaling` photos in 8 bits; None where none was read."""
     skipped: dict[int, str] = field(default_factory=dict)
     """What was wrong with those that were not, by place."""
     error: str | None = None
     """What is wrong with the dataset as a whole."""
+    scaling: Preprocess | None = None
+    """What makes inputs of photos in 8 bits, which are a quarter of the bytes on the way to the device."""
+
+    def on(self, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+        """The inputs on a device, in a type of floating point. There must be some."""
+        if self.x is None:
+            raise InputError(f"batch {self.number} has no image that could be read")
+        if self.scaling is None:
+            return self.x.to(device, dtype, non_blocking=True)
+        return self.scaling.scaled(self.x.to(device, non_blocking=True)).to(dtype)
 
     def pin_memory(self, device: object = None) -> Batch:
         """Called by the DataLoader: makes the copy to a CUDA device run during the computation."""
@@ -53,25 +64,31 @@ class _Items:
         self.image_indices = image_indices
 
     def __getitem__(self, number: int) -> Batch:
-        read, skipped = list[tuple[int, Tensor, int | None]](), dict[int, str]()
-        for place in self.image_indices[number]:
-            try:
-                x, label = self.source.item(place)
-                read.append((place, x, label))
-            except torch.OutOfMemoryError:
-                raise
-            except InputError as error:
-                return Batch(number, torch.empty(0, dtype=torch.long), [], None, error=str(error))
-            except Exception as error:  # a damaged file, or whatever else a dataset's own code raises for one item
-                skipped[place] = skip_reason(self.source.name(place), error)
-        sizes = {tuple(x.shape) for _, x, _ in read}
-        batch = Batch(number, torch.tensor([place for place, _, _ in read], dtype=torch.long), [], None, skipped)
+        places, scaling = self.image_indices[number], self.source.scaling
+        batch = Batch(number, torch.empty(0, dtype=torch.long), [], None)
+        try:
+            answers = self.source.items(places)
+        except InputError as error:
+            batch.error = str(error)
+            return batch
+        read = list[tuple[int, Tensor, int | None]]()
+        for place, answer in zip(places, answers, strict=True):
+            if isinstance(answer, Exception):
+                batch.skipped[place] = skip_reason(self.source.name(place), answer)
+            else:
+                read.append((place, *answer))
+        images = [x for _, x, _ in read]
+        if scaling is not None and all(x.dtype == torch.uint8 for x in images):
+            batch.scaling = scaling
+        elif scaling is not None:  # some items are photos, others inputs
+            images = [scaling.scaled(x) if x.dtype == torch.uint8 else x for x in images]
+        sizes = {tuple(x.shape) for x in images}
         if len(sizes) > 1:
             shapes = " and ".join(" x ".join(map(str, size)) for size in sorted(sizes)[:2])
             batch.error = f"images of {shapes} cannot share a batch: resize them to one size, or use batch_size=1"
-        elif read:
-            batch.x = torch.stack([x for _, x, _ in read])
-            batch.labels = [label for _, _, label in read]
+        elif images:
+            batch.images = torch.tensor([place for place, _, _ in read], dtype=torch.long)
+            batch.x, batch.labels = torch.stack(images), [label for _, _, label in read]
         return batch
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from torchviz_cnn.media.images import Preprocess, size_of
 from torchviz_cnn.media.origin import as_photo, input_of, is_photo, picture_of, stored
 from torchviz_cnn.media.render import Box
 
+_log = logging.getLogger("torchviz_cnn")
 _IMAGE_KEYS = ("image", "pixel_values", "img", "images", "input", "x")
 _LABEL_KEYS = ("label", "labels", "target", "class", "y")
 
@@ -66,14 +68,57 @@ class ImageSource:
 
     def item(self, index: int) -> tuple[Tensor, int | None]:
         """The input (C, H, W) and its label, if it has one. Raises InputError for items that are not images."""
-        image, label = _parts(self._stored(index))
+        x, label = self._prepared(index, self._stored(index))
+        return x if self.scaling is None or x.dtype != torch.uint8 else self.scaling.scaled(x), label
+
+    def items(self, places: Sequence[int]) -> list[tuple[Tensor, int | None] | Exception]:
+        """Several inputs and their labels, or why one cannot be read; where the dataset has PyTorch's `__getitems__`,
+        they are read together.
+
+        Photos that a Preprocess prepares come in 8 bits: `scaling.scaled` makes inputs of them. Raises InputError for a
+        dataset that cannot work.
+        """
+        together = self._together(places)
+        answers = list[tuple[Tensor, int | None] | Exception]()
+        for number, place in enumerate(places):
+            try:
+                item = self._stored(place) if together is None else together[number]
+                answers.append(self._prepared(place, item))
+            except (InputError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:  # a damaged file, or whatever else a dataset's own code raises for one item
+                answers.append(error)
+        return answers
+
+    @property
+    def scaling(self) -> Preprocess | None:
+        """What scales photos that come in 8 bits; None where they are prepared in another way."""
+        owner, _ = _owner(self.dataset, 0)
+        own = getattr(owner, "preprocess", None) if isinstance(owner, Photos) else None
+        preprocess = own if type(own) is Preprocess else self.preprocess
+        return preprocess if type(preprocess) is Preprocess else None
+
+    def _together(self, places: Sequence[int]) -> Sequence[Any] | None:
+        """Items that the dataset reads in one call; None where it has no such call, or that fails."""
+        if not _reads_together(self.dataset):
+            return None
+        try:
+            several = self.dataset.__getitems__(list(places))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a dataset's own code raises; one by one it is known which item fails
+            _log.info("images %d to %d are read one by one: together they give %r", places[0], places[-1], error)
+            return None
+        if not isinstance(several, (list, tuple)) or len(several) != len(places):
+            what = f"{len(several)}" if isinstance(several, (list, tuple)) else kind_of(several)
+            raise InputError(f"__getitems__ of {kind_of(self.dataset)} gives a list of {len(places)} items, not {what}")
+        return several
+
+    def _prepared(self, index: int, item: Any) -> tuple[Tensor, int | None]:
+        """An input and its label; a photo that `scaling` is for in 8 bits."""
+        image, label = _parts(item)
         if _is_photo(image):
-            if self.preprocess is None:
-                raise InputError(
-                    f"item {index} of the dataset is a photo ({_described(image)}), and how this network's inputs "
-                    "are prepared is not known: pass preprocess=, or a Network"
-                )
-            image = input_of(stored(image), self.preprocess)
+            image = self._of_photo(index, image)
         if isinstance(image, np.ndarray) and image.dtype.kind in "biuf":
             image = torch.from_numpy(np.ascontiguousarray(image, image.dtype.newbyteorder("=")))
         if isinstance(image, Tensor) and image.ndim == 2:
@@ -85,6 +130,16 @@ class ImageSource:
             raise InputError(f"item {index} of the dataset is not an image: {what}{kind}, where (C, H, W) is needed")
         return image.detach(), self._class(label)
 
+    def _of_photo(self, index: int, photo: Any) -> Tensor:
+        if (scaling := self.scaling) is not None:
+            return scaling.pixels(stored(photo))
+        if self.preprocess is None:
+            raise InputError(
+                f"item {index} of the dataset is a photo ({_described(photo)}), and how this network's inputs "
+                "are prepared is not known: pass preprocess=, or a Network"
+            )
+        return input_of(stored(photo), self.preprocess)
+
     def label(self, index: int) -> int | None:
         """The label of one item."""
         return self._class(_parts(self.dataset[index])[1])
@@ -92,7 +147,7 @@ class ImageSource:
     def _stored(self, index: int) -> Any:
         """An item; of a folder of photos, the photo with all its bands."""
         owner, place = _owner(self.dataset, index)
-        plain = isinstance(owner, Photos) and owner.preprocess is None
+        plain = isinstance(owner, Photos) and (owner.preprocess is None or owner.preprocess is self.scaling)
         return (owner.stored(place), owner.labels[place]) if plain else self.dataset[index]
 
     def _class(self, label: Any) -> int | None:
@@ -255,6 +310,18 @@ def _is_photo(image: Any) -> bool:
 def _described(value: Any) -> str:
     shape = getattr(value, "shape", None)
     return type(value).__name__ if shape is None else f"{type(value).__name__} of {tuple(shape)}"
+
+
+def _reads_together(dataset: Any) -> bool:
+    """Whether a dataset has PyTorch's `__getitems__`, also behind a `Subset`, and it gives what `dataset[i]` gives.
+
+    A class that only changes `__getitem__` of one that has both is read item by item.
+    """
+    first = next(
+        (kind for kind in type(dataset).__mro__ if {"__getitem__", "__getitems__"} & vars(kind).keys()), object
+    )
+    subset = hasattr(dataset, "dataset") and hasattr(dataset, "indices")
+    return "__getitems__" in vars(first) and (not subset or _reads_together(dataset.dataset))
 
 
 def _owner(dataset: Any, index: int) -> tuple[Any, int]:
