@@ -223,7 +223,7 @@ def _difference(saved: dict[str, Any], asked: dict[str, Any], above: str = "") -
 
 def _left_behind(name: str) -> bool:
     """Whether a file is what a killed run may leave before its manifest is there, or the system's own."""
-    return (name.startswith(".") and name.endswith(".part")) or name == ".DS_Store"
+    return (name.startswith(".") and name.endswith(".part")) or name in (".DS_Store", "shards.safetensors")
 
 
 def _short(value: object) -> str:

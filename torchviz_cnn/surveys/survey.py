@@ -37,7 +37,7 @@ from torchviz_cnn.surveys.passes import STATE, Classes, Look, State, explained_c
 from torchviz_cnn.surveys.result import Settings, ShownPhoto, Survey, relative_name
 from torchviz_cnn.surveys.saving import KIND, RESULT, identity_of, read, write
 from torchviz_cnn.surveys.shortcuts import summaries
-from torchviz_cnn.topk.reading import checked_workers, read_batches, usual_workers
+from torchviz_cnn.topk.reading import checked_workers, prepare_once, read_batches, usual_workers
 
 _NO_LABELS = "truth='none' takes the photos without labels"
 
@@ -131,6 +131,7 @@ def survey(
     explainer = Explainer(net, method, layer, output)
     device = str(next((p.device for p in module_of(net).parameters()), "cpu"))
     with torch.inference_mode(False), joined(device) as ranks:
+        prepare_once(source, place, ranks, progress)
         run = _started(net, source, explainer, truth, objects, k=numbers["k"], seed=seed)
         folder = None
         if place is not None:

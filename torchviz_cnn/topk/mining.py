@@ -24,7 +24,7 @@ from torchviz_cnn.runs.ranks import joined
 from torchviz_cnn.scores.targets import Score, Target
 from torchviz_cnn.topk.exact import in_exact_order
 from torchviz_cnn.topk.passes import STATE, Probe, RunState, probe, run_pass
-from torchviz_cnn.topk.reading import checked_workers, usual_workers
+from torchviz_cnn.topk.reading import checked_workers, prepare_once, usual_workers
 from torchviz_cnn.topk.relevance.shares import Relevance
 from torchviz_cnn.topk.result import KIND, RESULTS, By, TopActivations
 from torchviz_cnn.topk.statistics import ChannelStatistics
@@ -118,8 +118,9 @@ def top_activations(
     with untouched(model) as module:
         source = ImageSource(dataset, preprocess or (model.preprocess if isinstance(model, Network) else None))
         workers = checked_workers(workers, usual_workers() if isinstance(source.dataset, Photos) else 0)
-        relevance = _relevance(model, source, by, target, score, output)
         with joined(str(next((p.device for p in module.parameters()), "cpu"))) as ranks:
+            prepare_once(source, out, ranks, progress)
+            relevance = _relevance(model, source, by, target, score, output)
             probed = probe(module, source, layers, relevance)
             folder, state = None, RunState.new(probed, k + _SPARE if exact else k, relevance is not None)
             if out is not None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from torchviz_cnn.core.errors import ImageError
+from torchviz_cnn.core.errors import ImageError, InputError, OutputError
 from torchviz_cnn.media.datasets.photo_folder import PhotoFolder
 from torchviz_cnn.media.datasets.photos import Photos
+from torchviz_cnn.media.datasets.shards.index import INDEX
+from torchviz_cnn.media.datasets.shards.tar_shards import TarShards
 from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.topk.statistics import ChannelStatistics
@@ -22,17 +27,29 @@ def origin_of(source: ImageSource | None) -> dict[str, Any]:
     owner, how = source.dataset, source.preprocess
     if isinstance(owner, Photos) and owner.preprocess is not None:
         how = owner.preprocess
-    where = {"folder": str(owner.path.resolve())} if isinstance(owner, PhotoFolder) else {}
+    where: dict[str, Any] = {"folder": str(owner.path.resolve())} if isinstance(owner, PhotoFolder) else {}
+    if isinstance(owner, TarShards) and owner.reachable_again:
+        where = {"shards": owner.given, "image": owner.image}
     return {**where, "preprocess": dataclasses.asdict(how) if isinstance(how, Preprocess) else None}
 
 
-def same_photos(where: str, checksum: object) -> PhotoFolder | None:
-    """The photos of a folder, if they are those of a checksum: the places of a result are in their order."""
-    try:
-        photos = PhotoFolder(where)
-    except ImageError:  # there are none left
+def same_photos(about: Mapping[str, Any], results: Path, checksum: object) -> Photos | None:
+    """The photos that a result was made from, where they are still there and the same: its places are in their order.
+
+    Args:
+        about: where they were, as `origin_of` says.
+        results: the folder of the result, which has the index of shards.
+        checksum: that of their listing.
+    """
+    folder, shards = about.get("folder"), about.get("shards")
+    if shards is None and not os.path.isdir(folder or ""):
         return None
-    return photos if ImageSource(photos).listing()["checksum"] == checksum else None
+    try:
+        kept = results if (results / INDEX).exists() else None
+        photos = PhotoFolder(str(folder)) if shards is None else TarShards(shards, image=about.get("image"), index=kept)
+        return photos if photos.listing()["checksum"] == checksum else None
+    except (ImageError, InputError, OutputError):  # there are none left, or others
+        return None
 
 
 def tuples(saved: dict[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,10 @@
-"""Where each photo of many shards lies: arrays in one file that is mapped into memory, so that no process has a list."""
+"""Where each photo of many shards lies: arrays in a file that is mapped into memory, so that no process has a list."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import math
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ _CHUNK = 1 << 22
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """Where each photo lies. The file is one of safetensors, with all arrays and, as text, what is known of the shards."""
+    """Where each photo lies. The file is one of safetensors, with all arrays and, as text, what is known of shards."""
 
     about: dict[str, Any]
     """`shards`: name, size, stamp and checksum of each; `categories`; `image`, the ending that was asked for."""
@@ -65,7 +64,9 @@ class Index:
                     file.write(part)
             os.replace(temporary, path)
         except OSError as error:
-            raise OutputError(f"the index of the shards cannot be written to {path}: {error.strerror or error}") from error
+            raise OutputError(
+                f"the index of the shards cannot be written to {path}: {error.strerror or error}"
+            ) from error
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -76,7 +77,11 @@ class Index:
         kinds = {np.dtype(kind): name for name, kind in _TYPES.items()}
         tensors, end = dict[str, Any](), 0
         for name, array in self._in_file_order():
-            tensors[name] = {"dtype": kinds[array.dtype], "shape": [len(array)], "data_offsets": [end, end + array.nbytes]}
+            tensors[name] = {
+                "dtype": kinds[array.dtype],
+                "shape": [len(array)],
+                "data_offsets": [end, end + array.nbytes],
+            }
             end += array.nbytes
         texts = {"about": json.dumps(self.about), "checksum": _checksum(self.about, self._in_file_order())}
         header = json.dumps({"__metadata__": texts, **tensors}).encode()
@@ -84,7 +89,7 @@ class Index:
         yield len(header).to_bytes(8, "little")
         yield header
         for _, array in self._in_file_order():
-            yield memoryview(np.ascontiguousarray(array)).cast("B") if len(array) else b""
+            yield np.ascontiguousarray(array).data if len(array) else b""
 
     def _in_file_order(self) -> list[tuple[str, Array]]:
         """Arrays of wide numbers first, so that all of them are aligned."""
@@ -113,20 +118,24 @@ class Index:
             ) from error
         return made
 
-    def require_same(self, path: Path, names: Sequence[str], about: Sequence[Mapping[str, Any]], image: str | None) -> None:
+    def require_same(
+        self, path: Path, names: Sequence[str], about: Sequence[Mapping[str, Any]], image: str | None
+    ) -> None:
         """Raise InputError where the shards are not those that were indexed, ShardError where one has changed since."""
         indexed = self.about["shards"]
         if [shard["name"] for shard in indexed] != list(names) or self.about["image"] != image:
             other = next((a["name"] for a, b in zip(indexed, [*names, None], strict=False) if a["name"] != b), None)
-            difference = f"another choice of photos (image={self.about['image']!r})" if other is None else "other shards"
+            difference = (
+                f"another choice of photos (image={self.about['image']!r})" if other is None else "other shards"
+            )
             difference += f", among them {other}" if other and other not in names else ""
             raise InputError(f"{path} is an index of {difference}; use another folder")
         for shard, now in zip(indexed, about, strict=True):
             if shard["size"] != now["size"] or shard["stamp"] != stamp(now):
                 what = "size" if shard["size"] != now["size"] else "date, or its server's mark,"
                 raise ShardError(
-                    f"the shard {shard['name']} has changed since it was indexed in {path}: its {what} is another; copy "
-                    "shards with their dates (cp -p), or use another folder for the results"
+                    f"the shard {shard['name']} has changed since it was indexed in {path}: its {what} is another; "
+                    "copy shards with their dates (cp -p), or use another folder for the results"
                 )
 
     @property
@@ -166,7 +175,9 @@ class MemberNames(Sequence[str]):
 
 def stamp(info: Mapping[str, Any]) -> str:
     """What a file system says of a file that is another once the file has changed: its mark, else its date."""
-    known = (info.get(key) for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "Last-Modified"))
+    known = (
+        info.get(key) for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "Last-Modified")
+    )
     value = next((one for one in known if one is not None), "")
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
@@ -201,5 +212,5 @@ def _chunks(file: Any, begin: int, header: Mapping[str, Any]) -> Iterator[tuple[
 def _checksum(about: Mapping[str, Any], arrays: Any) -> str:
     digest = hashlib.sha256(json.dumps(about).encode())
     for _, array in arrays:
-        digest.update(memoryview(np.ascontiguousarray(array)).cast("B") if math.prod(array.shape) else b"")
+        digest.update(np.ascontiguousarray(array).data if len(array) else b"")
     return digest.hexdigest()

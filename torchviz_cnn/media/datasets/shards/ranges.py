@@ -8,6 +8,7 @@ import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from torchviz_cnn.core.errors import InputError, ShardError, one_line
@@ -62,7 +63,7 @@ class Files:
 
     def about(self) -> list[dict[str, Any]]:
         """What the file system says of each file, among which `size`. Raises ShardError where one is not there."""
-        ask: list[Callable[[], Any]] = [lambda path=path: self._call("info", path) for path in self.paths]  # type: ignore[misc]
+        ask = [partial(self._call, "info", path) for path in self.paths]
         answers = self._answers(ask, self.paths, lambda _, answer: None)
         for path, answer in zip(self.paths, answers, strict=True):
             if answer.get("size") is None:
@@ -73,7 +74,7 @@ class Files:
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
         """The bytes of each range, at least one. Raises ShardError where they cannot be had."""
-        ask: list[Callable[[], Any]] = [lambda r=r: self._call("cat_file", r.path, start=r.start, end=r.stop) for r in ranges]  # type: ignore[misc]  # fmt: skip
+        ask = [partial(self._call, "cat_file", one.path, start=one.start, end=one.stop) for one in ranges]
 
         def wrong(place: int, answer: bytes) -> str | None:
             one = ranges[place]
