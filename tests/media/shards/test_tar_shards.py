@@ -157,7 +157,12 @@ def test_a_label_that_is_none_is_said(tmp_path: Path, content: bytes) -> None:
 
 
 def test_other_members_folders_and_hidden_files_are_no_photos(tmp_path: Path) -> None:
-    members = [("._a.jpg", b"x"), ("a.txt", b"hello"), ("n1/a.JPG", photo_bytes(0)), ("n2/a.png", photo_bytes(1, "PNG"))]
+    members = [
+        ("._a.jpg", b"x"),
+        ("a.txt", b"hello"),
+        ("n1/a.JPG", photo_bytes(0)),
+        ("n2/a.png", photo_bytes(1, "PNG")),
+    ]
     path = write_tar(tmp_path / "a.tar", members)
     with tarfile.open(path, "a") as tar:
         folder, link = tarfile.TarInfo("folder.jpg"), tarfile.TarInfo("link.jpg")
@@ -171,7 +176,9 @@ def test_other_members_folders_and_hidden_files_are_no_photos(tmp_path: Path) ->
 def test_of_several_photos_of_a_sample_one_is_asked_for(tmp_path: Path) -> None:
     members = [(f"{n}.{kind}", photo_bytes(n)) for n in range(2) for kind in ("left.jpg", "right.jpg")]
     path = write_tar(tmp_path / "a.tar", members)
-    with pytest.raises(ShardError, match=r"the sample 0 of the shard a\.tar has 2 photos, left\.jpg, right\.jpg: image="):
+    with pytest.raises(
+        ShardError, match=r"the sample 0 of the shard a\.tar has 2 photos, left\.jpg, right\.jpg: image="
+    ):
         len(tvc.TarShards(path))
     assert list(tvc.TarShards(path, image=".right.JPG").names) == ["a.tar/0.right.jpg", "a.tar/1.right.jpg"]
     with pytest.raises(ShardError, match=r"no members that end in \.up\.jpg: there are 4 members: 2 x \.left\.jpg"):
