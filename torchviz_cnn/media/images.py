@@ -108,13 +108,13 @@ def _size_in(file: Path | BinaryIO) -> tuple[int, int] | None:
             warnings.simplefilter("ignore")
             with Image.open(file) as image:
                 width, height = image.size
-                turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+                turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
         return (height, width) if turned else (width, height)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         return None
 
 
-_ORIENTATION = 0x0112
+ORIENTATION = 0x0112
 """The tag of EXIF that says how a picture is turned."""
 
 
@@ -308,8 +308,7 @@ class Preprocess:
         resampling = _RESAMPLING[self.interpolation]
         if self.geometry == "stretch":
             return image.resize((width, height), resampling)
-        scaled = self._scaled(image.width, image.height)
-        x, y = self._corner(scaled)
+        scaled, (x, y) = self.placement(image.width, image.height)
         if self.geometry == "pad":
             canvas = Image.new(image.mode, (width, height), fill if image.mode == "RGB" else fill[0])
             canvas.paste(image.resize(scaled, resampling), (-x, -y))
@@ -320,6 +319,13 @@ class Preprocess:
             return image.resize((width, height), resampling, box=inside)
         return image.resize(scaled, resampling).crop((x, y, x + width, y + height))
 
+    def placement(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The (width, height) that a photo of this size is resized to, and where on it the input begins: (x, y)."""
+        if self.geometry == "stretch":
+            return (self.size[1], self.size[0]), (0, 0)
+        scaled = self._scaled(width, height)
+        return scaled, self._corner(scaled)
+
     def seen_box(self, width: int, height: int) -> Box:
         """What part of a photo of this size the network sees: (left, top, right, bottom) in the photo's pixels.
 
@@ -327,9 +333,8 @@ class Preprocess:
         """
         if self.geometry == "stretch":
             return (0.0, 0.0, float(width), float(height))
-        scaled = self._scaled(width, height)
+        scaled, (left, top) = self.placement(width, height)
         h, w = self.size
-        left, top = self._corner(scaled)
         x, y = width / scaled[0], height / scaled[1]
         return (left * x, top * y, (left + w) * x, (top + h) * y)
 

@@ -19,6 +19,7 @@ from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.defaults import Layers
 from torchviz_cnn.media.datasets.photos import Photos
 from torchviz_cnn.media.datasets.source import ImageSource
+from torchviz_cnn.media.decoding import Decode, require_decoder
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import joined
 from torchviz_cnn.scores.targets import Score, Target
@@ -51,6 +52,7 @@ def top_activations(
     resume: bool = True,
     save_every: int = 50,
     exact: bool = False,
+    decode: Decode = "cpu",
     progress: bool = False,
 ) -> TopActivations:
     """Find the k strongest activations of every channel of some layers over a dataset, at most one per image.
@@ -88,6 +90,8 @@ def top_activations(
         save_every: after how many batches `out` is written.
         exact: whether the k + 8 strongest are computed again in double precision, one image at a time, and ordered by
             these values: the result is then the same for every batch size, number of workers and ranks.
+        decode: `cuda` decodes plain JPEG files on the model's GPU, which many photos a second need, and prepares them
+            there: pixels differ from those of `cpu` by a few levels. Others are read as ever.
         progress: whether to show a progress bar.
 
     Returns:
@@ -116,7 +120,9 @@ def top_activations(
     save_every = checks.whole_number("save_every", save_every)
     checks.one_of("by", by, get_args(By))
     with untouched(model) as module:
-        source = ImageSource(dataset, preprocess or (model.preprocess if isinstance(model, Network) else None))
+        source = ImageSource(dataset, preprocess or (model.preprocess if isinstance(model, Network) else None), decode)
+        if decode == "cuda":
+            require_decoder(next((p.device for p in module.parameters()), torch.device("cpu")))
         workers = checked_workers(workers, usual_workers() if isinstance(source.dataset, Photos) else 0)
         with joined(str(next((p.device for p in module.parameters()), "cpu"))) as ranks:
             prepare_once(source, out, ranks, progress)
@@ -183,6 +189,7 @@ def _identity(
         "layers": list(probed.channels),
         "k": k,
         "exact": exact,
+        **({} if source.decode == "cpu" else {"decode": source.decode}),
         **({} if relevance is None else relevance.identity()),
     }
 

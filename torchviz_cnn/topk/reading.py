@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.media.datasets.source import ImageSource
+from torchviz_cnn.media.decoding import Jpeg, Jpegs
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.runs.ranks import Ranks
 
@@ -40,8 +42,45 @@ class Batch:
     """What was wrong with those that were not, by place."""
     error: str | None = None
     """What is wrong with the dataset as a whole."""
+    files: Jpegs | None = None
+    """Those of its photos that the device decodes."""
     scaling: Preprocess | None = None
     """What makes inputs of photos in 8 bits, which are a quarter of the bytes on the way to the device."""
+
+    def stack(self, images: list[Tensor], scaling: Preprocess | None) -> None:
+        """Take images of one size as those that were read; `scaling` is for those in 8 bits."""
+        if all(x.dtype == torch.uint8 for x in images):
+            self.scaling = scaling
+        elif scaling is not None:  # some items are photos, others inputs
+            images = [scaling.scaled(x) if x.dtype == torch.uint8 else x for x in images]
+        sizes = {tuple(x.shape) for x in images}
+        if len(sizes) > 1:
+            shapes = " and ".join(" x ".join(map(str, size)) for size in sorted(sizes)[:2])
+            self.error = f"images of {shapes} cannot share a batch: resize them to one size, or use batch_size=1"
+        elif images:
+            self.x = torch.stack(images)
+
+    def decode(self, source: ImageSource, device: torch.device) -> int:
+        """Decode its files on a device and return how many; those that its decoder refuses are read as ever."""
+        if self.files is None or self.scaling is None:
+            return 0
+        answers: dict[int, Any] = dict(self.files.prepared_on(device, self.scaling))
+        others = iter(() if self.x is None else self.x.to(device, non_blocking=True))
+        alone = ImageSource(source.dataset, source.preprocess)
+        kept, decoded = list[int](), sum(answer is not None for answer in answers.values())
+        for row, place in enumerate(self.images.tolist()):
+            if row not in answers:
+                answers[row] = next(others)
+            elif answers[row] is None:
+                (answer,) = alone.items([place])
+                if isinstance(answer, Exception):
+                    self.skipped[place] = skip_reason(source.name(place), answer)
+                    continue
+                answers[row] = answer[0].to(device)  # type: ignore[union-attr]  # pixels, as without decode="cuda"
+            kept.append(row)
+        self.images, self.labels = self.images[kept], [self.labels[row] for row in kept]
+        self.x, self.files = torch.stack([answers[row] for row in kept]) if kept else None, None
+        return decoded
 
     def on(self, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
         """The inputs on a device, in a type of floating point. There must be some."""
@@ -73,24 +112,17 @@ class _Items:
         except InputError as error:
             batch.error = str(error)
             return batch
-        read = list[tuple[int, Tensor, int | None]]()
+        read = list[tuple[int, Tensor | Jpeg, int | None]]()
         for place, answer in zip(places, answers, strict=True):
             if isinstance(answer, Exception):
                 batch.skipped[place] = skip_reason(self.source.name(place), answer)
             else:
                 read.append((place, *answer))
-        images = [x for _, x, _ in read]
-        if scaling is not None and all(x.dtype == torch.uint8 for x in images):
-            batch.scaling = scaling
-        elif scaling is not None:  # some items are photos, others inputs
-            images = [scaling.scaled(x) if x.dtype == torch.uint8 else x for x in images]
-        sizes = {tuple(x.shape) for x in images}
-        if len(sizes) > 1:
-            shapes = " and ".join(" x ".join(map(str, size)) for size in sorted(sizes)[:2])
-            batch.error = f"images of {shapes} cannot share a batch: resize them to one size, or use batch_size=1"
-        elif images:
-            batch.images = torch.tensor([place for place, _, _ in read], dtype=torch.long)
-            batch.x, batch.labels = torch.stack(images), [label for _, _, label in read]
+        batch.images = torch.tensor([place for place, _, _ in read], dtype=torch.long)
+        batch.labels = [label for _, _, label in read]
+        files = {row: x for row, (_, x, _) in enumerate(read) if isinstance(x, Jpeg)}
+        batch.files = Jpegs.of(files) if files else None
+        batch.stack([x for _, x, _ in read if isinstance(x, Tensor)], scaling)
         return batch
 
     def _next(self, number: int) -> Sequence[int]:
@@ -108,7 +140,7 @@ def prepare_once(source: ImageSource, out: str | os.PathLike[str] | None, ranks:
     place = ranks.gather(ranks.once(lambda: source.prepare(out, progress=progress and ranks.first)))[0]
     with ranks.agreeing():
         if place is not None and not ranks.first:
-            source.prepare(place)
+            source.prepare(place if place.is_dir() else None)  # on another machine it may be none
 
 
 def skip_reason(name: str, error: Exception) -> str:
@@ -133,10 +165,16 @@ def read_batches(
         generator=torch.Generator(),  # the global random state is not drawn from
         worker_init_fn=_one_thread,
     )
+    read = on_device = 0
     for batch in loader if not loader.num_workers or starts_by_fork() else _from_started(loader):
         if batch.error is not None:
             raise InputError(batch.error)
+        if source.decode == "cuda":
+            on_device += batch.decode(source, device)
+            read += len(batch.images)
         yield batch
+    if read > on_device:
+        _log.info("%d of %d photos were decoded on the CPU, as they are no plain JPEG", read - on_device, read)
 
 
 def _from_started(loader: DataLoader[Batch]) -> Iterator[Batch]:

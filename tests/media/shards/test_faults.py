@@ -49,7 +49,7 @@ def photos(server: Server) -> list[bytes]:
 
 def contents(shards: tvc.TarShards, places: Any = range(24)) -> list[bytes]:
     shards.fetch(places)
-    return [shards.content(place) for place in places]
+    return [shards.encoded(place) for place in places]
 
 
 def test_a_batch_is_read_in_one_request_a_shard(server: Server) -> None:

@@ -107,7 +107,7 @@ def test_photos_are_those_of_a_folder_bit_for_bit(tmp_path: Path) -> None:
         assert np.array_equal(shards[place][0], folder[place][0])
         assert np.array_equal(together[place][0], folder[place][0])
         assert shards.size(place) == folder.size(place) == SIZE
-        assert shards.content(place) == (tmp_path / "photos" / folder.names[place]).read_bytes()
+        assert shards.encoded(place) == (tmp_path / "photos" / folder.names[place]).read_bytes()
     a, b = ImageSource(pattern, PLAIN), ImageSource(tmp_path / "photos", PLAIN)
     for (x, label), (y, _) in zip(a.items(range(5, 19)), b.items(range(5, 19)), strict=True):  # type: ignore[misc]
         assert torch.equal(x, y)
@@ -122,7 +122,7 @@ def test_every_form_of_tar_and_long_names_are_read(tmp_path: Path, form: int) ->
     path = write_tar(tmp_path / "a.tar", [(name, photo_bytes(n)) for n, name in enumerate(names)], format=form)
     shards = tvc.TarShards(path)
     assert list(shards.names) == [f"a.tar/{name.removeprefix('./')}" for name in names]
-    assert [shards.content(n) for n in range(len(names))] == [photo_bytes(n) for n in range(len(names))]
+    assert [shards.encoded(n) for n in range(len(names))] == [photo_bytes(n) for n in range(len(names))]
 
 
 @pytest.mark.parametrize(
@@ -469,7 +469,7 @@ def test_memory_file_systems_and_options_are_taken(tmp_path: Path) -> None:
             tvc.TarShards("memory://bucket/train-{000000..000002}.tar"),
             tvc.TarShards("/bucket/train-{000000..000002}.tar", filesystem=system),
         ):
-            assert shards.content(9) == (tmp_path / "photos" / "0009.jpg").read_bytes()
+            assert shards.encoded(9) == (tmp_path / "photos" / "0009.jpg").read_bytes()
             assert shards.labels.tolist() == [place % 3 for place in range(24)]
     finally:
         system.rm("/bucket", recursive=True)

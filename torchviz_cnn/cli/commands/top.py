@@ -27,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=positive, default=32, metavar="NUMBER", help="photos at once (%(default)s)")
     words = "processes that decode photos (default: all processors but one)"
     add("--workers", type=whole, metavar="NUMBER", help=words)
+    words = "where plain JPEG files are decoded; cuda needs --device cuda (%(default)s)"
+    add("--decode", choices=choices("decode"), default="cpu", help=words)
     words = "after how many batches --out is written each time (%(default)s)"
     add("--save-every", type=positive, default=50, metavar="BATCHES", help=words)
     add("--exact", action="store_true", help="order the strongest by double precision (default: as computed)")
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         args.device = ranks.device
         net = shared.network(args, verbose=ranks.first)
         given = shared.options(args, "layers", "k", "by", "output", "batch_size", "workers", "out", "resume")
-        given |= shared.options(args, "save_every", "exact")
+        given |= shared.options(args, "save_every", "exact", "decode")
         top = tvc.top_activations(net, args.folder, target=_target(net, args), **given, progress=True)
     if ranks.first:
         _report(args, top)

@@ -54,6 +54,10 @@ class PhotoFolder(Photos):
         """The photo with the depth and the bands of its file."""
         return read_stored(self.path / self.names[index])
 
+    def encoded(self, index: int) -> bytes:
+        """The bytes of the photo's file, of whatever kind."""
+        return (self.path / self.names[index]).read_bytes()
+
     def size(self, index: int) -> tuple[int, int]:
         """Return the photo's (width, height), of which only the head is read."""
         return size_of(self.path / self.names[index])

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from torchviz_cnn.core.errors import ImageError
+from torchviz_cnn.core.errors import ImageError, InputError
 from torchviz_cnn.media.bands import Pixels
 from torchviz_cnn.media.images import to_rgb
 from torchviz_cnn.media.origin import input_of
@@ -66,6 +66,10 @@ class Photos(ABC):
     @abstractmethod
     def stored(self, index: int) -> Pixels:
         """The photo with the depth and the bands that it has. Raises ImageError, with its name, for a broken one."""
+
+    def encoded(self, index: int) -> bytes:
+        """The bytes of the photo's file. Raises InputError for a dataset that has no files."""
+        raise InputError(f"{type(self).__name__} does not give the bytes of files; decode='cpu' does without")
 
     @abstractmethod
     def size(self, index: int) -> tuple[int, int]:

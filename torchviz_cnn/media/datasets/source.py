@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torchviz_cnn.media.datasets.photo_folder import PhotoFolder, preprocess_of_
 from torchviz_cnn.media.datasets.photos import Photos
 from torchviz_cnn.media.datasets.shards.patterns import are_shards
 from torchviz_cnn.media.datasets.shards.tar_shards import TarShards
+from torchviz_cnn.media.decoding import Decode, Jpeg, plain_jpeg, require_fits
 from torchviz_cnn.media.images import Preprocess, size_of
 from torchviz_cnn.media.origin import as_photo, input_of, is_photo, picture_of, stored
 from torchviz_cnn.media.render import Box
@@ -47,11 +48,14 @@ class ImageSource:
     """A dataset, whatever its items look like: inputs, photos (of PIL, paths, or arrays and tensors of whole numbers),
     tuples or dicts of these with a label.
 
-    `preprocess` turns photos into inputs, and tells where on them the network looks. Raises InputError for what is no
+    `preprocess` turns photos into inputs, and tells where on them the network looks. With `decode="cuda"` batches have
+    plain JPEG files as they are, for a GPU to decode. Raises InputError for what is no
     map-style dataset.
     """
 
-    def __init__(self, dataset: Any, preprocess: Callable[[Image.Image], Tensor] | None = None) -> None:
+    def __init__(
+        self, dataset: Any, preprocess: Callable[[Image.Image], Tensor] | None = None, decode: Decode = "cpu"
+    ) -> None:
         if isinstance(dataset, (str, Path)):
             dataset = TarShards(dataset) if are_shards(dataset) else PhotoFolder(dataset)
         if isinstance(dataset, Mapping) or not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
@@ -64,6 +68,12 @@ class ImageSource:
             raise InputError(f"the dataset ({type(dataset).__name__}) is empty")
         self.dataset = dataset
         self.preprocess = preprocess
+        self.decode = checks.one_of("decode", decode, get_args(Decode))
+        if decode == "cuda":
+            require_fits(self.scaling)
+            owner, _ = _owner(dataset, 0)
+            if not isinstance(owner, Photos) or type(owner).encoded is Photos.encoded:
+                raise InputError(f"decode='cuda' reads files, as of a folder of photos, not items of {kind_of(owner)}")
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -86,20 +96,24 @@ class ImageSource:
             owner.fetch([_owner(self.dataset, place)[1] for place in places])
             owner.ahead([_owner(self.dataset, place)[1] for place in ahead])
 
-    def items(self, places: Sequence[int], ahead: Sequence[int] = ()) -> list[tuple[Tensor, int | None] | Exception]:
+    def items(
+        self, places: Sequence[int], ahead: Sequence[int] = ()
+    ) -> list[tuple[Tensor | Jpeg, int | None] | Exception]:
         """Several inputs and their labels, or why one cannot be read; where the dataset has PyTorch's `__getitems__`,
         they are read together. Those that will be asked for next may be named `ahead`.
 
-        Photos that a Preprocess prepares come in 8 bits: `scaling.scaled` makes inputs of them. Raises InputError for a
-        dataset that cannot work.
+        Photos that a Preprocess prepares come in 8 bits: `scaling.scaled` makes inputs of them. With decode="cuda"
+        plain JPEG files come as their bytes. Raises InputError for a dataset that cannot work.
         """
         self.fetch(places, ahead)
         together = self._together(places)
-        answers = list[tuple[Tensor, int | None] | Exception]()
+        answers = list[tuple[Tensor | Jpeg, int | None] | Exception]()
         for number, place in enumerate(places):
             try:
-                item = self._stored(place) if together is None else together[number]
-                answers.append(self._prepared(place, item))
+                answer: Any = self._jpeg(place) if self.decode == "cuda" else None
+                if answer is None:
+                    answer = self._prepared(place, self._stored(place) if together is None else together[number])
+                answers.append(answer)
             except (InputError, torch.OutOfMemoryError):
                 raise
             except Exception as error:  # a damaged file, or whatever else a dataset's own code raises for one item
@@ -127,8 +141,16 @@ class ImageSource:
             return None
         if not isinstance(several, (list, tuple)) or len(several) != len(places):
             what = f"{len(several)}" if isinstance(several, (list, tuple)) else kind_of(several)
-            raise InputError(f"__getitems__ of {kind_of(self.dataset)} gives a list of {len(places)} items, not {what}")
+            raise InputError(
+                f"__getitems__ of {type(self.dataset).__name__} gives a list of {len(places)} items, not {what}"
+            )
         return several
+
+    def _jpeg(self, index: int) -> tuple[Jpeg, int | None] | None:
+        """The file of a photo and its label, where a device may decode it."""
+        owner, place = _owner(self.dataset, index)
+        file = plain_jpeg(owner.encoded(place), self.scaling or Preprocess())
+        return None if file is None else (file, self._class(owner.labels[place]))
 
     def _prepared(self, index: int, item: Any) -> tuple[Tensor, int | None]:
         """An input and its label; a photo that `scaling` is for in 8 bits."""

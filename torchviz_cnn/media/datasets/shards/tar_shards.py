@@ -177,9 +177,9 @@ class TarShards(Photos):
 
     def stored(self, index: int) -> Pixels:
         """The photo with the depth and the bands of its file."""
-        return read_stored_bytes(self.content(index), self.names[index])
+        return read_stored_bytes(self.encoded(index), self.names[index])
 
-    def content(self, index: int) -> bytes:
+    def encoded(self, index: int) -> bytes:
         """The bytes of the photo's file. Raises ShardError where they cannot be had."""
         place = range(len(self))[index]
         kept = self._content.get(place)
@@ -194,7 +194,7 @@ class TarShards(Photos):
             path, start = self._files.paths[arrays["shard"][place]], int(arrays["start"][place])
             size = int(arrays["size"][place])
             head = self._files.read([Range(path, start, start + min(size, _HEAD))])[0] if size else b""
-        return size_of_bytes(head) or size_of_bytes(self.content(place)) or self.photo(place).size
+        return size_of_bytes(head) or size_of_bytes(self.encoded(place)) or self.photo(place).size
 
     def fetch(self, indices: Sequence[int]) -> None:
         """Read the files of these photos together and keep them, until others are fetched."""
