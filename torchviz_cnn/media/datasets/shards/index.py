@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,9 +24,10 @@ FORMAT = 1
 _TYPES = {"I32": np.int32, "U32": np.uint32, "I64": np.int64, "U8": np.uint8}
 _ARRAYS = ("shard", "start", "size", "header", "label", "text", "text_end")
 _CHUNK = 1 << 22
+_FORGET = 1 << 16
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Index:
     """Where each photo lies. The file is one of safetensors, with all arrays and, as text, what is known of shards."""
 
@@ -34,21 +36,23 @@ class Index:
     arrays: dict[str, Array]
     """For each photo the number of its shard, where it begins in it, its bytes, the CRC-32 of its header, its label and
     where its path ends in `text`."""
+    file: mmap.mmap | None = None
+    """The file that has the arrays."""
+    read: int = 0
 
     @classmethod
     def of(cls, samples: Sequence[Samples], shards: Sequence[Mapping[str, Any]], image: str | None) -> Index:
         """Join what was scanned, in the order of the shards; text labels become categories."""
         numbers = np.concatenate([one.numbers for one in samples])
-        names = [name for one in samples for name in one.names]
         categories, labels = _classes([label for one in samples for label in one.labels])
         arrays = {
-            "shard": np.repeat(np.arange(len(samples), dtype=np.int32), [len(one.names) for one in samples]),
+            "shard": np.repeat(np.arange(len(samples), dtype=np.int32), [len(one.numbers) for one in samples]),
             "start": numbers[:, 0].copy(),
             "size": numbers[:, 1].copy(),
             "header": numbers[:, 2].astype(np.uint32),
             "label": labels,
-            "text": np.frombuffer(b"".join(names), np.uint8),
-            "text_end": np.cumsum([len(name) for name in names], dtype=np.int64),
+            "text": np.frombuffer(b"".join(one.text for one in samples), np.uint8),
+            "text_end": np.cumsum(numbers[:, 3]),
         }
         known = [{**shard, "checksum": one.checksum} for shard, one in zip(shards, samples, strict=True)]
         return cls({"format": FORMAT, "shards": known, "categories": categories, "image": image}, arrays)
@@ -108,8 +112,9 @@ class Index:
                 about = json.loads(texts["about"])
                 if about["format"] != FORMAT:
                     raise ValueError(f"it is of format {about['format']}, not {FORMAT}")
-                arrays = {name: _mapped(path, 8 + length, row) for name, row in header.items()}
-                made = cls(about, {name: arrays[name] for name in _ARRAYS})
+                whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                arrays = {name: _mapped(whole, 8 + length, row) for name, row in header.items()}
+                made = cls(about, {name: arrays[name] for name in _ARRAYS}, whole)
                 if check and texts["checksum"] != _checksum(about, _chunks(file, 8 + length, header)):
                     raise ValueError("its checksum is not that of its content")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -138,6 +143,13 @@ class Index:
                     "copy shards with their dates (cp -p), or use another folder for the results"
                 )
 
+    def was_read(self, photos: int) -> None:
+        """Count what was read; now and then it no longer counts as memory of this process: the system still has it."""
+        self.read += photos
+        if self.read >= _FORGET and self.file is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self.read = 0
+            self.file.madvise(mmap.MADV_DONTNEED)
+
     @property
     def checksum(self) -> str:
         """What identifies the photos: the names, sizes and headers of all shards, in their order."""
@@ -153,6 +165,7 @@ class MemberNames(Sequence[str]):
     def __init__(self, index: Index) -> None:
         self._shards = [shard["name"] for shard in index.about["shards"]]
         self._shard, self._text, self._end = (index.arrays[name] for name in ("shard", "text", "text_end"))
+        self._index = index
 
     def __len__(self) -> int:
         return len(self._shard)
@@ -168,6 +181,7 @@ class MemberNames(Sequence[str]):
         return [self._name(place) for place in places] if isinstance(places, range) else self._name(places)
 
     def _name(self, place: int) -> str:
+        self._index.was_read(1)
         start = int(self._end[place - 1]) if place else 0
         text = bytes(self._text[start : int(self._end[place])])
         return f"{self._shards[int(self._shard[place])]}/{text.decode('utf-8', 'surrogateescape')}"
@@ -193,11 +207,11 @@ def _classes(labels: Sequence[Label]) -> tuple[list[str], Array]:
     return [], np.fromiter(known, np.int32, len(labels))
 
 
-def _mapped(path: Path, begin: int, row: Mapping[str, Any]) -> Array:
+def _mapped(whole: mmap.mmap, begin: int, row: Mapping[str, Any]) -> Array:
     kind, (first, last), (count,) = np.dtype(_TYPES[row["dtype"]]), row["data_offsets"], row["shape"]
-    if last - first != count * kind.itemsize or begin + last > os.path.getsize(path) or first < 0:
+    if last - first != count * kind.itemsize or begin + last > len(whole) or first < 0:
         raise ValueError("it ends too early")
-    return np.memmap(path, kind, "r", begin + first, (count,)) if count else np.zeros(0, kind)
+    return np.frombuffer(whole, kind, count, begin + first) if count else np.zeros(0, kind)
 
 
 def _chunks(file: Any, begin: int, header: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -38,9 +38,10 @@ class Samples:
 
     checksum: str = ""
     """Over the names, sizes and places of all members, and the labels."""
-    names: list[bytes] = field(default_factory=list)
-    numbers: Array = field(default_factory=lambda: np.zeros((0, 3), np.int64))
-    """For each photo where its content begins, how many bytes it has, and the CRC-32 of its header: (n, 3)."""
+    text: bytes = b""
+    """The paths of the photos, one after the other."""
+    numbers: Array = field(default_factory=lambda: np.zeros((0, 4), np.int64))
+    """For each photo where it begins, its bytes, the CRC-32 of its header, and the bytes of its path: (n, 4)."""
     labels: list[Label] = field(default_factory=list)
     without_use: list[str] = field(default_factory=list)
     """Members with labels that are neither numbers nor text."""
@@ -124,10 +125,11 @@ def scan(name: str, size: int, read_range: Callable[[int, int], bytes], image: s
     _require_one_each(name, photos)
     chosen = [next(iter(several.values())) for several in photos.values()]
     made.checksum = digest.hexdigest()
-    made.names = [photo[0] for photo in chosen]
-    made.numbers = np.array([photo[1:] for photo in chosen], np.int64).reshape(-1, 3)
+    made.text = b"".join(photo[0] for photo in chosen)
+    made.numbers = np.array([(*photo[1:], len(photo[0])) for photo in chosen], np.int64).reshape(-1, 4)
     given = [labels.get(key, {}) for key in photos]
-    made.labels = [label.get("cls", label.get("json")) for label in given]
+    shared = dict[Label, Label]()  # equal labels are one object, as there are few classes
+    made.labels = [shared.setdefault(one, one) for one in (label.get("cls", label.get("json")) for label in given)]
     return made
 
 

@@ -108,6 +108,7 @@ class TarShards(Photos):
         self._folder: Path | None = None
         self._temporary = False
         self._index: Index | None = None
+        self._names: MemberNames | None = None
         self._content: dict[int, bytes] = {}
         self._ahead: _Ahead | None = None
 
@@ -140,7 +141,7 @@ class TarShards(Photos):
                 place = Path(tempfile.mkdtemp(prefix="torchviz_cnn-"))
                 weakref.finalize(self, _remove, place, os.getpid())
             index = Index.mapped(made.write(place), check=False)
-        self._index, self._folder = index, place
+        self._index, self._folder, self._names = index, place, None
         return place
 
     @property
@@ -156,7 +157,9 @@ class TarShards(Photos):
     @property
     def names(self) -> Sequence[str]:  # type: ignore[override]
         """What each photo is called: the name of its shard and its path in it."""
-        return MemberNames(self.index)
+        if self._names is None:
+            self._names = MemberNames(self.index)
+        return self._names
 
     @property
     def labels(self) -> Any:  # type: ignore[override]
@@ -243,6 +246,7 @@ class TarShards(Photos):
                         f"{self.names[place]} is not at byte {int(starts[row]) - HEADER:,} any more"
                     )
                 read[place] = data[at : at + int(sizes[row])]
+        self.index.was_read(len(wanted))
         return read
 
     def _scanned(self, about: Sequence[Mapping[str, Any]], progress: bool) -> Index:
@@ -261,7 +265,7 @@ class TarShards(Photos):
             finally:
                 threads.shutdown(cancel_futures=True)
         endings = sum((one.endings for one in samples), Samples().endings)
-        require_photos(endings, sum(len(one.names) for one in samples), self.image)
+        require_photos(endings, sum(len(one.numbers) for one in samples), self.image)
         without_use = [name for one in samples for name in one.without_use]
         if without_use:
             of = f"{counted(len(without_use), 'label')} of shards"
@@ -277,7 +281,7 @@ class TarShards(Photos):
         return scan(self.shard_names[number], size, partial(_part, self._files, path), self.image, self._files.local)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_index": None, "_content": {}, "_ahead": None}
+        return {**self.__dict__, "_index": None, "_names": None, "_content": {}, "_ahead": None}
 
     def __repr__(self) -> str:
         pattern = self.given[0] if len(self.given) == 1 else f"{self.given[0]} ..."
