@@ -71,8 +71,9 @@ def survey(
 
     Args:
         net: a module or a Network.
-        photos: a folder of photos (with a folder below it for each class, or without), or anything map-style:
-            torchvision's `ImageFolder`, a list of photos, a tensor (N, C, H, W).
+        photos: a folder of photos (with a folder below it for each class, or without), tar files of them (a pattern as
+            for `TarShards`), or anything map-style: torchvision's `ImageFolder`, a list of photos, a tensor
+            (N, C, H, W).
         truth: the true class of each photo: a CSV file of `file,class`, `"folders"` for the name of the folder that
             each lies in, a sequence, a mapping by the photo's name, a function of the name; `"none"` for none. By
             default (None) the folders by class, or the labels of the dataset, where there are. Classes are the

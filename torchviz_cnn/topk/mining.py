@@ -70,9 +70,9 @@ def top_activations(
 
     Args:
         model: a module or a Network.
-        dataset: a folder of photos (with folders below it by class, or without), or anything map-style: torchvision's
-            `ImageFolder`, a list of photos, a tensor (N, C, H, W). Items are inputs (C, H, W), or photos, alone or
-            first in a tuple or dict with a label.
+        dataset: a folder of photos (with folders below it by class, or without), tar files of them (a pattern as for
+            `TarShards`), or anything map-style: torchvision's `ImageFolder`, a list of photos, a tensor (N, C, H, W).
+            Items are inputs (C, H, W), or photos, alone or first in a tuple or dict with a label.
         layers: names, glob patterns or module types as for `capture`, fully connected layers too; by default all
             convolutions.
         k: how many activations per channel.
