@@ -68,6 +68,7 @@ from torchviz_cnn.scores.targets import predict
 from torchviz_cnn.surveys.result import Survey
 from torchviz_cnn.surveys.survey import survey
 from torchviz_cnn.topk.mining import top_activations
+from torchviz_cnn.topk.pieces.merging import merge
 from torchviz_cnn.topk.result import TopActivations
 from torchviz_cnn.watch.watching import Watch
 
@@ -148,6 +149,7 @@ __all__ = [
     "load_model",
     "max_pool_with_switches",
     "maximize",
+    "merge",
     "metrics",
     "model_names",
     "objectives",

@@ -164,9 +164,9 @@ class ResultFolder:
         return there
 
     def _require(self, identity: dict[str, Any]) -> None:
-        difference = _difference(self.manifest["identity"], identity)
-        if difference is not None:
-            field, saved, asked = difference
+        different = difference(self.manifest["identity"], identity)
+        if different is not None:
+            field, saved, asked = different
             raise OutputError(
                 f"{self.path} holds results of another run: "
                 f"its {field} is {_short(saved)}, this one's is {_short(asked)}; use another folder"
@@ -208,14 +208,14 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": str(torch.__version__), "torchviz_cnn": own}
 
 
-def _difference(saved: dict[str, Any], asked: dict[str, Any], above: str = "") -> tuple[str, Any, Any] | None:
-    """The first field in which two differ, as a dotted name, with both values."""
+def difference(saved: dict[str, Any], asked: dict[str, Any], above: str = "") -> tuple[str, Any, Any] | None:
+    """The first field in which two identities differ, as a dotted name, with both values; None where they do not."""
     for field in dict.fromkeys([*asked, *saved]):
         a, b = saved.get(field), asked.get(field)
         if isinstance(a, dict) and isinstance(b, dict):
-            difference = _difference(a, b, f"{above}{field}.")
-            if difference is not None:
-                return difference
+            inner = difference(a, b, f"{above}{field}.")
+            if inner is not None:
+                return inner
         elif a != b:
             return f"{above}{field}", a, b
     return None

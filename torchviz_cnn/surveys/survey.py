@@ -189,9 +189,8 @@ def _started(
 
 def _first(model: torch.nn.Module, source: ImageSource) -> tuple[Tensor, int | None]:
     """The first photo that can be read, as a batch, and its label. Raises InputError where there is none."""
-    batches = read_batches(source, range(len(source)), [range(i, i + 1) for i in range(len(source))], 0, _CPU)
     reasons = list[str]()
-    for batch in batches:
+    for batch in (one for place in range(len(source)) for one in read_batches(source, range(1), [[place]], 0, _CPU)):
         if batch.x is not None:
             wanted = input_channels(model)
             if wanted is not None and batch.x.shape[1] != wanted:
@@ -210,7 +209,8 @@ def _classes(net: Model, source: ImageSource, truth: Truth, outputs: int, label:
     if isinstance(truth, str) and truth == "none":
         return Classes(), Matches({}, "no labels were asked for")
     if truth is not None:
-        names = [relative_name(source, index) for index in range(len(source))]
+        own = source.dataset.names if isinstance(source.dataset, Photos) else None
+        names = [relative_name(source, index) for index in range(len(source))] if own is None else own
         given = given_classes(names, truth)
         matches = matched(net, given, outputs, _NO_LABELS)
         return Classes([matches.known[one] for one in given]), matches._replace(how=f"labels as given: {matches.how}")
@@ -232,12 +232,12 @@ def _without_labels(source: ImageSource) -> str:
     if not isinstance(source.dataset, Photos):
         return f"the dataset has no labels: {source.name(0)} has none"
     names = source.dataset.names
-    outside = [name for name in names if "/" not in name]
-    if len(outside) == len(names):
+    outside = sum("/" not in name for name in names)
+    if outside == len(names):
         return "the photos have no labels: they are not in a folder for each class"
-    lie = "lies" if len(outside) == 1 else "lie"
-    return f"no photo has a label, as {len(outside)} of {len(names)} {lie} in no folder of a class: {outside[0]!r}" + (
-        " and others" if len(outside) > 1 else ""
+    lie, first = "lies" if outside == 1 else "lie", next(name for name in names if "/" not in name)
+    return f"no photo has a label, as {outside} of {len(names)} {lie} in no folder of a class: {first!r}" + (
+        " and others" if outside > 1 else ""
     )
 
 

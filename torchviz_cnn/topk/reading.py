@@ -93,6 +93,7 @@ class Batch:
     def pin_memory(self, device: object = None) -> Batch:
         """Called by the DataLoader: makes the copy to a CUDA device run during the computation."""
         self.x = None if self.x is None else self.x.pin_memory()
+        self.images = self.images.pin_memory()
         return self
 
 
@@ -150,7 +151,11 @@ def skip_reason(name: str, error: Exception) -> str:
 
 
 def read_batches(
-    source: ImageSource, numbers: range, image_indices: Sequence[Sequence[int]], workers: int, device: torch.device
+    source: ImageSource,
+    numbers: Sequence[int],
+    image_indices: Sequence[Sequence[int]],
+    workers: int,
+    device: torch.device,
 ) -> Iterator[Batch]:
     """The batches of these numbers, in order; `image_indices[number]` are the images of one.
 

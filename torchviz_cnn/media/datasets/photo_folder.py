@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, overload
 
 from PIL import Image
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import ImageError, InputError, counted
 from torchviz_cnn.media.bands import Pixels
+from torchviz_cnn.media.datasets.names import in_order
 from torchviz_cnn.media.datasets.photos import Photos
 from torchviz_cnn.media.images import Preprocess, read_image, read_stored, size_of
 
@@ -32,14 +33,14 @@ class PhotoFolder(Photos):
         if not self.path.is_dir():
             link = "it is a link to nothing" if self.path.is_symlink() else "no such folder"
             raise ImageError(f"{path} is not a folder of photos: {'it is a file' if self.path.exists() else link}")
-        self.names = _photos_below(self.path)
-        """Path of each photo below the folder, with `/`."""
+        self.names = in_order(_photos_below(self.path))
+        """Path of each photo below the folder, with `/`; those of very many photos are in a temporary file."""
         if not self.names:
             raise ImageError(f"there are no photos in {path}, nor in the folders below it")
-        tops = [name.partition("/")[0] if "/" in name else None for name in self.names]
-        self.categories = tuple(sorted({top for top in tops if top is not None})) if None not in tops else ()
-        place = {name: i for i, name in enumerate(self.categories)}
-        self.labels = [place.get(top or "", -1) for top in tops]
+        tops = set(map(_top, self.names))
+        self.categories = tuple(sorted(top for top in tops if top is not None)) if None not in tops else ()
+        labels = _Labels(self.names, self.categories)
+        self.labels = list(labels) if isinstance(self.names, list) else labels
 
     @property
     def root(self) -> str:
@@ -66,8 +67,10 @@ class PhotoFolder(Photos):
         """How many photos there are, and a checksum over their names and sizes."""
         digest = hashlib.sha256()
         for name in self.names:
-            file = self.path / name
-            size = os.path.getsize(file) if os.path.exists(file) else -1
+            try:
+                size = os.path.getsize(os.path.join(self.path, name))
+            except OSError:
+                size = -1
             digest.update(f"{name} {size}\n".encode(errors="surrogateescape"))
         return {"images": len(self), "checksum": digest.hexdigest(), "of": "names and sizes"}
 
@@ -76,20 +79,76 @@ class PhotoFolder(Photos):
         return f"PhotoFolder({str(self.path)!r}: {counted(len(self), 'photo')}{classes})"
 
 
-def _photos_below(folder: Path) -> list[str]:
+class _Labels(Sequence[int]):
+    """The class of each photo, from its name: nothing is kept for each."""
+
+    def __init__(self, names: Sequence[str], categories: tuple[str, ...]) -> None:
+        self.names = names
+        self.place = {name: i for i, name in enumerate(categories)}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        if isinstance(index, slice):
+            return [self._of(name) for name in self.names[index]]
+        return self._of(self.names[index])
+
+    def __iter__(self) -> Iterator[int]:
+        return map(self._of, self.names)
+
+    def _of(self, name: str) -> int:
+        return self.place.get(_top(name) or "", -1)
+
+
+def _top(name: str) -> str | None:
+    """The folder that a photo's path begins with; None for one that lies in no folder."""
+    return name.partition("/")[0] if "/" in name else None
+
+
+def _photos_below(folder: Path) -> Iterator[str]:
+    """The paths of all photos below a folder, with `/`, in no order; links are followed, no folder is entered twice."""
     readable = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    names, visited = [], set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    waiting, visited = [""], set()
+    while waiting:
+        below = waiting.pop()
+        place = os.path.join(folder, below)
         real = os.path.realpath(place)
-        folders[:] = [] if real in visited else [name for name in folders if not name.startswith(".")]
         if real in visited:  # a link back to where it came from
             continue
         visited.add(real)
-        below = os.path.relpath(place, folder)
-        for name in files:
-            if os.path.splitext(name)[1].lower() in readable and not name.startswith("."):
-                names.append((name if below == "." else os.path.join(below, name)).replace(os.sep, "/"))
-    return sorted(names, key=lambda name: name.split("/"))
+        folders = []
+        for name, is_folder in _entries(place):
+            if name.startswith("."):
+                continue
+            if is_folder:
+                folders.append(f"{below}{name}/")
+            elif os.path.splitext(name)[1].lower() in readable:
+                yield f"{below}{name}"
+        waiting += reversed(folders)
+
+
+def _entries(place: str) -> Iterator[tuple[str, bool]]:
+    """What is in a folder, and whether it is a folder, one by one; nothing where it cannot be read."""
+    try:
+        with os.scandir(place) as entries:
+            for entry in entries:
+                yield entry.name, _is_folder(entry)
+    except OSError:
+        return
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def by_name(files: Sequence[str], names: Sequence[str], what: str) -> dict[int, str]:

@@ -61,7 +61,7 @@ class ImageSource:
         if isinstance(dataset, Mapping) or not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
             hint = "; pass its .dataset" if hasattr(dataset, "dataset") else ""
             raise InputError(
-                "a dataset is a folder or tar files of photos, or map-style: len(dataset) and dataset[i]; "
+                "a dataset is a folder of photos, or map-style: len(dataset) and dataset[i]; "
                 f"not {kind_of(dataset)}{hint}"
             )
         if not isinstance(dataset, Photos) and len(dataset) == 0:

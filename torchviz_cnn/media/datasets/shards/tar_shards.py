@@ -145,6 +145,11 @@ class TarShards(Photos):
         return place
 
     @property
+    def kept_in(self) -> str | None:
+        """The folder of `index=`, as an absolute path."""
+        return None if self._kept_in is None else os.path.abspath(self._kept_in)
+
+    @property
     def index(self) -> Index:
         """Where each photo lies."""
         if self._index is None and self._folder is not None:  # in a process that was started anew
