@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.decoding import Jpeg, Jpegs, stream_apart
 from torchviz_cnn.media.images import Preprocess
+from torchviz_cnn.runs.ranks import Ranks
 
 _log = logging.getLogger("torchviz_cnn")
 
@@ -104,15 +105,16 @@ class Batch:
 class _Items:
     """A dataset of whole batches, as one index of the DataLoader stands for one batch."""
 
-    def __init__(self, source: ImageSource, image_indices: Sequence[Sequence[int]]) -> None:
+    def __init__(self, source: ImageSource, image_indices: Sequence[Sequence[int]], numbers: Sequence[int]) -> None:
         self.source = source
         self.image_indices = image_indices
+        self.numbers = numbers
 
     def __getitem__(self, number: int) -> Batch:
         places, scaling = self.image_indices[number], self.source.scaling
         batch = Batch(number, torch.empty(0, dtype=torch.long), [], None)
         try:
-            answers = self.source.items(places)
+            answers = self.source.items(places, self._next(number))
         except InputError as error:
             batch.error = str(error)
             return batch
@@ -128,6 +130,23 @@ class _Items:
         batch.files = Jpegs.of(files) if files else None
         batch.stack([x for _, x, _ in read if isinstance(x, Tensor)], scaling)
         return batch
+
+    def _next(self, number: int) -> Sequence[int]:
+        """The images of the batch that this process is asked for after one: workers take turns."""
+        info = get_worker_info()
+        after = self.numbers.index(number) + (1 if info is None else info.num_workers)
+        return self.image_indices[self.numbers[after]] if after < len(self.numbers) else ()
+
+
+def prepare_once(source: ImageSource, out: str | os.PathLike[str] | None, ranks: Ranks, progress: bool = False) -> None:
+    """Get a dataset ready on all ranks: the first one's work is enough where they share its files.
+
+    What is kept for that goes to the folder of results. Raises what `Photos.prepare` raises, on all ranks.
+    """
+    place = ranks.gather(ranks.once(lambda: source.prepare(out, progress=progress and ranks.first)))[0]
+    with ranks.agreeing():
+        if place is not None and not ranks.first:
+            source.prepare(place if place.is_dir() else None)  # on another machine it may be none
 
 
 def skip_reason(name: str, error: Exception) -> str:
@@ -148,7 +167,7 @@ def read_batches(
     A single image that cannot be read is left out and noted. Raises InputError for a dataset that cannot work.
     """
     loader: DataLoader[Batch] = DataLoader(
-        _Items(source, image_indices),  # type: ignore[arg-type]
+        _Items(source, image_indices, numbers),  # type: ignore[arg-type]
         batch_size=None,
         sampler=numbers,
         num_workers=workers if len(numbers) > 1 else 0,
