@@ -15,7 +15,7 @@ from torchviz_cnn.topk.passes import STATE, RunState, require_some
 from torchviz_cnn.topk.pieces.cutting import Piece, images
 from torchviz_cnn.topk.pieces.outcome import result_of
 from torchviz_cnn.topk.result import KIND, RESULTS, TopActivations
-from torchviz_cnn.topk.written.storing import saved_origin
+from torchviz_cnn.topk.written.storing import copy_index, saved_origin
 
 
 def merge(
@@ -75,9 +75,11 @@ def merge(
     if out is not None:
         if about.source is not None:
             about.source.require_apart(out)
-        folder = ResultFolder.open(out, KIND, {**first.identity, **piece.identity()})
-        state.save(folder)
-        top.write(folder, saved_origin(first.folder.load_with_metadata(RESULTS)[1]["about"]))
+        origin = saved_origin(first.folder.load_with_metadata(RESULTS)[1]["about"])
+        with ResultFolder.run(out, KIND, {**first.identity, **piece.identity()}) as folder:
+            state.save(folder)
+            copy_index(first.folder.path, folder.path)
+            top.write(folder, origin)
     return top
 
 
