@@ -99,6 +99,7 @@ NOT_COMPARED = {
     "describe": "says shapes and sizes: it runs in test_pages_and_clips_are_made_on_a_gpu",
     "report": "writes a page of the methods above: it runs in test_pages_and_clips_are_made_on_a_gpu",
     "trust": "measures the methods above by the metrics above: it runs in test_pages_and_clips_are_made_on_a_gpu",
+    "merge": "adds up results that are on the CPU",
     "relu_rule": "is what saliency's option relu is made of",
     "untouched": "computes nothing; test_a_gpu_gives_what_the_cpu_gives holds that the model comes back as it was",
     "layer_names": "lists names",
@@ -358,7 +359,7 @@ def test_formulas_do_not_wait(name: str) -> None:
 @needs_gpu
 @pytest.mark.filterwarnings("ignore:no positive evidence")
 @pytest.mark.parametrize("build", [networks.vgg_like, networks.dense])
-@pytest.mark.parametrize(("name", "most"), [("grad_cam", 8), ("saliency", 8), ("competitive_cam", 16)])
+@pytest.mark.parametrize(("name", "most"), [("grad_cam", 8), ("saliency", 8), ("competitive_cam", 24)])
 def test_waits_do_not_grow_with_the_batch(name: str, most: int, build: Callable[[], nn.Module]) -> None:
     """Of a call a few checks wait: of the input, the output, the target and the map."""
     model, function = build().cuda(), getattr(tvc, name)

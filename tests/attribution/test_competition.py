@@ -98,3 +98,24 @@ def test_a_layer_without_a_gradient_and_a_class_out_of_range_are_named() -> None
         tvc.competitive_cam(networks.gap_linear(), images(1), target=CLASSES)
     with pytest.raises(tvc.LayerError, match="single pixel"):
         tvc.competitive_cam(networks.gap_linear(), images(1), "gap")
+
+
+@pytest.mark.filterwarnings("ignore::torchviz_cnn.core.errors.EmptyMapWarning")
+@pytest.mark.parametrize(
+    ("build", "layer", "runs"),
+    [
+        (networks.vgg_like, "features.9", [1, 6, 6]),  # for the maps, and for those of the rivals
+        (networks.gap_linear, "features", [1, 1, 6]),
+        (networks.residual, "layer2.1.bn2", [1, 1, 6, 6]),  # a shortcut leads around it
+    ],
+)
+def test_one_image_tells_whether_pooling_follows(build: Callable[[], nn.Module], layer: str, runs: list[int]) -> None:
+    """The batch runs only as often as it must, and each image gets what it gets alone."""
+    model, x, rows = build(), images(6), list[int]()
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    handle = first.register_forward_hook(lambda module, given, output: rows.append(len(output)))
+    together = tvc.competitive_cam(model, x, layer).values
+    handle.remove()
+    assert sorted(rows) == runs
+    alone = torch.cat([tvc.competitive_cam(model, one[None], layer).values for one in x])
+    assert torch.allclose(together, alone, rtol=1e-4, atol=1e-6 * float(alone.abs().max()))

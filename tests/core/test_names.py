@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 from tests import networks
 from torchviz_cnn.core.errors import LayerError
-from torchviz_cnn.core.names import Call, call_name, expand, is_compiled, named_layers, resolve, unwrap
+from torchviz_cnn.core.names import Call, all_modules, call_name, expand, is_compiled, named_layers, resolve, unwrap
 
 
 def call(name: str) -> Call:
@@ -87,3 +88,16 @@ def test_wrappers_are_left_out_of_names() -> None:
     inside.features = torch.compile(inside.features, backend="eager")
     assert is_compiled(inside.features)
     assert list(named_layers(inside)) == plain
+
+
+@pytest.mark.parametrize("build", networks.NETWORKS.values())
+def test_all_modules_are_those_of_pytorch_in_its_order(build: Callable[[], nn.Module]) -> None:
+    model = build()
+    assert list(all_modules(model).items()) == list(model.named_modules())
+
+
+def test_a_module_in_two_places_has_its_first_name() -> None:
+    shared = nn.ReLU()
+    model = nn.ModuleDict({"b": nn.Sequential(nn.Identity(), shared), "a": shared, "c": nn.Sequential(shared)})
+    model.register_module("none", None)
+    assert list(all_modules(model)) == ["", "b", "b.0", "b.1", "c"]

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -151,8 +150,8 @@ def trace(
             known.watch(hooks)
         with ruling or contextlib.nullcontext():
             at_once = INPUT in layers or ruling is not None or hooks.asks_for_gradients
-            run = partial(hooks.run_on, given.inputs(leaf.clone()), stop_early=False)
-            output, ending = watched.run(run, at_once)
+            # A copy for each run: models may write into their input.
+            output, ending = watched.run(lambda: hooks.run_on(given.inputs(leaf.clone()), stop_early=False), at_once)
         hooks.require_reached()
         if ruling is not None:
             ruling.require_ruled(model, output)

@@ -120,10 +120,12 @@ def _pooled_weights(given: Given, layer: str, run: Trace) -> Tensor | None:
     tokens, for means everywhere), and only what follows the pooling is differentiated.
     """
     maps, own, logits = run.maps(layer), run.activations[layer].detach(), run.targets.logits.detach()
-    places = tuple(range(2, maps.ndim))
-    for count in sorted({1, len(maps)}):  # the first image alone tells that of most networks, at little cost
+    places, batch = tuple(range(2, maps.ndim)), len(maps)
+    # The first image alone tells that of most networks. What comes before the layer then runs for one image, and for
+    # all of them only where a shortcut leads around the layer.
+    for count, before in dict.fromkeys([(1, 1), (batch, 1), (batch, batch)]):
         first = torch.arange(count, device=maps.device)
-        some = given.of_images(first, given.x[:count])
+        some = given.of_images(first[:before], given.x[:before])
         try:
             with torch.enable_grad(), HookManager(given.model) as hooks, Ending() as ending:
                 means = maps[:count].mean(places, keepdim=True).requires_grad_()
@@ -136,9 +138,12 @@ def _pooled_weights(given: Given, layer: str, run: Trace) -> Tensor | None:
             _log.info("%d classes compete, not all: %s", RIVALS, str(error).partition("\n")[0])
             return None
         tolerance = tolerance_of(maps) * float(logits[:count].abs().max())
-        if not torch.allclose(pooled, logits[:count], rtol=0, atol=tolerance):
-            _log.info("%d classes compete, not all: layer %r is not followed by global average pooling", RIVALS, layer)
-            return None
+        is_same = torch.allclose(pooled, logits[:count], rtol=0, atol=tolerance)
+        if is_same == (count == batch):
+            break
+    if not is_same:
+        _log.info("%d classes compete, not all: layer %r is not followed by global average pooling", RIVALS, layer)
+        return None
     parts = [require_gradient(part, given.model, layer) for (part,) in score_gradients(pooled, [means])]
     return torch.cat(parts).flatten(2).float().transpose(0, 1) / maps[0, 0].numel()
 
