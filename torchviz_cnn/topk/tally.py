@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchviz_cnn.scores.projection import as_maps as to_maps
 from torchviz_cnn.scores.projection import require_features
-from torchviz_cnn.topk.pieces.sums import Sums
+from torchviz_cnn.topk.pieces.sums import Adding, Sums
 from torchviz_cnn.topk.reading import Batch
 
 _GATHERED = 1 << 24
@@ -141,7 +141,7 @@ class Tally:
         activation, relevance, sums = (below(f"{layer}/{part}") for part in ("", "relevance/", "sums/"))
         tally = cls(Ranking.of(activation, layer), Sums(**sums))
         channels, classes = tally.activation.candidates.values.shape[1], tally.sums.labels.numel()
-        shapes = [(3, channels), (3, channels), (channels,), (classes,), (classes, 3, channels), (classes, channels)]
+        shapes = [(4, channels), (channels,), (classes,), (classes, 4, channels)]
         for (name, tensor), shape in zip(vars(tally.sums).items(), shapes, strict=True):
             check_shape(f"{name} of {layer}", tensor, shape)
         if relevance:
@@ -210,8 +210,8 @@ class Collector:
     activations: dict[str, Best]
     relevances: dict[str, Best]
     """Empty where relevance is not asked for."""
-    sums: dict[str, list[Sums]] = field(default_factory=dict)
-    """Those of each batch, by layer."""
+    sums: dict[str, Adding] = field(default_factory=dict)
+    """By layer."""
     skipped: dict[int, str] = field(default_factory=dict)
     batch: Batch = field(default_factory=lambda: Batch(0, torch.empty(0), [], None))
     """The batch that runs now."""
@@ -220,8 +220,8 @@ class Collector:
         """A forward hook. All is computed at once, as what follows may write over the output."""
         maps, best = as_maps(self.model, layer, output, len(self.batch.images)), self.activations[layer]
         flat = maps.flatten(2)
-        sums = Sums.of(flat.mean(2, dtype=best.kept.values.dtype), _inactive(flat), self.batch.labels)
-        self.sums.setdefault(layer, []).append(sums)
+        sums = self.sums.setdefault(layer, Adding(flat.shape[1], flat.device))
+        sums.add(flat.mean(2, dtype=best.kept.values.dtype), _inactive(flat), self.batch.labels)
         best.offer(flat.amax(2), maps, self.batch.images)
 
     def take_relevance(self, layer: str, shares: Tensor) -> None:
@@ -231,7 +231,7 @@ class Collector:
 
     def part(self) -> Part:
         """All that was kept."""
-        sums = {layer: first.plus(others) for layer, (first, *others) in self.sums.items()}
+        sums = {layer: adding.sums() for layer, adding in self.sums.items()}
         return Part(_kept(self.activations), _kept(self.relevances), sums, self.skipped)
 
 
@@ -249,7 +249,8 @@ def _inactive(flat: Tensor) -> Tensor:
     # On a CPU in parts that stay in its cache, and with bytes as numbers: several times faster than written plainly.
     step = max(1, _COUNTED // flat[0].numel()) if flat.device.type == "cpu" else len(flat)
     parts = [part.le(0).view(torch.uint8).sum(2, dtype=torch.int32) for part in torch.split(flat, step)]
-    return torch.cat(parts).cpu().double() / flat.shape[2]
+    counts = torch.cat(parts)
+    return (counts.cpu() if counts.device.type == "mps" else counts).double() / flat.shape[2]
 
 
 def as_maps(model: nn.Module, layer: str, output: Any, batch: int) -> Tensor:
