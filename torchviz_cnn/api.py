@@ -37,6 +37,7 @@ from torchviz_cnn.core.errors import (
     ModelError,
     OutputError,
     RankError,
+    ShardError,
     SkippedWarning,
     TargetError,
     TorchvizError,
@@ -56,6 +57,7 @@ from torchviz_cnn.layers.defaults import layer_names
 from torchviz_cnn.layers.describe import Description, describe
 from torchviz_cnn.layers.units.similar import SimilarChannels, similar_channels
 from torchviz_cnn.media.datasets.photo_folder import PhotoFolder
+from torchviz_cnn.media.datasets.shards.tar_shards import TarShards
 from torchviz_cnn.media.figures import panel
 from torchviz_cnn.media.images import Preprocess, read_image
 from torchviz_cnn.models import load_keras_weights, load_model, model_names
@@ -112,10 +114,12 @@ __all__ = [
     "ReluRule",
     "Report",
     "Saliency",
+    "ShardError",
     "SignedHeatmap",
     "SimilarChannels",
     "SkippedWarning",
     "Survey",
+    "TarShards",
     "TargetError",
     "TopActivations",
     "TorchvizError",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import warnings
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 import torch
@@ -63,10 +64,21 @@ def read_stored(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> I
     """Read a picture as it is stored, upright: in any mode of PIL, or as numbers (H, W, n). Raises as `read_image`."""
     path = checks.path("a photo", path)
     require_file(path)
+    return _read(path, path, max_pixels)
+
+
+def read_stored_bytes(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image | Array:
+    """Read a picture from the bytes of its file, called `name`, as `read_stored` does."""
+    if not content:
+        raise ImageError(f"{name} is empty: it has 0 bytes")
+    return _read(name, io.BytesIO(content), max_pixels)
+
+
+def _read(path: Path | str, file: Path | BinaryIO, max_pixels: int) -> Image.Image | Array:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures and odd metadata
-            return _stored(path, max_pixels)
+            return _stored(path, file, max_pixels)
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -82,35 +94,46 @@ def read_stored(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> I
 def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Width and height of a picture, upright, from the head of its file where that tells it. Raises as `read_image`."""
     path = checks.path("a photo", path)
+    return _size_in(path) or read_image(path).size
+
+
+def size_of_bytes(head: bytes) -> tuple[int, int] | None:
+    """Width and height of a picture, upright, from the first bytes of its file; None where they do not tell it."""
+    return _size_in(io.BytesIO(head))
+
+
+def _size_in(file: Path | BinaryIO) -> tuple[int, int] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with Image.open(file) as image:
                 width, height = image.size
                 turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
         return (height, width) if turned else (width, height)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-        return read_image(path).size
+        return None
 
 
 ORIENTATION = 0x0112
 """The tag of EXIF that says how a picture is turned."""
 
 
-def _stored(path: Path, max_pixels: int) -> Image.Image | Array:
+def _stored(path: Path | str, file: Path | BinaryIO, max_pixels: int) -> Image.Image | Array:
     try:
-        opened = Image.open(path)
+        opened = Image.open(file)
     except UnidentifiedImageError:
-        with path.open("rb") as file:
-            if file.read(4) not in _TIFF:
+        with file.open("rb") if isinstance(file, Path) else file as stream:
+            stream.seek(0)
+            if stream.read(4) not in _TIFF:
                 raise
-        return _read_tiff(path, max_pixels)
+            stream.seek(0)
+            return _read_tiff(path, stream, max_pixels)
     with opened as image:
         _require_size(path, image.width, image.height, 1, max_pixels)
         deep = image.mode == "RGB" and ";16" in str(image.tile)
         samples = int(getattr(image, "tag_v2", {}).get(277, 1))
         if image.format == "TIFF" and (deep or samples > len(image.getbands())) and find_spec("tifffile"):
-            return _read_tiff(path, max_pixels)
+            return _read_tiff(path, file, max_pixels)
         image.load()
         upright = ImageOps.exif_transpose(image)
     # Of 16 bits in three bands Pillow keeps the upper 8, in which a picture of 12 bits is nearly black.
@@ -118,7 +141,7 @@ def _stored(path: Path, max_pixels: int) -> Image.Image | Array:
     return np.asarray(upright).astype(np.uint16) << 8 if shifted else upright
 
 
-def _read_tiff(path: Path, max_pixels: int) -> Image.Image | Array:
+def _read_tiff(path: Path | str, stored: Path | BinaryIO, max_pixels: int) -> Image.Image | Array:
     """The first page of a TIFF of any type and number of bands, by tifffile."""
     try:
         import tifffile
@@ -126,7 +149,7 @@ def _read_tiff(path: Path, max_pixels: int) -> Image.Image | Array:
         raise ImageError(
             f"{path} is a TIFF that Pillow does not read: tifffile does (pip install tifffile), or pass its array"
         ) from None
-    with tifffile.TiffFile(path) as file:
+    with tifffile.TiffFile(stored) as file:
         page: Any = file.pages[0]
         _require_size(path, page.imagewidth, page.imagelength, page.samplesperpixel, max_pixels)
         values = np.asarray(page.asarray())
@@ -136,7 +159,7 @@ def _read_tiff(path: Path, max_pixels: int) -> Image.Image | Array:
     return values
 
 
-def _require_size(path: Path, width: int, height: int, bands: int, max_pixels: int) -> None:
+def _require_size(path: Path | str, width: int, height: int, bands: int, max_pixels: int) -> None:
     if width * height > max_pixels or width * height * bands > 16 * max_pixels:
         size = f"{width} x {height} pixels" + f" of {counted(bands, 'band')}" * (bands > 1)
         raise ImageError(f"{path} has {size}; at most {max_pixels:,} are read (max_pixels)")
@@ -189,9 +212,9 @@ def _by_channel(name: str, values: Any) -> tuple[float, ...]:
 
 @lru_cache(maxsize=32)
 def _column(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Numbers by channel as (C, 1, 1), sent to a device once: each time the host would wait for it."""
+    """Numbers by channel as (C, 1, 1), which are sent to a device once."""
     with torch.inference_mode(False):
-        return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
+        return torch.tensor(values, dtype=torch.float32).to(device, non_blocking=True)[:, None, None]
 
 
 def _names_in(folder: Path) -> list[str]:

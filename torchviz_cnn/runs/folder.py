@@ -254,7 +254,8 @@ def _plain(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 def _left_behind(name: str) -> bool:
     """Whether a file is what a killed run may leave before its manifest is there, or the system's own."""
-    return (name.startswith(".") and name.endswith(".part")) or name in (LOCK, OWNER, ".DS_Store")
+    names = (LOCK, OWNER, ".DS_Store", "shards.safetensors")
+    return (name.startswith(".") and name.endswith(".part")) or name in names
 
 
 def _short(value: object) -> str:

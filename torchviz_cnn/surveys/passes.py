@@ -158,6 +158,7 @@ class Look:
         explained = self._explained(batch.on(device), true, places)
         columns = {"place": np.array(places), **scores(explained, true)}
         size = (batch.x.shape[2], batch.x.shape[3])
+        self.source.fetch(places)
         frames = [self.source.frame(place, size) for place in places]
         maps = explained.maps.double().numpy()
         shares = [[where(one, *frame) for one in of_photo] for of_photo, frame in zip(maps, frames, strict=True)]

@@ -28,7 +28,7 @@ from torchviz_cnn.topk.exact import in_exact_order
 from torchviz_cnn.topk.passes import STATE, Probe, RunState, probe, run_pass
 from torchviz_cnn.topk.pieces.cutting import Piece
 from torchviz_cnn.topk.pieces.outcome import result_of
-from torchviz_cnn.topk.reading import checked_workers, usual_workers
+from torchviz_cnn.topk.reading import checked_workers, prepare_once, usual_workers
 from torchviz_cnn.topk.relevance.shares import Relevance
 from torchviz_cnn.topk.result import KIND, RESULTS, By, TopActivations
 
@@ -74,9 +74,9 @@ def top_activations(
 
     Args:
         model: a module or a Network.
-        dataset: a folder of photos (with folders below it by class, or without), or anything map-style: torchvision's
-            `ImageFolder`, a list of photos, a tensor (N, C, H, W). Items are inputs (C, H, W), or photos, alone or
-            first in a tuple or dict with a label.
+        dataset: a folder of photos (with folders below it by class, or without), tar files of them (a pattern as for
+            `TarShards`), or anything map-style: torchvision's `ImageFolder`, a list of photos, a tensor (N, C, H, W).
+            Items are inputs (C, H, W), or photos, alone or first in a tuple or dict with a label.
         layers: names, glob patterns or module types as for `capture`, fully connected layers too; by default all
             convolutions.
         k: how many activations per channel.
@@ -129,10 +129,11 @@ def top_activations(
         source = ImageSource(dataset, preprocess or (model.preprocess if isinstance(model, Network) else None), decode)
         if decode == "cuda":
             require_decoder(next((p.device for p in module.parameters()), torch.device("cpu")))
-        piece = Piece.of(start, end, len(source))
         workers = checked_workers(workers, usual_workers() if isinstance(source.dataset, Photos) else 0)
-        relevance = _relevance(model, source, by, target, score, output)
         with joined(str(next((p.device for p in module.parameters()), "cpu"))) as ranks, ExitStack() as stack:
+            prepare_once(source, out, ranks, progress)
+            piece = Piece.of(start, end, len(source))
+            relevance = _relevance(model, source, by, target, score, output)
             probed = probe(module, source, layers, relevance)
             folder, state = None, RunState.new(probed, k + _SPARE if exact else k, relevance is not None)
             if out is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -305,7 +304,7 @@ class TopActivations:
     ) -> TopActivations:
         """Read what a finished run wrote.
 
-        `dataset` is needed for patches unless it was a folder of photos that is still there, `model` for projections;
+        `dataset` is needed for patches unless it was a folder or shards that are still there, `model` for projections;
         `preprocess` is by default what the run used, as far as it was saved, else that of a Network. Raises
         OutputError for a folder of something else, or one that is not finished or broken.
         """
@@ -330,18 +329,19 @@ class TopActivations:
                 model=module,
                 piece=about.get("piece") and (int(about["piece"][0]), int(about["piece"][1])),
             )
-            how, where = about.get("preprocess"), about.get("folder")
+            how = about.get("preprocess")
             preprocess = preprocess or (None if how is None else Preprocess(**tuples(how)))
             saved._require_shapes()
             if about.get("by", "activation") == "relevance":
                 saved = saved._read_activation(tensors, about["target"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
             raise OutputError(f"{folder.file(RESULTS)} is broken: {error}") from error
-        if dataset is None and where is not None and os.path.isdir(where):
-            dataset = same_photos(where, folder.manifest["identity"].get("dataset"))
+        if dataset is None:
+            dataset = same_photos(about, folder.path, folder.manifest["identity"].get("dataset"))
         if dataset is None:
             return saved
         source = ImageSource(dataset, preprocess or (model.preprocess if isinstance(model, Network) else None))
+        source.prepare(folder.path if folder.has("shards") else None)
         if len(source) != saved.count:
             raise InputError(f"the dataset has {counted(len(source), 'image')}; {path} was made from {saved.count}")
         return saved.attached(source, module)

@@ -16,6 +16,8 @@ from torchviz_cnn.topk.reading import Batch
 
 _GATHERED = 1 << 24
 """How many values are copied at a time to look for places of maxima."""
+_PENDING = 1 << 22
+"""How many means are kept on the device before they are added up."""
 _COUNTED = 1 << 20
 """How many values are counted at a time."""
 
@@ -188,18 +190,66 @@ class Best:
         """
         values = values.to(self.kept.values.dtype)
         self.not_numbers = self.not_numbers + values.isnan().sum()
-        rows, channels = (values > torch.maximum(self.limit, self.kept.values[-1])).nonzero(as_tuple=True)
-        if not len(rows):
-            return
-        new = Candidates.none(len(values), values.shape[1], values.dtype, values.device)
-        new.values[rows, channels] = values[rows, channels]
-        new.images[rows, channels] = images.to(values.device)[rows]
-        flat, width = maps.flatten(2), maps.shape[3]
-        step = max(1, _GATHERED // flat.shape[2])
-        for some, units in zip(torch.split(rows, step), torch.split(channels, step), strict=True):
-            strongest_at = flat[some, units].argmax(1)  # of several equal ones the first
-            new.positions[some, units] = torch.stack([strongest_at // width, strongest_at % width], 1)
-        self.kept = self.kept.best([new], in_order=True)
+        strong = values > torch.maximum(self.limit, self.kept.values[-1])
+        new = _few(strong, values, maps, images) if values.device.type == "cpu" else _all(strong, values, maps, images)
+        if new is not None:
+            self.kept = self.kept.best([new], in_order=True)
+
+
+def _few(strong: Tensor, values: Tensor, maps: Tensor, images: Tensor) -> Candidates | None:
+    """The strong ones of a batch (B, C); places are looked for in their maps alone. None where there are none."""
+    rows, channels = strong.nonzero(as_tuple=True)
+    if not len(rows):
+        return None
+    new = Candidates.none(len(values), values.shape[1], values.dtype, values.device)
+    new.values[rows, channels] = values[rows, channels]
+    new.images[rows, channels] = images.to(values.device)[rows]
+    flat, width = maps.flatten(2), maps.shape[3]
+    step = max(1, _GATHERED // flat.shape[2])
+    for some, units in zip(torch.split(rows, step), torch.split(channels, step), strict=True):
+        strongest_at = flat[some, units].argmax(1)  # of several equal ones the first
+        new.positions[some, units] = torch.stack([strongest_at // width, strongest_at % width], 1)
+    return new
+
+
+def _all(strong: Tensor, values: Tensor, maps: Tensor, images: Tensor) -> Candidates:
+    """The same on a device: all places are looked for, as asking how many are strong would wait for it."""
+    at, width = maps.flatten(2).argmax(2), maps.shape[3]  # of several equal ones the first
+    rows = images.to(values.device, non_blocking=True)[:, None]
+    positions = torch.stack([at // width, at % width], 2)
+    return Candidates(values.where(strong, -torch.inf), rows.where(strong, -1), positions.where(strong[..., None], -1))
+
+
+@dataclass(eq=False)
+class Pending:
+    """Sums of batches, the last of which are not added up yet: until then nothing waits for the device."""
+
+    means: list[Tensor] = field(default_factory=list)
+    inactive: list[Tensor] = field(default_factory=list)
+    labels: list[int | None] = field(default_factory=list)
+    adding: Adding | None = None
+
+    def take(self, means: Tensor, inactive: Tensor, labels: list[int | None]) -> None:
+        """Take a batch, as `Sums.of` does."""
+        self.means.append(means)
+        self.inactive.append(inactive)
+        self.labels += labels
+        if len(self.labels) * means.shape[1] >= _PENDING:
+            self._add()
+
+    def all(self) -> Sums:
+        """The sums of all batches, of which there is one at least. They are exact, however batches are put together."""
+        return self._add().sums()
+
+    def _add(self) -> Adding:
+        self.adding = self.adding or Adding(self.means[0].shape[1])
+        if self.labels:
+            means, inactive = torch.cat(self.means).cpu(), torch.cat(self.inactive).cpu()
+            step = max(1, _COUNTED // (8 * means.shape[1]))
+            for at in range(0, len(means), step):
+                self.adding.add(means[at : at + step], inactive[at : at + step], self.labels[at : at + step])
+            self.means, self.inactive, self.labels = [], [], []
+        return self.adding
 
 
 @dataclass(eq=False)
@@ -210,8 +260,8 @@ class Collector:
     activations: dict[str, Best]
     relevances: dict[str, Best]
     """Empty where relevance is not asked for."""
-    sums: dict[str, Adding] = field(default_factory=dict)
-    """By layer."""
+    sums: dict[str, Pending] = field(default_factory=dict)
+    """Those of all batches, by layer."""
     skipped: dict[int, str] = field(default_factory=dict)
     batch: Batch = field(default_factory=lambda: Batch(0, torch.empty(0), [], None))
     """The batch that runs now."""
@@ -220,8 +270,8 @@ class Collector:
         """A forward hook. All is computed at once, as what follows may write over the output."""
         maps, best = as_maps(self.model, layer, output, len(self.batch.images)), self.activations[layer]
         flat = maps.flatten(2)
-        sums = self.sums.setdefault(layer, Adding(flat.shape[1], flat.device))
-        sums.add(flat.mean(2, dtype=best.kept.values.dtype), _inactive(flat), self.batch.labels)
+        pending = self.sums.setdefault(layer, Pending())
+        pending.take(flat.mean(2, dtype=best.kept.values.dtype), _inactive(flat), self.batch.labels)
         best.offer(flat.amax(2), maps, self.batch.images)
 
     def take_relevance(self, layer: str, shares: Tensor) -> None:
@@ -231,7 +281,7 @@ class Collector:
 
     def part(self) -> Part:
         """All that was kept."""
-        sums = {layer: adding.sums() for layer, adding in self.sums.items()}
+        sums = {layer: pending.all() for layer, pending in self.sums.items()}
         return Part(_kept(self.activations), _kept(self.relevances), sums, self.skipped)
 
 
@@ -250,7 +300,7 @@ def _inactive(flat: Tensor) -> Tensor:
     step = max(1, _COUNTED // flat[0].numel()) if flat.device.type == "cpu" else len(flat)
     parts = [part.le(0).view(torch.uint8).sum(2, dtype=torch.int32) for part in torch.split(flat, step)]
     counts = torch.cat(parts)
-    return (counts.cpu() if counts.device.type == "mps" else counts).double() / flat.shape[2]
+    return (counts.cpu() if counts.device.type == "mps" else counts).double() / flat.shape[2]  # it has no float64
 
 
 def as_maps(model: nn.Module, layer: str, output: Any, batch: int) -> Tensor:

@@ -115,7 +115,7 @@ def test_images_without_labels() -> None:
 def test_batches_that_are_added_in_place_are_carried_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sums, "_CARRIED", 20)
     batches = [batch(9, seed) for seed in range(20)]
-    adding = sums.Adding(7, torch.device("cpu"))
+    adding = sums.Adding(7)
     for one in batches:
         adding.add(*one)
     assert adding.images < 40

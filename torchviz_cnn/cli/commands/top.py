@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 import torchviz_cnn as tvc
@@ -17,7 +16,7 @@ from torchviz_cnn.core.errors import counted
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_out(parser, "top")
     add = parser.add_argument
-    add("folder", type=Path, metavar="DIR", help="photos, in any format; in folders by class or not")
+    add("folder", metavar="DIR", help="photos, in any format; in folders by class or not; or tar files of them")
     arguments.add_layers(parser, "all convolutions")
     add("--k", type=positive, default=9, metavar="PHOTOS", help="how many photos per channel (%(default)s)")
     words = "what photos are ordered by; relevance, what a channel adds to a score, shows both (%(default)s)"

@@ -21,6 +21,8 @@ from torchviz_cnn.core.errors import InputError, SkippedWarning, kind_of
 from torchviz_cnn.media.bands import colour, say_once
 from torchviz_cnn.media.datasets.photo_folder import PhotoFolder, preprocess_of_transform
 from torchviz_cnn.media.datasets.photos import Photos
+from torchviz_cnn.media.datasets.shards.patterns import are_shards
+from torchviz_cnn.media.datasets.shards.tar_shards import TarShards
 from torchviz_cnn.media.decoding import Decode, Jpeg, plain_jpeg, require_fits
 from torchviz_cnn.media.images import Preprocess, size_of
 from torchviz_cnn.media.origin import as_photo, input_of, is_photo, picture_of, stored
@@ -55,14 +57,14 @@ class ImageSource:
         self, dataset: Any, preprocess: Callable[[Image.Image], Tensor] | None = None, decode: Decode = "cpu"
     ) -> None:
         if isinstance(dataset, (str, Path)):
-            dataset = PhotoFolder(dataset)
+            dataset = TarShards(dataset) if are_shards(dataset) else PhotoFolder(dataset)
         if isinstance(dataset, Mapping) or not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
             hint = "; pass its .dataset" if hasattr(dataset, "dataset") else ""
             raise InputError(
                 "a dataset is a folder of photos, or map-style: len(dataset) and dataset[i]; "
                 f"not {kind_of(dataset)}{hint}"
             )
-        if len(dataset) == 0:
+        if not isinstance(dataset, Photos) and len(dataset) == 0:
             raise InputError(f"the dataset ({type(dataset).__name__}) is empty")
         self.dataset = dataset
         self.preprocess = preprocess
@@ -81,13 +83,29 @@ class ImageSource:
         x, label = self._prepared(index, self._stored(index))
         return x if self.scaling is None or x.dtype != torch.uint8 else self.scaling.scaled(x), label
 
-    def items(self, places: Sequence[int]) -> list[tuple[Tensor | Jpeg, int | None] | Exception]:
+    def prepare(self, folder: str | os.PathLike[str] | None, *, progress: bool = False) -> Path | None:
+        """Get ready to read photos, as `Photos.prepare` says, with what is kept for that in a folder."""
+        owner, _ = _owner(self.dataset, 0)
+        place = None if folder is None else checks.path("out", folder)
+        return owner.prepare(place, progress=progress) if isinstance(owner, Photos) else None
+
+    def fetch(self, places: Sequence[int], ahead: Sequence[int] = ()) -> None:
+        """Get all that several photos are read from, and begin with that of those that are asked for `ahead`."""
+        owner, _ = _owner(self.dataset, 0)
+        if isinstance(owner, Photos):
+            owner.fetch([_owner(self.dataset, place)[1] for place in places])
+            owner.ahead([_owner(self.dataset, place)[1] for place in ahead])
+
+    def items(
+        self, places: Sequence[int], ahead: Sequence[int] = ()
+    ) -> list[tuple[Tensor | Jpeg, int | None] | Exception]:
         """Several inputs and their labels, or why one cannot be read; where the dataset has PyTorch's `__getitems__`,
-        they are read together.
+        they are read together. Those that will be asked for next may be named `ahead`.
 
         Photos that a Preprocess prepares come in 8 bits: `scaling.scaled` makes inputs of them. With decode="cuda"
         plain JPEG files come as their bytes. Raises InputError for a dataset that cannot work.
         """
+        self.fetch(places, ahead)
         together = self._together(places)
         answers = list[tuple[Tensor | Jpeg, int | None] | Exception]()
         for number, place in enumerate(places):
@@ -112,7 +130,7 @@ class ImageSource:
 
     def _together(self, places: Sequence[int]) -> Sequence[Any] | None:
         """Items that the dataset reads in one call; None where it has no such call, or that fails."""
-        if not _reads_together(self.dataset):
+        if isinstance(_owner(self.dataset, 0)[0], Photos) or not _reads_together(self.dataset):
             return None
         try:
             several = self.dataset.__getitems__(list(places))
@@ -131,7 +149,10 @@ class ImageSource:
     def _jpeg(self, index: int) -> tuple[Jpeg, int | None] | None:
         """The file of a photo and its label, where a device may decode it."""
         owner, place = _owner(self.dataset, index)
-        file = plain_jpeg(owner.encoded(place), self.scaling or Preprocess())
+        try:
+            file = plain_jpeg(owner.encoded(place), self.scaling or Preprocess())
+        except OSError:  # as for its permissions: reading the photo says so
+            return None
         return None if file is None else (file, self._class(owner.labels[place]))
 
     def _prepared(self, index: int, item: Any) -> tuple[Tensor, int | None]:

@@ -15,7 +15,7 @@ from torchviz_cnn.topk.passes import STATE, RunState, require_some
 from torchviz_cnn.topk.pieces.cutting import Piece, images
 from torchviz_cnn.topk.pieces.outcome import result_of
 from torchviz_cnn.topk.result import KIND, RESULTS, TopActivations
-from torchviz_cnn.topk.written.storing import saved_origin
+from torchviz_cnn.topk.written.storing import copy_index, saved_origin
 
 
 def merge(
@@ -78,6 +78,7 @@ def merge(
         origin = saved_origin(first.folder.load_with_metadata(RESULTS)[1]["about"])
         with ResultFolder.run(out, KIND, {**first.identity, **piece.identity()}) as folder:
             state.save(folder)
+            copy_index(first.folder.path, folder.path)
             top.write(folder, origin)
     return top
 

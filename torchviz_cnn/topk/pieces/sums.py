@@ -79,7 +79,7 @@ class Sums:
     @classmethod
     def of(cls, means: Tensor, inactive: Tensor, labels: Sequence[int | None]) -> Sums:
         """Return the sums of a batch: means and shares of values zero or below (B, C), and the label of each image."""
-        adding = Adding(means.shape[1], torch.device("cpu"))
+        adding = Adding(means.shape[1])
         adding.add(means, inactive, labels)
         return adding.sums()
 
@@ -112,11 +112,10 @@ class Sums:
 
 
 class Adding:
-    """Sums to which batches are added in place, on the device of their values."""
+    """Sums to which batches are added in place."""
 
-    def __init__(self, channels: int, device: torch.device) -> None:
-        self.device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
-        self.totals = torch.zeros(4, channels, dtype=torch.long, device=self.device)
+    def __init__(self, channels: int) -> None:
+        self.totals = torch.zeros(4, channels, dtype=torch.long)
         self.inactive, self.by_class = self.totals[0].clone(), self.totals.new_zeros(0, 4, channels)
         self.rows: dict[int, int] = {}
         """The row of each class in `by_class`, which has more."""
@@ -125,7 +124,7 @@ class Adding:
 
     def add(self, means: Tensor, inactive: Tensor, labels: Sequence[int | None]) -> None:
         """Add a batch: see `Sums.of`."""
-        means, inactive = means.to(self.device).double(), inactive.to(self.device).double()
+        means, inactive = means.cpu().double(), inactive.cpu().double()
         finite = means.abs() < LIMIT
         words = torch.cat([as_words(means.where(finite, 0)), finite[:, None].long()], 1)
         self.totals += words.sum(0)
@@ -137,14 +136,14 @@ class Adding:
                 more = max(len(self.rows), 2 * len(self.by_class)) - len(self.by_class)
                 self.by_class = torch.cat([self.by_class, self.totals.new_zeros(more, *self.totals.shape)])
             some = words if len(known) == len(words) else words[known]
-            self.by_class.index_add_(0, torch.tensor(rows, device=self.device), some)
+            self.by_class.index_add_(0, torch.tensor(rows), some)
         self.images += len(words)
         if self.images > _CARRIED:
             self.totals, self.by_class, self.images = carried(self.totals), carried(self.by_class), 0
 
     def sums(self) -> Sums:
-        """All that was added, on the CPU."""
+        """All that was added."""
         labels = torch.tensor(sorted(self.rows), dtype=torch.long)
         rows = torch.tensor([self.rows[label] for label in labels.tolist()], dtype=torch.long)
-        totals, by_class = carried(self.totals.cpu()), carried(self.by_class.cpu()[rows])
-        return Sums(totals, self.inactive.cpu(), labels, by_class)
+        totals, by_class = carried(self.totals), carried(self.by_class[rows])
+        return Sums(totals, self.inactive.clone(), labels, by_class)
