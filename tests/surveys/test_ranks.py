@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import torchviz_cnn as tvc
+from tests.runs.test_ranks import torchrun
 from tests.surveys.generated import PREPARE, network, photos
 from tests.surveys.test_folder import contents
 from tests.topk.test_ranks import Together
@@ -67,3 +72,45 @@ def test_one_and_two_ranks_write_the_same_files(tmp_path: Path) -> None:
         assert done.returncode == (count == 1), done.stderr  # torchrun would take 1 for a failed run
         assert done.stdout.count("20 photos, 1 not readable") == 1  # the first rank alone speaks
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+DIES = """
+import os, signal
+import torch
+import torchviz_cnn as tvc
+from tests.surveys.generated import PREPARE, network
+from torchviz_cnn.runs.ranks import joined
+
+torch.set_num_threads(1)
+calls = 0
+
+def dies(module, args):
+    global calls
+    calls += 1
+    if ranks.rank == 1 and calls == CALLS:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+net = network()
+net.model.register_forward_pre_hook(dies)
+with joined() as ranks:
+    tvc.survey(net, "photos", layer="4", k=2, batch_size=2, save_every=3, workers=0, out="shared")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_survey_goes_on_after_a_rank_died(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", 40)
+    started = time.monotonic()
+    run = torchrun(DIES.replace("CALLS", "6"), 3, tmp_path)
+    _, said = run.communicate(timeout=120)
+    assert run.returncode != 0
+    assert "SIGKILL" in said or "-9" in said
+    assert time.monotonic() - started < 100
+    progress = json.loads((tmp_path / "shared" / "manifest.json").read_text())["progress"]
+    assert 0 < progress["photos"] < 40
+    run = torchrun(DIES.replace("CALLS", "0"), 2, tmp_path)
+    _, said = run.communicate(timeout=120)
+    assert run.returncode == 0, said
+    tvc.survey(network(), folder, layer="4", k=2, batch_size=2, workers=0, out=tmp_path / "alone")
+    assert contents(tmp_path / "alone") == contents(tmp_path / "shared")

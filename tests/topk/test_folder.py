@@ -316,7 +316,7 @@ def test_tensors_of_another_shape_are_told_at_load(file: str, name: str, tmp_pat
     path = tmp_path / "r" / f"{file}.safetensors"
     with safe_open(path, "pt") as opened:
         metadata, tensors = opened.metadata(), {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-    key = f"{layer}/{name}" if f"{layer}/{name}" in tensors else f"{layer}/sums/mean"
+    key = f"{layer}/{name}" if f"{layer}/{name}" in tensors else f"{layer}/sums/totals"
     for wrong in (tensors[key].flatten()[:-1], tensors[key][None], tensors[key].flatten()[0]):
         save_file({**tensors, key: wrong.contiguous()}, path, metadata)
         if file == "state":

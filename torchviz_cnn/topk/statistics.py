@@ -11,7 +11,6 @@ from torch import Tensor
 
 from torchviz_cnn.core.errors import counted
 from torchviz_cnn.media import figures
-from torchviz_cnn.topk.pieces.sums import as_numbers
 from torchviz_cnn.topk.tally import Tally
 
 
@@ -39,11 +38,11 @@ class ChannelStatistics:
         """From the sums over a dataset."""
         sums, strongest = tally.sums, tally.activation.candidates
         maximum = strongest.values[0].float().masked_fill(strongest.images[0] < 0, torch.nan)
-        mean, sparsity = ((as_numbers(total) / sums.counted).float() for total in (sums.mean, sums.inactive))
+        mean, sparsity = sums.mean.float(), sums.sparsity.float()
         dead = ~(maximum > 0) & ~maximum.isnan()
         if len(sums.labels) < 2:
             return cls(mean, maximum, sparsity, dead)
-        by_class = (as_numbers(sums.by_class) / sums.class_counted).nan_to_num(nan=-torch.inf)
+        by_class = sums.class_means.nan_to_num(nan=-torch.inf)
         best, place = by_class.max(0)
         finite = by_class.isfinite()
         others = (by_class.where(finite, 0).sum(0) - best) / (finite.sum(0) - 1)

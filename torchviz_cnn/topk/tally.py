@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchviz_cnn.scores.projection import as_maps as to_maps
 from torchviz_cnn.scores.projection import require_features
-from torchviz_cnn.topk.pieces.sums import Sums
+from torchviz_cnn.topk.pieces.sums import Adding, Sums
 from torchviz_cnn.topk.reading import Batch
 
 _GATHERED = 1 << 24
@@ -143,7 +143,7 @@ class Tally:
         activation, relevance, sums = (below(f"{layer}/{part}") for part in ("", "relevance/", "sums/"))
         tally = cls(Ranking.of(activation, layer), Sums(**sums))
         channels, classes = tally.activation.candidates.values.shape[1], tally.sums.labels.numel()
-        shapes = [(3, channels), (3, channels), (channels,), (classes,), (classes, 3, channels), (classes, channels)]
+        shapes = [(4, channels), (channels,), (classes,), (classes, 4, channels)]
         for (name, tensor), shape in zip(vars(tally.sums).items(), shapes, strict=True):
             check_shape(f"{name} of {layer}", tensor, shape)
         if relevance:
@@ -227,7 +227,7 @@ class Pending:
     means: list[Tensor] = field(default_factory=list)
     inactive: list[Tensor] = field(default_factory=list)
     labels: list[int | None] = field(default_factory=list)
-    done: list[Sums] = field(default_factory=list)
+    adding: Adding | None = None
 
     def take(self, means: Tensor, inactive: Tensor, labels: list[int | None]) -> None:
         """Take a batch, as `Sums.of` does."""
@@ -238,15 +238,18 @@ class Pending:
             self._add()
 
     def all(self) -> Sums:
-        """The sums of all batches. As they are exact, it does not matter which were added up together."""
-        self._add()
-        first, *others = self.done
-        return first.plus(others)
+        """The sums of all batches, of which there is one at least. They are exact, however batches are put together."""
+        return self._add().sums()
 
-    def _add(self) -> None:
+    def _add(self) -> Adding:
+        self.adding = self.adding or Adding(self.means[0].shape[1])
         if self.labels:
-            self.done.append(Sums.of(torch.cat(self.means), torch.cat(self.inactive), self.labels))
+            means, inactive = torch.cat(self.means).cpu(), torch.cat(self.inactive).cpu()
+            step = max(1, _COUNTED // (8 * means.shape[1]))
+            for at in range(0, len(means), step):
+                self.adding.add(means[at : at + step], inactive[at : at + step], self.labels[at : at + step])
             self.means, self.inactive, self.labels = [], [], []
+        return self.adding
 
 
 @dataclass(eq=False)
@@ -296,7 +299,8 @@ def _inactive(flat: Tensor) -> Tensor:
     # On a CPU in parts that stay in its cache, and with bytes as numbers: several times faster than written plainly.
     step = max(1, _COUNTED // flat[0].numel()) if flat.device.type == "cpu" else len(flat)
     parts = [part.le(0).view(torch.uint8).sum(2, dtype=torch.int32) for part in torch.split(flat, step)]
-    return torch.cat(parts).double() / flat.shape[2]
+    counts = torch.cat(parts)
+    return (counts.cpu() if counts.device.type == "mps" else counts).double() / flat.shape[2]  # it has no float64
 
 
 def as_maps(model: nn.Module, layer: str, output: Any, batch: int) -> Tensor:

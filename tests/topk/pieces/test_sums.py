@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from torchviz_cnn.topk.pieces import sums
 from torchviz_cnn.topk.pieces.sums import LIMIT, Sums, as_numbers, as_words, carried
 
 GRID = Fraction(1, 2**60)
@@ -20,7 +21,7 @@ ANY = st.floats(-LIMIT, LIMIT, exclude_min=True, exclude_max=True)
 
 def exactly(words: Tensor) -> list[Fraction]:
     """What words (3, C) stand for, as fractions."""
-    high, middle, low = words.tolist()
+    high, middle, low = words[:3].tolist()
     return [h * 2**20 + Fraction(m, 2**20) + Fraction(n, 2**60) for h, m, n in zip(high, middle, low, strict=True)]
 
 
@@ -73,36 +74,49 @@ def test_the_order_and_the_cuts_change_no_bit() -> None:
 
 def test_they_are_the_sums_of_the_images_that_give_numbers() -> None:
     means, inactive, labels = batch(60, 2)
-    sums = Sums.of(means, inactive, labels)
+    total = Sums.of(means, inactive, labels)
     counted = (means.abs() < LIMIT).sum(0)
     assert counted.tolist() == [59, 59, 59, 60, 60, 60, 60]
-    assert torch.equal(sums.counted, counted)
+    assert torch.equal(total.totals[3], counted)
     for channel in range(7):
         rows = [i for i in range(60) if abs(float(means[i, channel])) < LIMIT]
-        assert float(as_numbers(sums.mean)[channel]) == pytest.approx(
+        assert float(as_numbers(total.totals)[channel]) == pytest.approx(
             math.fsum(float(means[i, channel]) for i in rows), rel=1e-12, abs=60 * 2**-61
         )
-        assert float(as_numbers(sums.inactive)[channel]) == pytest.approx(
-            math.fsum(float(inactive[i, channel]) for i in rows), rel=1e-15
+        assert float(total.mean[channel]) == pytest.approx(
+            float(as_numbers(total.totals)[channel]) / len(rows), rel=1e-15
         )
-        for place, label in enumerate(sums.labels.tolist()):
+        assert float(total.sparsity[channel]) == pytest.approx(
+            math.fsum(float(inactive[i, channel]) for i in rows) / len(rows), abs=2**-40
+        )
+        for place, label in enumerate(total.labels.tolist()):
             of_class = [i for i in rows if labels[i] == label]
-            assert int(sums.class_counted[place, channel]) == len(of_class)
-            assert float(as_numbers(sums.by_class)[place, channel]) == pytest.approx(
+            assert int(total.by_class[place, 3, channel]) == len(of_class)
+            assert float(as_numbers(total.by_class)[place, channel]) == pytest.approx(
                 math.fsum(float(means[i, channel]) for i in of_class), rel=1e-12, abs=60 * 2**-61
             )
 
 
 def test_a_thousand_million_images_do_not_overflow() -> None:
     means = torch.tensor([[LIMIT / 1.5, -LIMIT / 1.5, 0.1, -1e-17]], dtype=torch.float64)
-    one = sums = Sums.of(means, torch.rand(1, 4), [3])
+    one = total = Sums.of(means, torch.rand(1, 4), [3])
     for _ in range(30):
-        sums = sums.plus([sums])
-    assert int(sums.counted[0]) == int(sums.class_counted[0, 0]) == 2**30
-    assert exactly(sums.mean) == exactly(sums.by_class[0]) == [2**30 * value for value in exactly(one.mean)]
+        total = total.plus([total])
+    assert int(total.totals[3, 0]) == int(total.by_class[0, 3, 0]) == 2**30
+    assert exactly(total.totals) == exactly(total.by_class[0]) == [2**30 * value for value in exactly(one.totals)]
 
 
 def test_images_without_labels() -> None:
-    sums = Sums.none(7).plus([Sums.of(*batch(5, 3, labelled=False)), Sums.of(*batch(5, 4))])
-    assert len(sums.labels) == len(sums.by_class) == len(sums.class_counted) > 0
-    assert int(sums.class_counted[:, 6].sum()) == 4
+    total = Sums.none(7).plus([Sums.of(*batch(5, 3, labelled=False)), Sums.of(*batch(5, 4))])
+    assert len(total.labels) == len(total.by_class) > 0
+    assert int(total.by_class[:, 3, 6].sum()) == 4
+
+
+def test_batches_that_are_added_in_place_are_carried_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sums, "_CARRIED", 20)
+    batches = [batch(9, seed) for seed in range(20)]
+    adding = sums.Adding(7)
+    for one in batches:
+        adding.add(*one)
+    assert adding.images < 40
+    assert_same(adding.sums(), Sums.none(7).plus(Sums.of(*one) for one in batches))
