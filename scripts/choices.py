@@ -20,6 +20,7 @@ from torchviz_cnn.attribution.saliency import Reduce
 from torchviz_cnn.attribution.video import Scale
 from torchviz_cnn.cli.choices import FILE
 from torchviz_cnn.hooks.relu_rules import OtherActivations
+from torchviz_cnn.media.decoding import Decode
 from torchviz_cnn.media.images import Geometry
 from torchviz_cnn.media.render import Blend, Preset
 from torchviz_cnn.models.catalogue import BUNDLED, INSTALLED
@@ -31,6 +32,7 @@ from torchviz_cnn.topk.result import By
 TYPES: dict[str, Any] = {
     "blend": Blend,
     "by": By,
+    "decode": Decode,
     "geometry": Geometry,
     "head": Head,
     "normalize": Normalize,

@@ -109,6 +109,10 @@ CALLS: dict[str, Call] = {
     "metrics.difull": lambda model, x, layer, folder: disconnected(model, mosaics(model, x), "grad_cam", layer=layer),
     "metrics.grid_pointing_game": lambda model, x, layer, folder: own_cell(model, mosaics(model, x), "saliency"),
     "occlusion": lambda model, x, layer, folder: tvc.occlusion(model, x, 0, patch=16),
+    "merge": lambda model, x, layer, folder: [
+        tvc.top_activations(model, x, [layer], k=1, workers=0, out=folder / "run"),
+        tvc.merge(folder / "run", dataset=x, model=model).grid(layer, 0, projection="guided"),
+    ],
     "predict": lambda model, x, layer, folder: tvc.predict(model, x),
     "report": report,
     "saliency": lambda model, x, layer, folder: tvc.saliency(model, x, torch.tensor([[0, 1], [2, 0]]), relu="guided"),

@@ -72,6 +72,7 @@ def test_what_is_no_path_is_one_line(tmp_path: Path) -> None:
         "filter_atlas": lambda out: tvc.filter_atlas(net, out, "features.0"),
         "top_activations": lambda out: tvc.top_activations(net, x, ["features.0"], out=out),
         "TopActivations.load": tvc.TopActivations.load,
+        "merge": tvc.merge,
         "Atlas.read": tvc.Atlas.read,
         "PhotoFolder": tvc.PhotoFolder,
         "read_image": tvc.read_image,

@@ -29,6 +29,7 @@ NEEDS_NOTHING = {
     "overview",
     "peer_checks",
     "planted_shortcut",
+    "throughput",
     "watch",
     "zoo",
 }

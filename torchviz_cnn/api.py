@@ -37,6 +37,7 @@ from torchviz_cnn.core.errors import (
     ModelError,
     OutputError,
     RankError,
+    ShardError,
     SkippedWarning,
     TargetError,
     TorchvizError,
@@ -56,6 +57,7 @@ from torchviz_cnn.layers.defaults import layer_names
 from torchviz_cnn.layers.describe import Description, describe
 from torchviz_cnn.layers.units.similar import SimilarChannels, similar_channels
 from torchviz_cnn.media.datasets.photo_folder import PhotoFolder
+from torchviz_cnn.media.datasets.shards.tar_shards import TarShards
 from torchviz_cnn.media.figures import panel
 from torchviz_cnn.media.images import Preprocess, read_image
 from torchviz_cnn.models import load_keras_weights, load_model, model_names
@@ -66,6 +68,7 @@ from torchviz_cnn.scores.targets import predict
 from torchviz_cnn.surveys.result import Survey
 from torchviz_cnn.surveys.survey import survey
 from torchviz_cnn.topk.mining import top_activations
+from torchviz_cnn.topk.pieces.merging import merge
 from torchviz_cnn.topk.result import TopActivations
 from torchviz_cnn.watch.watching import Watch
 
@@ -111,10 +114,12 @@ __all__ = [
     "ReluRule",
     "Report",
     "Saliency",
+    "ShardError",
     "SignedHeatmap",
     "SimilarChannels",
     "SkippedWarning",
     "Survey",
+    "TarShards",
     "TargetError",
     "TopActivations",
     "TorchvizError",
@@ -144,6 +149,7 @@ __all__ = [
     "load_model",
     "max_pool_with_switches",
     "maximize",
+    "merge",
     "metrics",
     "model_names",
     "objectives",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ import torchviz_cnn as tvc
 from benchmarks.settings import TINY, Options, Spec, has_demo
 from benchmarks.tasks import BY_HAND, OURS, Case, Contender, Task
 from torchviz_cnn.media.datasets.source import ImageSource
+from torchviz_cnn.media.decoding import Decode
 from torchviz_cnn.media.video import open_clip
 from torchviz_cnn.topk.reading import read_batches, usual_workers
 
@@ -149,16 +150,20 @@ def from_files(options: Options, spec: Spec, small: bool) -> list[Contender]:
     layers = [next(iter(tvc.layer_names(model, types=nn.Conv2d)))] if small else LAYERS[spec.name]
     workers = usual_workers() if options.workers is None else options.workers
 
-    def read() -> None:
+    def read(decode: Decode) -> None:
         places = [range(at, min(at + BATCH, count)) for at in range(0, count, BATCH)]
-        source, device = ImageSource(folder, how), torch.device(options.device)
+        source, device = ImageSource(folder, how, decode), torch.device(options.device)
         for _ in read_batches(source, range(len(places)), places, workers, device):
             pass
 
-    def top() -> object:
-        return tvc.top_activations(model, folder, layers, preprocess=how, batch_size=BATCH, workers=workers)
+    def top(decode: Decode) -> object:
+        given: Any = {"preprocess": how, "batch_size": BATCH, "workers": workers, "decode": decode}
+        return tvc.top_activations(model, folder, layers, **given)
 
-    return [Contender(DECODING, "floor", read, units=count), Contender(OURS, "ours", top, units=count)]
+    ways: list[Decode] = ["cpu", "cuda"] if torch.device(options.device).type == "cuda" else ["cpu"]
+    name = {"cpu": "", "cuda": ", decoded on the GPU"}
+    floors = [Contender(DECODING + name[way], "floor", partial(read, way), units=count) for way in ways]
+    return [*floors, *(Contender(OURS + name[way], "ours", partial(top, way), units=count) for way in ways)]
 
 
 def generate(folder: Path, count: int) -> Path:

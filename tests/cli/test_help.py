@@ -106,7 +106,12 @@ def test_examples_run(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name, file in (("coffee", "coffee.png"), ("chelsea", "cat.jpg"), ("coffee", "photos/1.png")):
         Image.fromarray(getattr(data, name)()).resize((320, 240)).save(file)
     Image.fromarray(data.chelsea()).save("photos/2.png")
-    assert main([*shlex.split(line), "--input-size", "96"]) == 0
+    smaller = ["--input-size", "96"]
+    if line.startswith("merge "):
+        top = ["top", "photos/", "--layers", "blocks.4", "--pages", "0", *smaller]
+        for start in (0, 1):
+            assert main([*top, "--start", str(start), "--end", str(start + 1), "--out", f"piece{start}"]) == 0
+    assert main([*shlex.split(line), *(smaller if "merge" not in line or "--model" in line else [])]) == 0
 
 
 # --- completion -----------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Networks have the layers that a page names, and weights that nobody has trained.
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -260,6 +261,10 @@ def write_files(folder: Path) -> None:
         mask = np.full((100, 150), 2, np.uint8)
         mask[30:70, 40:100] = 1
         Image.fromarray(mask).save(folder / "trimaps" / f"{name}.png")
+    for shard in range(4):
+        with tarfile.open(folder / f"train-{shard:06d}.tar", "w") as tar:
+            for name in ("cat", "cup"):
+                tar.add(folder / "photos" / f"{name}.png", f"{name}.png")
     clip = cv2.VideoWriter(str(folder / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 5, (64, 48))
     for shade in range(4):
         clip.write(np.full((48, 64, 3), 60 * shade, np.uint8))

@@ -25,7 +25,8 @@ from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.runs.ranks import Ranks
 from torchviz_cnn.topk.exact import in_exact_order
 from torchviz_cnn.topk.passes import RunState, probe, run_pass
-from torchviz_cnn.topk.tally import Candidates, Sums
+from torchviz_cnn.topk.pieces.sums import Sums
+from torchviz_cnn.topk.tally import Candidates
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,8 +62,8 @@ def run_shared(source: ImageSource, count: int, exact: bool) -> list[dict[str, C
         with untouched(models[ranks.rank]) as model:
             state = RunState.new(probe(model, source, ["features.1", "features.8"]), 6)
             run_pass(model, source, state, ranks, batch_size=3, save_every=4)
-            kept = {layer: tally.candidates for layer, tally in state.tallies.items()}
-            kept = in_exact_order(model, source, kept, ranks, 0) if exact else kept
+            kept = {layer: tally.activation.candidates for layer, tally in state.tallies.items()}
+            kept = in_exact_order(model, source, kept, ranks, 0) or {} if exact else kept
         return {**kept, **{f"sums of {layer}": tally.sums for layer, tally in state.tallies.items()}}
 
     with ThreadPoolExecutor(count) as pool:

@@ -193,7 +193,8 @@ def test_ranks_together_come_to_what_one_has_alone(count: int, exact: bool) -> N
                 relevance = Relevance.of(model, len(source), None, "logit", None)
                 state = RunState.new(probe(model, source, ["features.1", "features.8"], relevance), 6, True)
                 run_pass(model, source, state, ranks, None, relevance, batch_size=3, save_every=4)
-                kept = {layer: tally.relevance for layer, tally in state.tallies.items() if tally.relevance is not None}
+                tallies = state.tallies.items()
+                kept = {layer: t.relevance.candidates for layer, t in tallies if t.relevance is not None}
                 return in_exact_order(model, source, kept, ranks, 0, relevance) if exact else kept
 
         with ThreadPoolExecutor(count) as pool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from numbers import Real
 from typing import Any
 
@@ -266,12 +267,18 @@ def _of_channel(
     """What `reduce` gives of the map (B, h, w) of one channel of a layer, or of one for each image."""
     asked = checks.indices("channel", channel)
 
+    @cache
+    def index(device: torch.device) -> Tensor:
+        """The channels, copied once, as each copy waits for the device."""
+        with torch.inference_mode(False):
+            return torch.tensor(asked, device=device)
+
     def value(given: Evaluation) -> Tensor:
         maps = _maps(given, layer)
         checks.require_channels(asked, layer, maps.shape[1])
         if isinstance(asked, int):
             return reduce(maps[:, asked])
-        chosen = torch.tensor(asked, device=maps.device)[given.rows]
+        chosen = index(maps.device)[given.rows]
         return reduce(maps[torch.arange(len(maps), device=maps.device), chosen])
 
     count = None if isinstance(asked, int) else len(asked)

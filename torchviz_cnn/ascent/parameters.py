@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -100,11 +101,21 @@ def fourier(
         strength = deviation * 10.0**attempt
         return strength * torch.randn(channels, *frequency.shape, 2, generator=generator, **FLOAT32_ON_CPU)
 
+    @cache
+    def constants(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """The spread, the colours and the scale, copied once, as each copy waits for the device."""
+        with torch.inference_mode(False):
+            numbers = (
+                torch.tensor(values, dtype=torch.float64, device="cpu")[:, None, None]
+                for values in (scale.mean, scale.std)
+            )
+            return tuple(part.to(device, dtype) for part in (spread, colours, *numbers))
+
     def images(parameters: Tensor) -> Tensor:
-        spectrum = torch.view_as_complex(parameters.contiguous()) * spread.to(parameters)
+        spread, colours, mean, std = constants(parameters.device, parameters.dtype)
+        spectrum = torch.view_as_complex(parameters.contiguous()) * spread
         values: Tensor = torch.fft.irfft2(spectrum, s=(height, width), norm="backward") / 4
-        mixed = torch.einsum("ij,bjhw->bihw", colours.to(values), values)
-        return scale.to_input(mixed.sigmoid())
+        return (torch.einsum("ij,bjhw->bihw", colours, values).sigmoid() - mean) / std
 
     return ImageParameters(start, images)
 

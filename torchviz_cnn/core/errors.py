@@ -4,6 +4,7 @@
     ├── LayerError        (ValueError)    a layer's name, the place it runs, the shape it gives
     ├── TargetError       (ValueError)    a class index that the network does not have, a shape that does not fit
     ├── InputError        (ValueError)    a tensor or option that a method cannot work with
+    │   ├── ShardError                    a tar file of photos that is missing, broken, changed, or does not answer
     ├── ImageError        (ValueError)    a photo that cannot be read or drawn
     ├── ModelError        (ValueError)    a network that cannot be built, or not explained by this method
     │   └── NotFiniteError                one whose numbers are NaN or infinite
@@ -43,6 +44,10 @@ class TargetError(TorchvizError, ValueError):
 
 class InputError(TorchvizError, ValueError):
     """A tensor or an option that a method cannot work with."""
+
+
+class ShardError(InputError):
+    """A tar file of photos that is missing or broken, has changed since it was indexed, or whose server fails."""
 
 
 class ImageError(TorchvizError, ValueError):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 import torch
@@ -62,10 +64,21 @@ def read_stored(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> I
     """Read a picture as it is stored, upright: in any mode of PIL, or as numbers (H, W, n). Raises as `read_image`."""
     path = checks.path("a photo", path)
     require_file(path)
+    return _read(path, path, max_pixels)
+
+
+def read_stored_bytes(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image | Array:
+    """Read a picture from the bytes of its file, called `name`, as `read_stored` does."""
+    if not content:
+        raise ImageError(f"{name} is empty: it has 0 bytes")
+    return _read(name, io.BytesIO(content), max_pixels)
+
+
+def _read(path: Path | str, file: Path | BinaryIO, max_pixels: int) -> Image.Image | Array:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures and odd metadata
-            return _stored(path, max_pixels)
+            return _stored(path, file, max_pixels)
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -81,35 +94,46 @@ def read_stored(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> I
 def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Width and height of a picture, upright, from the head of its file where that tells it. Raises as `read_image`."""
     path = checks.path("a photo", path)
+    return _size_in(path) or read_image(path).size
+
+
+def size_of_bytes(head: bytes) -> tuple[int, int] | None:
+    """Width and height of a picture, upright, from the first bytes of its file; None where they do not tell it."""
+    return _size_in(io.BytesIO(head))
+
+
+def _size_in(file: Path | BinaryIO) -> tuple[int, int] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with Image.open(file) as image:
                 width, height = image.size
-                turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+                turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
         return (height, width) if turned else (width, height)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-        return read_image(path).size
+        return None
 
 
-_ORIENTATION = 0x0112
+ORIENTATION = 0x0112
 """The tag of EXIF that says how a picture is turned."""
 
 
-def _stored(path: Path, max_pixels: int) -> Image.Image | Array:
+def _stored(path: Path | str, file: Path | BinaryIO, max_pixels: int) -> Image.Image | Array:
     try:
-        opened = Image.open(path)
+        opened = Image.open(file)
     except UnidentifiedImageError:
-        with path.open("rb") as file:
-            if file.read(4) not in _TIFF:
+        with file.open("rb") if isinstance(file, Path) else file as stream:
+            stream.seek(0)
+            if stream.read(4) not in _TIFF:
                 raise
-        return _read_tiff(path, max_pixels)
+            stream.seek(0)
+            return _read_tiff(path, stream, max_pixels)
     with opened as image:
         _require_size(path, image.width, image.height, 1, max_pixels)
         deep = image.mode == "RGB" and ";16" in str(image.tile)
         samples = int(getattr(image, "tag_v2", {}).get(277, 1))
         if image.format == "TIFF" and (deep or samples > len(image.getbands())) and find_spec("tifffile"):
-            return _read_tiff(path, max_pixels)
+            return _read_tiff(path, file, max_pixels)
         image.load()
         upright = ImageOps.exif_transpose(image)
     # Of 16 bits in three bands Pillow keeps the upper 8, in which a picture of 12 bits is nearly black.
@@ -117,7 +141,7 @@ def _stored(path: Path, max_pixels: int) -> Image.Image | Array:
     return np.asarray(upright).astype(np.uint16) << 8 if shifted else upright
 
 
-def _read_tiff(path: Path, max_pixels: int) -> Image.Image | Array:
+def _read_tiff(path: Path | str, stored: Path | BinaryIO, max_pixels: int) -> Image.Image | Array:
     """The first page of a TIFF of any type and number of bands, by tifffile."""
     try:
         import tifffile
@@ -125,7 +149,7 @@ def _read_tiff(path: Path, max_pixels: int) -> Image.Image | Array:
         raise ImageError(
             f"{path} is a TIFF that Pillow does not read: tifffile does (pip install tifffile), or pass its array"
         ) from None
-    with tifffile.TiffFile(path) as file:
+    with tifffile.TiffFile(stored) as file:
         page: Any = file.pages[0]
         _require_size(path, page.imagewidth, page.imagelength, page.samplesperpixel, max_pixels)
         values = np.asarray(page.asarray())
@@ -135,7 +159,7 @@ def _read_tiff(path: Path, max_pixels: int) -> Image.Image | Array:
     return values
 
 
-def _require_size(path: Path, width: int, height: int, bands: int, max_pixels: int) -> None:
+def _require_size(path: Path | str, width: int, height: int, bands: int, max_pixels: int) -> None:
     if width * height > max_pixels or width * height * bands > 16 * max_pixels:
         size = f"{width} x {height} pixels" + f" of {counted(bands, 'band')}" * (bands > 1)
         raise ImageError(f"{path} has {size}; at most {max_pixels:,} are read (max_pixels)")
@@ -186,6 +210,13 @@ def _by_channel(name: str, values: Any) -> tuple[float, ...]:
     return numbers
 
 
+@lru_cache(maxsize=32)
+def _column(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers by channel as (C, 1, 1), which are sent to a device once."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32).to(device, non_blocking=True)[:, None, None]
+
+
 def _names_in(folder: Path) -> list[str]:
     try:
         return os.listdir(folder)
@@ -234,14 +265,19 @@ class Preprocess:
 
     def __call__(self, photo: Pixels) -> Tensor:
         """The photo as the network's input: (C, H, W) float32, with C the number of means."""
+        return self.scaled(self.pixels(photo))
+
+    def pixels(self, photo: Pixels) -> Tensor:
+        """The photo at the input's size in 8 bits, before its values are scaled: (C, H, W) uint8."""
         fitted = [self.prepare(photo)] if self._in_colour else self._fitted_bands(photo)
         array = np.stack([np.asarray(picture) for picture in fitted], 2) if len(fitted) > 1 else np.asarray(fitted[0])
-        values = np.array(array.reshape(*self.size, -1).transpose(2, 0, 1), np.float32, order="C")
-        mean, std = (np.array(stat, np.float32)[:, None, None] for stat in (self.mean, self.std))
-        values /= np.float32(255)
-        values -= mean
-        values /= std
-        return torch.from_numpy(values)
+        return torch.from_numpy(np.array(array.reshape(*self.size, -1).transpose(2, 0, 1), np.uint8, order="C"))
+
+    def scaled(self, pixels: Tensor) -> Tensor:
+        """Pixels (..., C, H, W) of 8 bits as the network's input in float32, on their device, the same on each."""
+        # By tensors: CUDA multiplies by the reciprocal of a Python number, which rounds otherwise.
+        full, mean, std = (_column(values, pixels.device) for values in ((255.0,), self.mean, self.std))
+        return pixels.to(torch.float32, copy=True).div_(full).sub_(mean).div_(std)
 
     @property
     def _in_colour(self) -> bool:
@@ -272,8 +308,7 @@ class Preprocess:
         resampling = _RESAMPLING[self.interpolation]
         if self.geometry == "stretch":
             return image.resize((width, height), resampling)
-        scaled = self._scaled(image.width, image.height)
-        x, y = self._corner(scaled)
+        scaled, (x, y) = self.placement(image.width, image.height)
         if self.geometry == "pad":
             canvas = Image.new(image.mode, (width, height), fill if image.mode == "RGB" else fill[0])
             canvas.paste(image.resize(scaled, resampling), (-x, -y))
@@ -284,6 +319,13 @@ class Preprocess:
             return image.resize((width, height), resampling, box=inside)
         return image.resize(scaled, resampling).crop((x, y, x + width, y + height))
 
+    def placement(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The (width, height) that a photo of this size is resized to, and where on it the input begins: (x, y)."""
+        if self.geometry == "stretch":
+            return (self.size[1], self.size[0]), (0, 0)
+        scaled = self._scaled(width, height)
+        return scaled, self._corner(scaled)
+
     def seen_box(self, width: int, height: int) -> Box:
         """What part of a photo of this size the network sees: (left, top, right, bottom) in the photo's pixels.
 
@@ -291,9 +333,8 @@ class Preprocess:
         """
         if self.geometry == "stretch":
             return (0.0, 0.0, float(width), float(height))
-        scaled = self._scaled(width, height)
+        scaled, (left, top) = self.placement(width, height)
         h, w = self.size
-        left, top = self._corner(scaled)
         x, y = width / scaled[0], height / scaled[1]
         return (left * x, top * y, (left + w) * x, (top + h) * y)
 

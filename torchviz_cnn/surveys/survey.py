@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,7 @@ from torchviz_cnn.surveys.passes import STATE, Classes, Look, State, explained_c
 from torchviz_cnn.surveys.result import Settings, ShownPhoto, Survey, relative_name
 from torchviz_cnn.surveys.saving import KIND, RESULT, identity_of, read, write
 from torchviz_cnn.surveys.shortcuts import summaries
-from torchviz_cnn.topk.reading import checked_workers, read_batches, usual_workers
+from torchviz_cnn.topk.reading import checked_workers, prepare_once, read_batches, usual_workers
 
 _NO_LABELS = "truth='none' takes the photos without labels"
 
@@ -71,8 +72,9 @@ def survey(
 
     Args:
         net: a module or a Network.
-        photos: a folder of photos (with a folder below it for each class, or without), or anything map-style:
-            torchvision's `ImageFolder`, a list of photos, a tensor (N, C, H, W).
+        photos: a folder of photos (with a folder below it for each class, or without), tar files of them (a pattern as
+            for `TarShards`), or anything map-style: torchvision's `ImageFolder`, a list of photos, a tensor
+            (N, C, H, W).
         truth: the true class of each photo: a CSV file of `file,class`, `"folders"` for the name of the folder that
             each lies in, a sequence, a mapping by the photo's name, a function of the name; `"none"` for none. By
             default (None) the folders by class, or the labels of the dataset, where there are. Classes are the
@@ -130,12 +132,14 @@ def survey(
     objects = None if masks is None else Masks(masks, AllImages(photos, net), mask_values)
     explainer = Explainer(net, method, layer, output)
     device = str(next((p.device for p in module_of(net).parameters()), "cpu"))
-    with torch.inference_mode(False), joined(device) as ranks:
+    with torch.inference_mode(False), joined(device) as ranks, ExitStack() as stack:
+        prepare_once(source, place, ranks, progress)
         run = _started(net, source, explainer, truth, objects, k=numbers["k"], seed=seed)
         folder = None
         if place is not None:
             identity = _identity(run, masks, mask_values, truth) if ranks.first else {}
-            folder = ranks.once(lambda: ResultFolder.open(place, KIND, identity, resume=resume))
+            opened = ResultFolder.run(place, KIND, identity, resume=resume)
+            folder = ranks.once(lambda: stack.enter_context(opened))
         options = {"batch_size": batch_size, "workers": workers, "save_every": save_every}
         return _finished(run, folder, ranks, place is not None, progress=progress, **options)
 
@@ -194,7 +198,7 @@ def _first(model: torch.nn.Module, source: ImageSource) -> tuple[Tensor, int | N
             if wanted is not None and batch.x.shape[1] != wanted:
                 channels = counted(batch.x.shape[1], "channel")
                 raise InputError(f"photos have {channels}, and {type(model).__name__} takes {wanted}")
-            return batch.x, batch.labels[0]
+            return batch.on(_CPU), batch.labels[0]
         reasons += batch.skipped.values()
     raise InputError(f"none of {counted(len(source), 'photo')} can be read; the first: {reasons[0]}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +26,12 @@ def in_exact_order(
     ranks: Ranks,
     workers: int,
     relevance: Relevance | None = None,
-) -> dict[str, Candidates]:
-    """The candidates of each layer computed again in double precision, one image at a time; ranks share the images.
+) -> dict[str, Candidates] | None:
+    """The candidates of each layer, row by row, computed again in double precision, one image at a time.
 
-    They are the strongest activations or, with `relevance`, those of the largest relevance.
-    Where the network does not run in double precision, a SkippedWarning says so and they stay as they are.
+    They are the strongest activations or, with `relevance`, those of the largest relevance; they stay in their rows,
+    whose order is then not that of the new values. Ranks share the images.
+    Where the network does not run in double precision, a SkippedWarning says so, and there are none.
     """
     images = sorted({image for best in candidates.values() for image in best.images.flatten().tolist() if image >= 0})
     exact = {layer: best.emptied(torch.float64) for layer, best in candidates.items()}
@@ -57,7 +58,7 @@ def in_exact_order(
                     hooks.on_forward(list(candidates), take)
                 for batch in read_batches(source, range(len(share)), share, workers, device):
                     if batch.x is not None:
-                        image, x = int(batch.images[0]), batch.x.to(device, torch.float64)
+                        image, x = int(batch.images[0]), batch.on(device, torch.float64)
                         _run(hooks, x, batch.images, list(candidates), relevance, take)
     except RuntimeError as error:
         if isinstance(error, RankError) or not re.search("dtype|double|float64", str(error), re.IGNORECASE):
@@ -65,9 +66,16 @@ def in_exact_order(
         if ranks.first:
             reason = " ".join(str(error).split())[:200]
             warn(f"the order stays as computed: the network does not run in double precision: {reason}", SkippedWarning)
-        return candidates
+        return None
     parts = ranks.gather(exact)
-    return {layer: parts[0][layer].best([part[layer] for part in parts[1:]]) for layer in candidates}
+    return {layer: _together([part[layer] for part in parts]) for layer in candidates}
+
+
+def _together(parts: Sequence[Candidates]) -> Candidates:
+    """Rows of which each rank has filled some: the others of it have the least values that there are."""
+    return Candidates(
+        *(torch.stack(tensors).amax(0) for tensors in zip(*(vars(p).values() for p in parts), strict=True))
+    )
 
 
 def _run(

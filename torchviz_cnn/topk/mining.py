@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,16 +20,17 @@ from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.defaults import Layers
 from torchviz_cnn.media.datasets.photos import Photos
 from torchviz_cnn.media.datasets.source import ImageSource
+from torchviz_cnn.media.decoding import Decode, require_decoder
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
-from torchviz_cnn.runs.ranks import joined
+from torchviz_cnn.runs.ranks import Ranks, joined
 from torchviz_cnn.scores.targets import Score, Target
 from torchviz_cnn.topk.exact import in_exact_order
 from torchviz_cnn.topk.passes import STATE, Probe, RunState, probe, run_pass
-from torchviz_cnn.topk.reading import checked_workers, usual_workers
+from torchviz_cnn.topk.pieces.cutting import Piece
+from torchviz_cnn.topk.pieces.outcome import result_of
+from torchviz_cnn.topk.reading import checked_workers, prepare_once, usual_workers
 from torchviz_cnn.topk.relevance.shares import Relevance
 from torchviz_cnn.topk.result import KIND, RESULTS, By, TopActivations
-from torchviz_cnn.topk.statistics import ChannelStatistics
-from torchviz_cnn.topk.tally import Candidates
 
 _SPARE = 8
 """How many candidates per channel beyond k are computed again for an exact order."""
@@ -51,6 +53,9 @@ def top_activations(
     resume: bool = True,
     save_every: int = 50,
     exact: bool = False,
+    decode: Decode = "cpu",
+    start: int = 0,
+    end: int | None = None,
     progress: bool = False,
 ) -> TopActivations:
     """Find the k strongest activations of every channel of some layers over a dataset, at most one per image.
@@ -64,13 +69,14 @@ def top_activations(
     memory does not grow with the dataset. The stronger activation comes first; of equal ones the earlier image, and of
     equal places in a map the first. Values do not depend on the batch size, the workers or the ranks but for rounding
     (1e-5), nor does the order where values differ by more. Under `torchrun` the processes share the images, and all get
-    the same result.
+    the same result. Machines that share nothing but the dataset compute pieces of it, from `start` up to `end`, and
+    `merge` makes one result of them.
 
     Args:
         model: a module or a Network.
-        dataset: a folder of photos (with folders below it by class, or without), or anything map-style: torchvision's
-            `ImageFolder`, a list of photos, a tensor (N, C, H, W). Items are inputs (C, H, W), or photos, alone or
-            first in a tuple or dict with a label.
+        dataset: a folder of photos (with folders below it by class, or without), tar files of them (a pattern as for
+            `TarShards`), or anything map-style: torchvision's `ImageFolder`, a list of photos, a tensor (N, C, H, W).
+            Items are inputs (C, H, W), or photos, alone or first in a tuple or dict with a label.
         layers: names, glob patterns or module types as for `capture`, fully connected layers too; by default all
             convolutions.
         k: how many activations per channel.
@@ -88,6 +94,10 @@ def top_activations(
         save_every: after how many batches `out` is written.
         exact: whether the k + 8 strongest are computed again in double precision, one image at a time, and ordered by
             these values: the result is then the same for every batch size, number of workers and ranks.
+        start, end: the piece of the dataset that is looked at: the images from `start` (0) up to, and without, `end`
+            (None: the last one too). Places in the result are those of the whole dataset.
+        decode: `cuda` decodes plain JPEG files on the model's GPU, which many photos a second need, and prepares them
+            there: pixels differ from those of `cpu` by a few levels. Others are read as ever.
         progress: whether to show a progress bar.
 
     Returns:
@@ -116,17 +126,22 @@ def top_activations(
     save_every = checks.whole_number("save_every", save_every)
     checks.one_of("by", by, get_args(By))
     with untouched(model) as module:
-        source = ImageSource(dataset, preprocess or (model.preprocess if isinstance(model, Network) else None))
+        source = ImageSource(dataset, preprocess or (model.preprocess if isinstance(model, Network) else None), decode)
+        if decode == "cuda":
+            require_decoder(next((p.device for p in module.parameters()), torch.device("cpu")))
         workers = checked_workers(workers, usual_workers() if isinstance(source.dataset, Photos) else 0)
-        relevance = _relevance(model, source, by, target, score, output)
-        with joined(str(next((p.device for p in module.parameters()), "cpu"))) as ranks:
+        with joined(str(next((p.device for p in module.parameters()), "cpu"))) as ranks, ExitStack() as stack:
+            prepare_once(source, out, ranks, progress)
+            piece = Piece.of(start, end, len(source))
+            relevance = _relevance(model, source, by, target, score, output)
             probed = probe(module, source, layers, relevance)
             folder, state = None, RunState.new(probed, k + _SPARE if exact else k, relevance is not None)
             if out is not None:
                 source.require_apart(out)
                 # The first rank alone writes; what it refuses ends all of them.
-                identity = _identity(module, source, probed, k, exact, relevance) if ranks.first else {}
-                folder = ranks.once(lambda: ResultFolder.open(out, KIND, identity, resume=resume))
+                identity = _identity(module, source, probed, k, exact, relevance, piece) if ranks.first else {}
+                run = ResultFolder.run(out, KIND, identity, resume=resume)
+                folder = ranks.once(lambda: stack.enter_context(run))
                 earlier = ranks.gather(ranks.once(lambda: _earlier(folder)))[0]
                 if isinstance(earlier, TopActivations):
                     return earlier.attached(source, module)
@@ -136,23 +151,34 @@ def top_activations(
                 if folder is not None:
                     state.save(folder)
 
-            options = {"batch_size": batch_size, "workers": workers, "save_every": save_every}
-            run_pass(
-                module, source, state, ranks, None if out is None else save, relevance, **options, progress=progress
-            )
-            candidates = {layer: tally.candidates for layer, tally in state.tallies.items()}
-            relevant = {layer: tally.relevance for layer, tally in state.tallies.items() if tally.relevance is not None}
+            options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "save_every": save_every}
+            options |= {"progress": progress, "piece": piece}
+            run_pass(module, source, state, ranks, None if out is None else save, relevance, **options)
             if exact:
-                candidates = in_exact_order(module, source, candidates, ranks, workers)
-                relevant = relevant and in_exact_order(module, source, relevant, ranks, workers, relevance)
-            top = _result(module, source, probed, state, candidates, k)
-            if relevance is not None:
-                values, images, positions = _ranked(relevant, k)
-                top = top.by_relevance(values, images, positions, relevance.words())
+                _compute_exactly(state, module, source, ranks, workers, relevance)
+                if not piece.whole:  # merging needs them
+                    ranks.once(save)
+            words = None if relevance is None else relevance.words()
+            top = result_of(state, piece, k, probed.fields, words, source, module)
             ranks.once(lambda: None if folder is None else top.write(folder))
             if ranks.first:
                 _warn(state)
             return top
+
+
+def _compute_exactly(
+    state: RunState, model: nn.Module, source: ImageSource, ranks: Ranks, workers: int, relevance: Relevance | None
+) -> None:
+    """Note what candidates are in double precision, where the network runs in it."""
+    for of in (None,) if relevance is None else (None, relevance):
+        rankings = {
+            layer: tally.activation if of is None else tally.relevance for layer, tally in state.tallies.items()
+        }
+        candidates = {layer: one.candidates for layer, one in rankings.items() if one is not None}
+        exact = in_exact_order(model, source, candidates, ranks, workers, of)
+        for layer, one in rankings.items():
+            if one is not None:
+                one.exact = None if exact is None else exact[layer]
 
 
 def _relevance(
@@ -168,7 +194,13 @@ def _relevance(
 
 
 def _identity(
-    model: nn.Module, source: ImageSource, probed: Probe, k: int, exact: bool, relevance: Relevance | None
+    model: nn.Module,
+    source: ImageSource,
+    probed: Probe,
+    k: int,
+    exact: bool,
+    relevance: Relevance | None,
+    piece: Piece,
 ) -> dict[str, Any]:
     """Return what identifies a run; options that do not change its results, such as the batch size, are left out."""
     listing = source.listing()
@@ -182,7 +214,9 @@ def _identity(
         "layers": list(probed.channels),
         "k": k,
         "exact": exact,
+        **({} if source.decode == "cpu" else {"decode": source.decode}),
         **({} if relevance is None else relevance.identity()),
+        **piece.identity(),
     }
 
 
@@ -193,47 +227,13 @@ def _earlier(folder: ResultFolder | None) -> TopActivations | RunState | None:
     return RunState.load(folder) if folder is not None and folder.has(STATE) else None
 
 
-def _result(
-    model: nn.Module, source: ImageSource, probed: Probe, state: RunState, candidates: dict[str, Candidates], k: int
-) -> TopActivations:
-    values, images, positions = _ranked(candidates, k)
-    return TopActivations(
-        layers=tuple(state.tallies),
-        values=values,
-        images=images,
-        positions=positions,
-        statistics={layer: ChannelStatistics.of(tally) for layer, tally in state.tallies.items()},
-        count=len(source),
-        skipped=dict(state.skipped),
-        fields=probed.fields,
-        source=source,
-        model=model,
-    )
-
-
-def _ranked(
-    candidates: dict[str, Candidates], k: int
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """Values (C, k), images (C, k) and positions (C, k, 2) by layer."""
-    images = {layer: best.images[:k].T.contiguous() for layer, best in candidates.items()}
-    values = {
-        layer: best.values[:k].T.float().masked_fill(images[layer] < 0, torch.nan) for layer, best in candidates.items()
-    }
-    return (
-        values,
-        images,
-        {layer: best.positions[:k].transpose(0, 1).contiguous() for layer, best in candidates.items()},
-    )
-
-
 def _warn(state: RunState) -> None:
     if state.skipped:
         first = next(iter(state.skipped.values()))
         images = f"{len(state.skipped)} of {counted(state.done, 'image')}"
         warn(f"{images} could not be read (skipped lists what is left out); {first}", SkippedWarning)
     for layer, tally in state.tallies.items():
-        wrong = (("the maximum of an image's map", tally.not_numbers), ("the relevance", tally.no_relevance))
-        for what, count in wrong:
-            if count:
-                times = f"{counted(count, 'time')} {what}"
+        for what, ranking in (("the maximum of an image's map", tally.activation), ("the relevance", tally.relevance)):
+            if ranking is not None and ranking.not_numbers:
+                times = f"{counted(ranking.not_numbers, 'time')} {what}"
                 warn(f"layer {layer!r}: {times} is not a number (NaN); these were left out", SkippedWarning)

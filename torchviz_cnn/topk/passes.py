@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,11 +23,15 @@ from torchviz_cnn.layers.receptive_field import ReceptiveField, receptive_fields
 from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.runs.folder import ResultFolder
 from torchviz_cnn.runs.ranks import Ranks
+from torchviz_cnn.topk.pieces.cutting import Batches, Piece
+from torchviz_cnn.topk.pieces.sums import Sums
 from torchviz_cnn.topk.reading import read_batches, skip_reason
 from torchviz_cnn.topk.relevance.shares import Relevance
-from torchviz_cnn.topk.tally import Best, Candidates, Collector, Part, Sums, Tally, as_maps
+from torchviz_cnn.topk.tally import Best, Candidates, Collector, Part, Ranking, Tally, as_maps
 
 STATE = "state"
+_FORMAT = 2
+"""Of what `RunState` saves; 1 had sums that depended on the order of batches."""
 _log = logging.getLogger("torchviz_cnn")
 
 
@@ -111,7 +115,7 @@ class RunState:
 
     tallies: dict[str, Tally]
     done: int = 0
-    """How many images of the dataset were looked at, from the first on."""
+    """How many images of the dataset, or of the piece, were looked at, from its first on."""
     skipped: dict[int, str] = field(default_factory=dict)
     """Those among them that could not be read, by place, and why."""
     seconds: float = 0.0
@@ -122,30 +126,38 @@ class RunState:
         """Before the first image; `keep` candidates per channel are kept, and as many by relevance."""
         state = cls({})
         for layer, count in probed.channels.items():
-            state.tallies[layer] = Tally(Candidates.none(keep, count, probed.dtype), Sums.none(count))
-            if relevance:
-                state.tallies[layer].relevance = Candidates.none(keep, count, probed.dtype)
+            rankings = (Ranking(Candidates.none(keep, count, probed.dtype)) for _ in range(2))
+            state.tallies[layer] = Tally(next(rankings), Sums.none(count), next(rankings) if relevance else None)
         return state
 
     def save(self, folder: ResultFolder) -> None:
         """Write it as one file, so that it is of one moment."""
         tensors = {key: tensor for layer, tally in self.tallies.items() for key, tensor in tally.tensors(layer).items()}
-        texts = {"done": self.done, "skipped": self.skipped, "seconds": self.seconds, "layers": list(self.tallies)}
+        texts = {"format": _FORMAT, "layers": list(self.tallies)}
+        texts |= {"done": self.done, "skipped": self.skipped, "seconds": self.seconds}
         folder.save(STATE, tensors, state=json.dumps(texts))
         folder.update(images=self.done, skipped=len(self.skipped), seconds=round(self.seconds, 1))
 
     @classmethod
     def load(cls, folder: ResultFolder) -> RunState:
-        """What a run left. Raises OutputError where it is broken."""
+        """What a run left. Raises OutputError where it is broken, or of another version."""
         tensors, texts = folder.load_with_metadata(STATE)
         try:
             known = json.loads(texts["state"])
+            if known.get("format", 1) != _FORMAT:
+                formats = f"format {known.get('format', 1)}, this one's is {_FORMAT}"
+                raise OutputError(
+                    f"{folder.file(STATE)} is of another version of torchviz_cnn ({formats}): go on with that version, "
+                    "or begin anew in another folder"
+                )
             return cls(
                 {layer: Tally.of(tensors, layer) for layer in known["layers"]},
                 int(known["done"]),
                 {int(index): str(reason) for index, reason in known["skipped"].items()},
                 float(known["seconds"]),
             )
+        except OutputError:
+            raise
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise OutputError(f"{folder.file(STATE)} is broken: {error}") from error
 
@@ -162,45 +174,51 @@ def run_pass(
     workers: int = 0,
     save_every: int = 50,
     progress: bool = False,
+    piece: Piece | None = None,
 ) -> None:
-    """Go on from a state to the end of the dataset; the first rank calls `save` every `save_every` batches.
+    """Go on from a state to the end of the dataset, or of a piece; the first rank calls `save` every so many batches.
 
     Batches are cut from where the state is, and saved after a whole number of them, so that every image is
-    always in the same batch, whichever rank computes it: rank r of n takes every n-th batch.
+    always in the same batch, whichever rank computes it.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
-    start, end = state.done, len(source)
-    image_indices = [range(at, min(at + batch_size, end)) for at in range(start, end, batch_size)]
-    total = len(image_indices)
-    reader = read_batches(source, range(ranks.rank, total, ranks.count), image_indices, workers, device)
-    bar = progress_bar(progress and ranks.first, total=end, initial=start, unit=" images", smoothing=0.1)
+    piece = piece or Piece.of(0, None, len(source))
+    batches = Batches(piece.start + state.done, piece.end, batch_size, save_every)
+    reader = read_batches(source, batches.shares(ranks), batches, workers, device)
+    bar = progress_bar(progress and ranks.first, total=len(piece), initial=state.done, unit=" images", smoothing=0.1)
     with bar, torch.no_grad(), HookManager(model) as hooks:
         current: list[Collector] = []
         if relevance is None:
             hooks.on_forward(list(state.tallies), lambda name, output: current[-1].take(name, output))
-        for first in range(0, total, save_every):
-            began, last = time.monotonic(), min(first + save_every, total)
+        for chunk in batches.chunks():
+            began = time.monotonic()
             current[:] = [_collector(model, state, device)]
             with ranks.agreeing():
-                for number in range(first + (ranks.rank - first) % ranks.count, last, ranks.count):
+                for number in batches.share(chunk, ranks):
                     current[0].batch = batch = next(reader)
                     current[0].skipped |= batch.skipped
-                    x = None if batch.x is None else batch.x.to(device, dtype, non_blocking=True)
+                    x = None if batch.x is None else batch.on(device, dtype)
                     if x is not None and relevance is None:
                         hooks.run(x)
                         hooks.require_reached()
                     elif x is not None and relevance is not None:
                         _take_all(current[0], relevance, x, list(state.tallies))
-                    bar.update(min(len(image_indices[number]) * ranks.count, end - bar.n))
+                    bar.update(min(len(batches[number]) * ranks.count, len(piece) - bar.n))
             _join(state, ranks.gather(current[0].part()))
-            state.done = min(start + last * batch_size, end)
+            state.done = batches[chunk[-1]].stop - piece.start
             state.seconds += time.monotonic() - began
             bar.update(state.done - bar.n)
             if save is not None:
                 ranks.once(save)
-    if len(state.skipped) == end:
-        raise InputError(f"none of {counted(end, 'image')} of the dataset can be read; the first: {state.skipped[0]}")
+    require_some(state.skipped, piece)
+
+
+def require_some(skipped: Mapping[int, str], piece: Piece) -> None:
+    """Raise InputError where no image of a whole dataset could be read; those of a piece may all be broken."""
+    if piece.whole and len(skipped) == len(piece):
+        first = next(iter(skipped.values()))
+        raise InputError(f"none of {counted(len(piece), 'image')} of the dataset can be read; the first: {first}")
 
 
 def _take_all(collector: Collector, relevance: Relevance, x: Tensor, layers: list[str]) -> None:
@@ -212,20 +230,17 @@ def _take_all(collector: Collector, relevance: Relevance, x: Tensor, layers: lis
 
 def _collector(model: nn.Module, state: RunState, device: torch.device) -> Collector:
     tallies = state.tallies.items()
-    activations = {layer: Best.since(tally.candidates, device) for layer, tally in tallies}
-    ranked = {layer: tally.relevance for layer, tally in tallies if tally.relevance is not None}
+    activations = {layer: Best.since(tally.activation.candidates, device) for layer, tally in tallies}
+    ranked = {layer: tally.relevance.candidates for layer, tally in tallies if tally.relevance is not None}
     return Collector(model, activations, {layer: Best.since(best, device) for layer, best in ranked.items()})
 
 
 def _join(state: RunState, parts: list[Part]) -> None:
     """Add what all ranks kept; the order of ranks does not matter."""
     for layer, tally in state.tallies.items():
-        tally.candidates = tally.candidates.best([part.candidates[layer] for part in parts])
+        tally.activation = tally.activation.best([part.activation[layer] for part in parts])
         if tally.relevance is not None:
             tally.relevance = tally.relevance.best([part.relevance[layer] for part in parts])
-        sums = sorted((item for part in parts for item in part.sums.get(layer, [])), key=lambda item: item[0])
-        tally.sums = tally.sums.plus(batch for _, batch in sums)
-        tally.not_numbers += sum(part.not_numbers.get(layer, 0) for part in parts)
-        tally.no_relevance += sum(part.no_relevance.get(layer, 0) for part in parts)
+        tally.sums = tally.sums.plus(part.sums[layer] for part in parts if layer in part.sums)
     skipped = [item for part in parts for item in part.skipped.items()]
     state.skipped = dict(sorted([*state.skipped.items(), *skipped]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +34,7 @@ from torchviz_cnn.topk.patches import (
     projection_image,
     titled,
 )
+from torchviz_cnn.topk.pieces.cutting import Piece
 from torchviz_cnn.topk.statistics import ChannelStatistics, depth_plot
 from torchviz_cnn.topk.tally import check_shape
 from torchviz_cnn.topk.written import drawing
@@ -80,6 +80,8 @@ class TopActivations:
     """Of relevance, whose score it is of, in words."""
     activation: TopActivations | None = field(default=None, repr=False)
     """Of relevance, the same channels by activation, which come of the same pass."""
+    piece: tuple[int, int] | None = None
+    """From which image of the dataset on, and up to which without it, this is of; None: all of them."""
 
     @property
     def k(self) -> int:
@@ -90,6 +92,11 @@ class TopActivations:
     def names(self) -> list[str]:
         """What each image of the dataset is called: its file below the folder; `image 3` where it has none."""
         return [self._source().name(number) for number in range(self.count)]
+
+    @property
+    def looked_at(self) -> str:
+        """Which images it is of, in words."""
+        return counted(self.count, "image") if self.piece is None else str(Piece(*self.piece, self.count))
 
     def channels(self, layer: str) -> int:
         """Count the channels of a layer. Raises LayerError for a layer that was not looked at."""
@@ -271,12 +278,13 @@ class TopActivations:
         if self.source is not None:
             identity["dataset"] = self.source.listing()["checksum"]
         identity |= {"by": self.by, "target": self.target} if self.by == "relevance" else {}
-        folder = ResultFolder.open(path, KIND, {**identity, "layers": list(self.layers), "k": self.k})
-        self.write(folder)
+        identity |= {} if self.piece is None else {"piece": self.piece}
+        with ResultFolder.run(path, KIND, {**identity, "layers": list(self.layers), "k": self.k}) as folder:
+            self.write(folder)
         return folder.path
 
-    def write(self, folder: ResultFolder) -> None:
-        """Write all into a folder of results that is open."""
+    def write(self, folder: ResultFolder, origin: Mapping[str, Any] | None = None) -> None:
+        """Write all into a folder of results that is open; `origin` says where its photos are, if not in `source`."""
         tensors: dict[str, Tensor] = {}
         for layer in self.layers:
             tensors |= {f"{layer}/{name}": getattr(self, name)[layer] for name in _PARTS}
@@ -286,7 +294,7 @@ class TopActivations:
             tensors |= {f"{layer}/statistics/{name}": t for name, t in self.statistics[layer].tensors().items()}
         fields = {layer: None if f is None else dataclasses.asdict(f) for layer, f in self.fields.items()}
         about = {"layers": self.layers, "count": self.count, "skipped": dict(self.skipped), "fields": fields}
-        about |= {**origin_of(self.source), "by": self.by, "target": self.target}
+        about |= {**(origin or origin_of(self.source)), "by": self.by, "target": self.target, "piece": self.piece}
         folder.save(RESULTS, tensors, about=json.dumps(about))
         folder.update(finished=True, images=self.count, skipped=len(self.skipped))
 
@@ -296,7 +304,7 @@ class TopActivations:
     ) -> TopActivations:
         """Read what a finished run wrote.
 
-        `dataset` is needed for patches unless it was a folder of photos that is still there, `model` for projections;
+        `dataset` is needed for patches unless it was a folder or shards that are still there, `model` for projections;
         `preprocess` is by default what the run used, as far as it was saved, else that of a Network. Raises
         OutputError for a folder of something else, or one that is not finished or broken.
         """
@@ -319,19 +327,21 @@ class TopActivations:
                 skipped={int(index): str(reason) for index, reason in about["skipped"].items()},
                 fields={layer: f and ReceptiveField(**tuples(f)) for layer, f in about["fields"].items()},
                 model=module,
+                piece=about.get("piece") and (int(about["piece"][0]), int(about["piece"][1])),
             )
-            how, where = about.get("preprocess"), about.get("folder")
+            how = about.get("preprocess")
             preprocess = preprocess or (None if how is None else Preprocess(**tuples(how)))
             saved._require_shapes()
             if about.get("by", "activation") == "relevance":
                 saved = saved._read_activation(tensors, about["target"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
             raise OutputError(f"{folder.file(RESULTS)} is broken: {error}") from error
-        if dataset is None and where is not None and os.path.isdir(where):
-            dataset = same_photos(where, folder.manifest["identity"].get("dataset"))
+        if dataset is None:
+            dataset = same_photos(about, folder.path, folder.manifest["identity"].get("dataset"))
         if dataset is None:
             return saved
         source = ImageSource(dataset, preprocess or (model.preprocess if isinstance(model, Network) else None))
+        source.prepare(folder.path if folder.has("shards") else None)
         if len(source) != saved.count:
             raise InputError(f"the dataset has {counted(len(source), 'image')}; {path} was made from {saved.count}")
         return saved.attached(source, module)
@@ -352,8 +362,9 @@ class TopActivations:
                 check_shape(f"{name} of {layer}", getattr(self, name)[layer], shape)
             for name, tensor in self.statistics[layer].tensors().items():
                 check_shape(f"{name} of {layer}", tensor, (channels,))
-            if not bool(((self.images[layer] >= -1) & (self.images[layer] < self.count)).all()):
-                raise ValueError(f"images of {layer} are not among the {self.count}")
+            images, (start, end) = self.images[layer], self.piece or (0, self.count)
+            if not bool(((images == -1) | ((images >= start) & (images < end))).all()):
+                raise ValueError(f"images of {layer} are not among the {end - start} from image {start} on")
 
     def _units(self, layer: str, channel: int) -> list[tuple[int, tuple[int, int]]]:
         """Image and position of a channel's units, strongest first."""
@@ -381,4 +392,4 @@ class TopActivations:
         rows = [f"  {layer}: {counted(len(self.values[layer]), 'channel')}" for layer in self.layers]
         left_out = f", {len(self.skipped)} not readable" if self.skipped else ""
         of = "strongest" if self.target is None else f"most relevant for {self.target}"
-        return "\n".join([f"TopActivations: the {self.k} {of} of {counted(self.count, 'image')}{left_out}", *rows])
+        return "\n".join([f"TopActivations: the {self.k} {of} of {self.looked_at}{left_out}", *rows])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchviz_cnn.core.errors import counted
 from torchviz_cnn.media import figures
+from torchviz_cnn.topk.pieces.sums import as_numbers
 from torchviz_cnn.topk.tally import Tally
 
 
@@ -36,13 +37,13 @@ class ChannelStatistics:
     @classmethod
     def of(cls, tally: Tally) -> ChannelStatistics:
         """From the sums over a dataset."""
-        sums, maximum = tally.sums, tally.candidates.values[0].float().clone()
-        maximum[tally.candidates.images[0] < 0] = torch.nan
-        mean, sparsity = ((total / sums.counted).float() for total in (sums.mean, sums.inactive))
+        sums, strongest = tally.sums, tally.activation.candidates
+        maximum = strongest.values[0].float().masked_fill(strongest.images[0] < 0, torch.nan)
+        mean, sparsity = ((as_numbers(total) / sums.counted).float() for total in (sums.mean, sums.inactive))
         dead = ~(maximum > 0) & ~maximum.isnan()
         if len(sums.labels) < 2:
             return cls(mean, maximum, sparsity, dead)
-        by_class = (sums.by_class / sums.class_counted).nan_to_num(nan=-torch.inf)
+        by_class = (as_numbers(sums.by_class) / sums.class_counted).nan_to_num(nan=-torch.inf)
         best, place = by_class.max(0)
         finite = by_class.isfinite()
         others = (by_class.where(finite, 0).sum(0) - best) / (finite.sum(0) - 1)

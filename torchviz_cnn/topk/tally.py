@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 from torchviz_cnn.scores.projection import as_maps as to_maps
 from torchviz_cnn.scores.projection import require_features
+from torchviz_cnn.topk.pieces.sums import Sums
 from torchviz_cnn.topk.reading import Batch
 
 _GATHERED = 1 << 24
 """How many values are copied at a time to look for places of maxima."""
+_PENDING = 1 << 22
+"""How many means are kept on the device before they are added up."""
 _COUNTED = 1 << 20
 """How many values are counted at a time."""
 
@@ -48,15 +51,20 @@ class Candidates:
 
     def best(self, others: Sequence[Candidates], in_order: bool = False) -> Candidates:
         """The K best of these and others. `in_order`: all images of each are later than those of the ones before."""
-        parts = [self, *others]
-        values, images, positions = (torch.cat([getattr(p, name) for p in parts]) for name in _FIELDS)
-        count = len(self.values)
-        order = torch.arange(len(values), device=values.device)[:, None].expand_as(values)
+        parts = joined([self, *others])
+        return parts.rows(parts.order(in_order)[: len(self.values)])
+
+    def order(self, in_order: bool = False) -> Tensor:
+        """The places of the rows in falling order (K, C); `in_order`: the rows are in the order of their images."""
+        order = torch.arange(len(self.values), device=self.values.device)[:, None].expand_as(self.values)
         if not in_order:
-            order = images.argsort(dim=0, stable=True)
-        order = order.gather(0, values.gather(0, order).argsort(dim=0, descending=True, stable=True))[:count]
-        positions = positions.gather(0, order[..., None].expand(-1, -1, 2))
-        return Candidates(values.gather(0, order), images.gather(0, order), positions)
+            order = self.images.argsort(dim=0, stable=True)
+        return order.gather(0, self.values.gather(0, order).argsort(dim=0, descending=True, stable=True))
+
+    def rows(self, order: Tensor) -> Candidates:
+        """The rows at these places (k, C)."""
+        positions = self.positions.gather(0, order[..., None].expand(-1, -1, 2))
+        return Candidates(self.values.gather(0, order), self.images.gather(0, order), positions)
 
     def to(self, device: torch.device | str) -> Candidates:
         """The same on another device."""
@@ -66,99 +74,80 @@ class Candidates:
 _FIELDS = ("values", "images", "positions")
 
 
+def joined(parts: Sequence[Candidates]) -> Candidates:
+    """All rows of several, one behind the other."""
+    return Candidates(*(torch.cat([getattr(part, name) for part in parts]) for name in _FIELDS))
+
+
 @dataclass(eq=False)
-class Sums:
-    """What statistics need of the images of one batch, or of all so far. All sums are (..., C) in float64."""
+class Ranking:
+    """The images that rank first in each channel of a layer, by what the channel gives or adds to a score."""
 
-    mean: Tensor
-    """The sum of each image's mean."""
-    inactive: Tensor
-    """The sum of each image's share of values that are zero or below."""
-    counted: Tensor
-    """How many images: those whose mean is a finite number."""
-    labels: Tensor
-    """The classes that occurred, sorted: (u,)."""
-    by_class: Tensor
-    """`mean` by class: (u, C)."""
-    class_counted: Tensor
-    """`counted` by class: (u, C)."""
+    candidates: Candidates
+    not_numbers: int = 0
+    """How many times the value of an image in a channel was not a number."""
+    exact: Candidates | None = None
+    """The candidates, row by row, as computed again in double precision; None where that is not asked for, not done
+    yet, or cannot be."""
+
+    def best(self, others: Sequence[Ranking]) -> Ranking:
+        """The best of these and of others, which all have exact values or have none."""
+        parts = [self, *others]
+        together = joined([part.candidates for part in parts])
+        order = together.order()[: len(self.candidates.values)]
+        exact = [part.exact for part in parts if part.exact is not None]
+        count = sum(part.not_numbers for part in parts)
+        return Ranking(together.rows(order), count, joined(exact).rows(order) if exact else None)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name, to be saved."""
+        parts = {**vars(self.candidates), "not_numbers": torch.tensor(self.not_numbers)}
+        return parts if self.exact is None else parts | {f"exact/{name}": t for name, t in vars(self.exact).items()}
 
     @classmethod
-    def none(cls, channels: int) -> Sums:
-        """Return sums over zero images."""
-        zero, empty = torch.zeros(channels, dtype=torch.float64), torch.zeros(0, channels, dtype=torch.float64)
-        return cls(zero, zero, zero, torch.zeros(0, dtype=torch.long), empty, empty)
-
-    @classmethod
-    def of(cls, means: Tensor, inactive: Tensor, labels: list[int | None]) -> Sums:
-        """Return the sums of a batch: means and shares of values zero or below (B, C), and the label of each image."""
-        means, inactive = means.cpu().double(), inactive.cpu().double()
-        finite = means.isfinite()
-        means, finite = means.where(finite, 0), finite.double()
-        known = torch.tensor([i for i, label in enumerate(labels) if label is not None], dtype=torch.long)
-        classes = torch.tensor([label for label in labels if label is not None], dtype=torch.long)
-        present, place = classes.unique(return_inverse=True)  # type: ignore[no-untyped-call]
-        empty = torch.zeros(len(present), means.shape[1], dtype=torch.float64)
-        by_class = (empty.index_add(0, place, part[known]) for part in (means, finite))
-        return cls(means.sum(0), (inactive * finite).sum(0), finite.sum(0), present, *by_class)
-
-    def plus(self, others: Iterable[Sums]) -> Sums:
-        """The sum of these and others, added one by one in the order given: to the last bit the same every time."""
-        others = list(others)
-        labels = torch.cat([self.labels, *(other.labels for other in others)]).unique()  # type: ignore[no-untyped-call]
-        by_class = (torch.zeros(len(labels), len(self.mean), dtype=torch.float64) for _ in range(2))
-        total = Sums(self.mean.clone(), self.inactive.clone(), self.counted.clone(), labels, *by_class)
-        for i, other in enumerate([self, *others]):
-            if i:
-                total.mean += other.mean
-                total.inactive += other.inactive
-                total.counted += other.counted
-            place = torch.searchsorted(labels, other.labels)
-            total.by_class.index_add_(0, place, other.by_class)
-            total.class_counted.index_add_(0, place, other.class_counted)
-        return total
-
-
-_SUMS = ("mean", "inactive", "counted", "labels", "by_class", "class_counted")
+    def of(cls, tensors: Mapping[str, Tensor], of: str) -> Ranking:
+        """What was saved of a layer. Raises KeyError and ValueError as `Tally.of`."""
+        rows = tuple(tensors["values"].shape)
+        kept = []
+        for prefix in ("", "exact/") if "exact/values" in tensors else ("",):
+            fields = [tensors[f"{prefix}{name}"] for name in _FIELDS]
+            for name, tensor, shape in zip(_FIELDS, fields, (rows, rows, (*rows, 2)), strict=True):
+                check_shape(f"{prefix}{name} of {of}", tensor, shape)
+            kept.append(Candidates(*fields))
+        return cls(kept[0], int(tensors["not_numbers"]), *kept[1:])
 
 
 @dataclass(eq=False)
 class Tally:
     """One layer after part of the dataset: what a folder of results keeps."""
 
-    candidates: Candidates
+    activation: Ranking
     sums: Sums
-    not_numbers: int = 0
-    """How many times an image's maximum in a channel was not a number."""
-    relevance: Candidates | None = None
-    """Those of the largest relevance, where that is asked for."""
-    no_relevance: int = 0
-    """How many times an image's relevance of a channel was not a number."""
+    relevance: Ranking | None = None
+    """By relevance, where that is asked for."""
 
     def tensors(self, layer: str) -> dict[str, Tensor]:
         """All tensors by name, to be saved."""
-        parts = {**vars(self.candidates), **vars(self.sums), "not_numbers": torch.tensor(self.not_numbers)}
+        parts = {**self.activation.tensors(), **{f"sums/{name}": tensor for name, tensor in vars(self.sums).items()}}
         if self.relevance is not None:
-            parts |= {f"relevance/{name}": tensor for name, tensor in vars(self.relevance).items()}
-            parts["no_relevance"] = torch.tensor(self.no_relevance)
+            parts |= {f"relevance/{name}": tensor for name, tensor in self.relevance.tensors().items()}
         return {f"{layer}/{name}": tensor for name, tensor in parts.items()}
 
     @classmethod
-    def of(cls, tensors: dict[str, Tensor], layer: str) -> Tally:
+    def of(cls, tensors: Mapping[str, Tensor], layer: str) -> Tally:
         """What was saved. Raises KeyError where a tensor is missing, ValueError where one has another shape."""
-        saved = {name: tensors[f"{layer}/{name}"] for name in (*_FIELDS, *_SUMS)}
-        (k, channels), labels = saved["values"].shape, saved["labels"].numel()
-        rows, classes = (k, channels), (labels, channels)
-        shapes = (rows, rows, (*rows, 2), *[(channels,)] * 3, (labels,), classes, classes)
-        for (name, tensor), shape in zip(saved.items(), shapes, strict=True):
+
+        def below(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+        activation, relevance, sums = (below(f"{layer}/{part}") for part in ("", "relevance/", "sums/"))
+        tally = cls(Ranking.of(activation, layer), Sums(**sums))
+        channels, classes = tally.activation.candidates.values.shape[1], tally.sums.labels.numel()
+        shapes = [(3, channels), (3, channels), (channels,), (classes,), (classes, 3, channels), (classes, channels)]
+        for (name, tensor), shape in zip(vars(tally.sums).items(), shapes, strict=True):
             check_shape(f"{name} of {layer}", tensor, shape)
-        fields, sums = ([saved[name] for name in names] for names in (_FIELDS, _SUMS))
-        tally = cls(Candidates(*fields), Sums(*sums), int(tensors[f"{layer}/not_numbers"]))
-        if f"{layer}/no_relevance" in tensors:
-            relevant = [tensors[f"{layer}/relevance/{name}"] for name in _FIELDS]
-            for name, tensor, shape in zip(_FIELDS, relevant, shapes, strict=False):
-                check_shape(f"{name} of the relevance of {layer}", tensor, shape)
-            tally.relevance, tally.no_relevance = Candidates(*relevant), int(tensors[f"{layer}/no_relevance"])
+        if relevance:
+            tally.relevance = Ranking.of(relevance, f"the relevance of {layer}")
         return tally
 
 
@@ -172,11 +161,10 @@ def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
 class Part:
     """What one rank has kept since the last save, on the CPU: what ranks send each other."""
 
-    candidates: dict[str, Candidates]
-    not_numbers: dict[str, int]
-    relevance: dict[str, Candidates]
-    no_relevance: dict[str, int]
-    sums: dict[str, list[tuple[int, Sums]]]
+    activation: dict[str, Ranking]
+    """By layer, as `relevance` and `sums` are."""
+    relevance: dict[str, Ranking]
+    sums: dict[str, Sums]
     skipped: dict[int, str]
 
 
@@ -202,18 +190,63 @@ class Best:
         """
         values = values.to(self.kept.values.dtype)
         self.not_numbers = self.not_numbers + values.isnan().sum()
-        rows, channels = (values > torch.maximum(self.limit, self.kept.values[-1])).nonzero(as_tuple=True)
-        if not len(rows):
-            return
-        new = Candidates.none(len(values), values.shape[1], values.dtype, values.device)
-        new.values[rows, channels] = values[rows, channels]
-        new.images[rows, channels] = images.to(values.device)[rows]
-        flat, width = maps.flatten(2), maps.shape[3]
-        step = max(1, _GATHERED // flat.shape[2])
-        for some, units in zip(torch.split(rows, step), torch.split(channels, step), strict=True):
-            strongest_at = flat[some, units].argmax(1)  # of several equal ones the first
-            new.positions[some, units] = torch.stack([strongest_at // width, strongest_at % width], 1)
-        self.kept = self.kept.best([new], in_order=True)
+        strong = values > torch.maximum(self.limit, self.kept.values[-1])
+        new = _few(strong, values, maps, images) if values.device.type == "cpu" else _all(strong, values, maps, images)
+        if new is not None:
+            self.kept = self.kept.best([new], in_order=True)
+
+
+def _few(strong: Tensor, values: Tensor, maps: Tensor, images: Tensor) -> Candidates | None:
+    """The strong ones of a batch (B, C); places are looked for in their maps alone. None where there are none."""
+    rows, channels = strong.nonzero(as_tuple=True)
+    if not len(rows):
+        return None
+    new = Candidates.none(len(values), values.shape[1], values.dtype, values.device)
+    new.values[rows, channels] = values[rows, channels]
+    new.images[rows, channels] = images.to(values.device)[rows]
+    flat, width = maps.flatten(2), maps.shape[3]
+    step = max(1, _GATHERED // flat.shape[2])
+    for some, units in zip(torch.split(rows, step), torch.split(channels, step), strict=True):
+        strongest_at = flat[some, units].argmax(1)  # of several equal ones the first
+        new.positions[some, units] = torch.stack([strongest_at // width, strongest_at % width], 1)
+    return new
+
+
+def _all(strong: Tensor, values: Tensor, maps: Tensor, images: Tensor) -> Candidates:
+    """The same on a device: all places are looked for, as asking how many are strong would wait for it."""
+    at, width = maps.flatten(2).argmax(2), maps.shape[3]  # of several equal ones the first
+    rows = images.to(values.device, non_blocking=True)[:, None]
+    positions = torch.stack([at // width, at % width], 2)
+    return Candidates(values.where(strong, -torch.inf), rows.where(strong, -1), positions.where(strong[..., None], -1))
+
+
+@dataclass(eq=False)
+class Pending:
+    """Sums of batches, the last of which are not added up yet: until then nothing waits for the device."""
+
+    means: list[Tensor] = field(default_factory=list)
+    inactive: list[Tensor] = field(default_factory=list)
+    labels: list[int | None] = field(default_factory=list)
+    done: list[Sums] = field(default_factory=list)
+
+    def take(self, means: Tensor, inactive: Tensor, labels: list[int | None]) -> None:
+        """Take a batch, as `Sums.of` does."""
+        self.means.append(means)
+        self.inactive.append(inactive)
+        self.labels += labels
+        if len(self.labels) * means.shape[1] >= _PENDING:
+            self._add()
+
+    def all(self) -> Sums:
+        """The sums of all batches. As they are exact, it does not matter which were added up together."""
+        self._add()
+        first, *others = self.done
+        return first.plus(others)
+
+    def _add(self) -> None:
+        if self.labels:
+            self.done.append(Sums.of(torch.cat(self.means), torch.cat(self.inactive), self.labels))
+            self.means, self.inactive, self.labels = [], [], []
 
 
 @dataclass(eq=False)
@@ -224,8 +257,8 @@ class Collector:
     activations: dict[str, Best]
     relevances: dict[str, Best]
     """Empty where relevance is not asked for."""
-    sums: dict[str, list[tuple[int, Sums]]] = field(default_factory=dict)
-    """The number of each batch and its sums, by layer."""
+    sums: dict[str, Pending] = field(default_factory=dict)
+    """Those of all batches, by layer."""
     skipped: dict[int, str] = field(default_factory=dict)
     batch: Batch = field(default_factory=lambda: Batch(0, torch.empty(0), [], None))
     """The batch that runs now."""
@@ -234,8 +267,8 @@ class Collector:
         """A forward hook. All is computed at once, as what follows may write over the output."""
         maps, best = as_maps(self.model, layer, output, len(self.batch.images)), self.activations[layer]
         flat = maps.flatten(2)
-        sums = Sums.of(flat.mean(2, dtype=best.kept.values.dtype), _inactive(flat), self.batch.labels)
-        self.sums.setdefault(layer, []).append((self.batch.number, sums))
+        pending = self.sums.setdefault(layer, Pending())
+        pending.take(flat.mean(2, dtype=best.kept.values.dtype), _inactive(flat), self.batch.labels)
         best.offer(flat.amax(2), maps, self.batch.images)
 
     def take_relevance(self, layer: str, shares: Tensor) -> None:
@@ -245,13 +278,12 @@ class Collector:
 
     def part(self) -> Part:
         """All that was kept."""
-        return Part(*_kept(self.activations), *_kept(self.relevances), self.sums, self.skipped)
+        sums = {layer: pending.all() for layer, pending in self.sums.items()}
+        return Part(_kept(self.activations), _kept(self.relevances), sums, self.skipped)
 
 
-def _kept(by_layer: dict[str, Best]) -> tuple[dict[str, Candidates], dict[str, int]]:
-    """What was kept of each layer, and how many values were not numbers."""
-    kept = {layer: best.kept.to("cpu") for layer, best in by_layer.items()}
-    return kept, {layer: int(best.not_numbers) for layer, best in by_layer.items()}
+def _kept(by_layer: dict[str, Best]) -> dict[str, Ranking]:
+    return {layer: Ranking(best.kept.to("cpu"), int(best.not_numbers)) for layer, best in by_layer.items()}
 
 
 def relevance_of(shares: Tensor) -> Tensor:
@@ -264,7 +296,7 @@ def _inactive(flat: Tensor) -> Tensor:
     # On a CPU in parts that stay in its cache, and with bytes as numbers: several times faster than written plainly.
     step = max(1, _COUNTED // flat[0].numel()) if flat.device.type == "cpu" else len(flat)
     parts = [part.le(0).view(torch.uint8).sum(2, dtype=torch.int32) for part in torch.split(flat, step)]
-    return torch.cat(parts).cpu().double() / flat.shape[2]
+    return torch.cat(parts).double() / flat.shape[2]
 
 
 def as_maps(model: nn.Module, layer: str, output: Any, batch: int) -> Tensor:

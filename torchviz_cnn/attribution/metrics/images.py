@@ -14,6 +14,8 @@ from torchviz_cnn.core.errors import ImageError, InputError
 from torchviz_cnn.hooks.inputs import several_inputs
 from torchviz_cnn.hooks.network import Model, preprocess_of
 from torchviz_cnn.media.datasets.photo_folder import PhotoFolder
+from torchviz_cnn.media.datasets.shards.patterns import are_shards
+from torchviz_cnn.media.datasets.shards.tar_shards import TarShards
 from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.origin import is_photo, stored
 
@@ -35,6 +37,7 @@ class AllImages:
             raise InputError(f"images are a batch (N, C, H, W), not {tuple(x.shape)}")
         if isinstance(x, (str, os.PathLike)) and Path(x).is_dir():
             x = PhotoFolder(Path(x))
+        x = TarShards(x) if are_shards(x) else x
         self.labels: Sequence[int] | None = None
         """The class of each photo of a folder with a folder for each class, as an index into `categories`."""
         self.categories: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ ORDER = (
     "deconvnet",
     "occlusion",
     "top",
+    "merge",
     "survey",
     "trust",
     "report",

@@ -14,7 +14,7 @@ from torchviz_cnn.cli.choices import methods_of
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_out(parser, "survey", "folder for the results; the same command goes on with what it holds")
     add = parser.add_argument
-    add("folder", type=Path, metavar="DIR", help="photos, in any format; in a folder for each class or not")
+    add("folder", metavar="DIR", help="photos, in any format; in a folder for each class or not; or tar files of them")
     words = "the true classes: a CSV file of file,class, 'folders', or 'none' (default: the folders by class, if any)"
     add("--truth", metavar="FILE", help=words)
     words = "masks of the objects, called as their photos: the share of the evidence on them is measured"

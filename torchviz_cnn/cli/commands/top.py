@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 import torchviz_cnn as tvc
@@ -17,7 +16,7 @@ from torchviz_cnn.core.errors import counted
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_out(parser, "top")
     add = parser.add_argument
-    add("folder", type=Path, metavar="DIR", help="photos, in any format; in folders by class or not")
+    add("folder", metavar="DIR", help="photos, in any format; in folders by class or not; or tar files of them")
     arguments.add_layers(parser, "all convolutions")
     add("--k", type=positive, default=9, metavar="PHOTOS", help="how many photos per channel (%(default)s)")
     words = "what photos are ordered by; relevance, what a channel adds to a score, shows both (%(default)s)"
@@ -28,9 +27,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=positive, default=32, metavar="NUMBER", help="photos at once (%(default)s)")
     words = "processes that decode photos (default: all processors but one)"
     add("--workers", type=whole, metavar="NUMBER", help=words)
+    words = "where plain JPEG files are decoded; cuda needs --device cuda (%(default)s)"
+    add("--decode", choices=choices("decode"), default="cpu", help=words)
     words = "after how many batches --out is written each time (%(default)s)"
     add("--save-every", type=positive, default=50, metavar="BATCHES", help=words)
     add("--exact", action="store_true", help="order the strongest by double precision (default: as computed)")
+    words = "of a piece of the photos, its first one, from 0: for machines that share the work, see merge (%(default)s)"
+    add("--start", type=whole, default=0, metavar="NUMBER", help=words)
+    add(
+        "--end", type=positive, metavar="NUMBER", help="of a piece, the photo behind its last one (default: to the end)"
+    )
+    add_pages(parser)
+    arguments.add_network(parser)
+
+
+def add_pages(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what pages of patches show."""
+    add = parser.add_argument
     words = "number of channels drawn for each layer; 0: none (%(default)s)"
     add("--pages", type=whole, default=16, metavar="CHANNELS", help=words)
     arguments.add_channels(parser, "these channels on the pages, instead of evenly chosen ones")
@@ -38,7 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--projection", choices=kinds, default="deconvnet", help="what is drawn next to the patches (%(default)s)")
     words = "side of a patch as a multiple of the receptive field (%(default)s)"
     add("--context", type=float, default=1.0, metavar="NUMBER", help=words)
-    arguments.add_network(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -50,13 +62,11 @@ def run(args: argparse.Namespace) -> None:
         args.device = ranks.device
         net = shared.network(args, verbose=ranks.first)
         given = shared.options(args, "layers", "k", "by", "output", "batch_size", "workers", "out", "resume")
-        given |= shared.options(args, "save_every", "exact")
+        given |= shared.options(args, "save_every", "exact", "decode", "start", "end")
         top = tvc.top_activations(net, args.folder, target=_target(net, args), **given, progress=True)
     if ranks.first:
-        _report(args, top)
+        report(args, top)
         args.skipped += top.skipped.values() if ranks.count == 1 else ()  # torchrun takes exit code 1 for a failure
-        if args.pages or args.channels:
-            _draw_pages(args, top)
 
 
 def _target(net: tvc.Network, args: argparse.Namespace) -> Any:
@@ -69,17 +79,21 @@ def _target(net: tvc.Network, args: argparse.Namespace) -> Any:
     return target[0] if isinstance(target, list) else target
 
 
-def _report(args: argparse.Namespace, top: tvc.TopActivations) -> None:
+def report(args: argparse.Namespace, top: tvc.TopActivations) -> None:
+    """Print what is in a result, and draw its statistics and pages."""
     from torchviz_cnn.cli import shared
     from torchviz_cnn.runs import files
 
     left_out = f", {len(top.skipped)} of them not readable" if top.skipped else ""
-    shared.say(f"{counted(top.count, 'photo')}{left_out} -> {args.out}")
+    looked_at = counted(top.count, "photo") if top.piece is None else top.looked_at
+    shared.say(f"{looked_at}{left_out} -> {args.out}")
     for reason in list(top.skipped.values())[:10]:
         shared.say(f"  not readable: {reason}")
     for layer in top.layers:
         shared.say(f"  {layer}: {top.statistics[layer].summary()}")
     files.save_image(args.out / "statistics.png", top.plot())
+    if args.pages or args.channels:
+        _draw_pages(args, top)
 
 
 def _draw_pages(args: argparse.Namespace, top: tvc.TopActivations) -> None:

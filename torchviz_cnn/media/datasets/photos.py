@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from torchviz_cnn.core.errors import ImageError
+from torchviz_cnn.core.errors import ImageError, InputError
 from torchviz_cnn.media.bands import Pixels
 from torchviz_cnn.media.images import to_rgb
 from torchviz_cnn.media.origin import input_of
@@ -34,7 +35,7 @@ class Photos(ABC):
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         item = self.photo(index) if self.preprocess is None else input_of(self.stored(index), self.preprocess)
-        return item, self.labels[index]
+        return item, int(self.labels[index])
 
     def photo(self, index: int) -> Image.Image:
         """The photo, upright and RGB. Raises ImageError, with its name, where it cannot be read."""
@@ -44,6 +45,19 @@ class Photos(ABC):
         except ImageError as error:
             raise ImageError(f"{self.names[index]}: {error}") from error
 
+    def prepare(self, folder: Path | None = None, *, progress: bool = False) -> Path | None:
+        """Get what takes long before photos can be read, and keep it in a folder that other processes are then given.
+
+        It may be called several times. Nothing is needed where this returns None.
+        """
+        return None
+
+    def fetch(self, indices: Sequence[int]) -> None:  # noqa: B027
+        """Get all that these photos are read from, where that is quicker for several: they are asked for next."""
+
+    def ahead(self, indices: Sequence[int]) -> None:  # noqa: B027
+        """Begin to get what these photos are read from: they are fetched next."""
+
     @property
     def root(self) -> str | None:
         """The folder that holds all the photos; None where they are in none."""
@@ -52,6 +66,10 @@ class Photos(ABC):
     @abstractmethod
     def stored(self, index: int) -> Pixels:
         """The photo with the depth and the bands that it has. Raises ImageError, with its name, for a broken one."""
+
+    def encoded(self, index: int) -> bytes:
+        """The bytes of the photo's file. Raises InputError for a dataset that has no files."""
+        raise InputError(f"{type(self).__name__} does not give the bytes of files; decode='cpu' does without")
 
     @abstractmethod
     def size(self, index: int) -> tuple[int, int]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -20,10 +21,14 @@ from torchviz_cnn.core.errors import InputError, SkippedWarning, kind_of
 from torchviz_cnn.media.bands import colour, say_once
 from torchviz_cnn.media.datasets.photo_folder import PhotoFolder, preprocess_of_transform
 from torchviz_cnn.media.datasets.photos import Photos
+from torchviz_cnn.media.datasets.shards.patterns import are_shards
+from torchviz_cnn.media.datasets.shards.tar_shards import TarShards
+from torchviz_cnn.media.decoding import Decode, Jpeg, plain_jpeg, require_fits
 from torchviz_cnn.media.images import Preprocess, size_of
 from torchviz_cnn.media.origin import as_photo, input_of, is_photo, picture_of, stored
 from torchviz_cnn.media.render import Box
 
+_log = logging.getLogger("torchviz_cnn")
 _IMAGE_KEYS = ("image", "pixel_values", "img", "images", "input", "x")
 _LABEL_KEYS = ("label", "labels", "target", "class", "y")
 
@@ -43,37 +48,118 @@ class ImageSource:
     """A dataset, whatever its items look like: inputs, photos (of PIL, paths, or arrays and tensors of whole numbers),
     tuples or dicts of these with a label.
 
-    `preprocess` turns photos into inputs, and tells where on them the network looks. Raises InputError for what is no
+    `preprocess` turns photos into inputs, and tells where on them the network looks. With `decode="cuda"` batches have
+    plain JPEG files as they are, for a GPU to decode. Raises InputError for what is no
     map-style dataset.
     """
 
-    def __init__(self, dataset: Any, preprocess: Callable[[Image.Image], Tensor] | None = None) -> None:
+    def __init__(
+        self, dataset: Any, preprocess: Callable[[Image.Image], Tensor] | None = None, decode: Decode = "cpu"
+    ) -> None:
         if isinstance(dataset, (str, Path)):
-            dataset = PhotoFolder(dataset)
+            dataset = TarShards(dataset) if are_shards(dataset) else PhotoFolder(dataset)
         if isinstance(dataset, Mapping) or not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
             hint = "; pass its .dataset" if hasattr(dataset, "dataset") else ""
             raise InputError(
                 "a dataset is a folder of photos, or map-style: len(dataset) and dataset[i]; "
                 f"not {kind_of(dataset)}{hint}"
             )
-        if len(dataset) == 0:
+        if not isinstance(dataset, Photos) and len(dataset) == 0:
             raise InputError(f"the dataset ({type(dataset).__name__}) is empty")
         self.dataset = dataset
         self.preprocess = preprocess
+        self.decode = checks.one_of("decode", decode, get_args(Decode))
+        if decode == "cuda":
+            require_fits(self.scaling)
+            owner, _ = _owner(dataset, 0)
+            if not isinstance(owner, Photos) or type(owner).encoded is Photos.encoded:
+                raise InputError(f"decode='cuda' reads files, as of a folder of photos, not items of {kind_of(owner)}")
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def item(self, index: int) -> tuple[Tensor, int | None]:
         """The input (C, H, W) and its label, if it has one. Raises InputError for items that are not images."""
-        image, label = _parts(self._stored(index))
+        x, label = self._prepared(index, self._stored(index))
+        return x if self.scaling is None or x.dtype != torch.uint8 else self.scaling.scaled(x), label
+
+    def prepare(self, folder: str | os.PathLike[str] | None, *, progress: bool = False) -> Path | None:
+        """Get ready to read photos, as `Photos.prepare` says, with what is kept for that in a folder."""
+        owner, _ = _owner(self.dataset, 0)
+        place = None if folder is None else checks.path("out", folder)
+        return owner.prepare(place, progress=progress) if isinstance(owner, Photos) else None
+
+    def fetch(self, places: Sequence[int], ahead: Sequence[int] = ()) -> None:
+        """Get all that several photos are read from, and begin with that of those that are asked for `ahead`."""
+        owner, _ = _owner(self.dataset, 0)
+        if isinstance(owner, Photos):
+            owner.fetch([_owner(self.dataset, place)[1] for place in places])
+            owner.ahead([_owner(self.dataset, place)[1] for place in ahead])
+
+    def items(
+        self, places: Sequence[int], ahead: Sequence[int] = ()
+    ) -> list[tuple[Tensor | Jpeg, int | None] | Exception]:
+        """Several inputs and their labels, or why one cannot be read; where the dataset has PyTorch's `__getitems__`,
+        they are read together. Those that will be asked for next may be named `ahead`.
+
+        Photos that a Preprocess prepares come in 8 bits: `scaling.scaled` makes inputs of them. With decode="cuda"
+        plain JPEG files come as their bytes. Raises InputError for a dataset that cannot work.
+        """
+        self.fetch(places, ahead)
+        together = self._together(places)
+        answers = list[tuple[Tensor | Jpeg, int | None] | Exception]()
+        for number, place in enumerate(places):
+            try:
+                answer: Any = self._jpeg(place) if self.decode == "cuda" else None
+                if answer is None:
+                    answer = self._prepared(place, self._stored(place) if together is None else together[number])
+                answers.append(answer)
+            except (InputError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:  # a damaged file, or whatever else a dataset's own code raises for one item
+                answers.append(error)
+        return answers
+
+    @property
+    def scaling(self) -> Preprocess | None:
+        """What scales photos that come in 8 bits; None where they are prepared in another way."""
+        owner, _ = _owner(self.dataset, 0)
+        own = getattr(owner, "preprocess", None) if isinstance(owner, Photos) else None
+        preprocess = own if type(own) is Preprocess else self.preprocess
+        return preprocess if type(preprocess) is Preprocess else None
+
+    def _together(self, places: Sequence[int]) -> Sequence[Any] | None:
+        """Items that the dataset reads in one call; None where it has no such call, or that fails."""
+        if isinstance(_owner(self.dataset, 0)[0], Photos) or not _reads_together(self.dataset):
+            return None
+        try:
+            several = self.dataset.__getitems__(list(places))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a dataset's own code raises; one by one it is known which item fails
+            _log.info("images %d to %d are read one by one: together they give %r", places[0], places[-1], error)
+            return None
+        if not isinstance(several, (list, tuple)) or len(several) != len(places):
+            what = f"{len(several)}" if isinstance(several, (list, tuple)) else kind_of(several)
+            raise InputError(
+                f"__getitems__ of {type(self.dataset).__name__} gives a list of {len(places)} items, not {what}"
+            )
+        return several
+
+    def _jpeg(self, index: int) -> tuple[Jpeg, int | None] | None:
+        """The file of a photo and its label, where a device may decode it."""
+        owner, place = _owner(self.dataset, index)
+        try:
+            file = plain_jpeg(owner.encoded(place), self.scaling or Preprocess())
+        except OSError:  # as for its permissions: reading the photo says so
+            return None
+        return None if file is None else (file, self._class(owner.labels[place]))
+
+    def _prepared(self, index: int, item: Any) -> tuple[Tensor, int | None]:
+        """An input and its label; a photo that `scaling` is for in 8 bits."""
+        image, label = _parts(item)
         if _is_photo(image):
-            if self.preprocess is None:
-                raise InputError(
-                    f"item {index} of the dataset is a photo ({_described(image)}), and how this network's inputs "
-                    "are prepared is not known: pass preprocess=, or a Network"
-                )
-            image = input_of(stored(image), self.preprocess)
+            image = self._of_photo(index, image)
         if isinstance(image, np.ndarray) and image.dtype.kind in "biuf":
             image = torch.from_numpy(np.ascontiguousarray(image, image.dtype.newbyteorder("=")))
         if isinstance(image, Tensor) and image.ndim == 2:
@@ -85,6 +171,16 @@ class ImageSource:
             raise InputError(f"item {index} of the dataset is not an image: {what}{kind}, where (C, H, W) is needed")
         return image.detach(), self._class(label)
 
+    def _of_photo(self, index: int, photo: Any) -> Tensor:
+        if (scaling := self.scaling) is not None:
+            return scaling.pixels(stored(photo))
+        if self.preprocess is None:
+            raise InputError(
+                f"item {index} of the dataset is a photo ({_described(photo)}), and how this network's inputs "
+                "are prepared is not known: pass preprocess=, or a Network"
+            )
+        return input_of(stored(photo), self.preprocess)
+
     def label(self, index: int) -> int | None:
         """The label of one item."""
         return self._class(_parts(self.dataset[index])[1])
@@ -92,7 +188,7 @@ class ImageSource:
     def _stored(self, index: int) -> Any:
         """An item; of a folder of photos, the photo with all its bands."""
         owner, place = _owner(self.dataset, index)
-        plain = isinstance(owner, Photos) and owner.preprocess is None
+        plain = isinstance(owner, Photos) and (owner.preprocess is None or owner.preprocess is self.scaling)
         return (owner.stored(place), owner.labels[place]) if plain else self.dataset[index]
 
     def _class(self, label: Any) -> int | None:
@@ -255,6 +351,18 @@ def _is_photo(image: Any) -> bool:
 def _described(value: Any) -> str:
     shape = getattr(value, "shape", None)
     return type(value).__name__ if shape is None else f"{type(value).__name__} of {tuple(shape)}"
+
+
+def _reads_together(dataset: Any) -> bool:
+    """Whether a dataset has PyTorch's `__getitems__`, also behind a `Subset`, and it gives what `dataset[i]` gives.
+
+    A class that only changes `__getitem__` of one that has both is read item by item.
+    """
+    first = next(
+        (kind for kind in type(dataset).__mro__ if {"__getitem__", "__getitems__"} & vars(kind).keys()), object
+    )
+    subset = hasattr(dataset, "dataset") and hasattr(dataset, "indices")
+    return "__getitems__" in vars(first) and (not subset or _reads_together(dataset.dataset))
 
 
 def _owner(dataset: Any, index: int) -> tuple[Any, int]:

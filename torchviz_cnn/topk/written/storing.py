@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from torchviz_cnn.core.errors import ImageError
+from torchviz_cnn.core.errors import ImageError, InputError, OutputError
 from torchviz_cnn.media.datasets.photo_folder import PhotoFolder
 from torchviz_cnn.media.datasets.photos import Photos
+from torchviz_cnn.media.datasets.shards.index import INDEX
+from torchviz_cnn.media.datasets.shards.tar_shards import TarShards
 from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.images import Preprocess
+from torchviz_cnn.runs.files import whole
 from torchviz_cnn.topk.statistics import ChannelStatistics
+
+_ORIGIN = ("folder", "shards", "image", "index", "preprocess")
 
 
 def origin_of(source: ImageSource | None) -> dict[str, Any]:
@@ -22,17 +32,42 @@ def origin_of(source: ImageSource | None) -> dict[str, Any]:
     owner, how = source.dataset, source.preprocess
     if isinstance(owner, Photos) and owner.preprocess is not None:
         how = owner.preprocess
-    where = {"folder": str(owner.path.resolve())} if isinstance(owner, PhotoFolder) else {}
+    where: dict[str, Any] = {"folder": str(owner.path.resolve())} if isinstance(owner, PhotoFolder) else {}
+    if isinstance(owner, TarShards) and owner.reachable_again:
+        where = {"shards": owner.given, "image": owner.image, "index": owner.kept_in}
     return {**where, "preprocess": dataclasses.asdict(how) if isinstance(how, Preprocess) else None}
 
 
-def same_photos(where: str, checksum: object) -> PhotoFolder | None:
-    """The photos of a folder, if they are those of a checksum: the places of a result are in their order."""
+def saved_origin(about: str) -> dict[str, Any]:
+    """The same, from what is saved about a result."""
+    return {name: value for name, value in json.loads(about).items() if name in _ORIGIN}
+
+
+def copy_index(results: Path, other: Path) -> None:
+    """Give another folder of results the index of shards that one has. Raises OutputError where it cannot."""
+    if (results / INDEX).exists() and not (other / INDEX).exists():
+        with whole(other / INDEX) as temporary:
+            shutil.copyfile(results / INDEX, temporary)
+
+
+def same_photos(about: Mapping[str, Any], results: Path, checksum: object) -> Photos | None:
+    """The photos that a result was made from, where they are still there and the same: its places are in their order.
+
+    Args:
+        about: where they were, as `origin_of` says. The headers of shards are not read again for that.
+        results: the folder of the result, which has the index of shards, unless that was kept elsewhere.
+        checksum: that of their listing.
+    """
     try:
-        photos = PhotoFolder(where)
-    except ImageError:  # there are none left
+        photos: Photos | None = None
+        if "shards" in about:
+            places = [one for one in (results, Path(about["index"] or "")) if (one / INDEX).exists()]
+            photos = TarShards(about["shards"], image=about["image"], index=places[0]) if places else None
+        elif os.path.isdir(about.get("folder") or ""):
+            photos = PhotoFolder(about["folder"])
+        return photos if photos is not None and photos.listing()["checksum"] == checksum else None
+    except (ImageError, InputError, OutputError):  # there are none left, or others
         return None
-    return photos if ImageSource(photos).listing()["checksum"] == checksum else None
 
 
 def tuples(saved: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Tests of tar files of photos, and the server that they are read from."""

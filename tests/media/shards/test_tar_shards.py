@@ -1,0 +1,585 @@
+"""Photos in tar files: which files a pattern means, what is in them, and that they are read as from a folder."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Subset
+
+import torchviz_cnn as tvc
+from tests.media.shards.tars import SIZE, photo_bytes, write_shards, write_tar
+from torchviz_cnn.core.errors import ImageError, InputError, ShardError, SkippedWarning
+from torchviz_cnn.media.datasets.shards import tar_shards
+from torchviz_cnn.media.datasets.shards.index import Index
+from torchviz_cnn.media.datasets.shards.patterns import are_shards, braces_expanded, shard_paths, short_names
+from torchviz_cnn.media.datasets.shards.scan import scan
+from torchviz_cnn.media.datasets.source import ImageSource
+
+PLAIN = tvc.Preprocess((16, 16), resize=16)
+
+
+# --- patterns ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("train-{000000..000002}.tar", ["train-000000.tar", "train-000001.tar", "train-000002.tar"]),
+        ("{9..11}.tar", ["9.tar", "10.tar", "11.tar"]),
+        ("{09..11}.tar", ["09.tar", "10.tar", "11.tar"]),
+        ("{a,b}/{0..1}.tar", ["a/0.tar", "a/1.tar", "b/0.tar", "b/1.tar"]),
+        ("s3://bucket/{x,}.tar", ["s3://bucket/x.tar", "s3://bucket/.tar"]),
+        ("one.tar", ["one.tar"]),
+    ],
+)
+def test_braces_are_expanded_as_by_a_shell(pattern: str, expected: list[str]) -> None:
+    assert braces_expanded(pattern) == expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("{000-019}.tar", r"\{000-019\}; did you mean '000\.\.019'"),
+        ("{0...9}.tar", "did you mean '0..9'"),
+        ("{a}.tar", r"not \{a\}$"),
+        ("{0..3.tar", "do not match"),
+        ("{{0..1},a}.tar", "do not match, or one pair stands in another"),
+        ("{9..3}.tar", "the last number of {9..3} is below the first"),
+        ("{0..99999999999999}.tar", "more than 1,000,000 shards"),
+        ("{0..9999}{0..9999}.tar", "more than 1,000,000 shards"),
+        ("{a,a}.tar", "a.tar is given twice"),
+        ([], r"not \[\]"),
+        ([3], "not by an int"),
+    ],
+)
+def test_a_pattern_that_cannot_be_understood_says_why(pattern: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        shard_paths(pattern)
+
+
+def test_a_glob_and_a_list_are_taken_in_order(tmp_path: Path) -> None:
+    write_shards(tmp_path, 3, 2)
+    files = [tmp_path / f"train-{n:06d}.tar" for n in range(3)]
+    assert tvc.TarShards(tmp_path / "train-*.tar").shard_names == [file.name for file in files]
+    reverse = tvc.TarShards(files[::-1])
+    assert list(reverse.names[:2]) == ["train-000002.tar/0004.jpg", "train-000002.tar/0005.jpg"]
+    with pytest.raises(ShardError, match=r"no file fits .*nowhere-\*.tar"):
+        tvc.TarShards(tmp_path / "nowhere-*.tar")
+
+
+def test_names_of_shards_are_what_tells_them_apart() -> None:
+    assert short_names(["/data/a/0.tar", "/data/a/1.tar"]) == ["0.tar", "1.tar"]
+    assert short_names(["/data/a/0.tar", "/data/b/c/0.tar"]) == ["a/0.tar", "b/c/0.tar"]
+
+
+def test_a_string_that_ends_in_tar_means_shards_and_others_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "folder.tar").mkdir()
+    (tmp_path / "folder.tar" / "a.jpg").write_bytes(photo_bytes(0))
+    assert not are_shards(tmp_path / "folder.tar")
+    assert isinstance(ImageSource(str(tmp_path / "folder.tar")).dataset, tvc.PhotoFolder)
+    assert isinstance(ImageSource(write_shards(tmp_path / "x", 1, 1)).dataset, tvc.TarShards)
+    with pytest.raises(ShardError, match=r"there is no shard .*none\.tar"):
+        len(ImageSource(tmp_path / "none.tar"))
+
+
+# --- what is in a tar ----------------------------------------------------------------------------------------------
+
+
+def test_photos_are_those_of_a_folder_bit_for_bit(tmp_path: Path) -> None:
+    pattern = write_shards(tmp_path)
+    shards, folder = tvc.TarShards(pattern), tvc.PhotoFolder(tmp_path / "photos")
+    assert len(shards) == len(folder) == 24
+    assert [name.rpartition("/")[2] for name in shards.names] == list(folder.names)
+    assert [int(label) for label in shards.labels] == [place % 3 for place in range(24)]
+    together = shards.__getitems__(range(24))
+    for place in range(24):
+        assert np.array_equal(shards[place][0], folder[place][0])
+        assert np.array_equal(together[place][0], folder[place][0])
+        assert shards.size(place) == folder.size(place) == SIZE
+        assert shards.encoded(place) == (tmp_path / "photos" / folder.names[place]).read_bytes()
+    a, b = ImageSource(pattern, PLAIN), ImageSource(tmp_path / "photos", PLAIN)
+    several: Any = zip(a.items(range(5, 19)), b.items(range(5, 19)), strict=True)
+    for place, ((x, label), (y, _)) in enumerate(several, start=5):
+        assert torch.equal(x, y)
+        assert label == place % 3
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_every_form_of_tar_and_long_names_are_read(tmp_path: Path, form: int) -> None:
+    deep = "/".join(["folder" * 8] * 4) if form != tarfile.USTAR_FORMAT else "folder" * 8
+    names = [f"{deep}/photo{n}.jpg" for n in range(3)] + ["./plain.jpg"]
+    names += ["ünï/照片.jpg"] if form != tarfile.USTAR_FORMAT else []
+    path = write_tar(tmp_path / "a.tar", [(name, photo_bytes(n)) for n, name in enumerate(names)], format=form)
+    shards = tvc.TarShards(path)
+    assert list(shards.names) == [f"a.tar/{name.removeprefix('./')}" for name in names]
+    assert [shards.encoded(n) for n in range(len(names))] == [photo_bytes(n) for n in range(len(names))]
+
+
+@pytest.mark.parametrize(
+    ("members", "labels", "categories"),
+    [
+        ([("a.cls", b"7"), ("b.cls", b" 2\n"), ("c.cls", b"-1")], [7, 2, -1], ()),
+        ([("a.cls", b"dog"), ("b.cls", b"cat")], [1, 0, -1], ("cat", "dog")),
+        ([("a.json", b'{"label": 4}'), ("b.json", b'{"cls": "5"}'), ("c.json", b'{"class": 6.0}')], [4, 5, 6], ()),
+        ([("a.json", b'{"label": "dog"}'), ("b.cls", b"3")], [1, 0, -1], ("3", "dog")),
+        ([("a.json", b'{"caption": "none"}'), ("a.cls", b"1"), ("b.json", b"2")], [1, 2, -1], ()),
+        ([("a.json", b'{"label": 1}'), ("a.cls", b"9")], [9, -1, -1], ()),
+        ([("a.cls", b"99999999999")], [-1, -1, -1], ()),
+        ([], [-1, -1, -1], ()),
+    ],
+)
+def test_labels_are_numbers_or_texts(
+    tmp_path: Path, members: list[tuple[str, bytes]], labels: list[int], categories: tuple[str, ...]
+) -> None:
+    photos = [(f"{name}.jpg", photo_bytes(n)) for n, name in enumerate("abc")]
+    shards = tvc.TarShards(write_tar(tmp_path / "a.tar", sorted(photos + members)))
+    assert shards.labels.tolist() == labels
+    assert shards.categories == categories
+    assert [ImageSource(shards, PLAIN).item(n)[1] for n in range(3)] == [None if one < 0 else one for one in labels]
+
+
+@pytest.mark.parametrize("content", [b"{broken", b'{"label": [1, 2]}', b"\xff", b'{"label": true}', b"[" * 100_000])
+def test_a_label_that_is_none_is_said(tmp_path: Path, content: bytes) -> None:
+    members = [("a.jpg", photo_bytes(0)), ("a.json", content), ("b.jpg", photo_bytes(1)), ("b.cls", b"1")]
+    shards = tvc.TarShards(write_tar(tmp_path / "a.tar", members))
+    with pytest.warns(SkippedWarning, match=r"1 label of shards are left out.*a\.tar/a\.json"):
+        assert shards.labels.tolist() == [-1, 1]
+
+
+def test_other_members_folders_and_hidden_files_are_no_photos(tmp_path: Path) -> None:
+    members = [
+        ("._a.jpg", b"x"),
+        ("a.txt", b"hello"),
+        ("n1/a.JPG", photo_bytes(0)),
+        ("n2/a.png", photo_bytes(1, "PNG")),
+    ]
+    path = write_tar(tmp_path / "a.tar", members)
+    with tarfile.open(path, "a") as tar:
+        folder, link = tarfile.TarInfo("folder.jpg"), tarfile.TarInfo("link.jpg")
+        folder.type, link.type, link.linkname = tarfile.DIRTYPE, tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(folder)
+        tar.addfile(link)
+    shards = tvc.TarShards(path)
+    assert list(shards.names) == ["a.tar/n1/a.JPG", "a.tar/n2/a.png"]
+
+
+def test_of_several_photos_of_a_sample_one_is_asked_for(tmp_path: Path) -> None:
+    members = [(f"{n}.{kind}", photo_bytes(n)) for n in range(2) for kind in ("left.jpg", "right.jpg")]
+    path = write_tar(tmp_path / "a.tar", members)
+    with pytest.raises(
+        ShardError, match=r"the sample 0 of the shard a\.tar has 2 photos, left\.jpg, right\.jpg: image="
+    ):
+        len(tvc.TarShards(path))
+    assert list(tvc.TarShards(path, image=".right.JPG").names) == ["a.tar/0.right.jpg", "a.tar/1.right.jpg"]
+    with pytest.raises(ShardError, match=r"no members that end in \.up\.jpg: there are 4 members: 2 x \.left\.jpg"):
+        len(tvc.TarShards(path, image="up.jpg"))
+
+
+def test_a_tar_without_photos_says_what_it_has(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", [("a.wav", b"x"), ("b.wav", b"x"), ("b.txt", b"x")])
+    with pytest.raises(ShardError, match=r"no photos: there are 3 members: 2 x \.wav, 1 x \.txt"):
+        len(tvc.TarShards(path))
+
+
+def test_a_broken_member_is_left_out_alone(tmp_path: Path) -> None:
+    members = [(f"{n}.jpg", photo_bytes(n)) for n in range(6)]
+    members[2], members[4] = ("2.jpg", b"no photo"), ("4.jpg", b"")
+    source = ImageSource(write_tar(tmp_path / "a.tar", members), PLAIN)
+    answers = source.items(range(6))
+    assert [isinstance(one, Exception) for one in answers] == [False, False, True, False, True, False]
+    assert isinstance(answers[2], ImageError)
+    assert "a.tar/2.jpg" in str(answers[2])
+    assert "a.tar/4.jpg is empty" in str(answers[4])
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3))
+    with pytest.warns(SkippedWarning, match="2 of 6 images"):
+        top = tvc.top_activations(net, source.dataset, preprocess=PLAIN, workers=0, batch_size=4)
+    assert sorted(top.skipped) == [2, 4]
+
+
+def cut_at(path: Path, size: int) -> Path:
+    with path.open("rb+") as file:
+        file.truncate(size)
+    return path
+
+
+def test_a_tar_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+    """Wherever it is cut off: else a copy that did not come to its end would pass for a smaller dataset."""
+    whole = write_tar(tmp_path / "whole.tar", [(f"{n}.jpg", photo_bytes(n)) for n in range(3)])
+    with tarfile.open(whole) as tar:
+        last = tar.getmembers()[-1]
+        end = last.offset_data + -(-last.size // 512) * 512
+    for size in (0, 100, last.offset, last.offset + 300, last.offset_data, last.offset_data + 40, end):
+        path = cut_at(Path(shutil.copy(whole, tmp_path / f"cut{size}.tar")), size)
+        with pytest.raises(ShardError, match=rf"the shard cut{size}\.tar is (not a tar file, or not all|cut off)"):
+            len(tvc.TarShards(path))
+    assert len(tvc.TarShards(cut_at(whole, end + 1024))) == 3  # with the mark of the end, without padding
+
+
+def test_what_is_no_plain_tar_is_refused(tmp_path: Path) -> None:
+    whole = write_tar(tmp_path / "whole.tar", [(f"{n}.jpg", photo_bytes(n)) for n in range(3)])
+    content = bytearray(whole.read_bytes())
+    (tmp_path / "packed.tar").write_bytes(gzip.compress(content))
+    (tmp_path / "text.tar").write_bytes(b"hello" * 1000)
+    (tmp_path / "joined.tar").write_bytes(content + content)
+    with tarfile.open(whole) as tar:
+        content[tar.getmembers()[1].offset + 5] ^= 255  # in the header of the second
+    (tmp_path / "damaged.tar").write_bytes(content)
+    for name, words in (
+        ("packed", "it is compressed"),
+        ("text", "is not a tar file"),
+        ("joined", "has content behind the mark of its end"),
+        ("damaged", "is broken: there is no header at byte"),
+    ):
+        with pytest.raises(ShardError, match=rf"the shard {name}\.tar:? .*{words}|the shard {name}\.tar {words}"):
+            len(tvc.TarShards(tmp_path / f"{name}.tar"))
+
+
+# --- the index -----------------------------------------------------------------------------------------------------
+
+
+def scans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the shards that are scanned from now on."""
+    names = list[str]()
+
+    def noted(name: str, *rest: Any) -> Any:
+        names.append(name)
+        return scan(name, *rest)
+
+    monkeypatch.setattr(tar_shards, "scan", noted)
+    return names
+
+
+def test_headers_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern, scanned = write_shards(tmp_path), scans(monkeypatch)
+    first = tvc.TarShards(pattern, index=tmp_path / "index")
+    assert scanned == []
+    names, labels = list(first.names), first.labels.tolist()
+    assert len(scanned) == 3
+    again = tvc.TarShards(pattern, index=tmp_path / "index")
+    assert (list(again.names), again.labels.tolist(), again.listing()) == (names, labels, first.listing())
+    assert len(scanned) == 3
+    assert [file.name for file in (tmp_path / "index").iterdir()] == ["shards.safetensors"]
+
+
+def test_the_index_is_a_file_of_safetensors(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    shards = tvc.TarShards(write_shards(tmp_path), index=tmp_path / "index")
+    arrays = load_file(shards.prepare() / "shards.safetensors")
+    assert {name: array.tolist() for name, array in arrays.items()} == {
+        name: array.tolist() for name, array in shards.index.arrays.items()
+    }
+
+
+def test_a_temporary_index_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    shards = tvc.TarShards(write_shards(tmp_path))
+    assert len(shards) == 24
+    assert len(list((tmp_path / "temporary").rglob("*.safetensors"))) == 1
+    if (child := os.fork()) == 0:
+        del shards  # a copy of the process does not remove it
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert len(list((tmp_path / "temporary").rglob("*.safetensors"))) == 1
+    del shards
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_a_run_keeps_the_index_among_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern, scanned = write_shards(tmp_path), scans(monkeypatch)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3))
+    known: Any = {"preprocess": PLAIN, "workers": 0, "batch_size": 5}
+    top = tvc.top_activations(net, pattern, out=tmp_path / "top", **known)
+    assert (tmp_path / "top" / "shards.safetensors").is_file()
+    assert len(scanned) == 3
+    again = tvc.top_activations(net, pattern, out=tmp_path / "top", **known)
+    loaded = tvc.TopActivations.load(tmp_path / "top")
+    assert len(scanned) == 3
+    assert loaded.names == top.names == again.names
+    pairs = zip(loaded.patches("0", 0), top.patches("0", 0), strict=True)
+    assert all(a.tobytes() == b.tobytes() for a, b in pairs)
+    plain = tvc.top_activations(net, tmp_path / "photos", **known)
+    assert torch.equal(plain.values["0"], top.values["0"])
+    assert torch.equal(plain.images["0"], top.images["0"])
+    os.utime(tmp_path / "train-000001.tar", (1, 1))
+    assert tvc.TopActivations.load(tmp_path / "top").source is None  # others have taken their place
+    with pytest.raises(ShardError, match=r"train-000001\.tar has changed since it was indexed"):
+        tvc.top_activations(net, pattern, out=tmp_path / "top", **known)
+
+
+def test_an_index_that_was_temporary_goes_to_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scanned = scans(monkeypatch)
+    shards = tvc.TarShards(write_shards(tmp_path))
+    assert len(shards) == 24
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3))
+    tvc.top_activations(net, shards, preprocess=PLAIN, workers=0, out=tmp_path / "top")
+    assert (tmp_path / "top" / "shards.safetensors").is_file()
+    assert len(scanned) == 3
+
+
+@pytest.mark.parametrize("change", ["date", "size", "fewer", "order", "image"])
+def test_other_shards_than_those_indexed_are_refused(tmp_path: Path, change: str) -> None:
+    pattern, kept, options = write_shards(tmp_path), tmp_path / "index", dict[str, Any]()
+    assert len(tvc.TarShards(pattern, index=kept)) == 24
+    second = tmp_path / "train-000001.tar"
+    given: Any = pattern
+    words = r"the shard train-000001\.tar has changed since it was indexed in .*index.*copy"
+    if change == "date":
+        os.utime(second, (1, 1))
+    elif change == "size":
+        second.write_bytes(second.read_bytes() + bytes(512))
+    elif change == "image":
+        options, words = {"image": "jpg"}, r"another choice of photos \(image=None\)"
+    else:
+        places = [0, 1] if change == "fewer" else [1, 0, 2]
+        given, words = [tmp_path / f"train-{n:06d}.tar" for n in places], "an index of other shards"
+    with pytest.raises(InputError, match=words):
+        len(tvc.TarShards(given, index=kept, **options))
+
+
+def test_a_shard_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    """Photos of the same names and sizes: their headers have another date."""
+    shards = tvc.TarShards(write_shards(tmp_path, 1, 4, None))
+    assert shards.stored(0) is not None
+    path = tmp_path / "train-000000.tar"
+    content = bytearray(path.read_bytes())
+    place = shards.index.arrays["start"][2] - 512
+    content[place + 136 : place + 147] = b"14500000000"
+    path.write_bytes(content)
+    assert shards.stored(1) is not None
+    with pytest.raises(ShardError, match=r"train-000000\.tar has changed .*0002\.jpg is not at byte"):
+        shards.stored(2)
+
+
+@pytest.mark.parametrize("damage", ["cut off", "changed", "of another format", "empty"])
+def test_a_broken_index_is_told(tmp_path: Path, damage: str) -> None:
+    pattern, file = write_shards(tmp_path), tmp_path / "index" / "shards.safetensors"
+    assert len(tvc.TarShards(pattern, index=tmp_path / "index")) == 24
+    content = bytearray(file.read_bytes())
+    if damage == "changed":
+        content[-3] ^= 1
+    if damage == "of another format":
+        content = content.replace(b'\\"format\\": 1', b'\\"format\\": 2')
+    file.write_bytes(content[: {"cut off": -8, "empty": 0}.get(damage, len(content))])
+    with pytest.raises(tvc.OutputError, match=r"shards\.safetensors cannot be used: .*delete it"):
+        len(tvc.TarShards(pattern, index=tmp_path / "index"))
+
+
+def test_a_scan_that_is_stopped_leaves_no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern = write_shards(tmp_path)
+
+    def stopped(name: str, *rest: Any) -> Any:
+        if name == "train-000001.tar":
+            raise KeyboardInterrupt
+        return scan(name, *rest)
+
+    monkeypatch.setattr(tar_shards, "scan", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        len(tvc.TarShards(pattern, index=tmp_path / "index"))
+    assert not (tmp_path / "index").exists()
+    monkeypatch.setattr(tar_shards, "scan", scan)
+    assert len(tvc.TarShards(pattern, index=tmp_path / "index")) == 24
+
+
+def test_a_full_disk_leaves_no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern = write_shards(tmp_path)
+
+    def parts(index: Index) -> Any:
+        yield b"begun"
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Index, "_parts", parts)
+        with pytest.raises(tvc.OutputError, match=r"cannot be written to .*shards\.safetensors: No space left"):
+            len(tvc.TarShards(pattern, index=tmp_path / "index"))
+    assert list((tmp_path / "index").iterdir()) == []
+    assert len(tvc.TarShards(pattern, index=tmp_path / "index")) == 24
+
+
+def test_the_listing_does_not_depend_on_places_and_dates(tmp_path: Path) -> None:
+    """So that pieces of a run on several machines agree."""
+    pattern = write_shards(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    for file in (tmp_path / "b").glob("*.tar"):
+        os.utime(file, (1, 1))
+    listing = tvc.TarShards(pattern).listing()
+    assert listing == tvc.TarShards(tmp_path / "b" / "train-{000000..000002}.tar").listing()
+    assert listing != tvc.TarShards(tmp_path / "b" / "train-{000000..000001}.tar").listing()
+    members = [("0.jpg", photo_bytes(0)), ("0.cls", b"1")]
+    one, other = (
+        tvc.TarShards(write_tar(tmp_path / name / "x.tar", [members[0], (members[1][0], label)])).listing()
+        for name, label in (("c", b"1"), ("d", b"2"))
+    )
+    assert one != other
+
+
+# --- processes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_a_copy_in_another_process_needs_no_scan(tmp_path: Path, ready: bool) -> None:
+    shards = tvc.TarShards(write_shards(tmp_path))
+    assert not ready or len(shards) == 24
+    copy = pickle.loads(pickle.dumps(shards))
+    assert copy.listing() == shards.listing()
+    assert np.array_equal(copy[7][0], shards[7][0])
+    assert len(pickle.dumps(shards)) < 2000
+
+
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_workers_read_what_one_process_reads(tmp_path: Path, start: str) -> None:
+    shards = tvc.TarShards(write_shards(tmp_path), preprocess=PLAIN)
+    loader: DataLoader[Any] = DataLoader(shards, 5, num_workers=2, multiprocessing_context=start)  # type: ignore[arg-type]
+    x, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
+    assert torch.equal(x, torch.stack([shards[place][0] for place in range(24)]))
+    assert labels.tolist() == shards.labels.tolist()
+
+
+def test_a_subset_is_read_by_its_own_places(tmp_path: Path) -> None:
+    pattern = write_shards(tmp_path)
+    source = ImageSource(Subset(tvc.TarShards(pattern), [20, 3, 3, 9]), PLAIN)  # type: ignore[arg-type]
+    expected = [ImageSource(pattern, PLAIN).item(place) for place in (20, 3, 3, 9)]
+    got: Any = source.items(range(4))
+    assert [(torch.equal(PLAIN.scaled(x), y), a == b) for (x, a), (y, b) in zip(got, expected, strict=True)] == [
+        (True, True)
+    ] * 4
+    assert source.name(0) == "train-000002.tar/0020.jpg"
+
+
+def test_memory_file_systems_and_options_are_taken(tmp_path: Path) -> None:
+    import fsspec
+
+    write_shards(tmp_path)
+    system = fsspec.filesystem("memory")
+    for file in tmp_path.glob("*.tar"):
+        system.pipe_file(f"/bucket/{file.name}", file.read_bytes())
+    try:
+        for shards in (
+            tvc.TarShards("memory://bucket/train-{000000..000002}.tar"),
+            tvc.TarShards("/bucket/train-{000000..000002}.tar", filesystem=system),
+        ):
+            assert shards.encoded(9) == (tmp_path / "photos" / "0009.jpg").read_bytes()
+            assert shards.labels.tolist() == [place % 3 for place in range(24)]
+    finally:
+        system.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize(("address", "words"), [("nowhere://a.tar", "nowhere"), ("abfs://a/b.tar", "adlfs|abfs")])
+def test_an_address_that_nothing_reads_is_told(address: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        tvc.TarShards(address)
+
+
+@pytest.mark.slow
+def test_the_survey_and_the_command_line_take_shards(tmp_path: Path) -> None:
+    from torchviz_cnn.cli.main import main
+
+    pattern = write_shards(tmp_path, 2, 4, None)
+    given = ["--model", "cats_and_dogs", "--workers", "0", "--device", "cpu"]
+    assert main(["top", pattern, "--layers", "relu1", "--pages", "0", "--out", str(tmp_path / "top"), *given]) == 0
+    assert main(["survey", pattern, "--truth", "none", "--out", str(tmp_path / "survey"), *given]) == 0
+    assert tvc.TopActivations.load(tmp_path / "top").names[0] == "train-000000.tar/0000.jpg"
+    manifest = json.loads((tmp_path / "survey" / "manifest.json").read_text())
+    assert manifest["identity"]["photos"] == 8
+
+
+def test_wide_photos_keep_their_bands(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 255, (6, 8, 4), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "PNG")
+    pre = tvc.Preprocess((6, 8), "stretch", mean=(0.0,) * 4, std=(1.0,) * 4)
+    path = write_tar(tmp_path / "a.tar", [("a.png", buffer.getvalue())])
+    x, _ = ImageSource(tvc.TarShards(path), pre).item(0)
+    np.testing.assert_allclose(x.permute(1, 2, 0).numpy() * 255, values, atol=1e-3)
+
+
+def test_nothing_is_warned_of_where_nothing_is_wrong(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(tvc.TarShards(write_shards(tmp_path))) == 24
+
+
+# --- many photos ---------------------------------------------------------------------------------------------------
+
+MANY = """
+import os, sys, numpy as np, psutil
+import torchviz_cnn as tvc
+from torchviz_cnn.media.datasets.shards.index import INDEX, Index
+
+def memory():
+    return psutil.Process().memory_info().rss / 1e6
+
+shards = tvc.TarShards(sys.argv[1], index=sys.argv[2])
+before = memory()
+assert len(shards) == 10_000_000
+most = memory()
+for place in range(0, len(shards), 5):
+    name, label = shards.names[place], int(shards.labels[place])
+    if place % 10_000 == 0:
+        most = max(most, memory())
+assert name == "train-000999.tar/n01440764/n01440764_09999995.jpg", name
+print(most - before)
+"""
+
+
+@pytest.mark.slow
+def test_an_index_of_ten_million_photos_costs_little_memory(tmp_path: Path) -> None:
+    """All of its file is half a gigabyte, which a pass reads from the first to the last photo."""
+    count, each = 10_000_000, 10_000
+    for shard in range(count // each):
+        (tmp_path / f"train-{shard:06d}.tar").touch()
+        os.utime(tmp_path / f"train-{shard:06d}.tar", (1, 1))
+    digits = np.arange(count, dtype=np.int64)[:, None] // 10 ** np.arange(7, -1, -1) % 10 + ord("0")
+    text = np.tile(np.frombuffer(b"n01440764/n01440764_00000000.jpg", np.uint8), (count, 1))
+    text[:, 20:28] = digits
+    known = [{"name": f"train-{n:06d}.tar", "size": 0, "stamp": "1.0", "checksum": ""} for n in range(count // each)]
+    places = np.arange(count, dtype=np.int64)
+    arrays = {
+        "shard": (places // each).astype(np.int32),
+        "start": places * 100_000,
+        "size": np.full(count, 100_000, np.int64),
+        "header": places.astype(np.uint32),
+        "label": (places % 1000).astype(np.int32),
+        "text": text.reshape(-1),
+        "text_end": (places + 1) * text.shape[1],
+    }
+    Index({"format": 1, "shards": known, "categories": [], "image": None}, arrays).write(tmp_path)
+    pattern = f"{tmp_path}/train-{{000000..000999}}.tar"
+    command = [sys.executable, "-c", MANY, pattern, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 100, done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="a small disk can be mounted by root alone")
+def test_a_disk_that_is_full_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
+    pattern, disk = write_shards(tmp_path), tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("no disk may be mounted here")
+    try:
+        (disk / "filling").write_bytes(bytes(14_000))
+        with pytest.raises(tvc.OutputError, match="No space left on device"):
+            len(tvc.TarShards(pattern, index=disk / "index"))
+        assert [file for file in disk.rglob("*") if file.is_file()] == [disk / "filling"]
+        (disk / "filling").unlink()
+        assert len(tvc.TarShards(pattern, index=disk / "index")) == 24
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

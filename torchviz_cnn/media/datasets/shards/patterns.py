@@ -1,0 +1,107 @@
+"""Which tar files a pattern such as `train-{000000..000999}.tar` means."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from torchviz_cnn.core.errors import InputError, ShardError, did_you_mean, kind_of
+
+Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
+_MOST = 1_000_000
+"""How many shards a pattern may mean: a mistaken number is noticed before it fills the memory."""
+
+
+def are_shards(place: object) -> bool:
+    """Whether a string or a path means tar files, rather than a folder.
+
+    >>> are_shards("train-{000000..000019}.tar"), are_shards("photos/")
+    (True, False)
+    """
+    return isinstance(place, (str, os.PathLike)) and str(place).endswith(".tar") and not os.path.isdir(place)
+
+
+def shard_paths(shards: Shards, local: bool | None = None) -> list[str]:
+    """The paths or addresses of all shards, in the order of the pattern; a glob's in the order of their names.
+
+    `local`: whether they are files of this system; by default those that are no addresses. Raises InputError for a
+    pattern that cannot be understood, ShardError for a glob that no file fits.
+    """
+    several = [shards] if isinstance(shards, (str, os.PathLike)) else shards
+    if not isinstance(several, Sequence) or not several:
+        raise InputError(f"shards are a pattern such as 'train-{{000..019}}.tar' or a list, not {_shown(shards)}")
+    paths = list[str]()
+    for one in several:
+        if not isinstance(one, (str, os.PathLike)) or not str(one):
+            raise InputError(f"a shard is named by a str or a Path, not by {_shown(one)}")
+        for path in braces_expanded(str(one)):
+            is_local = "://" not in path if local is None else local
+            paths += _fitting(path) if is_local and glob.has_magic(path) else [path]
+    twice = next((path for path, other in zip(sorted(paths), sorted(paths)[1:], strict=False) if path == other), None)
+    if twice is not None:
+        raise InputError(f"the shard {twice} is given twice")
+    return paths
+
+
+def braces_expanded(pattern: str) -> list[str]:
+    """All that a pattern means, as a shell expands it.
+
+    >>> braces_expanded("{a,b}-{08..10}.tar")
+    ['a-08.tar', 'a-09.tar', 'a-10.tar', 'b-08.tar', 'b-09.tar', 'b-10.tar']
+    """
+    pieces = _BRACES.split(pattern)
+    if any("{" in piece or "}" in piece for piece in pieces[::2]):
+        raise InputError(f"the braces of {pattern!r} do not match, or one pair stands in another")
+    made = [pieces[0]]
+    for choices, rest in zip(pieces[1::2], pieces[2::2], strict=True):
+        options = _options(pattern, choices)
+        if len(made) * len(options) > _MOST:
+            raise InputError(f"{pattern!r} means more than {_MOST:,} shards")
+        made = [f"{begun}{option}{rest}" for begun in made for option in options]
+    return made
+
+
+def _options(pattern: str, choices: str) -> list[str]:
+    """What one pair of braces stands for."""
+    if numbers := _NUMBERS.fullmatch(choices):
+        first, last = numbers.groups()
+        if int(last) < int(first):
+            raise InputError(f"in {pattern!r} the last number of {{{choices}}} is below the first")
+        if int(last) - int(first) >= _MOST:
+            raise InputError(f"{pattern!r} means more than {_MOST:,} shards")
+        width = max(len(first), len(last)) if "0" in (first[0], last[0]) else 0
+        return [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
+    if "," in choices:
+        return choices.split(",")
+    near = did_you_mean(choices, [choices.replace("-", "..").replace("...", "..")]) if re.search(r"\d", choices) else ""
+    raise InputError(f"braces are a range as in {{000..019}} or names as in {{a,b}}, not {{{choices}}}{near}")
+
+
+def _fitting(pattern: str) -> list[str]:
+    """The files that a glob means, in the order of their names."""
+    files = sorted(glob.glob(pattern, recursive=True))
+    if not files:
+        raise ShardError(f"no file fits {pattern}")
+    return files
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """What shards are called: their paths below the folder that all of them lie in, so without it.
+
+    >>> short_names(["s3://photos/a/0.tar", "s3://photos/b/0.tar"]), short_names(["/data/train-0.tar"])
+    (['a/0.tar', 'b/0.tar'], ['train-0.tar'])
+    """
+    parts = [path.replace(os.sep, "/").split("/") for path in paths]
+    shortest, shared = min(map(len, parts)), 0
+    while shared < shortest - 1 and len({part[shared] for part in parts}) == 1:
+        shared += 1
+    return ["/".join(part[shared:]) for part in parts]
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, (str, list, tuple)) and len(value) == 0 else kind_of(value)
