@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 # Most networks here are tiny, and two processes share the tests: more threads would only take turns.
 torch.set_num_threads(1)
 # Without a deadline of hypothesis, which counts the time that other processes take: see `within_limits`.
-settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True, database=None)
+settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True, database=None)
 settings.register_profile("endurance", max_examples=2000, deadline=None)
 settings.load_profile("ci")
 importlib.import_module("sympy")  # as PyTorch does with its first dispatch mode; it adds a warning filter
@@ -42,6 +42,20 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared data at {folder}; set TORCHVIZ_CNN_DATA")
     return folder
+
+
+LONG = (
+    "tests/docs/test_gallery.py::test_a_picture_is_what_its_lines_give[trust]",
+    "tests/docs/test_blocks.py::test_the_blocks_of_a_page_run[docs/trust.md]",
+    "tests/surveys/test_planted.py",
+    "tests/test_benchmark.py::test_all_sections_run_and_peers_agree",
+)
+"""Tests that take the most time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests come first, so that of several processes none waits for one of them in the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
 SECONDS = 5

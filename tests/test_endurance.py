@@ -15,7 +15,7 @@ from tests import networks
 from tests.networks import images
 from tests.test_host import CALLS
 
-CALLS_IN_CI = 20
+CALLS_IN_CI = 10
 MAIN = [
     "capture",
     "compare",

@@ -193,7 +193,7 @@ def test_a_ctrl_c_where_things_are_set_up_or_cleared_away(interrupted: Interrupt
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_a_ctrl_c_anywhere(interrupted: Interrupted, name: str) -> None:
-    check(interrupted, name, int(os.environ.get("INTERRUPT_PLACES", 400)))
+    check(interrupted, name, int(os.environ.get("INTERRUPT_PLACES", 150)))
 
 
 def test_a_ctrl_c_waits_for_the_end_of_the_block(interrupted: Interrupted) -> None:

@@ -1,6 +1,6 @@
 """Whatever bytes, numbers and labels are given: an answer within its limits, or one of the library's own errors.
 
-200 examples of each kind, or 2,000 with `--hypothesis-profile=endurance`.
+100 examples of each kind, or 2,000 with `--hypothesis-profile=endurance`.
 """
 
 from __future__ import annotations
