@@ -31,5 +31,5 @@ def test_it_writes_a_row_for_each_contender(tmp_path: Path) -> None:
     assert [bool(share) for _, _, share in rows] == [False, False, True, True, True]
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
-    assert "old" not in text
+    assert "\nold\n" not in text
     assert len(list((tmp_path / "throughput" / "tiny" / "photos").rglob("*.jpg"))) == 24
