@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from gpu.bounds import Ceilings, ceilings
-from gpu.tasks import BASE, COMPUTING, READING, Case, Group, cases
+from gpu.tasks import BASE, COMPUTING, DECODING, ON_DEVICE, READING, Case, Group, cases
 from timing import Run, Timing, alternate, peak_bytes
 from usage import tell_mistakes
 
@@ -224,7 +224,8 @@ def with_photos(row: Row, timing: Timing, times: dict[str, Timing], photos: int)
     """A row with its photos a second, where it is of photos."""
     if photos:
         row.per_second = photos / timing.median
-        bounds = [times[name].median for name in (READING, COMPUTING) if name in times]
+        reading = DECODING if row.what.endswith(ON_DEVICE) else READING
+        bounds = [times[name].median for name in (reading, COMPUTING) if name in times]
         if len(bounds) == 2:
             row.of_slower = max(bounds) / timing.median
     return row

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import copy
-import inspect
 import os
 import shutil
 import subprocess
@@ -21,14 +20,16 @@ import torch
 from timing import Run
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torchvision.io import ImageReadMode, decode_jpeg
 
 import torchviz_cnn as tvc
 from gpu.bounds import PRECISIONS, Work, ascent_work, batch_work
 
 BASE = "plain forward"
 """The contender that ratios are to: the network alone, without gradients."""
-READING, COMPUTING = "decode alone", "network alone"
-"""The contenders that bound how fast photos are mined."""
+READING, DECODING, COMPUTING = "decode alone", "decode alone on the device", "network alone"
+"""The contenders that bound how fast photos are mined: by the processors or by the device, and then by the network."""
+ON_DEVICE = "decode='cuda'"
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def cases(device: torch.device, tiny: bool) -> list[Case]:
     networks, batches, side = (TINY, (1, 2), 64) if tiny else (NETWORKS, (1, 32, 256), 224)
     explained = [
         Case(net.name, "explaining", precision, batch, 9 if batch == 256 else 5, partial(_explaining, *arguments))
-        for precision in PRECISIONS
         for batch in batches
+        for precision in PRECISIONS
         for net in networks
         for arguments in [(device, net, precision, batch, side)]
     ]
@@ -90,7 +91,7 @@ def cases(device: torch.device, tiny: bool) -> list[Case]:
         for precision in PRECISIONS
     ]
     mined = [
-        Case(net.name, "photos", "bfloat16", 2 if tiny else 64, 40, partial(_of_photos, device, net, tiny))
+        Case(net.name, "photos", "bfloat16", 2 if tiny else 64, 36, partial(_of_photos, device, net, tiny))
         for net in networks[:2]
     ]
     kept = [
@@ -100,7 +101,7 @@ def cases(device: torch.device, tiny: bool) -> list[Case]:
         for net in networks
     ]
     peer = Case(networks[0].name, "lucent", "float32", 2, 10, partial(_lucent, device, networks[0], tiny))
-    early = 2 * len(networks)
+    early = 4 * len(networks)
     return [*explained[:early], *filters[:2], mined[0], *explained[early:], *filters[2:], *kept, peer, *mined[1:]]
 
 
@@ -235,7 +236,7 @@ def _in_memory(device: torch.device, net: Network, side: int, tiny: bool) -> Gro
 
 def _of_photos(device: torch.device, net: Network, tiny: bool) -> Group:
     """Top activations of JPEG files, and what bounds them: reading the files alone, and the network alone."""
-    count, batch, workers = (8, 4, 1) if tiny else (20_000, 64, max(1, (os.cpu_count() or 2) - 1))
+    count, batch, workers = (8, 4, 1) if tiny else (6000, 64, max(1, (os.cpu_count() or 2) - 1))
     model, preprocess = network(net.name, device, "bfloat16"), loaded(net.name, device).preprocess
     folder = photos(count)
     x = inputs(batch, 224, device, "bfloat16")
@@ -257,9 +258,20 @@ def _of_photos(device: torch.device, net: Network, tiny: bool) -> Group:
 
     name = f"top_activations of {net.explained}, {count} JPEGs of 500 x 375, {workers} workers"
     contenders: dict[str, Run] = {READING: read, COMPUTING: compute, name: mine}
-    if device.type == "cuda" and "decode" in inspect.signature(tvc.top_activations).parameters:
-        contenders[f"{name}, decode='cuda'"] = partial(mine, decode="cuda")
+    if device.type == "cuda":
+        contenders[DECODING] = partial(_decode_on, device, folder, batch)
+        contenders[f"{name}, {ON_DEVICE}"] = partial(mine, decode="cuda")
     return Group(contenders, rounds=2, photos=count)
+
+
+def _decode_on(device: torch.device, folder: Path, batch: int) -> None:
+    """Decode files on the device that are read one after the other."""
+    files = sorted(folder.iterdir())
+    for first in range(0, len(files), batch):
+        some = [
+            torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8) for file in files[first : first + batch]
+        ]
+        decode_jpeg(some, ImageReadMode.RGB, device=device)
 
 
 def plain(model: nn.Module, x: Tensor) -> None:

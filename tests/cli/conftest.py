@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 FACTORY = """
@@ -68,6 +71,21 @@ class warns(nn.Conv2d):
 MEAN, STD = ("0.485", "0.456", "0.406"), ("0.229", "0.224", "0.225")
 PREPARED = ["--input-size", "32", "--geometry", "crop", "--mean", *MEAN, "--std", *STD]
 NET = ["--model", "clinet:net", "--labels", "labels.txt", *PREPARED]
+
+
+@pytest.fixture(autouse=True)
+def small_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn in a third of their size, and as they come: to lay them out takes as long as to draw them.
+
+    What they look like is tested in tests/media/test_figures.py.
+    """
+    begin = Figure.__init__
+
+    def smaller(figure: Figure, *args: Any, **options: Any) -> None:
+        begin(figure, *args, **options | {"dpi": 30})
+
+    monkeypatch.setattr(Figure, "__init__", smaller)
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from torch import distributed
 
 from torchviz_cnn.core.errors import InputError, RankError
@@ -136,6 +137,52 @@ with joined() as ranks:
     assert len(heard) == 2, out + err
     assert all("cannot reach the others" in line and "is kept" in line for line in heard)
     assert "SIGKILL" in err or str(int(signal.SIGKILL)) in err
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+def test_values_are_told_over_nccl_too(tmp_path: Path) -> None:
+    """In a group of the caller's, of one process, without the short way that a single rank takes."""
+    script = """
+import os, torch
+from torch import distributed, nn
+import torchviz_cnn as tvc
+from torchviz_cnn.core.errors import LayerError
+from torchviz_cnn.runs.ranks import Ranks
+
+def fail():
+    raise LayerError("what is wrong")
+
+told = []
+distributed.init_process_group("nccl", init_method=f"file://{os.getcwd()}/store", rank=0, world_size=1)
+one = Ranks(0, 1, "cuda:0")
+assert Ranks._gathered(one, {"a": torch.ones(2), "b": [None, "text"]})[0]["a"].tolist() == [1, 1]
+Ranks.gather = lambda self, value: (told.append(value), self._gathered(value))[1]
+assert one.once(lambda: "written") == "written"
+with one.agreeing():
+    pass
+try:
+    one.once(fail)
+except LayerError as error:
+    assert str(error) == "what is wrong"
+else:
+    raise SystemExit("not told")
+assert len(told) == 3
+torch.manual_seed(0)
+model, images = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).cuda(), torch.rand(20, 3, 16, 16)
+top = tvc.top_activations(model, images, ["1"], k=3, batch_size=4, save_every=2, out="top", exact=True)
+assert top.count == 20 and len(told) > 6
+survey = tvc.survey(nn.Sequential(model, nn.AdaptiveAvgPool2d(1), nn.Flatten()), images, truth="none", k=1, layer="0.0")
+assert len(survey) == 20
+assert distributed.is_initialized()
+distributed.destroy_process_group()
+print("told")
+"""
+    (tmp_path / "alone.py").write_text(script)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "alone.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout == "told\n", done.stderr
 
 
 def test_rank_errors_are_runtime_errors() -> None:

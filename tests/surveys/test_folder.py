@@ -41,7 +41,9 @@ class StopsAt(tvc.PhotoFolder):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("[!.]*")) if path.is_file()
+    }
 
 
 @pytest.mark.parametrize("reads", [1, 2, 5, 9, 10, 17, 24, 26, 29, 33])

@@ -14,16 +14,19 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Subset
 
 import torchviz_cnn as tvc
 from tests import networks
+from torchviz_cnn.cli.main import main
 from torchviz_cnn.core.errors import InputError, OutputError, SkippedWarning
 from torchviz_cnn.media import decoding
+from torchviz_cnn.media.datasets.photo_folder import PhotoFolder
 from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.topk import mining
 from torchviz_cnn.topk.reading import Batch, read_batches
 
-CPU = torch.device("cpu")
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 SMALL = tvc.Preprocess((32, 40), resize=44)
 ON_A_GPU = [
     pytest.mark.gpu,
@@ -99,6 +102,7 @@ def test_only_plain_files_are_left_to_the_device(folder: Path) -> None:
     kinds = [decoding.plain_jpeg(source.dataset.encoded(i), SMALL) is not None for i in range(len(source))]
     assert kinds == [True] * 9 + [False] * 5 + [True]  # that the last one is broken, its decoder notices
     assert decoding.plain_jpeg(encoded(picture(0)), tvc.Preprocess(resize=10**9)) is None  # as large a picture as that
+    assert decoding.plain_jpeg(encoded(picture(0)), tvc.Preprocess((1, 1), "stretch")) is None  # and as small a one
 
 
 def test_a_file_that_the_device_refuses_is_read_as_ever(
@@ -119,6 +123,37 @@ def test_a_file_that_the_device_refuses_is_read_as_ever(
     assert off.max() <= 2
     assert caplog.text.count("nvjpegDecode failed: 5") == 1
     assert "5 of 13 photos were decoded on the CPU" in caplog.text
+
+
+def test_files_that_are_gone_or_no_files_are_said_as_ever(folder: Path) -> None:
+    sources = ImageSource(folder, SMALL), ImageSource(folder, SMALL, "cuda")
+    (folder / "01.jpg").unlink()
+    (folder / "02.jpg").write_bytes(b"")
+    (folder / "03.jpg").unlink()
+    (folder / "03.jpg").mkdir()
+    cpu, cuda = (batches(source, size=5)[0].skipped for source in sources)
+    assert list(cpu) == [1, 2, 3]
+    assert cuda == cpu
+
+
+def test_damaged_files_are_pixels_or_left_out(tmp_path: Path) -> None:
+    random, whole = np.random.default_rng(0), encoded(picture(0))
+    for number in range(120):
+        file = np.frombuffer(whole, np.uint8).copy()
+        places = random.integers(2, len(file) - 2 if number % 2 else 200, 1 + number % 3)
+        file[places] = random.integers(0, 256, len(places))
+        (tmp_path / f"{number:03d}.jpg").write_bytes(file.tobytes())
+    source = ImageSource(tmp_path, SMALL, "cuda")
+    plain = [decoding.plain_jpeg(source.dataset.encoded(i), SMALL) is not None for i in range(len(source))]
+    assert 60 < sum(plain) < 120
+    read, expected = batches(source, size=20), batches(ImageSource(tmp_path, SMALL), size=20)
+    for batch, by_pillow in zip(read, expected, strict=True):
+        assert sorted([*batch.images.tolist(), *batch.skipped]) == sorted(
+            [*by_pillow.images.tolist(), *by_pillow.skipped]
+        )
+        assert set(batch.skipped) <= set(by_pillow.skipped)
+        assert batch.x is not None
+        assert len(batch.x) == len(batch.images) == len(batch.labels)
 
 
 def test_an_error_of_memory_is_none_of_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +201,8 @@ def test_without_a_gpu_it_is_an_error(folder: Path) -> None:
     net = tvc.Network(networks.vgg_like(), SMALL)
     with pytest.raises(InputError, match="needs a CUDA device, and there is none"):
         tvc.top_activations(net, folder, ["features.2"], k=2, decode="cuda")
+    command = [str(folder), "--decode", "cuda", "--model", "cats_and_dogs", "--out", str(folder.parent / "out")]
+    assert main(["top", *command]) == 2
 
 
 def test_the_manifest_says_who_decoded(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,10 +224,21 @@ class TestOnAGpu:
 
     def test_pixels(self, folder: Path) -> None:
         for how in (SMALL, tvc.Preprocess((48, 40), "pad"), tvc.Preprocess((32, 40), "stretch", mean=(0.5,), std=(1,))):
-            on_gpu = batches(ImageSource(folder, how, "cuda"), 1, device=torch.device("cuda"))
+            on_gpu = batches(ImageSource(folder, how, "cuda"), 1, device=GPU)
             off = differences(batches(ImageSource(folder, how)), on_gpu)
             assert off.mean() < 2
             assert off.max() <= 40  # chrominance is made larger in another way
+
+    def test_pixels_do_not_depend_on_what_the_device_computes_meanwhile(self, folder: Path) -> None:
+        source = ImageSource(Subset(PhotoFolder(folder), [0, 1, 2, 3, 4, 5] * 40), SMALL, "cuda")  # type: ignore[arg-type]
+        quiet = [batch.on(GPU).cpu() for batch in batches(source, 1, device=GPU)]
+        places = [range(at, at + 6) for at in range(0, len(source), 6)]
+        busy = list[Tensor]()
+        for batch in read_batches(source, range(len(places)), places, 1, GPU):
+            torch.cuda._sleep(10_000_000)  # type: ignore[no-untyped-call]  # milliseconds, for which all that follows waits
+            busy.append(batch.on(GPU) + torch.zeros(300, device=GPU).sum())
+        assert all(torch.equal(a, b.cpu()) for a, b in zip(quiet, busy, strict=True))
+        assert all(torch.equal(quiet[0], other) for other in quiet)
 
     def test_scaling_is_that_of_the_cpu_to_the_bit(self) -> None:
         pixels = torch.arange(256, dtype=torch.uint8).expand(3, 16, 256).contiguous()

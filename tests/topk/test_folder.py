@@ -75,7 +75,8 @@ def test_a_run_that_was_interrupted_ends_with_the_identical_result(reads: int, e
     rest = StopsAt(images)
     tvc.top_activations(model, rest, LAYERS, 4, out=tmp_path / "part", **how)
     assert same_files(tmp_path / "whole", tmp_path / "part")
-    assert sorted(os.listdir(tmp_path / "part")) == ["manifest.json", "results.safetensors", "state.safetensors"]
+    names = [".lock", "manifest.json", "results.safetensors", "state.safetensors"]
+    assert sorted(os.listdir(tmp_path / "part")) == names
     # A run can go on with batches of another size: equal images and places, values but for rounding.
     shutil.copytree(tmp_path / "part", tmp_path / "other")
     (tmp_path / "other" / "results.safetensors").unlink()

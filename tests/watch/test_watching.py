@@ -244,7 +244,7 @@ def test_steps_kept_are_bounded(tmp_path: Path) -> None:
     assert len(watch.steps) == 5
     assert watch.steps[0] == 0
     assert watch.steps[-1] == 11
-    assert len(list(tmp_path.iterdir())) == 5 + 3  # manifest.json, strip.png, index.html
+    assert len(list(tmp_path.glob("[!.]*"))) == 5 + 3  # manifest.json, strip.png, index.html
 
 
 def test_a_restarted_training_goes_on_in_its_folder(tmp_path: Path) -> None:

@@ -200,8 +200,8 @@ def _begun(folder: Path, name: str, ascent: Ascent, plan: list[_Batch], rectify:
     }
 
     def prepare() -> None:
-        opened = ResultFolder.open(folder, KIND, identity)
-        opened.update(layers=list(dict.fromkeys([*_asked(opened), *(batch.layer for batch in plan)])))
+        with ResultFolder.run(folder, KIND, identity) as opened:  # for that moment alone: several runs may fill it
+            opened.update(layers=list(dict.fromkeys([*_asked(opened), *(batch.layer for batch in plan)])))
 
     ranks.once(prepare)
     return ResultFolder.read(folder, KIND)

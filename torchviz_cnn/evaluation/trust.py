@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,36 +135,37 @@ def trust(
     rows = _probed_on_first(net, images, classes, rows, output)
     if known is not None:
         _require_a_mask(net, images, known, output)
-    weights, folder = model_checksum(module_of(net)), None
+    weights = model_checksum(module_of(net))
+    opened: AbstractContextManager[ResultFolder | None] = nullcontext()
     if place is not None:
         said = {"tolerance": tolerance, "threshold": threshold, "seed": seed, "masks": _of_masks(masks, mask_values)}
         said |= {"weights": weights, "output": _text_of(output)}
         identity = _identity(net, images, classes, rows, {**counts, **said})
-        folder = ResultFolder.open(place, KIND, identity)
-    run = Run(
-        model=net,
-        photos=photos,
-        images=images,
-        classes=classes,
-        rows=tuple(rows),
-        columns=COLUMNS,
-        pieces=Pieces(folder),
-        masks=known,
-        output=output,
-        threshold=threshold,
-        tolerance=tolerance,
-        seed=seed,
-        **counts,
-        until=until,
-        begun=begun,
-        progress=progress,
-    )
-    with torch.inference_mode(False):  # what is kept must be of use outside of it
+        opened = ResultFolder.run(place, KIND, identity)
+    with opened as folder, torch.inference_mode(False):  # what is kept must be of use outside of it
+        run = Run(
+            model=net,
+            photos=photos,
+            images=images,
+            classes=classes,
+            rows=tuple(rows),
+            columns=COLUMNS,
+            pieces=Pieces(folder),
+            masks=known,
+            output=output,
+            threshold=threshold,
+            tolerance=tolerance,
+            seed=seed,
+            **counts,
+            until=until,
+            begun=begun,
+            progress=progress,
+        )
         run.measure()
         result = _result(net, run, weights)
-    if folder is not None:
-        for name in FILES:
-            result.save(folder.path / name)
+        if folder is not None:
+            for name in FILES:
+                result.save(folder.path / name)
     return result
 
 

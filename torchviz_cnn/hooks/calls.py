@@ -7,16 +7,21 @@ import functools
 import inspect
 import re
 import sys
-from types import CodeType, FrameType
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator
+from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.hooks import RemovableHandle
 
 from torchviz_cnn.core.errors import InputError, counted
 from torchviz_cnn.core.names import is_compiled
+from torchviz_cnn.hooks.interrupts import FunctionMode
 
 Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
 """One input of a model, a tuple of several, or a dict of keyword inputs."""
@@ -55,6 +60,69 @@ def _code_of(hook: Any) -> CodeType | None:
     function = getattr(hook, "__func__", hook)
     code = getattr(function, "__code__", None) or getattr(type(hook).__call__, "__code__", None)
     return code if isinstance(code, CodeType) else None
+
+
+class OptionalGradients(FunctionMode):
+    """Lets a forward pass ask for the gradient of a tensor that here has none, as of what stands before the leaf.
+
+    PyTorch refuses `register_hook` and `retain_grad` there; where the same model runs in training, it takes them.
+    """
+
+    def remove(self) -> None:
+        """Take the mode off, where a Ctrl-C left it on."""
+        self.__exit__(None, None, None)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _ASKING and not args[0].requires_grad:
+            return None if func is Tensor.retain_grad else RemovableHandle(OrderedDict())
+        return func(*args, **(kwargs or {}))
+
+
+_ASKING = {Tensor.register_hook, Tensor.register_post_accumulate_grad_hook, Tensor.retain_grad}
+"""What a forward pass calls to ask a tensor for its gradient."""
+_NAMES = {function.__name__ for function in _ASKING}
+_CHECKED: weakref.WeakKeyDictionary[CodeType, bool] = weakref.WeakKeyDictionary()
+
+
+def asks_for_gradients(model: nn.Module) -> bool:
+    """Whether the code of a model or of hooks on it asks tensors for their gradients, as tutorials on Grad-CAM do.
+
+    Read are its modules' methods, but for PyTorch's own, and the functions that these name.
+    """
+    modules = list(model.modules())
+    classes = {base for kind in {type(module) for module in modules} for base in kind.__mro__}
+    methods = (part for base in classes if not _is_of_torch(base) for part in vars(base).values())
+    hooks = (hook for m in modules for hooks in (m._forward_pre_hooks, m._forward_hooks) for hook in hooks.values())
+    own = (vars(module)["forward"] for module in modules if "forward" in vars(module))
+    return any(_asks(part) for part in (*methods, *hooks, *own))
+
+
+def _asks(function: Any) -> bool:
+    function = getattr(function, "fget", None) or getattr(function, "func", None) or function
+    function = getattr(function, "__func__", function)
+    if not isinstance(function, FunctionType) or _is_of_torch(function):
+        return False
+    code = function.__code__
+    if code not in _CHECKED:
+        _CHECKED[code] = False  # where it calls itself
+        names = set(_names_in(code))
+        called = [function.__globals__.get(name) for name in names]
+        called += [getattr(part, name, None) for part in called if isinstance(part, ModuleType) for name in names]
+        _CHECKED[code] = not _NAMES.isdisjoint(names) or any(_asks(part) for part in called)
+    return _CHECKED[code]
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            yield from _names_in(part)
+
+
+def _is_of_torch(part: Any) -> bool:
+    return str(getattr(part, "__module__", "")).partition(".")[0] in ("torch", "builtins", "torchviz_cnn")
 
 
 def explain_shape(error: RuntimeError | ValueError, model: nn.Module, args: tuple[Any, ...]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from torchviz_cnn.core.errors import InputError, ModelError, TorchvizWarning, counted, kind_of
+from torchviz_cnn.core.names import all_modules
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.calls import OF_FRAMES, SEVERAL_INPUTS
 from torchviz_cnn.hooks.network import Model, Network
@@ -175,7 +176,7 @@ def input_for(model: nn.Module, x: Tensor) -> Tensor:
         raise InputError(
             "the input is uint8; networks take floating point: preprocess(photo) gives it, or x.float() / 255"
         )
-    floating = [p for p in model.parameters() if p.is_floating_point()]
+    floating = floating_parameters(model)
     if not floating:
         return x.detach().clone()
     if floating[0].is_meta:
@@ -185,9 +186,15 @@ def input_for(model: nn.Module, x: Tensor) -> Tensor:
     return x.detach().to(floating[0].device, x.dtype if as_given else working_dtype(model), copy=True)
 
 
+def floating_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a network that are of floating point, in the order of its modules."""
+    all_of_them = (p for module in all_modules(model).values() for p in module._parameters.values())
+    return [p for p in all_of_them if p is not None and p.is_floating_point()]
+
+
 def working_dtype(model: nn.Module) -> torch.dtype:
     """The dtype of a network's first weight, as of its first convolution; where it has none, of its first parameter."""
-    floating = [p for p in model.parameters() if p.is_floating_point()]
+    floating = floating_parameters(model)
     first = next((p for p in floating if p.ndim > 1), next(iter(floating), None))
     return torch.get_default_dtype() if first is None else first.dtype
 

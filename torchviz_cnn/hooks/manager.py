@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import weakref
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -27,8 +27,18 @@ from torchviz_cnn.core.names import (
     resolve,
     unwrap,
 )
-from torchviz_cnn.hooks.calls import Inputs, eagerly, explain_arguments, explain_shape, repeated, rows_of, running_calls
-from torchviz_cnn.hooks.interrupts import FunctionMode, uninterrupted
+from torchviz_cnn.hooks.calls import (
+    Inputs,
+    OptionalGradients,
+    asks_for_gradients,
+    eagerly,
+    explain_arguments,
+    explain_shape,
+    repeated,
+    rows_of,
+    running_calls,
+)
+from torchviz_cnn.hooks.interrupts import uninterrupted
 from torchviz_cnn.hooks.network import Model, module_of
 from torchviz_cnn.hooks.recorder import Check, Recorder, in_backward, with_tensor
 
@@ -46,27 +56,6 @@ class _StopForward(BaseException):
     def __init__(self, manager: HookManager) -> None:
         super().__init__()
         self.manager = manager
-
-
-class OptionalGradients(FunctionMode):
-    """Lets a forward pass ask for the gradient of a tensor that here has none, as of what stands before the leaf.
-
-    PyTorch refuses `register_hook` and `retain_grad` there; where the same model runs in training, it takes them.
-    """
-
-    def remove(self) -> None:
-        """Take the mode off, where a Ctrl-C left it on."""
-        self.__exit__(None, None, None)
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func in _ASKS and not args[0].requires_grad:
-            return None if func is Tensor.retain_grad else RemovableHandle(OrderedDict())
-        return func(*args, **(kwargs or {}))
-
-
-_ASKS = {Tensor.register_hook, Tensor.register_post_accumulate_grad_hook, Tensor.retain_grad}
 
 
 @dataclass
@@ -122,6 +111,11 @@ class HookManager:
     @cached_property
     def _layers(self) -> dict[str, nn.Module]:
         return named_layers(self.model)
+
+    @cached_property
+    def asks_for_gradients(self) -> bool:
+        """Whether the model's own code hooks gradients, for which a mode is on as it runs."""
+        return asks_for_gradients(self.model)
 
     def on_forward(self, layers: LayerName | Iterable[LayerName], hook: ForwardHook) -> None:
         """Call `hook(name, output)` after each of these layers; what it returns, unless None, replaces the output.
@@ -187,10 +181,13 @@ class HookManager:
             self._stopping = False
 
     def _asking(self) -> contextlib.AbstractContextManager[Any]:
-        """Let the model ask for gradients that are not there, unless a mode that is on does: each takes time."""
+        """Let a model that does so ask for gradients that are not there, unless a mode that is on does.
+
+        A mode sees every function that runs, which costs a GPU as much time as a network of many small layers.
+        """
         modes: list[Any] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
         is_on = any(isinstance(mode, OptionalGradients) for mode in modes)
-        return contextlib.nullcontext() if is_on else self._optional
+        return contextlib.nullcontext() if is_on or not self.asks_for_gradients else self._optional
 
     def run_on(self, inputs: Inputs, *, stop_early: bool = True) -> Any:
         """Run the model on one input, on a tuple of inputs, or on a dict of keyword inputs: see `run`."""

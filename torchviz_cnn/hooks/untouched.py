@@ -158,6 +158,7 @@ def _freeze(modules: list[nn.Module], undo: ExitStack) -> None:
     undo.enter_context(torch.enable_grad())
     process = _Process(modules)
     states = [_Module(module) for module in modules]  # all before the first is changed: they may share tensors
+    undo.callback(_Values([buffer for state in states for buffer in state.buffers]).restore)
     for state in states:
         undo.callback(state.restore)
         state.freeze()
@@ -165,15 +166,13 @@ def _freeze(modules: list[nn.Module], undo: ExitStack) -> None:
 
 
 class _Tensor:
-    """A parameter or buffer as it was: its gradient and whether it takes one and, of a buffer, its values."""
+    """A parameter or buffer as it was: its gradient, and whether it takes one."""
 
-    __slots__ = ("data", "grad", "requires_grad", "tensor", "values")
+    __slots__ = ("grad", "requires_grad", "tensor")
 
-    def __init__(self, tensor: Tensor, with_values: bool) -> None:
+    def __init__(self, tensor: Tensor) -> None:
         self.tensor, self.requires_grad = tensor, tensor.requires_grad
         self.grad = tensor.grad if tensor.is_leaf else None
-        self.data = tensor.detach() if with_values else None  # its memory, if a forward pass may write to it
-        self.values = None if self.data is None else self.data.clone()  # a copy of its values
 
     def restore(self) -> None:
         tensor = self.tensor
@@ -182,23 +181,72 @@ class _Tensor:
                 tensor.requires_grad_(self.requires_grad)
             if tensor.grad is not self.grad:
                 tensor.grad = self.grad
-        if self.data is not None and self.values is not None:
-            _restore_values(tensor, self.data, self.values)
 
 
-def _restore_values(tensor: Tensor, data: Tensor, values: Tensor) -> None:
-    # Compared, as `.data` and numpy write unseen by the version counter; and through `.data`, so that a graph of the
-    # caller that saved this buffer can still run backward.
-    if tensor.is_meta:
-        return
-    if tensor.layout is not torch.strided:
-        with torch.no_grad():
-            tensor.copy_(values)
-        return
-    if tensor.data_ptr() != data.data_ptr():
-        tensor.data = data
-    if tensor.device.type != "cpu" or not torch.equal(tensor, values):  # comparing would wait for the device
-        tensor.data.copy_(values)
+class _Values:
+    """The values of buffers, which a forward pass may write to.
+
+    Small ones of a kind are copied and compared all together: a network has hundreds, and each costs a GPU as much time
+    as a small convolution. They are compared, as `.data` and numpy write unseen by the version counter.
+    """
+
+    def __init__(self, buffers: list[Tensor]) -> None:
+        self.together: dict[tuple[torch.device, torch.dtype], list[_Memory]] = {}
+        self.alone: list[tuple[_Memory, Tensor]] = []
+        for buffer in buffers:
+            if buffer.is_meta:
+                continue
+            plain = type(buffer) in (Tensor, nn.Parameter) and buffer.layout is torch.strided
+            memory = _Memory(buffer)
+            if plain and not buffer.is_quantized and buffer.numel() <= _SMALL:
+                self.together.setdefault((buffer.device, buffer.dtype), []).append(memory)
+            else:
+                self.alone.append((memory, memory.data.clone()))
+        self.copies = {kind: _flat(several) for kind, several in self.together.items()}
+
+    def restore(self) -> None:
+        for kind, several in self.together.items():
+            copy = self.copies[kind]
+            for memory in several:
+                memory.take_back()
+            if torch.equal(_flat(several).view(torch.uint8), copy.view(torch.uint8)):
+                continue
+            for memory, values in zip(several, copy.split([m.data.numel() for m in several]), strict=True):  # type: ignore[no-untyped-call]
+                memory.write(values.view(memory.data.shape))
+        for memory, values in self.alone:
+            memory.take_back()
+            memory.write(values)
+
+
+_SMALL = 1 << 18
+"""Of at most how many values a buffer is copied with others: all copies are made once more when they are compared."""
+
+
+class _Memory:
+    """A buffer, and the memory that it had."""
+
+    __slots__ = ("buffer", "data")
+
+    def __init__(self, buffer: Tensor) -> None:
+        self.buffer, self.data = buffer, buffer.detach()
+
+    def take_back(self) -> None:
+        if self.buffer.layout is torch.strided and self.buffer.data_ptr() != self.data.data_ptr():
+            self.buffer.data = self.data
+
+    def write(self, values: Tensor) -> None:
+        """Write values where they differ; through `.data`, so that a graph of the caller that saved this buffer can
+        still run backward."""
+        if self.buffer.layout is not torch.strided:
+            with torch.no_grad():
+                self.buffer.copy_(values)
+        elif self.buffer.device.type != "cpu" or not torch.equal(self.buffer, values):  # comparing waits for the device
+            self.buffer.data.copy_(values)
+
+
+def _flat(several: list[_Memory]) -> Tensor:
+    """All values one after the other, as a copy."""
+    return torch.cat([memory.data.reshape(-1) for memory in several])
 
 
 class _Module:
@@ -211,8 +259,11 @@ class _Module:
         contents: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, module._modules)
         self.contents = [(now, dict(now)) for now in contents]
         # What was made in inference mode cannot take part in a graph: a copy of it does, in its place.
-        self.tensors = [_Tensor(p, False) for p in module._parameters.values() if p is not None if not p.is_inference()]
-        self.tensors += [_Tensor(b, True) for b in module._buffers.values() if b is not None if not b.is_inference()]
+        parameters, self.buffers = (
+            [t for t in now.values() if t is not None if not t.is_inference()]
+            for now in (module._parameters, module._buffers)
+        )
+        self.tensors = [_Tensor(tensor) for tensor in (*parameters, *self.buffers)]
 
     def freeze(self) -> None:
         # The flag itself, not eval(): models override train() to keep parts of themselves frozen.

@@ -6,7 +6,9 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,8 +22,10 @@ from torchviz_cnn.media.images import MAX_PIXELS, ORIENTATION, Preprocess
 
 Decode = Literal["cpu", "cuda"]
 _log = logging.getLogger("torchviz_cnn")
-_AT_ONCE = 1 << 26
+_AT_ONCE = 1 << 25
 """How many pixels are decoded at a time."""
+_SMALLEST = 1 / 64
+"""How much smaller a device makes a photo; its memory for the weights of more is limited."""
 _MODES = {"nearest": "nearest-exact", "bilinear": "bilinear", "bicubic": "bicubic"}
 _KNOWN_COMPONENTS = ([1], [1, 2, 3])
 """The numbers that JPEG files give to grey, and to luminance and the two chrominances."""
@@ -86,6 +90,7 @@ def _is_plain(image: Image.Image, how: Preprocess) -> bool:
         and image.info.get("adobe_transform") in (None, 1)
         and image.getexif().get(ORIENTATION, 1) == 1
         and max(width * height, scaled[0] * scaled[1]) <= MAX_PIXELS
+        and min(scaled[0] / width, scaled[1] / height) >= _SMALLEST
     )
 
 
@@ -115,13 +120,34 @@ class Jpegs:
         files = torch.split(self.data, list(self.lengths))
         answers: dict[int, Tensor | None] = dict.fromkeys(self.rows)
         for some in _runs([width * height for width, height in self.sizes]):
-            by_shape: dict[torch.Size, dict[int, Tensor]] = {}
-            for number, photo in zip(some, _decoded([files[number] for number in some], device), strict=True):
-                if photo is not None:
-                    by_shape.setdefault(photo.shape, {})[self.rows[number]] = photo
-            for photos in by_shape.values():
-                answers |= zip(photos, _fitted(torch.stack(list(photos.values())), how), strict=True)
+            with stream_apart(device):
+                photos = _decoded([files[number] for number in some], device)
+                answers |= _fitted_by_shape([self.rows[number] for number in some], photos, how)
+                del photos
         return answers
+
+
+@contextmanager
+def stream_apart(device: torch.device) -> Iterator[None]:
+    """Work on a CUDA device in a stream of its own, which has ended its work after the block.
+
+    torchvision's decoder writes at once to memory that PyTorch takes for free once the work before it in the current
+    stream has ended. Here there is no such work, and what is computed in the user's stream goes on meanwhile.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    stream = _stream(device)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        stream.synchronize()
+
+
+@lru_cache(maxsize=16)
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _runs(pixels: Sequence[int]) -> Iterator[range]:
@@ -157,6 +183,18 @@ def _decode(files: list[Tensor], device: torch.device) -> list[Tensor]:
         return list(decode_jpeg(files, mode=ImageReadMode.RGB, device=device))
 
 
+def _fitted_by_shape(rows: Sequence[int], photos: Sequence[Tensor | None], how: Preprocess) -> dict[int, Tensor]:
+    """The pixels of each photo by its row, those of one size computed together."""
+    by_shape: dict[torch.Size, dict[int, Tensor]] = {}
+    for row, photo in zip(rows, photos, strict=True):
+        if photo is not None:
+            by_shape.setdefault(photo.shape, {})[row] = photo
+    fitted: dict[int, Tensor] = {}
+    for alike in by_shape.values():
+        fitted |= zip(alike, _fitted(torch.stack(list(alike.values())), how), strict=True)
+    return fitted
+
+
 def _fitted(photos: Tensor, how: Preprocess) -> Tensor:
     """Photos (B, 3, h, w) of one size, in 8 bits after every step, as Pillow makes them."""
     if len(how.mean) == 1:
@@ -186,5 +224,5 @@ def _resized(photos: Tensor, size: tuple[int, int], how: Preprocess) -> Tensor:
         return photos
     mode = _MODES[how.interpolation]
     smooth = mode != "nearest-exact"
-    values = functional.interpolate(photos.float(), size, mode=mode, antialias=smooth)
-    return values.add_(0.5).floor_().clamp_(0, 255).to(torch.uint8)
+    values = functional.interpolate(photos.float(), size, mode=mode, antialias=smooth).add_(0.5)
+    return (values.clamp_(0, 255) if mode == "bicubic" else values).to(torch.uint8)  # others stay within 0 and 255

@@ -212,9 +212,9 @@ def _by_channel(name: str, values: Any) -> tuple[float, ...]:
 
 @lru_cache(maxsize=32)
 def _column(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Numbers by channel as (C, 1, 1), sent to a device once: each time the host would wait for it."""
+    """Numbers by channel as (C, 1, 1), which are sent to a device once."""
     with torch.inference_mode(False):
-        return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
+        return torch.tensor(values, dtype=torch.float32).to(device, non_blocking=True)[:, None, None]
 
 
 def _names_in(folder: Path) -> list[str]:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +20,7 @@ from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import OutputError
 from torchviz_cnn.core.names import unwrap
 from torchviz_cnn.runs import files
+from torchviz_cnn.runs.locks import LOCK, OWNER, locked
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -49,6 +50,24 @@ class ResultFolder:
     """`kind`, `format`, `identity`, `versions` (of python, torch, torchviz_cnn) and `progress`."""
 
     @classmethod
+    @contextlib.contextmanager
+    def run(
+        cls, path: str | Path, kind: str, identity: Mapping[str, Any], *, resume: bool = True
+    ) -> Iterator[ResultFolder]:
+        """Open a folder as `open` does, and let no other run have it for the length of the block.
+
+        Raises OutputError as `open`, and where another process or thread has the folder.
+        """
+        cls._earlier(path, kind, identity, resume)  # what is refused is not touched
+        path = checks.path("a folder of results", path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write results to {path}: {error.strerror or error}") from error
+        with locked(path):
+            yield cls.open(path, kind, identity, resume=resume)
+
+    @classmethod
     def open(cls, path: str | Path, kind: str, identity: Mapping[str, Any], *, resume: bool = True) -> ResultFolder:
         """Make the folder, or go on with the one that is there, if it is of the same kind and identity.
 
@@ -56,11 +75,20 @@ class ResultFolder:
         a folder of something else (with the first field that differs and both its values), for one that is not empty
         and no result folder, and with `resume=False` for any that has results. Nothing is ever overwritten.
         """
+        folder = cls._earlier(path, kind, identity, resume)
+        if folder is None:
+            manifest = {"kind": kind, "format": FORMAT, "identity": _plain(identity), "versions": versions()}
+            folder = cls(checks.path("a folder of results", path), {**manifest, "progress": {}})
+            folder._write()
+        return folder
+
+    @classmethod
+    def _earlier(cls, path: str | Path, kind: str, identity: Mapping[str, Any], resume: bool) -> ResultFolder | None:
+        """The folder of the same run that is there, if one is. Raises OutputError as `open`."""
         path = checks.path("a folder of results", path)
-        plain: dict[str, Any] = json.loads(json.dumps(dict(identity)))  # as it will be read back
         if os.path.lexists(path / MANIFEST):
             folder = cls.read(path, kind)
-            folder._require(plain)
+            folder._require(_plain(identity))
             if not resume:
                 raise OutputError(f"{path} already holds these results; go on with them (resume) or use another folder")
             return folder
@@ -74,9 +102,7 @@ class ResultFolder:
             raise OutputError(
                 f"{path} is not empty and holds no {MANIFEST}: it has {strange[0]!r}; use a new or an empty folder"
             )
-        folder = cls(path, {"kind": kind, "format": FORMAT, "identity": plain, "versions": versions(), "progress": {}})
-        folder._write()
-        return folder
+        return None
 
     @classmethod
     def read(cls, path: str | Path, kind: str) -> ResultFolder:
@@ -221,9 +247,15 @@ def difference(saved: dict[str, Any], asked: dict[str, Any], above: str = "") ->
     return None
 
 
+def _plain(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity as it is when it is read back."""
+    return json.loads(json.dumps(dict(identity)))  # type: ignore[no-any-return]
+
+
 def _left_behind(name: str) -> bool:
     """Whether a file is what a killed run may leave before its manifest is there, or the system's own."""
-    return (name.startswith(".") and name.endswith(".part")) or name in (".DS_Store", "shards.safetensors")
+    names = (LOCK, OWNER, ".DS_Store", "shards.safetensors")
+    return (name.startswith(".") and name.endswith(".part")) or name in names
 
 
 def _short(value: object) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -26,7 +26,7 @@ class Ranks:
     rank: int = 0
     count: int = 1
     device: str = "cpu"
-    """Where this process computes: `cuda:1` for the second one of a machine under nccl."""
+    """Where this process computes: `cuda:1` for the second one of a machine with several GPUs."""
 
     @property
     def first(self) -> bool:
@@ -38,10 +38,14 @@ class Ranks:
 
         Raises RankError where another rank died or does not answer.
         """
-        if self.count == 1:
-            return [value]
+        return [value] if self.count == 1 else self._gathered(value)
+
+    def _gathered(self, value: T) -> list[T]:
         values: list[Any] = [None] * self.count
-        with _answering(self):
+        # Under nccl, in a group of the caller's, values go by way of the device that is the current one.
+        on_cuda = self.device.partition(":")[0] == "cuda"
+        own: AbstractContextManager[Any] = torch.cuda.device(self.device) if on_cuda else nullcontext()
+        with _answering(self), own:
             distributed.all_gather_object(values, value)
         return values
 
@@ -79,9 +83,10 @@ class Ranks:
 def joined(device: str = "cpu") -> Iterator[Ranks]:
     """Join the processes that `torchrun` started, for the length of the block; without it there is one rank.
 
-    They talk over gloo on the CPU and over nccl on CUDA, where each process of a machine gets a device of its own. A
-    process group that the caller has made is used, and left as it is. Raises InputError where a machine has fewer
-    devices than processes, RankError where the others cannot be reached.
+    On CUDA each process of a machine gets a device of its own. They talk over gloo there too: what they tell each other
+    is on the CPU, and under nccl the others would wait half an hour for one that died. A process group that the caller
+    has made, of any kind, is used, and left as it is. Raises InputError where a machine has fewer devices than
+    processes, RankError where the others cannot be reached.
 
     >>> with joined() as ranks:
     ...     ranks.rank, ranks.count, ranks.gather("here")
@@ -96,7 +101,8 @@ def joined(device: str = "cpu") -> Iterator[Ranks]:
         yield Ranks(device=str(device))
         return
     rank, local = _whole_number("RANK", None), _whole_number("LOCAL_RANK", 0)
-    device, own = str(device), None
+    own: AbstractContextManager[Any] = nullcontext()
+    device = str(device)
     if device.partition(":")[0] == "cuda":
         if local >= torch.cuda.device_count():
             devices = torch.cuda.device_count()
@@ -105,14 +111,13 @@ def joined(device: str = "cpu") -> Iterator[Ranks]:
                 "start as many processes (torchrun --nproc-per-node) as there are devices"
             )
         device = f"cuda:{local}"
-        own = torch.device(device)
-        torch.cuda.set_device(own)
+        own = torch.cuda.device(device)
     ranks = Ranks(rank, count, device)
-    backend = "nccl" if own is not None else "gloo"
     with _answering(ranks):
-        distributed.init_process_group(backend, timeout=TIMEOUT, device_id=own)
+        distributed.init_process_group("gloo", timeout=TIMEOUT)
     try:
-        yield ranks
+        with own:
+            yield ranks
     finally:
         distributed.destroy_process_group()
 

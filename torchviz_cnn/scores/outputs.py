@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchviz_cnn.core.errors import ModelError, NotFiniteError, counted, kind_of
-from torchviz_cnn.hooks.manager import OptionalGradients
+from torchviz_cnn.hooks.calls import OptionalGradients
 
 Activation = Literal["softmax", "sigmoid", "none"]
 """What makes probabilities of outputs: `none` where the network ends in a softmax or sigmoid itself."""

@@ -26,14 +26,14 @@ class Predictions(Tensor):
 
     origin: Origin
     """The photos and the names of the classes, as far as they are known."""
-    names: tuple[str, ...]
-    """What each image is called."""
+    image_names: tuple[str, ...]
+    """What each image is called; `names` is an attribute of all tensors in some versions of PyTorch."""
 
     @staticmethod
     def of(probabilities: Tensor, origin: Origin, names: tuple[str, ...]) -> Predictions:
         """Probabilities (B, n) that know their photos, and the names of these and of the classes."""
         made = probabilities.as_subclass(Predictions)
-        made.origin, made.names = origin, names
+        made.origin, made.image_names = origin, names
         return made
 
     @classmethod
@@ -52,17 +52,17 @@ class Predictions(Tensor):
         ]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Predictions:
-        return Predictions.of(self.as_subclass(Tensor).clone(), self.origin, self.names)
+        return Predictions.of(self.as_subclass(Tensor).clone(), self.origin, self.image_names)
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         lines = []
-        for image, name in enumerate(self.names[:_IMAGES]):
+        for image, name in enumerate(self.image_names[:_IMAGES]):
             lines += [name, *(f"  {value:.3f}  {words} ({index})" for words, index, value in self.table(image=image))]
         return "\n".join([*lines, *filter(None, [self._left_out()])])
 
     def _repr_html_(self) -> str:
         parts = []
-        for image, name in enumerate(self.names[:_IMAGES]):
+        for image, name in enumerate(self.image_names[:_IMAGES]):
             of_image = self.table(image=image)
             rows = [[words, str(index), f"{value:.3f}"] for words, index, value in of_image]
             shares = [value for *_, value in of_image]
@@ -72,4 +72,4 @@ class Predictions(Tensor):
         return "".join(parts) + f"<p>{html.escape(self._left_out())}</p>"
 
     def _left_out(self) -> str:
-        return pictures.left_out(min(len(self.names), _IMAGES), len(self.names), "images")
+        return pictures.left_out(min(len(self.image_names), _IMAGES), len(self.image_names), "images")

@@ -7,10 +7,12 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
 
 from torchviz_cnn.core.errors import LayerError, ModelError
 from torchviz_cnn.core.names import LayerName, one_call, one_or_several
@@ -133,8 +135,10 @@ def trace(
     named = [name for name in layers if name != INPUT]
 
     known, layouts = Layouts(model, x, given.layout), dict[str, Layout]()
+    watched = _Watched()
 
     def maps(name: str, output: Any) -> Tensor | None:
+        watched.begin()
         if check is not None and check(name, output) is None:
             return None
         tensor = known.tensor(name, output)
@@ -145,8 +149,10 @@ def trace(
     with HookManager(model) as hooks, hooks.record(named, maps) as acts:
         if named:
             known.watch(hooks)
-        with ruling or contextlib.nullcontext(), Ending() as ending:
-            output = hooks.run_on(given.inputs(leaf.clone()), stop_early=False)
+        with ruling or contextlib.nullcontext():
+            at_once = INPUT in layers or ruling is not None or hooks.asks_for_gradients
+            run = partial(hooks.run_on, given.inputs(leaf.clone()), stop_early=False)
+            output, ending = watched.run(run, at_once)
         hooks.require_reached()
         if ruling is not None:
             ruling.require_ruled(model, output)
@@ -155,6 +161,44 @@ def trace(
         targets = Targets.of(given, output, target, score, ending)
         kept = {**acts, **({INPUT: leaf} if INPUT in layers else {})}
         yield Trace(model, kept, targets, rule, layouts, ending.largest)
+
+
+class _Watched:
+    """A forward pass of which it is noticed how it ends: from its first layer that is kept on, where that can be.
+
+    The scores are computed after that layer, and the mode that watches takes time for each function it sees.
+    """
+
+    def __init__(self) -> None:
+        self._ending = Ending()
+        self._on, self._outer = contextlib.ExitStack(), _modes()
+        self._waits = self._missed = False
+
+    def begin(self) -> None:
+        """Watch from here on; where the forward has put on a mode of its own, it would take off this one instead."""
+        if self._waits:
+            self._waits = False
+            self._missed = _modes() != self._outer
+            if not self._missed:
+                self._on.enter_context(self._ending)
+
+    def run(self, forward: Callable[[], Any], at_once: bool) -> tuple[Any, Ending]:
+        """Return what the network gives, and how it ended."""
+        with self._on:
+            self._outer, self._waits = _modes(), not at_once
+            if at_once:
+                self._on.enter_context(self._ending)
+            output = forward()
+            self._waits = False
+        if self._missed:
+            _log.info("the network runs once more: at the layer that is explained, it has a mode of PyTorch's on")
+            with self._ending:
+                output = forward()
+        return output, self._ending
+
+
+def _modes() -> list[Any]:
+    return list(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
 
 
 def layer_of(

@@ -21,6 +21,7 @@ from torchviz_cnn.runs.ranks import Ranks
 from torchviz_cnn.surveys.evidence import Where, coverage, inside, where
 from torchviz_cnn.surveys.maps import Explained, Explainer
 from torchviz_cnn.surveys.result import GRID, relative_name
+from torchviz_cnn.topk.pieces.cutting import Batches
 from torchviz_cnn.topk.reading import Batch, read_batches
 
 STATE = "state"
@@ -86,7 +87,7 @@ class State:
     """By class, the sum of the shares in each cell."""
     coverage: Array = field(default_factory=lambda: np.zeros((GRID, GRID)))
 
-    def join(self, parts: Sequence[Part], places: Sequence[range]) -> None:
+    def join(self, parts: Sequence[Part], places: Batches) -> None:
         """Add batches in their order, so that sums are the same whichever rank computed them."""
         for part in sorted(parts, key=lambda part: part.number):
             self._add(part)
@@ -229,21 +230,20 @@ def run_pass(
 ) -> None:
     """Go on from a state to the end of the photos; the first rank saves it after `save_every` batches, or later.
 
-    Batches are cut from where the state is, after whole batches, so that each photo is always in the same one: rank r
-    of n takes every n-th batch. On Ctrl-C, what is done is saved.
+    Batches are cut from where the state is, after whole batches, so that each photo is always in the same one,
+    whichever rank computes it. On Ctrl-C, what is done is saved.
     """
     device = next((p.device for p in _module(look).parameters()), torch.device("cpu"))
     start, end = state.done, len(look.source)
-    places = [range(at, min(at + batch_size, end)) for at in range(start, end, batch_size)]
-    reader = read_batches(look.source, range(ranks.rank, len(places), ranks.count), places, workers, device)
+    places = Batches(start, end, batch_size, save_every)
+    reader = read_batches(look.source, places.shares(ranks), places, workers, device)
     saved = start
     with progress_bar(progress and ranks.first, total=end, initial=start, unit=" photos", smoothing=0.1) as bar:
-        for first in range(0, len(places), save_every):
-            last = min(first + save_every, len(places))
+        for chunk in places.chunks():
             parts = list[Part]()
             try:
                 with ranks.agreeing():
-                    for number in range(first + (ranks.rank - first) % ranks.count, last, ranks.count):
+                    for number in places.share(chunk, ranks):
                         parts.append(look(next(reader), device))
                         bar.update(min(len(places[number]) * ranks.count, end - bar.n))
             except KeyboardInterrupt:

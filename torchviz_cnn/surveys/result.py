@@ -297,8 +297,8 @@ class Survey:
 
         if self.source is None:
             raise InputError(_NO_PHOTOS)
-        folder = ResultFolder.open(path, saving.KIND, saving.identity_of(self.settings, photos=len(self)))
-        saving.write(self, folder)
+        with ResultFolder.run(path, saving.KIND, saving.identity_of(self.settings, photos=len(self))) as folder:
+            saving.write(self, folder)
         return folder.path
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -131,13 +132,14 @@ def survey(
     objects = None if masks is None else Masks(masks, AllImages(photos, net), mask_values)
     explainer = Explainer(net, method, layer, output)
     device = str(next((p.device for p in module_of(net).parameters()), "cpu"))
-    with torch.inference_mode(False), joined(device) as ranks:
+    with torch.inference_mode(False), joined(device) as ranks, ExitStack() as stack:
         prepare_once(source, place, ranks, progress)
         run = _started(net, source, explainer, truth, objects, k=numbers["k"], seed=seed)
         folder = None
         if place is not None:
             identity = _identity(run, masks, mask_values, truth) if ranks.first else {}
-            folder = ranks.once(lambda: ResultFolder.open(place, KIND, identity, resume=resume))
+            opened = ResultFolder.run(place, KIND, identity, resume=resume)
+            folder = ranks.once(lambda: stack.enter_context(opened))
         options = {"batch_size": batch_size, "workers": workers, "save_every": save_every}
         return _finished(run, folder, ranks, place is not None, progress=progress, **options)
 

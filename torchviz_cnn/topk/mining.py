@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
@@ -129,7 +130,7 @@ def top_activations(
         if decode == "cuda":
             require_decoder(next((p.device for p in module.parameters()), torch.device("cpu")))
         workers = checked_workers(workers, usual_workers() if isinstance(source.dataset, Photos) else 0)
-        with joined(str(next((p.device for p in module.parameters()), "cpu"))) as ranks:
+        with joined(str(next((p.device for p in module.parameters()), "cpu"))) as ranks, ExitStack() as stack:
             prepare_once(source, out, ranks, progress)
             piece = Piece.of(start, end, len(source))
             relevance = _relevance(model, source, by, target, score, output)
@@ -139,7 +140,8 @@ def top_activations(
                 source.require_apart(out)
                 # The first rank alone writes; what it refuses ends all of them.
                 identity = _identity(module, source, probed, k, exact, relevance, piece) if ranks.first else {}
-                folder = ranks.once(lambda: ResultFolder.open(out, KIND, identity, resume=resume))
+                run = ResultFolder.run(out, KIND, identity, resume=resume)
+                folder = ranks.once(lambda: stack.enter_context(run))
                 earlier = ranks.gather(ranks.once(lambda: _earlier(folder)))[0]
                 if isinstance(earlier, TopActivations):
                     return earlier.attached(source, module)

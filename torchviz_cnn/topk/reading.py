@@ -8,8 +8,10 @@ import multiprocessing
 import os
 import pickle
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.media.datasets.source import ImageSource
-from torchviz_cnn.media.decoding import Jpeg, Jpegs
+from torchviz_cnn.media.decoding import Jpeg, Jpegs, stream_apart
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.runs.ranks import Ranks
 
@@ -64,22 +66,25 @@ class Batch:
         """Decode its files on a device and return how many; those that its decoder refuses are read as ever."""
         if self.files is None or self.scaling is None:
             return 0
-        answers: dict[int, Any] = dict(self.files.prepared_on(device, self.scaling))
-        others = iter(() if self.x is None else self.x.to(device, non_blocking=True))
-        alone = ImageSource(source.dataset, source.preprocess)
-        kept, decoded = list[int](), sum(answer is not None for answer in answers.values())
-        for row, place in enumerate(self.images.tolist()):
-            if row not in answers:
-                answers[row] = next(others)
-            elif answers[row] is None:
-                (answer,) = alone.items([place])
-                if isinstance(answer, Exception):
-                    self.skipped[place] = skip_reason(source.name(place), answer)
-                    continue
-                answers[row] = answer[0].to(device)  # type: ignore[union-attr]  # pixels, as without decode="cuda"
-            kept.append(row)
-        self.images, self.labels = self.images[kept], [self.labels[row] for row in kept]
-        self.x, self.files = torch.stack([answers[row] for row in kept]) if kept else None, None
+        with stream_apart(device):
+            answers: dict[int, Any] = dict(self.files.prepared_on(device, self.scaling))
+            decoded = sum(answer is not None for answer in answers.values())
+            others = iter(() if self.x is None else self.x.to(device, non_blocking=True))
+            alone = ImageSource(source.dataset, source.preprocess)
+            for row, place in enumerate(self.images.tolist()):
+                if row not in answers:
+                    answers[row] = next(others)
+                elif answers[row] is None:
+                    (answer,) = alone.items([place])
+                    if isinstance(answer, Exception):
+                        self.skipped[place] = skip_reason(source.name(place), answer)
+                        del answers[row]
+                    else:
+                        answers[row] = answer[0].to(device)  # type: ignore[union-attr]  # without decode no Jpeg
+            kept = sorted(answers)
+            if len(kept) < len(self.labels):
+                self.images, self.labels = self.images[kept], [self.labels[row] for row in kept]
+            self.x, self.files = torch.stack([answers[row] for row in kept]) if kept else None, None
         return decoded
 
     def on(self, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
@@ -170,14 +175,32 @@ def read_batches(
         generator=torch.Generator(),  # the global random state is not drawn from
         worker_init_fn=_one_thread,
     )
-    read = on_device = 0
-    for batch in loader if not loader.num_workers or starts_by_fork() else _from_started(loader):
+    batches = _without_errors(loader if not loader.num_workers or starts_by_fork() else _from_started(loader))
+    yield from batches if source.decode == "cpu" else _decoded(batches, source, device)
+
+
+def _without_errors(batches: Iterable[Batch]) -> Iterator[Batch]:
+    for batch in batches:
         if batch.error is not None:
             raise InputError(batch.error)
-        if source.decode == "cuda":
-            on_device += batch.decode(source, device)
-            read += len(batch.images)
         yield batch
+
+
+def _decoded(batches: Iterable[Batch], source: ImageSource, device: torch.device) -> Iterator[Batch]:
+    """Batches with their files decoded on a device, each by a thread while the one before it is used."""
+    read = on_device = 0
+    before: tuple[Batch, Future[int]] | None = None
+    with ThreadPoolExecutor(1) as pool:
+        for batch in chain(batches, [None]):
+            following = None if batch is None else (batch, pool.submit(batch.decode, source, device))
+            if before is not None:
+                ready, count = before
+                on_device += count.result()
+                read += len(ready.images)
+                if ready.x is not None and ready.x.is_cuda:
+                    ready.x.record_stream(torch.cuda.current_stream(device))
+                yield ready
+            before = following
     if read > on_device:
         _log.info("%d of %d photos were decoded on the CPU, as they are no plain JPEG", read - on_device, read)
 

@@ -279,8 +279,8 @@ class TopActivations:
             identity["dataset"] = self.source.listing()["checksum"]
         identity |= {"by": self.by, "target": self.target} if self.by == "relevance" else {}
         identity |= {} if self.piece is None else {"piece": self.piece}
-        folder = ResultFolder.open(path, KIND, {**identity, "layers": list(self.layers), "k": self.k})
-        self.write(folder)
+        with ResultFolder.run(path, KIND, {**identity, "layers": list(self.layers), "k": self.k}) as folder:
+            self.write(folder)
         return folder.path
 
     def write(self, folder: ResultFolder, origin: Mapping[str, Any] | None = None) -> None:

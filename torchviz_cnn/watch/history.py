@@ -22,7 +22,8 @@ class History:
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any], keep: int) -> None:
-        self.folder, self.keep = ResultFolder.open(path, KIND, identity), keep
+        self._opened, self.keep = contextlib.ExitStack(), keep
+        self.folder = self._opened.enter_context(ResultFolder.run(path, KIND, identity))
         self._went_on = False
         steps = self.folder.manifest["progress"].get("steps", [])
         self.kept = [self._read(step) for step in steps]
@@ -32,6 +33,10 @@ class History:
         """What was learned of the network at the first step, and is the same at all of them."""
         facts: dict[str, Any] = self.folder.manifest["progress"].get("facts", {})
         return facts
+
+    def close(self) -> None:
+        """Leave the folder to others."""
+        self._opened.close()
 
     def add(self, checkpoint: Checkpoint, facts: Mapping[str, Any]) -> None:
         """Keep a checkpoint. The first one after a restart drops those at its step and beyond, which training left."""

@@ -181,6 +181,8 @@ class Watch:
         """Look at the network as it is after the last step, where that was not watched. A second call does nothing."""
         if not self._closed and self._last is not None and this_rank() == 0 and self.steps[-1:] != [self._last[0]]:
             self._look()
+        if self._history is not None:
+            self._history.close()
         self._closed = True
 
     def lightning(self) -> Any:
@@ -197,6 +199,8 @@ class Watch:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if kind is None:
             self.close()
+        elif self._history is not None:
+            self._history.close()
 
     def __repr__(self) -> str:
         return f"Watch({self._subject.name}, {len(self._subject.photos)} photos, {self.path}: {len(self.steps)} steps)"

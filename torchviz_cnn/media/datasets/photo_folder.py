@@ -16,7 +16,7 @@ from torchviz_cnn.core.errors import ImageError, InputError, counted
 from torchviz_cnn.media.bands import Pixels
 from torchviz_cnn.media.datasets.names import in_order
 from torchviz_cnn.media.datasets.photos import Photos
-from torchviz_cnn.media.images import Preprocess, read_image, read_stored, size_of
+from torchviz_cnn.media.images import Preprocess, read_image, read_stored, require_file, size_of
 
 
 class PhotoFolder(Photos):
@@ -56,8 +56,10 @@ class PhotoFolder(Photos):
         return read_stored(self.path / self.names[index])
 
     def encoded(self, index: int) -> bytes:
-        """The bytes of the photo's file, of whatever kind."""
-        return (self.path / self.names[index]).read_bytes()
+        """The bytes of the photo's file, of whatever kind. Raises ImageError for what is no file."""
+        file = self.path / self.names[index]
+        require_file(file)
+        return file.read_bytes()
 
     def size(self, index: int) -> tuple[int, int]:
         """Return the photo's (width, height), of which only the head is read."""

@@ -149,7 +149,10 @@ class ImageSource:
     def _jpeg(self, index: int) -> tuple[Jpeg, int | None] | None:
         """The file of a photo and its label, where a device may decode it."""
         owner, place = _owner(self.dataset, index)
-        file = plain_jpeg(owner.encoded(place), self.scaling or Preprocess())
+        try:
+            file = plain_jpeg(owner.encoded(place), self.scaling or Preprocess())
+        except OSError:  # as for its permissions: reading the photo says so
+            return None
         return None if file is None else (file, self._class(owner.labels[place]))
 
     def _prepared(self, index: int, item: Any) -> tuple[Tensor, int | None]:

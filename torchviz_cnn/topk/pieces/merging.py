@@ -75,10 +75,11 @@ def merge(
     if out is not None:
         if about.source is not None:
             about.source.require_apart(out)
-        folder = ResultFolder.open(out, KIND, {**first.identity, **piece.identity()})
-        state.save(folder)
-        copy_index(first.folder.path, folder.path)
-        top.write(folder, saved_origin(first.folder.load_with_metadata(RESULTS)[1]["about"]))
+        origin = saved_origin(first.folder.load_with_metadata(RESULTS)[1]["about"])
+        with ResultFolder.run(out, KIND, {**first.identity, **piece.identity()}) as folder:
+            state.save(folder)
+            copy_index(first.folder.path, folder.path)
+            top.write(folder, origin)
     return top
 
 
