@@ -9,6 +9,7 @@ from types import MethodType
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
@@ -53,6 +54,26 @@ class ByModule(Plain):
         return this_module.kept_deep(self.conv(x))
 
 
+class Keeper:
+    def keep(self, x: Tensor) -> Tensor:
+        return keep(x)
+
+
+class ByObject(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.keeper = Keeper()
+
+    def forward(self, x: Tensor) -> Any:
+        return self.keeper.keep(self.conv(x))
+
+
+class Decorated(Plain):
+    @torch.enable_grad()
+    def forward(self, x: Tensor) -> Any:
+        return keep(self.conv(x))
+
+
 def patched() -> nn.Module:
     model = Plain()
     model.forward = MethodType(lambda self, x: keep(self.conv(x)), model)  # type: ignore[method-assign]
@@ -65,7 +86,7 @@ def hooked() -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("build", [ByMethod, ByFunction, ByModule, patched, hooked])
+@pytest.mark.parametrize("build", [ByMethod, ByFunction, ByModule, ByObject, Decorated, patched, hooked])
 def test_code_that_asks_for_gradients_is_seen(build: Callable[[], nn.Module]) -> None:
     assert asks_for_gradients(nn.Sequential(nn.ReLU(), build()))
 

@@ -80,37 +80,45 @@ class OptionalGradients(FunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-_ASKING = {Tensor.register_hook, Tensor.register_post_accumulate_grad_hook, Tensor.retain_grad}
+_NAMES = frozenset({"register_hook", "register_post_accumulate_grad_hook", "retain_grad"})
 """What a forward pass calls to ask a tensor for its gradient."""
-_NAMES = {function.__name__ for function in _ASKING}
+_ASKING = {getattr(Tensor, name) for name in _NAMES}
 _CHECKED: weakref.WeakKeyDictionary[CodeType, bool] = weakref.WeakKeyDictionary()
 
 
 def asks_for_gradients(model: nn.Module) -> bool:
     """Whether the code of a model or of hooks on it asks tensors for their gradients, as tutorials on Grad-CAM do.
 
-    Read are its modules' methods, but for PyTorch's own, and the functions that these name.
+    Read are the methods of its modules and of objects in them, but for PyTorch's own, and the functions they name.
     """
     modules = list(model.modules())
-    classes = {base for kind in {type(module) for module in modules} for base in kind.__mro__}
-    methods = (part for base in classes if not _is_of_torch(base) for part in vars(base).values())
+    own = [module for module in modules if not _is_of_torch(type(module))]
+    objects = {type(part) for module in own for part in vars(module).values()}
+    kinds = {type(module) for module in own} | {kind for kind in objects if not _is_of_torch(kind)}
+    bases = {base for kind in kinds for base in kind.__mro__ if not _is_of_torch(base)}
+    methods = (part for base in bases for part in vars(base).values())
     hooks = (hook for m in modules for hooks in (m._forward_pre_hooks, m._forward_hooks) for hook in hooks.values())
-    own = (vars(module)["forward"] for module in modules if "forward" in vars(module))
-    return any(_asks(part) for part in (*methods, *hooks, *own))
+    patched = (vars(module)["forward"] for module in modules if "forward" in vars(module))
+    return any(_asks(part) for part in (*methods, *hooks, *patched))
 
 
 def _asks(function: Any) -> bool:
-    function = getattr(function, "fget", None) or getattr(function, "func", None) or function
-    function = getattr(function, "__func__", function)
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = function.fget if isinstance(function, property) else getattr(function, "__func__", function)
+    if not isinstance(function, FunctionType):
+        return False
+    function = inspect.unwrap(function)
     if not isinstance(function, FunctionType) or _is_of_torch(function):
         return False
     code = function.__code__
     if code not in _CHECKED:
         _CHECKED[code] = False  # where it calls itself
         names = set(_names_in(code))
-        called = [function.__globals__.get(name) for name in names]
-        called += [getattr(part, name, None) for part in called if isinstance(part, ModuleType) for name in names]
-        _CHECKED[code] = not _NAMES.isdisjoint(names) or any(_asks(part) for part in called)
+        named = [function.__globals__.get(name) for name in names]
+        named += [vars(part).get(name) for part in named if isinstance(part, ModuleType) for name in names]
+        named += inspect.getclosurevars(function).nonlocals.values()
+        _CHECKED[code] = not _NAMES.isdisjoint(names) or any(_asks(part) for part in named)
     return _CHECKED[code]
 
 
