@@ -254,7 +254,7 @@ def test_the_command_writes_pages_and_statistics(tmp_path: Path, capsys: pytest.
     assert "12 photos, 1 of them not readable" in said.out
     assert "004.jpg" in said.out
     assert "selectivity" in said.out
-    made = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
+    made = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("[!.]*.*"))
     assert made == [
         "manifest.json",
         "pages/00_conv1.png",
