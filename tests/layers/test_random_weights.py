@@ -37,6 +37,12 @@ def test_all_weights_of_a_copy_are_random_and_the_model_is_what_it_was(name: str
     assert bool(torch.as_tensor(copy(x) if not isinstance(copy(x), tuple) else copy(x)[0]).isfinite().all())
 
 
+def test_an_input_becomes_what_the_network_takes() -> None:
+    """Its type and, of a network on a GPU, its device."""
+    model = networks.vgg_like().double()
+    assert RandomLayers(model, images(1)).names == RandomLayers(networks.vgg_like(), images(1)).names
+
+
 def test_the_weights_depend_on_the_seed_alone() -> None:
     model = networks.residual()
     first = random_copy(model, 3, SHAPE)

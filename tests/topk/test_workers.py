@@ -1,7 +1,9 @@
-"""Worker processes that are started anew, as on macOS and Windows, rather than forked."""
+"""Worker processes: those that are started anew, as on macOS and Windows, and what forked ones leave alone."""
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -11,7 +13,10 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
+import torchviz_cnn as tvc
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.topk import reading
 
@@ -106,3 +111,35 @@ def test_workers_that_did_not_start_are_one_line(loader: Any, message: str) -> N
 def test_other_errors_of_workers_stay_as_they_are() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         list(reading._from_started(Broken(None, torch.OutOfMemoryError("out of memory"))))  # type: ignore[arg-type]
+
+
+class _FreedInACopy:
+    """Ends a process that frees it and did not make it, as CUDA does with what is pinned or on a GPU."""
+
+    def __init__(self) -> None:
+        self.maker, self.itself = os.getpid(), self
+
+    def __del__(self) -> None:
+        if os.getpid() != self.maker:
+            os._exit(3)
+
+
+class _MakesGarbage(Dataset[Tensor]):
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Tensor:
+        gc.collect()
+        return torch.full((3, 8, 8), float(index))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="there is no fork")
+def test_workers_free_nothing_that_they_were_given() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU())
+    gc.disable()  # so that it is still there when the copies are made
+    try:
+        _FreedInACopy()
+        top = tvc.top_activations(model, _MakesGarbage(), ["1"], k=2, batch_size=2, workers=2)
+    finally:
+        gc.enable()
+    assert top.count == 8

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, ModelError
 from torchviz_cnn.core.names import named_layers
+from torchviz_cnn.hooks.inputs import input_for
 from torchviz_cnn.hooks.interrupts import FunctionMode
 from torchviz_cnn.hooks.manager import HookManager
 from torchviz_cnn.hooks.network import Model, Network
@@ -47,7 +48,7 @@ class RandomLayers:
         with untouched(model) as module:
             copy, self._original = _copied(module), layers_with_weights(module)
         self._copy = layers_with_weights(copy)
-        self._groups = _with_normalisations(self._copy, _order(copy, x, self._copy))
+        self._groups = _with_normalisations(self._copy, _order(copy, input_for(copy, x), self._copy))
         self._module, self._shape = copy, tuple(x.shape[1:])
         self._drawn: set[tuple[int, str]] = set()
         self._done: set[Tensor] = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -173,9 +175,9 @@ def read_batches(
         num_workers=workers if len(numbers) > 1 else 0,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # the global random state is not drawn from
-        worker_init_fn=_one_thread,
+        worker_init_fn=partial(_begin_worker, collects=gc.isenabled()),
     )
-    batches = _without_errors(loader if not loader.num_workers or starts_by_fork() else _from_started(loader))
+    batches = _without_errors(_forked(loader) if not loader.num_workers or starts_by_fork() else _from_started(loader))
     yield from batches if source.decode == "cpu" else _decoded(batches, source, device)
 
 
@@ -203,6 +205,22 @@ def _decoded(batches: Iterable[Batch], source: ImageSource, device: torch.device
             before = following
     if read > on_device:
         _log.info("%d of %d photos were decoded on the CPU, as they are no plain JPEG", read - on_device, read)
+
+
+def _forked(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """The batches, from copies of this process where there are workers.
+
+    Such a copy must never free what is on a GPU, or pinned for one: CUDA does not work in it, and ends it. So it
+    collects no garbage before all that it was given is kept for good, by `_begin_worker`.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        batches = iter(loader)
+    finally:
+        if collects:
+            gc.enable()
+    yield from batches
 
 
 def _from_started(loader: DataLoader[Batch]) -> Iterator[Batch]:
@@ -269,5 +287,8 @@ def usual_workers() -> int:
     return max(0, min(available // max(int(ranks) if ranks.isdigit() else 1, 1) - 1, 8))
 
 
-def _one_thread(worker: int) -> None:
+def _begin_worker(worker: int, collects: bool) -> None:
     torch.set_num_threads(1)
+    gc.freeze()
+    if collects:
+        gc.enable()
