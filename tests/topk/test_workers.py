@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 import torchviz_cnn as tvc
 from torchviz_cnn.core.errors import InputError
@@ -129,7 +129,8 @@ class _MakesGarbage(Dataset[Tensor]):
         return 8
 
     def __getitem__(self, index: int) -> Tensor:
-        gc.collect()
+        if get_worker_info() is not None:
+            gc.collect()
         return torch.full((3, 8, 8), float(index))
 
 
