@@ -22,10 +22,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from gpu.bounds import Ceilings, ceilings
+from gpu.tables import Row, line, tables
 from gpu.tasks import BASE, COMPUTING, DECODING, ON_DEVICE, READING, Case, Group, cases
 from timing import Run, Timing, alternate, peak_bytes
 from usage import tell_mistakes
@@ -33,33 +33,6 @@ from usage import tell_mistakes
 ROOT = Path(__file__).resolve().parents[1]
 TESTS_AT_MOST = 120
 """Seconds after which the tests are stopped."""
-
-
-@dataclass
-class Row:
-    """One measurement, or why there is none."""
-
-    network: str
-    what: str
-    precision: str
-    batch: int
-    milliseconds: float | None = None
-    """The median of the rounds,"""
-    quartiles: tuple[float, float] | None = None
-    """and between what half of them lie."""
-    ratio: float | None = None
-    """To a plain forward pass without gradients of the same batch."""
-    megabytes: float | None = None
-    """The most that tensors took at one time, beyond what was there before."""
-    bound: str | None = None
-    """What bounds it on this device: `arithmetic` or `memory`,"""
-    share: float | None = None
-    """and the share of this bound that it reaches."""
-    per_second: float | None = None
-    """Photos a second,"""
-    of_slower: float | None = None
-    """as a share of the slower of decoding alone and the network alone."""
-    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -245,33 +218,11 @@ def of_goals(rows: list[Row]) -> list[str]:
         values = [(goal.value(row), row) for row in rows if goal.of(row) and row.error is None]
         missed = [(value, row) for value, row in values if value is None or not goal.reached(value)]
         state = "not measured" if not values else "missed" if missed else "met"
-        shown = "; ".join(
-            f"{row.network} {row.precision} batch {row.batch}: {'?' if value is None else f'{value:.2f}'}"
-            for value, row in values
-        )
-        lines.append(f"- {goal.words}: **{state}** ({len(values) - len(missed)} of {len(values)}). {shown}")
+        known = sorted(value for value, _ in values if value is not None)
+        shown = "" if not known else f", {known[0]:.2f}" if len(known) == 1 else f", {known[0]:.2f} to {known[-1]:.2f}"
+        reached = f" ({len(values) - len(missed)} of {len(values)} rows{shown})" if values else ""
+        lines.append(f"- {goal.words}: **{state}**{reached}.")
     return lines
-
-
-HEAD = ("network", "what", "precision", "batch", "ms", "x forward", "MB", "bound", "share", "photos/s", "of the slower")
-
-
-def line(row: Row) -> str:
-    """A row of the table."""
-    cells: list[Any] = [row.network, row.what, row.precision, row.batch]
-    if row.error is not None:
-        return f"| {' | '.join(map(str, [*cells, row.error, *[''] * 6]))} |"
-    numbers = (
-        (row.milliseconds, ".2f"),
-        (row.ratio, ".2f"),
-        (row.megabytes, ".0f"),
-        (row.bound, ""),
-        (row.share, ".0%"),
-        (row.per_second, ".0f"),
-        (row.of_slower, ".2f"),
-    )
-    cells += ["" if value is None else format(value, kind) for value, kind in numbers]
-    return f"| {' | '.join(map(str, cells))} |"
 
 
 def write(out: Path, outcome: Outcome) -> None:
@@ -294,9 +245,8 @@ def write(out: Path, outcome: Outcome) -> None:
             f"{value / 1e12:.1f} T operations/s in {name}" for name, value in reached.operations.items()
         )
         head.append(f"It reaches {products}, and {reached.bytes / 1e9:.0f} GB/s in a copy.")
-    head += ["", *of_goals(outcome.rows), "", f"| {' | '.join(HEAD)} |", f"|{'---|' * len(HEAD)}"]
-    rest = ["", *(f"Left out for want of time: {title}." for title in outcome.left_out)]
-    lines = [*head, *map(line, outcome.rows), *rest]
+    head += ["", *of_goals(outcome.rows), ""]
+    lines = [*head, *tables(outcome.rows), *(f"Left out for want of time: {title}." for title in outcome.left_out)]
     out.with_name(f"{out.name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
