@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from torchviz_cnn.core.errors import InputError, counted
-from torchviz_cnn.core.names import is_compiled
+from torchviz_cnn.core.names import all_modules, is_compiled
 from torchviz_cnn.hooks.interrupts import FunctionMode
 
 Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
@@ -91,7 +91,7 @@ def asks_for_gradients(model: nn.Module) -> bool:
 
     Read are the methods of its modules and of objects in them, but for PyTorch's own, and the functions they name.
     """
-    modules = list(model.modules())
+    modules = list(all_modules(model).values())
     own = [module for module in modules if not _is_of_torch(type(module))]
     objects = {type(part) for module in own for part in vars(module).values()}
     kinds = {type(module) for module in own} | {kind for kind in objects if not _is_of_torch(kind)}
@@ -185,7 +185,7 @@ def repeated(inputs: Inputs, count: int) -> Any:
 
 def eagerly(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
     """Hooks need the modules to run one by one: hold off compiled code inside the model, where there is any."""
-    compiled = any(is_compiled(m) or getattr(m, "_compiled_call_impl", None) for m in model.modules())
+    compiled = any(is_compiled(m) or getattr(m, "_compiled_call_impl", None) for m in all_modules(model).values())
     if not compiled:
         return contextlib.nullcontext()
     return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return, no-untyped-call]

@@ -21,7 +21,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from torchviz_cnn.core.errors import ModelError
-from torchviz_cnn.core.names import unwrap
+from torchviz_cnn.core.names import all_modules, unwrap
 from torchviz_cnn.hooks.interrupts import drop_frames, uninterrupted
 from torchviz_cnn.hooks.network import Model, module_of
 
@@ -53,7 +53,7 @@ def untouched(model: Model) -> Iterator[nn.Module]:
     (True, True)
     """
     module = unwrap(module_of(model))
-    modules = list(module.modules())
+    modules = list(all_modules(module).values())
     if any(isinstance(part, torch.jit.ScriptModule) for part in modules):
         raise ModelError(
             f"{type(module).__name__} runs as TorchScript, where hooks do not reach: pass the model it was made from"
@@ -284,7 +284,7 @@ class _Module:
         if self.module.training is not self.training:
             self.module.training = self.training
         for now, before in self.contents:
-            if not _same(now, before):
+            if (now or before) and not _same(now, before):
                 now.clear()
                 now.update(before)
         for tensor in self.tensors:
