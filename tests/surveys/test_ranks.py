@@ -70,7 +70,7 @@ def test_one_and_two_ranks_write_the_same_files(tmp_path: Path) -> None:
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
         assert done.returncode == (count == 1), done.stderr  # torchrun would take 1 for a failed run
-        assert done.stdout.count("20 photos, 1 not readable") == 1  # the first rank alone speaks
+        assert done.stdout.count("20 photos, 1 left out") == 1  # the first rank alone speaks
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 

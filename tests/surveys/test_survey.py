@@ -214,7 +214,7 @@ def test_photos_in_a_list_are_called_by_their_paths(tmp_path: Path) -> None:
     pairs = tvc.survey(network(), [(str(file), 1) for file in files], k=2)
     assert pairs.names == result.names
     missing = [*files, tmp_path / "no.png"]
-    with pytest.warns(SkippedWarning, match="1 of 7 photos could not be read"):
+    with pytest.warns(SkippedWarning, match="1 of 7 photos could not be used"):
         assert list(tvc.survey(network(), missing, truth="none", k=2).skipped) == [str(tmp_path / "no.png")]
 
 
@@ -305,18 +305,39 @@ class _NaNOfLargeInputs(nn.Module):
         return torch.where(x > 50, torch.nan, x)
 
 
-def test_the_photo_that_a_network_fails_at_is_named_and_the_folder_is_free(tmp_path: Path) -> None:
-    """A label that the network does not have, and a score that is not a number, in the second batch."""
+def test_the_photo_that_a_network_cannot_take_is_named_and_the_folder_is_free(tmp_path: Path) -> None:
+    """A label that the network does not have, in the second batch."""
     net, x = network().model, torch.rand(5, 3, 32, 32)
     options: dict[str, Any] = {"batch_size": 2, "k": 2, "out": tmp_path / "out"}
     with pytest.raises(TargetError, match="image 3 has the class 7; the network has 3, 0 to 2"):
         tvc.survey(net, [(one, 7 if place == 3 else 1) for place, one in enumerate(x)], **options)
-    with pytest.raises(InputError, match=r"^image 3: the input has 3,072 values that are NaN or infinite$"):
-        tvc.survey(net, [one * torch.nan if place == 3 else one for place, one in enumerate(x)], **options)
-    fails = nn.Sequential(_NaNOfLargeInputs(), net)
-    with pytest.raises(NotFiniteError, match=r"^image 3: the model gives NaN: some of its weights"):
-        tvc.survey(fails, [one * 100 if place == 3 else one for place, one in enumerate(x)], **options)
     assert len(tvc.survey(net, x, **options)) == 5
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("wrong", [(0,), (3,), (2, 3)])
+def test_photos_that_have_or_give_nan_are_left_out_and_the_others_stay_as_they_are(
+    wrong: tuple[int, ...], labelled: bool
+) -> None:
+    net, x = nn.Sequential(_NaNOfLargeInputs(), network().model), torch.rand(5, 3, 32, 32)
+    items = [(one, place % 3) if labelled else one for place, one in enumerate(x)]
+    whole = tvc.survey(net, items, batch_size=2, k=2)
+    for changed, words in ((torch.nan, "3,072 values that are NaN or infinite"), (100.0, "the model gives NaN")):
+        many = [one * changed if place in wrong else one for place, one in enumerate(x)]
+        items = [(one, place % 3) if labelled else one for place, one in enumerate(many)]
+        with pytest.warns(SkippedWarning, match=f"{len(wrong)} of 5 photos could not be used"):
+            result = tvc.survey(net, items, batch_size=2, k=2)
+        assert list(result.skipped) == [f"image {place}" for place in wrong]
+        assert all(words in reason for reason in result.skipped.values())
+        kept = [place for place in range(5) if place not in wrong]
+        assert result.names == tuple(f"image {place}" for place in kept)
+        np.testing.assert_allclose(result.confidence, whole.confidence[kept], rtol=1e-5)
+
+
+def test_a_network_that_gives_nan_for_every_photo_is_an_error() -> None:
+    net = nn.Sequential(_NaNOfLargeInputs(), network().model)
+    with pytest.raises(NotFiniteError, match="the model gives NaN"):
+        tvc.survey(net, list(100 * torch.ones(12, 3, 32, 32)), k=2)
 
 
 def test_photos_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
@@ -325,12 +346,12 @@ def test_photos_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
     data = (folder / "disc" / "000.png").read_bytes()
     (folder / "disc" / "broken.png").write_bytes(data[: len(data) // 2])
     (folder / "disc" / "empty.png").write_bytes(b"")
-    with pytest.warns(SkippedWarning, match="2 of 9 photos could not be read"):
+    with pytest.warns(SkippedWarning, match="2 of 9 photos could not be used"):
         result = tvc.survey(net, folder, workers=0, batch_size=2)
     assert sorted(result.skipped) == ["disc/broken.png", "disc/empty.png"]
     assert all(Path(name).name in reason for name, reason in result.skipped.items())
     same(whole, result)
-    assert "7 photos, 2 not readable" in repr(result)
+    assert "7 photos, 2 left out" in repr(result)
 
 
 def test_folders_without_photos_are_errors(tmp_path: Path) -> None:
@@ -340,7 +361,7 @@ def test_folders_without_photos_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no such folder"):
         tvc.survey(network(), tmp_path / "nowhere")
     (tmp_path / "empty" / "a.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"none of 1 photo can be read; the first: .*a\.png"):
+    with pytest.raises(InputError, match=r"none of 1 photo can be used; the first: .*a\.png"):
         tvc.survey(network(), tmp_path / "empty")
 
 

@@ -59,7 +59,7 @@ class ModelError(TorchvizError, ValueError):
 
 
 class NotFiniteError(ModelError, InputError):
-    """A network whose scores, maps or patterns hold NaN or infinity."""
+    """An input with NaN or infinity in it, or a network whose scores, maps or patterns have."""
 
 
 class CheckpointError(TorchvizError, ValueError):

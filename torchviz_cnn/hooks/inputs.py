@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from torchviz_cnn.core.errors import InputError, ModelError, TorchvizWarning, counted, kind_of
+from torchviz_cnn.core.errors import InputError, ModelError, NotFiniteError, TorchvizWarning, counted, kind_of
 from torchviz_cnn.core.names import all_modules
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.calls import OF_FRAMES, SEVERAL_INPUTS
@@ -234,7 +234,7 @@ def _require_images(x: Tensor, model: nn.Module, dims: Sequence[int]) -> None:
     if bool(wrong.any()):
         image = int(wrong.nonzero()[0, 0])
         values = counted(int(wrong[image]), "value that is", "values that are")
-        raise InputError(f"image {image} of the input has {values} NaN or infinite")
+        raise NotFiniteError(f"image {image} of the input has {values} NaN or infinite")
 
 
 def _described(x: Any) -> str:

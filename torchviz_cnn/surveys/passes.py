@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torchviz_cnn.attribution.metrics.localisation import Masks
-from torchviz_cnn.core.errors import InputError, OutputError, TargetError, counted
+from torchviz_cnn.core.errors import InputError, NotFiniteError, OutputError, TargetError, counted
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.render import Array
@@ -150,12 +150,17 @@ class Look:
     masks: Masks | None = None
 
     def __call__(self, batch: Batch, device: torch.device) -> Part:
-        """The columns of the photos of a batch that could be read."""
+        """The columns of the photos of a batch that can be used."""
         if batch.x is None:
             return Part(batch.number, {}, np.zeros((0, GRID, GRID)), np.zeros((GRID, GRID)), batch.skipped)
-        places = batch.images.tolist()
+        x, places = batch.on(device), batch.images.tolist()
         true = self.classes.of(self.source, places, batch.labels)
-        explained = self._explained(batch.on(device), true, places)
+        explained, wrong = self._explained(x, true, places)
+        skipped = batch.skipped | {places[number]: reason for number, reason in wrong.items()}
+        if explained is None:
+            return Part(batch.number, {}, np.zeros((0, GRID, GRID)), np.zeros((GRID, GRID)), skipped)
+        kept = _without(wrong, len(places))
+        places, true = [places[number] for number in kept], None if true is None else true[kept]
         columns = {"place": np.array(places), **scores(explained, true)}
         size = (batch.x.shape[2], batch.x.shape[3])
         self.source.fetch(places)
@@ -168,21 +173,34 @@ class Look:
             lying = zip(objects, maps, frames, strict=True)
             columns["inside"] = np.array([inside(one, of_photo[-1], *frame) for one, of_photo, frame in lying])
         seen = np.sum([coverage(*frame) for frame in frames], axis=0)
-        return Part(batch.number, columns, np.stack([of_photo[-1].cells for of_photo in shares]), seen, batch.skipped)
+        return Part(batch.number, columns, np.stack([of_photo[-1].cells for of_photo in shares]), seen, skipped)
 
-    def _explained(self, x: Tensor, true: Tensor | None, places: Sequence[int]) -> Explained:
-        """What the network says of a batch. Raises InputError, with the name of the photo, for one that it cannot take,
-        and NotFiniteError for one of which its scores are not numbers."""
+    def _explained(
+        self, x: Tensor, true: Tensor | None, places: Sequence[int]
+    ) -> tuple[Explained | None, dict[int, str]]:
+        """What the network says of a batch, and by its number why a photo is left out: it, or what the network gives
+        for it, is not finite. Raises InputError, with the name of the photo, for one that the network cannot take."""
         try:
-            return self.explainer(x, true)
-        except InputError:
+            return self.explainer(x, true), {}
+        except InputError as together:
+            wrong: dict[int, str] = {}
             for number, place in enumerate(places):
                 try:
                     self.explainer(x[number : number + 1])
                 except InputError as error:
                     why = str(error).replace(" for image 0", "").replace("image 0 of the input", "the input")
-                    raise type(error)(f"{relative_name(self.source, place)}: {why}") from error
-            raise
+                    wrong[number] = f"{relative_name(self.source, place)}: {why}"
+                    if not isinstance(error, NotFiniteError):
+                        raise type(error)(wrong[number]) from error
+            if not wrong:
+                raise together
+        kept = _without(wrong, len(places))
+        return (self.explainer(x[kept], None if true is None else true[kept]) if kept else None), wrong
+
+
+def _without(numbers: Container[int], count: int) -> list[int]:
+    """All numbers below `count` but for these."""
+    return [number for number in range(count) if number not in numbers]
 
 
 def scores(explained: Explained, true: Tensor | None) -> dict[str, Array]:
@@ -258,7 +276,7 @@ def run_pass(
                 saved = state.done
     if len(state.skipped) == end:
         raise InputError(
-            f"none of {counted(end, 'photo')} can be read; the first: {next(iter(state.skipped.values()))}"
+            f"none of {counted(end, 'photo')} can be used; the first: {next(iter(state.skipped.values()))}"
         )
 
 

@@ -222,7 +222,7 @@ class Survey:
     """Photos with their heatmaps: those of the highest loss, the most confident wrong, the least certain, random right
     ones, and those of classes with a caution. A photo is there once, with all its reasons."""
     skipped: Mapping[str, str] = field(default_factory=dict)
-    """Why photos could not be read, by their name."""
+    """Why photos could not be read, or gave NaN or infinity, by their name."""
     coverage: Array = field(repr=False)
     """In which share of all photos the network sees each cell of the mean heatmaps: (40, 40)."""
     source: ImageSource | None = field(default=None, repr=False)
@@ -342,7 +342,7 @@ class Survey:
 
     def __repr__(self) -> str:
         facts = [counted(len(self), "photo")]
-        facts += [f"{len(self.skipped)} not readable"] if self.skipped else []
+        facts += [f"{len(self.skipped)} left out"] if self.skipped else []
         if self.accuracy is None:
             facts.append("no labels")
         else:

@@ -19,7 +19,7 @@ from torchviz_cnn.attribution.methods import all_methods
 from torchviz_cnn.attribution.metrics.images import AllImages
 from torchviz_cnn.attribution.metrics.localisation import Masks, MaskSource
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, SkippedWarning, TorchvizError, counted
+from torchviz_cnn.core.errors import InputError, NotFiniteError, SkippedWarning, TorchvizError, counted
 from torchviz_cnn.core.names import LayerName
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.evaluation.classes import Matches, Truth, given_classes, matched
@@ -161,9 +161,7 @@ def _started(
     net: Model, source: ImageSource, explainer: Explainer, truth: Truth, masks: Masks | None, *, k: int, seed: int
 ) -> _Run:
     """Look at the first photo that can be read, so that what cannot work is said before anything is computed."""
-    x, label = _first(module_of(net), source)
-    explainer = explainer.settled(x)
-    outputs = explainer(x).probabilities.shape[1]
+    explainer, outputs, label = _settled(module_of(net), source, explainer)
     classes, matches = _classes(net, source, truth, outputs, label)
     _require_a_mask(masks)
     named = (net.categories if isinstance(net, Network) else None) or _names_of_labels(matches, outputs)
@@ -189,20 +187,34 @@ def _started(
     )
 
 
-def _first(model: torch.nn.Module, source: ImageSource) -> tuple[Tensor, int | None]:
-    """The first photo that can be read, as a batch, and its label. Raises InputError where there is none."""
-    reasons = list[str]()
+def _settled(model: torch.nn.Module, source: ImageSource, explainer: Explainer) -> tuple[Explainer, int, int | None]:
+    """The explainer with its layer, how many outputs there are, and the label of the first photo that can be used.
+
+       Raises InputError where there is none.
+    Of those that can be read a few are tried: where all give NaN, it is the network.
+    """
+    reasons, tried = list[str](), 0
     for batch in (one for place in range(len(source)) for one in read_batches(source, range(1), [[place]], 0, _CPU)):
-        if batch.x is not None:
-            wanted = input_channels(model)
-            if wanted is not None and batch.x.shape[1] != wanted:
-                channels = counted(batch.x.shape[1], "channel")
-                raise InputError(f"photos have {channels}, and {type(model).__name__} takes {wanted}")
-            return batch.on(_CPU), batch.labels[0]
         reasons += batch.skipped.values()
-    raise InputError(f"none of {counted(len(source), 'photo')} can be read; the first: {reasons[0]}")
+        if batch.x is None:
+            continue
+        wanted = input_channels(model)
+        if wanted is not None and batch.x.shape[1] != wanted:
+            channels = counted(batch.x.shape[1], "channel")
+            raise InputError(f"photos have {channels}, and {type(model).__name__} takes {wanted}")
+        x, tried = batch.on(_CPU), tried + 1
+        try:
+            settled = explainer.settled(x)
+            return settled, settled(x).probabilities.shape[1], batch.labels[0]
+        except NotFiniteError:
+            if tried == _TRIED:
+                raise
+            reasons.append(f"{source.name(int(batch.images[0]))} has or gives NaN or infinity")
+    raise InputError(f"none of {counted(len(source), 'photo')} can be used; the first: {reasons[0]}")
 
 
+_TRIED = 8
+"""Of how many photos one must give finite numbers."""
 _CPU = torch.device("cpu")
 
 
@@ -296,7 +308,7 @@ def _finished(
     if ranks.first and result.skipped:
         first = next(iter(result.skipped.values()))
         photos = f"{len(result.skipped)} of {counted(len(run.source), 'photo')}"
-        warn(f"{photos} could not be read (skipped lists what is left out); {first}", SkippedWarning)
+        warn(f"{photos} could not be used (skipped lists what is left out); {first}", SkippedWarning)
     return result
 
 

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     for line in str(result).splitlines():
         shared.say(line)
     for reason in list(result.skipped.values())[:10]:
-        shared.say(f"  not readable: {reason}")
+        shared.say(f"  left out: {reason}")
     shared.say(f"open {args.out / 'index.html'}; predictions.csv, classes.csv and heatmaps/ are beside it")
     args.skipped += result.skipped.values() if ranks.count == 1 else ()  # torchrun takes exit code 1 for a failure
 
