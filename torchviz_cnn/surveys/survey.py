@@ -110,7 +110,7 @@ def survey(
         RankError: where a process of a shared run dies.
 
     Warns:
-        SkippedWarning: for photos that cannot be read, which are left out.
+        SkippedWarning: for photos that cannot be read, or that hold or give NaN, which are left out.
 
     >>> from torch import nn
     >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
