@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import torchviz_cnn as tvc
 from tests import networks
+from tests.media.shards.tars import photo_bytes, write_tar
 
 
 def results(folder: Path) -> dict[str, Any]:
@@ -26,6 +27,7 @@ def results(folder: Path) -> dict[str, Any]:
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8))
     photo.save(folder / "photo.png")
     clean: Any = {"size": 16, "steps": 1, "quality": "clean"}
+    tar = write_tar(folder / "photos.tar", [("1.jpg", photo_bytes(1)), ("2.jpg", photo_bytes(2))])
     return {
         "Activations": tvc.capture(net, photo, ["features.0"]),
         "Atlas": tvc.filter_atlas(net, folder / "atlas", "features.0", 2, size=16, steps=1),
@@ -49,6 +51,7 @@ def results(folder: Path) -> dict[str, Any]:
         "SignedHeatmap": tvc.grad_cam(net, photo, target=1, relu=False),
         "Survey": tvc.survey(net, [photo, photo], truth=[0, 1], k=1),
         "SimilarChannels": tvc.similar_channels(net, "features.0", 1),
+        "TarShards": tvc.TarShards(tar),
         "TopActivations": tvc.top_activations(net, folder, ["features.0"], k=1),
         "Trust": tvc.trust(net, photo, methods="grad_cam", truth=[1], steps=2, mosaics=0),
     }
