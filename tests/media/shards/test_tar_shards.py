@@ -66,11 +66,29 @@ def test_braces_are_expanded_as_by_a_shell(pattern: str, expected: list[str]) ->
         ("{a,a}.tar", "a.tar is given twice"),
         ([], r"not \[\]"),
         ([3], "not by an int"),
+        (3, "or a list, not an int"),
+        (None, "or a list, not a NoneType"),
+        ("", "not by ''"),
     ],
 )
 def test_a_pattern_that_cannot_be_understood_says_why(pattern: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         shard_paths(pattern)
+    with pytest.raises(InputError, match=words):
+        tvc.TarShards(pattern)
+
+
+@pytest.mark.parametrize("folder", ["photos [2024]", "a*b"])
+def test_a_folder_may_be_called_like_a_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    place = tmp_path / folder
+    for name in ("x-0.tar", "x-1.tar", "y {z}.tar"):
+        write_tar(place / name, [("a.jpg", photo_bytes(0))])
+    for pattern, count in (("x-0.tar", 1), ("x-{0..1}.tar", 2), ("x-*.tar", 2), ("y {z}.tar", 1)):
+        monkeypatch.chdir(place)
+        shards = tvc.TarShards(pattern)
+        monkeypatch.chdir(tmp_path)
+        assert len(shards) == len(tvc.TarShards(shards.given)) == count
+    assert len(tvc.TarShards(place / "x-0.tar")) == 1
 
 
 def test_a_glob_and_a_list_are_taken_in_order(tmp_path: Path) -> None:
@@ -141,6 +159,7 @@ def test_every_form_of_tar_and_long_names_are_read(tmp_path: Path, form: int) ->
         ([("a.json", b'{"caption": "none"}'), ("a.cls", b"1"), ("b.json", b"2")], [1, 2, -1], ()),
         ([("a.json", b'{"label": 1}'), ("a.cls", b"9")], [9, -1, -1], ()),
         ([("a.cls", b"99999999999")], [-1, -1, -1], ()),
+        ([("a.cls", b"--5"), ("b.cls", b"3")], [0, 1, -1], ("--5", "3")),
         ([], [-1, -1, -1], ()),
     ],
 )
@@ -165,6 +184,8 @@ def test_a_label_that_is_none_is_said(tmp_path: Path, content: bytes) -> None:
 def test_other_members_folders_and_hidden_files_are_no_photos(tmp_path: Path) -> None:
     members = [
         ("._a.jpg", b"x"),
+        (".hidden/a.jpg", photo_bytes(2)),
+        ("n1/.hidden/a.jpg", photo_bytes(3)),
         ("a.txt", b"hello"),
         ("n1/a.JPG", photo_bytes(0)),
         ("n2/a.png", photo_bytes(1, "PNG")),

@@ -32,20 +32,35 @@ def shard_paths(shards: Shards, local: bool | None = None) -> list[str]:
     `local`: whether they are files of this system; by default those that are no addresses. Raises InputError for a
     pattern that cannot be understood, ShardError for a glob that no file fits.
     """
-    several = [shards] if isinstance(shards, (str, os.PathLike)) else shards
-    if not isinstance(several, Sequence) or not several:
-        raise InputError(f"shards are a pattern such as 'train-{{000..019}}.tar' or a list, not {_shown(shards)}")
     paths = list[str]()
-    for one in several:
-        if not isinstance(one, (str, os.PathLike)) or not str(one):
-            raise InputError(f"a shard is named by a str or a Path, not by {_shown(one)}")
-        for path in braces_expanded(str(one)):
-            is_local = "://" not in path if local is None else local
+    for one in named(shards):
+        is_local = "://" not in one if local is None else local
+        if is_local and os.path.isfile(one):  # its own name may have braces or brackets
+            paths.append(one)
+            continue
+        for path in braces_expanded(one):
             paths += _fitting(path) if is_local and glob.has_magic(path) else [path]
     twice = next((path for path, other in zip(sorted(paths), sorted(paths)[1:], strict=False) if path == other), None)
     if twice is not None:
         raise InputError(f"the shard {twice} is given twice")
     return paths
+
+
+def named(shards: Shards) -> list[str]:
+    """The patterns, paths or addresses that are given. Raises InputError for what is none."""
+    several = [shards] if isinstance(shards, (str, os.PathLike)) else shards
+    if not isinstance(several, Sequence) or not several:
+        raise InputError(f"shards are a pattern such as 'train-{{000..019}}.tar' or a list, not {_shown(shards)}")
+    for one in several:
+        if not isinstance(one, (str, os.PathLike)) or not str(one):
+            raise InputError(f"a shard is named by a str or a Path, not by {_shown(one)}")
+    return [str(one) for one in several]
+
+
+def absolute(pattern: str) -> str:
+    """A pattern of files of this system as one that means them in every folder, whatever the folder here is called."""
+    here = os.getcwd() if os.path.isfile(pattern) or not glob.has_magic(pattern) else glob.escape(os.getcwd())
+    return os.path.normpath(os.path.join(here, pattern))
 
 
 def braces_expanded(pattern: str) -> list[str]:
@@ -84,7 +99,7 @@ def _options(pattern: str, choices: str) -> list[str]:
 
 def _fitting(pattern: str) -> list[str]:
     """The files that a glob means, in the order of their names."""
-    files = sorted(glob.glob(pattern, recursive=True))
+    files = [pattern] if os.path.lexists(pattern) else sorted(glob.glob(pattern, recursive=True))
     if not files:
         raise ShardError(f"no file fits {pattern}")
     return files
