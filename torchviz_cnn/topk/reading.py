@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import sys
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -136,7 +137,7 @@ class _Items:
     def _next(self, number: int) -> Sequence[int]:
         """The images of the batch that this process is asked for after one: workers take turns."""
         info = get_worker_info()
-        after = self.numbers.index(number) + (1 if info is None else info.num_workers)
+        after = bisect_left(self.numbers, number) + (1 if info is None else info.num_workers)
         return self.image_indices[self.numbers[after]] if after < len(self.numbers) else ()
 
 
@@ -164,7 +165,7 @@ def read_batches(
     workers: int,
     device: torch.device,
 ) -> Iterator[Batch]:
-    """The batches of these numbers, in order; `image_indices[number]` are the images of one.
+    """The batches of these numbers, which rise; `image_indices[number]` are the images of one.
 
     A single image that cannot be read is left out and noted. Raises InputError for a dataset that cannot work.
     """
