@@ -169,7 +169,7 @@ def _require_one_each(name: str, photos: dict[str, dict[str, Any]]) -> None:
             kinds = sorted(several)
             raise ShardError(
                 f"the sample {key.strip('/')} of the shard {name} has {len(several)} photos, {', '.join(kinds)}: "
-                f"image={kinds[0]!r} would take the first of these of each sample"
+                f"TarShards(..., image={kinds[0]!r}) takes the first of these of each sample"
             )
 
 
