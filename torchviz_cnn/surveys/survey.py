@@ -135,7 +135,7 @@ def survey(
     explainer = Explainer(net, method, layer, output)
     device = str(next((p.device for p in module_of(net).parameters()), "cpu"))
     with torch.inference_mode(False), joined(device) as ranks, ExitStack() as stack:
-        prepare_once(source, place, ranks, progress)
+        prepare_once(source, place, KIND, ranks, progress)
         run = _started(net, source, explainer, truth, objects, k=numbers["k"], seed=seed)
         folder = None
         if place is not None:

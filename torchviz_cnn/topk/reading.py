@@ -27,6 +27,7 @@ from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.decoding import Jpeg, Jpegs, stream_apart
 from torchviz_cnn.media.images import Preprocess
+from torchviz_cnn.runs.folder import ResultFolder
 from torchviz_cnn.runs.ranks import Ranks
 
 _log = logging.getLogger("torchviz_cnn")
@@ -141,12 +142,21 @@ class _Items:
         return self.image_indices[self.numbers[after]] if after < len(self.numbers) else ()
 
 
-def prepare_once(source: ImageSource, out: str | os.PathLike[str] | None, ranks: Ranks, progress: bool = False) -> None:
+def prepare_once(
+    source: ImageSource, out: str | os.PathLike[str] | None, kind: str, ranks: Ranks, progress: bool = False
+) -> None:
     """Get a dataset ready on all ranks: the first one's work is enough where they share its files.
 
-    What is kept for that goes to the folder of results. Raises what `Photos.prepare` raises, on all ranks.
+    What is kept for that goes to the folder of results, of this kind. Raises what `Photos.prepare` raises, on all
+    ranks, and OutputError where something else is in the folder.
     """
-    place = ranks.gather(ranks.once(lambda: source.prepare(out, progress=progress and ranks.first)))[0]
+
+    def prepared() -> Path | None:
+        if out is not None:
+            ResultFolder.require_own(checks.path("out", out), kind)
+        return source.prepare(out, progress=progress and ranks.first)
+
+    place = ranks.gather(ranks.once(prepared))[0]
     with ranks.agreeing():
         if place is not None and not ranks.first:
             source.prepare(place if place.is_dir() else None)  # on another machine it may be none
