@@ -212,7 +212,7 @@ class ResultFolder:
             field, saved, asked = different
             raise OutputError(
                 f"{self.path} holds results of another run: "
-                f"its {field} is {_short(saved)}, this one's is {_short(asked)}; use another folder"
+                f"its {field} is {short(saved)}, this one's is {short(asked)}; use another folder"
             )
 
     def _write(self) -> None:
@@ -275,6 +275,11 @@ def _left_behind(name: str) -> bool:
     return (name.startswith(".") and name.endswith(".part")) or name in names
 
 
-def _short(value: object) -> str:
-    text = repr(value)
+def short(value: object) -> str:
+    """A value of an identity in a message; None is one that the identity does not have.
+
+    >>> short("relu3"), short(None)
+    ("'relu3'", 'not given')
+    """
+    text = "not given" if value is None else repr(value)
     return text if len(text) <= 60 else f"{text[:40]}...{text[-12:]}"
