@@ -69,6 +69,7 @@ def test_braces_are_expanded_as_by_a_shell(pattern: str, expected: list[str]) ->
         (3, "or a list, not an int"),
         (None, "or a list, not a NoneType"),
         ("", "not by ''"),
+        (["/a.tar", "http://b.c/d.tar"], "on one file system, and /a.tar and http://b.c/d.tar are on two"),
     ],
 )
 def test_a_pattern_that_cannot_be_understood_says_why(pattern: Any, words: str) -> None:
@@ -76,6 +77,12 @@ def test_a_pattern_that_cannot_be_understood_says_why(pattern: Any, words: str) 
         shard_paths(pattern)
     with pytest.raises(InputError, match=words):
         tvc.TarShards(pattern)
+
+
+def test_a_pattern_in_quotes_may_begin_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_shards(tmp_path)
+    assert len(tvc.TarShards("~/train-{000000..000002}.tar")) == 24
 
 
 @pytest.mark.parametrize("folder", ["photos [2024]", "a*b"])
@@ -112,6 +119,7 @@ def test_a_string_that_ends_in_tar_means_shards_and_others_a_folder(tmp_path: Pa
     assert not are_shards(tmp_path / "folder.tar")
     assert isinstance(ImageSource(str(tmp_path / "folder.tar")).dataset, tvc.PhotoFolder)
     assert isinstance(ImageSource(write_shards(tmp_path / "x", 1, 1)).dataset, tvc.TarShards)
+    assert isinstance(ImageSource("memory://photos/a.tar?signature=b").dataset, tvc.TarShards)
     with pytest.raises(ShardError, match=r"there is no shard .*none\.tar"):
         len(ImageSource(tmp_path / "none.tar"))
 

@@ -18,12 +18,14 @@ _MOST = 1_000_000
 
 
 def are_shards(place: object) -> bool:
-    """Whether a string or a path means tar files, rather than a folder.
+    """Whether a string or a path means tar files, rather than a folder: it ends in .tar, or is an address.
 
-    >>> are_shards("train-{000000..000019}.tar"), are_shards("photos/")
-    (True, False)
+    >>> are_shards("train-{000000..000019}.tar"), are_shards("https://a.b/c.tar?signature=d"), are_shards("photos/")
+    (True, True, False)
     """
-    return isinstance(place, (str, os.PathLike)) and str(place).endswith(".tar") and not os.path.isdir(place)
+    if not isinstance(place, (str, os.PathLike)) or os.path.isdir(place):
+        return False
+    return str(place).endswith(".tar") or (isinstance(place, str) and "://" in place)
 
 
 def shard_paths(shards: Shards, local: bool | None = None) -> list[str]:
@@ -43,7 +45,16 @@ def shard_paths(shards: Shards, local: bool | None = None) -> list[str]:
     twice = next((path for path, other in zip(sorted(paths), sorted(paths)[1:], strict=False) if path == other), None)
     if twice is not None:
         raise InputError(f"the shard {twice} is given twice")
+    other = next((path for path in paths if local is None and _system(path) != _system(paths[0])), None)
+    if other is not None:
+        raise InputError(f"shards lie on one file system, and {paths[0]} and {other} are on two")
     return paths
+
+
+def _system(path: str) -> str:
+    """The kind of file system of a path or an address: empty for that of this machine."""
+    kind = path.partition("://")[0] if "://" in path else ""
+    return {"https": "http", "file": "", "local": ""}.get(kind, kind)
 
 
 def named(shards: Shards) -> list[str]:
@@ -58,7 +69,11 @@ def named(shards: Shards) -> list[str]:
 
 
 def absolute(pattern: str) -> str:
-    """A pattern of files of this system as one that means them in every folder, whatever the folder here is called."""
+    """A pattern of files of this system as one that means them in every folder, whatever the folder here is called.
+
+    A `~` is the home folder, as no shell replaces it in quotes.
+    """
+    pattern = pattern if os.path.lexists(pattern) else os.path.expanduser(pattern)
     here = os.getcwd() if os.path.isfile(pattern) or not glob.has_magic(pattern) else glob.escape(os.getcwd())
     return os.path.normpath(os.path.join(here, pattern))
 
