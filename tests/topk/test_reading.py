@@ -23,7 +23,7 @@ from torchviz_cnn.media.datasets.photo_folder import PhotoFolder
 from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.runs.ranks import Ranks
 from torchviz_cnn.topk.pieces.cutting import Batches, _Shares
-from torchviz_cnn.topk.reading import Batch, _Items, read_batches
+from torchviz_cnn.topk.reading import Batch, _Items, read_batches, skip_reason
 
 CPU = torch.device("cpu")
 SMALL = tvc.Preprocess((20, 24), resize=26)
@@ -150,6 +150,12 @@ def test_a_wrong_number_of_items_is_an_error(answer: Any, what: str) -> None:
 
     with pytest.raises(InputError, match=f"__getitems__ of .*Wrong.* gives a list of 16 items, {what}"):
         batches(Wrong())
+
+
+@pytest.mark.parametrize("name", ["a b.jpg", "a\nb.jpg", "a  b.jpg"])
+def test_a_name_is_said_once(name: str) -> None:
+    assert skip_reason(name, OSError(f"{name} is broken")) == "a b.jpg is broken"
+    assert skip_reason(name, OSError("it is broken")) == f"{name}: it is broken"
 
 
 def test_the_batch_that_is_read_ahead_is_found_without_a_walk_through_all() -> None:

@@ -165,7 +165,7 @@ def prepare_once(
 def skip_reason(name: str, error: Exception) -> str:
     """What was wrong with an image, in one line that names it."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if name in text else f"{name}: {text}"
+    return text if " ".join(name.split()) in text else f"{name}: {text}"
 
 
 def read_batches(
