@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -237,9 +236,8 @@ def _without_labels(source: ImageSource) -> str:
         return f"the dataset has no labels: {source.name(0)} has none"
     names = source.dataset.names
     if isinstance(source.dataset, TarShards):
-        without = np.asarray(source.dataset.labels) < 0
-        if not without.all():
-            raise InputError(f"{names[int(without.argmax())]} has no label, and others have; {_NO_LABELS}")
+        if (labelled := source.dataset.labels >= 0).any():
+            raise InputError(f"{names[int(labelled.argmin())]} has no label, and others have; {_NO_LABELS}")
         return "the photos have no labels: the shards have none in a .cls or .json"
     outside = sum("/" not in name for name in names)
     if outside == len(names):
