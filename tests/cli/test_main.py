@@ -45,6 +45,7 @@ def test_every_command_has_a_help(command: str, capsys: pytest.CaptureFixture[st
     [
         (["cams", "photo.png"], "no command 'cams'; did you mean 'cam'"),
         (["cam", "photo.png", "--frobnicate"], "unrecognized arguments"),
+        (["top", "x-0.tar", "x-1.tar"], "unrecognized arguments: x-1.tar; a pattern of tar files is put in quotes"),
         (["cam", "photo.png", "--traget", "x"], "unrecognized arguments: --traget x; did you mean '--target'?"),
         (["cam"], "required: IMAGE"),
         (["cam", "--target", "tusker", "photo.png"], "photos go before options that take several values"),
@@ -129,6 +130,10 @@ def test_what_cannot_be_meant_is_told_before_the_network_runs(
         ("torchviz_cnn.model_names() lists them", "torchviz-cnn layers --models lists them"),
         ("score='log_probability' explains", "--score log_probability explains"),
         ("truth='none' takes the photos", "--truth none takes the photos"),
+        ("start=1,000 is out of range", "--start 1,000 is out of range"),
+        ("start=5 is not below end=2", "--start 5 is not below --end 2"),
+        ("decode='cuda' needs a GPU; decode='cpu' needs none", "--decode cuda needs a GPU; --decode cpu needs none"),
+        ("that is on cpu: model.to('cuda')", "that is on cpu: --device cuda"),
         ("the order is by activation: by='relevance'", "the order is by activation: --by relevance"),
         ("out='a/b c' lies among the photos", "--out 'a/b c' lies among the photos"),
         ("mask_values say which, as mask_values=(1,)", "--mask-values say which, as --mask-values 1"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -58,7 +60,7 @@ def test_pieces_are_merged_and_drawn_as_the_single_run_is(here: Path, capsys: py
         (["--target", "1"], "target says whose relevance is meant, and the order is by activation"),
         (["--by", "relevance", "--target", "1", "0"], "relevance is of one class, and --target has 2 classes"),
         (["--by", "relevance", "--target", "nobody"], "nobody"),
-        (["--start", "1"], "start=1 is out of range: the dataset has 1 image"),
+        (["--start", "1"], "--start 1 is out of range: the dataset has 1 image"),
     ],
 )
 def test_what_cannot_work_is_one_line(
@@ -68,3 +70,12 @@ def test_what_cannot_work_is_one_line(
     error = capsys.readouterr().err
     assert words in error
     assert "Traceback" not in error
+
+
+def test_torchrun_hands_on_the_options_of_a_piece_as_the_docs_say() -> None:
+    from torch.distributed.run import get_args_parser
+
+    docs = (Path(__file__).parents[2] / "docs" / "scale.md").read_text()
+    (line,) = re.findall(r"`torchrun (.*--start.*?)`", docs)
+    parser: Any = get_args_parser()  # type: ignore[no-untyped-call]
+    assert parser.parse_args(line.split()).training_script_args[-4:] == ["--start", "0", "--end", "160000"]

@@ -59,8 +59,8 @@ def test_names_that_no_file_can_have_stay_apart(tmp_path: Path) -> None:
     [
         ({**MINE, "model": "xyz"}, "its model is 'abc', this one's is 'xyz'"),
         ({**MINE, "k": 5}, "its k is 9, this one's is 5"),
-        ({"model": "abc", "k": 9}, "its layers is .*, this one's is None"),
-        ({**MINE, "extra": 1}, "its extra is None, this one's is 1"),
+        ({"model": "abc", "k": 9}, "its layers is .*, this one's is not given"),
+        ({**MINE, "extra": 1}, "its extra is not given, this one's is 1"),
     ],
 )
 def test_a_folder_of_another_run_is_refused_and_left_alone(

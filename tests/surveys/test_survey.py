@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 import torchviz_cnn as tvc
+from tests.media.shards.tars import photo_bytes, write_shards, write_tar
 from tests.surveys.generated import CLASSES, PREPARE, network, photos
 from torchviz_cnn.core.errors import (
     ImageError,
@@ -255,6 +256,17 @@ def test_why_there_are_no_labels_is_said(tmp_path: Path) -> None:
     assert "the photos have no labels: they are not in a folder for each class" in str(flat)
     items = [(torch.rand(3, 32, 32), label) for label in (None, 1)]
     assert "the dataset has no labels: image 0 has none" in str(tvc.survey(network().model, items, k=2))
+
+
+def test_shards_without_labels_are_told_from_those_with_some(tmp_path: Path) -> None:
+    result = tvc.survey(network(), write_shards(tmp_path / "none", 2, 3, None), workers=0, k=2)
+    assert not result.labelled
+    assert "the photos have no labels: the shards have none in a .cls or .json" in str(result)
+    members = [("a.jpg", photo_bytes(0)), ("b.jpg", photo_bytes(1)), ("b.cls", b"1")]
+    some = write_tar(tmp_path / "some.tar", members)
+    with pytest.raises(InputError, match=r"some\.tar/a\.jpg has no label, and others have; truth='none' takes"):
+        tvc.survey(network(), some, workers=0, k=2)
+    assert not tvc.survey(network(), some, truth="none", workers=0, k=2).labelled
 
 
 def test_random_weights_are_said(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ from tests import networks
 from torchviz_cnn.core.errors import InputError, SkippedWarning
 from torchviz_cnn.media.datasets.photo_folder import PhotoFolder
 from torchviz_cnn.media.datasets.source import ImageSource
-from torchviz_cnn.topk.reading import Batch, read_batches
+from torchviz_cnn.runs.ranks import Ranks
+from torchviz_cnn.topk.pieces.cutting import Batches, _Shares
+from torchviz_cnn.topk.reading import Batch, _Items, read_batches, skip_reason
 
 CPU = torch.device("cpu")
 SMALL = tvc.Preprocess((20, 24), resize=26)
@@ -147,6 +150,37 @@ def test_a_wrong_number_of_items_is_an_error(answer: Any, what: str) -> None:
 
     with pytest.raises(InputError, match=f"__getitems__ of .*Wrong.* gives a list of 16 items, {what}"):
         batches(Wrong())
+
+
+@pytest.mark.parametrize("name", ["a b.jpg", "a\nb.jpg", "a  b.jpg"])
+def test_a_name_is_said_once(name: str) -> None:
+    assert skip_reason(name, OSError(f"{name} is broken")) == "a b.jpg is broken"
+    assert skip_reason(name, OSError("it is broken")) == f"{name}: it is broken"
+
+
+def test_the_batch_that_is_read_ahead_is_found_without_a_walk_through_all() -> None:
+    """With a walk, a batch of a dataset of 10 million images waited for 0.4 s."""
+
+    class Counted(_Shares):
+        looked_at = 0
+
+        def __getitem__(self, place: Any) -> Any:
+            Counted.looked_at += 1
+            return super().__getitem__(place)
+
+    batches = Batches(0, 3_200_000, 32, 50)
+    numbers = Counted(batches, Ranks(1, 2))
+    asked = list[Sequence[int]]()
+
+    def items(places: Sequence[int], ahead: Sequence[int]) -> list[Any]:
+        asked.append(ahead)
+        return [OSError("broken")] * len(places)
+
+    source: Any = SimpleNamespace(scaling=None, items=items, name=str)
+    place = len(numbers) - 2
+    assert len(_Items(source, batches, numbers)[numbers[place]].skipped) == 32
+    assert asked == [batches[numbers[place + 1]]]
+    assert Counted.looked_at < 40
 
 
 def test_an_error_of_memory_is_no_broken_item() -> None:

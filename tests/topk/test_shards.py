@@ -17,12 +17,14 @@ import torchviz_cnn as tvc
 from tests.media.shards.server import serving
 from tests.media.shards.tars import write_shards
 from tests.topk.test_ranks import Together, _Thread, start
-from torchviz_cnn.core.errors import ShardError
+from torchviz_cnn.core.errors import OutputError, ShardError
 from torchviz_cnn.media.datasets.shards import tar_shards
 from torchviz_cnn.media.datasets.shards.scan import scan
 from torchviz_cnn.media.datasets.source import ImageSource
+from torchviz_cnn.runs.folder import ResultFolder
 from torchviz_cnn.runs.ranks import Ranks
 from torchviz_cnn.topk.reading import prepare_once
+from torchviz_cnn.topk.result import KIND
 
 
 def same(a: tvc.TopActivations, b: tvc.TopActivations) -> bool:
@@ -59,7 +61,7 @@ def test_the_first_rank_reads_the_headers_for_all(
     sources = [ImageSource(pattern) for _ in range(3)]
 
     def work(ranks: Ranks) -> None:
-        prepare_once(sources[ranks.rank], tmp_path / "out", ranks)
+        prepare_once(sources[ranks.rank], tmp_path / "out", KIND, ranks)
 
     together = Together(3)
     ranks = together.ranks() if shared else [_Elsewhere(rank, 3, "cpu", together) for rank in range(3)]
@@ -75,7 +77,7 @@ def test_what_is_wrong_with_shards_ends_all_ranks(tmp_path: Path) -> None:
 
     def work(ranks: Ranks) -> str:
         with pytest.raises(ShardError) as error:
-            prepare_once(ImageSource(str(tmp_path / "train-{000000..000002}.tar")), None, ranks)
+            prepare_once(ImageSource(str(tmp_path / "train-{000000..000002}.tar")), None, KIND, ranks)
         return str(error.value)
 
     with ThreadPoolExecutor(2) as pool:
@@ -152,3 +154,18 @@ def test_shards_that_changed_are_refused_on_the_command_line(tmp_path: Path) -> 
     out, _ = run.communicate(timeout=300)
     assert run.returncode == 2
     assert "the shard train-000001.tar has changed since it was indexed" in out.splitlines()[-1]
+
+
+def test_a_folder_that_cannot_be_taken_gets_no_index(tmp_path: Path) -> None:
+    pattern = write_shards(tmp_path, 1, 3)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("Dear reader")
+    ResultFolder.open(tmp_path / "survey", "survey", {})
+    (tmp_path / "file").write_text("a file")
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3))
+    known: Any = {"preprocess": tvc.Preprocess((16, 16), resize=16), "workers": 0}
+    for name, words in (("mine", "not empty"), ("survey", "holds results of kind 'survey'"), ("file", "it is a file")):
+        with pytest.raises(OutputError, match=words):
+            tvc.top_activations(net, pattern, out=tmp_path / name, **known)
+        assert not (tmp_path / name / "shards.safetensors").exists()
+    assert [one.name for one in (tmp_path / "mine").iterdir()] == ["letter.txt"]

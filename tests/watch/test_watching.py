@@ -256,7 +256,7 @@ def test_a_restarted_training_goes_on_in_its_folder(tmp_path: Path) -> None:
     again = tvc.Watch(Net(), PHOTOS, tmp_path, every=10)  # without numbers of its own it counts on
     again.step()
     assert again.steps == [0, 10, 15, 20, 30, 31]
-    with pytest.raises(tvc.OutputError, match="its target is None, this one's is 2"):
+    with pytest.raises(tvc.OutputError, match="its target is not given, this one's is 2"):
         tvc.Watch(Net(), PHOTOS, tmp_path, target=2)
 
 

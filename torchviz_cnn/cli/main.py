@@ -25,7 +25,7 @@ from torchviz_cnn.core.errors import TorchvizError, TorchvizWarning, did_you_mea
 
 _OPTIONS = (
     *("other_activations", "score", "method", "layer", "target", "output"),
-    *("geometry", "k", "batch_size", "steps", "stride", "truth", "by"),
+    *("geometry", "k", "batch_size", "steps", "stride", "truth", "by", "start", "end", "decode"),
 )
 _WORDS = (
     (r"layer_names\(model[^)]*\) lists", "torchviz-cnn layers lists"),
@@ -46,6 +46,7 @@ _WORDS = (
     (r"^mask_values say\b", "--mask-values say"),
     (r"\bas mask_values=\((\d+),\)", r"as --mask-values \1"),
     (r"\(resume\)", "(--resume)"),
+    (r": model\.to\('cuda'\)", ": --device cuda"),
     (r"\bload it with labels=\['the class of 0', .*\]", "--labels FILE has a line for each, that of 0 first"),
     (r" \((max_pixels|skipped lists (them|what is left out))\)", ""),
 )
@@ -85,6 +86,8 @@ class _Parser(argparse.ArgumentParser):
         if unknown:
             options = {one for parser in self.commands.values() for one in parser._option_string_actions}
             message += did_you_mean(unknown[1], sorted(options))
+        elif message.startswith("unrecognized arguments:") and message.endswith(".tar"):
+            message += "; a pattern of tar files is put in quotes, so that the shell does not make a list of it"
         wrong = re.match(r"argument COMMAND: invalid choice: '(.*?)'", message)
         if wrong:
             message = f"no command {wrong[1]!r}{did_you_mean(wrong[1], ORDER) or ';'} there are {', '.join(ORDER)}"

@@ -195,7 +195,8 @@ def going_on(out: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"what is done is in {out}; the same command goes on", file=sys.stderr)
+        if out.is_dir():
+            print(f"what is done is in {out}; the same command goes on", file=sys.stderr)
         raise
 
 

@@ -92,6 +92,24 @@ class ResultFolder:
             if not resume:
                 raise OutputError(f"{path} already holds these results; go on with them (resume) or use another folder")
             return folder
+        cls._require_free(path)
+        return None
+
+    @classmethod
+    def require_own(cls, path: str | Path, kind: str) -> None:
+        """Raise OutputError for a folder that no run of this kind may take, whatever else it is of.
+
+        For what is written before the identity of a run is known.
+        """
+        path = checks.path("a folder of results", path)
+        if os.path.lexists(path / MANIFEST):
+            cls.read(path, kind)
+        else:
+            cls._require_free(path)
+
+    @staticmethod
+    def _require_free(path: Path) -> None:
+        """Raise OutputError for a folder with something in it, and for what is no folder."""
         if os.path.lexists(path) and not os.path.isdir(path):
             raise OutputError(f"cannot write results to {path}: it is a file, not a folder")
         try:
@@ -102,7 +120,6 @@ class ResultFolder:
             raise OutputError(
                 f"{path} is not empty and holds no {MANIFEST}: it has {strange[0]!r}; use a new or an empty folder"
             )
-        return None
 
     @classmethod
     def read(cls, path: str | Path, kind: str) -> ResultFolder:
@@ -195,7 +212,7 @@ class ResultFolder:
             field, saved, asked = different
             raise OutputError(
                 f"{self.path} holds results of another run: "
-                f"its {field} is {_short(saved)}, this one's is {_short(asked)}; use another folder"
+                f"its {field} is {short(saved)}, this one's is {short(asked)}; use another folder"
             )
 
     def _write(self) -> None:
@@ -258,6 +275,11 @@ def _left_behind(name: str) -> bool:
     return (name.startswith(".") and name.endswith(".part")) or name in names
 
 
-def _short(value: object) -> str:
-    text = repr(value)
+def short(value: object) -> str:
+    """A value of an identity in a message; None is one that the identity does not have.
+
+    >>> short("relu3"), short(None)
+    ("'relu3'", 'not given')
+    """
+    text = "not given" if value is None else repr(value)
     return text if len(text) <= 60 else f"{text[:40]}...{text[-12:]}"

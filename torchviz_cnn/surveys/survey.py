@@ -27,6 +27,7 @@ from torchviz_cnn.hooks.inputs import Output
 from torchviz_cnn.hooks.network import Model, Network, category_name, module_of
 from torchviz_cnn.layers.defaults import input_channels
 from torchviz_cnn.media.datasets.photos import Photos
+from torchviz_cnn.media.datasets.shards.tar_shards import TarShards
 from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.images import Preprocess, preparation
 from torchviz_cnn.runs import files
@@ -133,7 +134,7 @@ def survey(
     explainer = Explainer(net, method, layer, output)
     device = str(next((p.device for p in module_of(net).parameters()), "cpu"))
     with torch.inference_mode(False), joined(device) as ranks, ExitStack() as stack:
-        prepare_once(source, place, ranks, progress)
+        prepare_once(source, place, KIND, ranks, progress)
         run = _started(net, source, explainer, truth, objects, k=numbers["k"], seed=seed)
         folder = None
         if place is not None:
@@ -242,10 +243,14 @@ def _classes(net: Model, source: ImageSource, truth: Truth, outputs: int, label:
 
 
 def _without_labels(source: ImageSource) -> str:
-    """Why there are no labels, in a sentence."""
+    """Why there are no labels, in a sentence. Raises InputError for shards in which other photos have labels."""
     if not isinstance(source.dataset, Photos):
         return f"the dataset has no labels: {source.name(0)} has none"
     names = source.dataset.names
+    if isinstance(source.dataset, TarShards):
+        if (labelled := source.dataset.labels >= 0).any():
+            raise InputError(f"{names[int(labelled.argmin())]} has no label, and others have; {_NO_LABELS}")
+        return "the photos have no labels: the shards have none in a .cls or .json"
     outside = sum("/" not in name for name in names)
     if outside == len(names):
         return "the photos have no labels: they are not in a folder for each class"

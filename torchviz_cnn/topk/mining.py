@@ -131,13 +131,14 @@ def top_activations(
             require_decoder(next((p.device for p in module.parameters()), torch.device("cpu")))
         workers = checked_workers(workers, usual_workers() if isinstance(source.dataset, Photos) else 0)
         with joined(str(next((p.device for p in module.parameters()), "cpu"))) as ranks, ExitStack() as stack:
-            prepare_once(source, out, ranks, progress)
+            if out is not None:
+                source.require_apart(out)
+            prepare_once(source, out, KIND, ranks, progress)
             piece = Piece.of(start, end, len(source))
             relevance = _relevance(model, source, by, target, score, output)
             probed = probe(module, source, layers, relevance)
             folder, state = None, RunState.new(probed, k + _SPARE if exact else k, relevance is not None)
             if out is not None:
-                source.require_apart(out)
                 # The first rank alone writes; what it refuses ends all of them.
                 identity = _identity(module, source, probed, k, exact, relevance, piece) if ranks.first else {}
                 run = ResultFolder.run(out, KIND, identity, resume=resume)

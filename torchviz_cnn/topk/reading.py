@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import sys
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.decoding import Jpeg, Jpegs, stream_apart
 from torchviz_cnn.media.images import Preprocess
+from torchviz_cnn.runs.folder import ResultFolder
 from torchviz_cnn.runs.ranks import Ranks
 
 _log = logging.getLogger("torchviz_cnn")
@@ -136,16 +138,25 @@ class _Items:
     def _next(self, number: int) -> Sequence[int]:
         """The images of the batch that this process is asked for after one: workers take turns."""
         info = get_worker_info()
-        after = self.numbers.index(number) + (1 if info is None else info.num_workers)
+        after = bisect_left(self.numbers, number) + (1 if info is None else info.num_workers)
         return self.image_indices[self.numbers[after]] if after < len(self.numbers) else ()
 
 
-def prepare_once(source: ImageSource, out: str | os.PathLike[str] | None, ranks: Ranks, progress: bool = False) -> None:
+def prepare_once(
+    source: ImageSource, out: str | os.PathLike[str] | None, kind: str, ranks: Ranks, progress: bool = False
+) -> None:
     """Get a dataset ready on all ranks: the first one's work is enough where they share its files.
 
-    What is kept for that goes to the folder of results. Raises what `Photos.prepare` raises, on all ranks.
+    What is kept for that goes to the folder of results, of this kind. Raises what `Photos.prepare` raises, on all
+    ranks, and OutputError where something else is in the folder.
     """
-    place = ranks.gather(ranks.once(lambda: source.prepare(out, progress=progress and ranks.first)))[0]
+
+    def prepared() -> Path | None:
+        if out is not None:
+            ResultFolder.require_own(checks.path("out", out), kind)
+        return source.prepare(out, progress=progress and ranks.first)
+
+    place = ranks.gather(ranks.once(prepared))[0]
     with ranks.agreeing():
         if place is not None and not ranks.first:
             source.prepare(place if place.is_dir() else None)  # on another machine it may be none
@@ -154,7 +165,7 @@ def prepare_once(source: ImageSource, out: str | os.PathLike[str] | None, ranks:
 def skip_reason(name: str, error: Exception) -> str:
     """What was wrong with an image, in one line that names it."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if name in text else f"{name}: {text}"
+    return text if " ".join(name.split()) in text else f"{name}: {text}"
 
 
 def read_batches(
@@ -164,7 +175,7 @@ def read_batches(
     workers: int,
     device: torch.device,
 ) -> Iterator[Batch]:
-    """The batches of these numbers, in order; `image_indices[number]` are the images of one.
+    """The batches of these numbers, which rise; `image_indices[number]` are the images of one.
 
     A single image that cannot be read is left out and noted. Raises InputError for a dataset that cannot work.
     """

@@ -296,7 +296,8 @@ class TopActivations:
         about = {"layers": self.layers, "count": self.count, "skipped": dict(self.skipped), "fields": fields}
         about |= {**(origin or origin_of(self.source)), "by": self.by, "target": self.target, "piece": self.piece}
         folder.save(RESULTS, tensors, about=json.dumps(about))
-        folder.update(finished=True, images=self.count, skipped=len(self.skipped))
+        images = self.count if self.piece is None else self.piece[1] - self.piece[0]
+        folder.update(finished=True, images=images, skipped=len(self.skipped))
 
     @classmethod
     def load(

@@ -66,11 +66,36 @@ def test_braces_are_expanded_as_by_a_shell(pattern: str, expected: list[str]) ->
         ("{a,a}.tar", "a.tar is given twice"),
         ([], r"not \[\]"),
         ([3], "not by an int"),
+        (3, "or a list, not an int"),
+        (None, "or a list, not a NoneType"),
+        ("", "not by ''"),
+        (["/a.tar", "http://b.c/d.tar"], "on one file system, and /a.tar and http://b.c/d.tar are on two"),
     ],
 )
 def test_a_pattern_that_cannot_be_understood_says_why(pattern: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         shard_paths(pattern)
+    with pytest.raises(InputError, match=words):
+        tvc.TarShards(pattern)
+
+
+def test_a_pattern_in_quotes_may_begin_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_shards(tmp_path)
+    assert len(tvc.TarShards("~/train-{000000..000002}.tar")) == 24
+
+
+@pytest.mark.parametrize("folder", ["photos [2024]", "a*b"])
+def test_a_folder_may_be_called_like_a_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    place = tmp_path / folder
+    for name in ("x-0.tar", "x-1.tar", "y {z}.tar"):
+        write_tar(place / name, [("a.jpg", photo_bytes(0))])
+    for pattern, count in (("x-0.tar", 1), ("x-{0..1}.tar", 2), ("x-*.tar", 2), ("y {z}.tar", 1)):
+        monkeypatch.chdir(place)
+        shards = tvc.TarShards(pattern)
+        monkeypatch.chdir(tmp_path)
+        assert len(shards) == len(tvc.TarShards(shards.given)) == count
+    assert len(tvc.TarShards(place / "x-0.tar")) == 1
 
 
 def test_a_glob_and_a_list_are_taken_in_order(tmp_path: Path) -> None:
@@ -94,6 +119,7 @@ def test_a_string_that_ends_in_tar_means_shards_and_others_a_folder(tmp_path: Pa
     assert not are_shards(tmp_path / "folder.tar")
     assert isinstance(ImageSource(str(tmp_path / "folder.tar")).dataset, tvc.PhotoFolder)
     assert isinstance(ImageSource(write_shards(tmp_path / "x", 1, 1)).dataset, tvc.TarShards)
+    assert isinstance(ImageSource("memory://photos/a.tar?signature=b").dataset, tvc.TarShards)
     with pytest.raises(ShardError, match=r"there is no shard .*none\.tar"):
         len(ImageSource(tmp_path / "none.tar"))
 
@@ -141,6 +167,7 @@ def test_every_form_of_tar_and_long_names_are_read(tmp_path: Path, form: int) ->
         ([("a.json", b'{"caption": "none"}'), ("a.cls", b"1"), ("b.json", b"2")], [1, 2, -1], ()),
         ([("a.json", b'{"label": 1}'), ("a.cls", b"9")], [9, -1, -1], ()),
         ([("a.cls", b"99999999999")], [-1, -1, -1], ()),
+        ([("a.cls", b"--5"), ("b.cls", b"3")], [0, 1, -1], ("--5", "3")),
         ([], [-1, -1, -1], ()),
     ],
 )
@@ -165,6 +192,8 @@ def test_a_label_that_is_none_is_said(tmp_path: Path, content: bytes) -> None:
 def test_other_members_folders_and_hidden_files_are_no_photos(tmp_path: Path) -> None:
     members = [
         ("._a.jpg", b"x"),
+        (".hidden/a.jpg", photo_bytes(2)),
+        ("n1/.hidden/a.jpg", photo_bytes(3)),
         ("a.txt", b"hello"),
         ("n1/a.JPG", photo_bytes(0)),
         ("n2/a.png", photo_bytes(1, "PNG")),
@@ -183,7 +212,7 @@ def test_of_several_photos_of_a_sample_one_is_asked_for(tmp_path: Path) -> None:
     members = [(f"{n}.{kind}", photo_bytes(n)) for n in range(2) for kind in ("left.jpg", "right.jpg")]
     path = write_tar(tmp_path / "a.tar", members)
     with pytest.raises(
-        ShardError, match=r"the sample 0 of the shard a\.tar has 2 photos, left\.jpg, right\.jpg: image="
+        ShardError, match=r"the sample 0 of the shard a\.tar has 2 photos, left\.jpg, right\.jpg: TarShards.*image="
     ):
         len(tvc.TarShards(path))
     assert list(tvc.TarShards(path, image=".right.JPG").names) == ["a.tar/0.right.jpg", "a.tar/1.right.jpg"]
@@ -350,8 +379,10 @@ def test_other_shards_than_those_indexed_are_refused(tmp_path: Path, change: str
     else:
         places = [0, 1] if change == "fewer" else [1, 0, 2]
         given, words = [tmp_path / f"train-{n:06d}.tar" for n in places], "an index of other shards"
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=f"{words}.*, or delete that file where no results are beside it"):
         len(tvc.TarShards(given, index=kept, **options))
+    (kept / "shards.safetensors").unlink()
+    assert len(tvc.TarShards(given, index=kept, **options)) > 0
 
 
 def test_a_shard_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:

@@ -96,7 +96,8 @@ def test_a_piece_goes_on_where_it_was(tmp_path: Path) -> None:
         tvc.merge(tmp_path / "part")
     tvc.top_activations(model, dataset(), LAYERS, 4, out=tmp_path / "part", **how)
     assert same_files(tmp_path / "whole", tmp_path / "part")
-    with pytest.raises(OutputError, match=r"its piece is \[6, 27\], this one's is None"):
+    assert json.loads((tmp_path / "part" / "manifest.json").read_text())["progress"]["images"] == 21
+    with pytest.raises(OutputError, match=r"its piece is \[6, 27\], this one's is not given"):
         run(tmp_path / "part")
 
 
@@ -111,6 +112,9 @@ def test_what_cannot_be_merged_is_told(tmp_path: Path) -> None:
     run(tmp_path / "other", 9, 15)
     with pytest.raises(InputError, match=r"images 9 to 11 are in .*6 and in .*other: pieces do not overlap"):
         tvc.merge(a, b, tmp_path / "other")
+    run(tmp_path / "one", 11, 15)
+    with pytest.raises(InputError, match=r"image 11 is in .*6 and in .*one: pieces do not overlap"):
+        tvc.merge(b, tmp_path / "one")
     run(tmp_path / "exact", 12, 21, exact=True)
     with pytest.raises(OutputError, match=r"exact is not of the same run as .*0: its exact is True, there it is False"):
         tvc.merge(a, b, tmp_path / "exact")

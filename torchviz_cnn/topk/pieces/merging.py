@@ -10,7 +10,7 @@ from typing import Any
 
 from torchviz_cnn.core.errors import InputError, OutputError, counted
 from torchviz_cnn.hooks.network import Model, module_of
-from torchviz_cnn.runs.folder import ResultFolder, difference, model_checksum
+from torchviz_cnn.runs.folder import ResultFolder, difference, model_checksum, short
 from torchviz_cnn.topk.passes import STATE, RunState, require_some
 from torchviz_cnn.topk.pieces.cutting import Piece, images
 from torchviz_cnn.topk.pieces.outcome import result_of
@@ -120,10 +120,10 @@ class _Part:
         """Raise OutputError where another piece is not of the same network, dataset and options."""
         different = difference(self.identity, other.identity)
         if different is not None:
-            field, here, there = map(str, different)
+            field, here, there = different[0], *map(short, different[1:])
             raise OutputError(
-                f"{other.folder.path} is not of the same run as {self.folder.path}: its {field} is {there[:60]}, there "
-                f"it is {here[:60]}"
+                f"{other.folder.path} is not of the same run as {self.folder.path}: its {field} is {there}, there "
+                f"it is {here}"
             )
 
     def state(self) -> RunState:
@@ -139,8 +139,9 @@ def _require_adjacent(parts: Sequence[_Part]) -> None:
     missing = []
     for one, other in itertools.pairwise(parts):
         if other.piece.start < one.piece.end:
-            both = images(other.piece.start, min(one.piece.end, other.piece.end))
-            raise InputError(f"{both} are in {one.folder.path} and in {other.folder.path}: pieces do not overlap")
+            end = min(one.piece.end, other.piece.end)
+            both = f"{images(other.piece.start, end)} {'is' if end == other.piece.start + 1 else 'are'}"
+            raise InputError(f"{both} in {one.folder.path} and in {other.folder.path}: pieces do not overlap")
         if other.piece.start > one.piece.end:
             missing.append(images(one.piece.end, other.piece.start))
     if missing:

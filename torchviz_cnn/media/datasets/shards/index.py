@@ -23,6 +23,8 @@ INDEX = "shards.safetensors"
 FORMAT = 1
 _TYPES = {"I32": np.int32, "U32": np.uint32, "I64": np.int64, "U8": np.uint8}
 _ARRAYS = ("shard", "start", "size", "header", "label", "text", "text_end")
+_WITHOUT_RESULTS = ", or delete that file where no results are beside it"
+"""A run that ends before it has results, as for the name of a layer that there is not, leaves its index."""
 _CHUNK = 1 << 22
 _FORGET = 1 << 16
 
@@ -134,13 +136,13 @@ class Index:
                 f"another choice of photos (image={self.about['image']!r})" if other is None else "other shards"
             )
             difference += f", among them {other}" if other and other not in names else ""
-            raise InputError(f"{path} is an index of {difference}; use another folder")
+            raise InputError(f"{path} is an index of {difference}; use another folder{_WITHOUT_RESULTS}")
         for shard, now in zip(indexed, about, strict=True):
             if shard["size"] != now["size"] or shard["stamp"] != stamp(now):
                 what = "size" if shard["size"] != now["size"] else "date, or its server's mark,"
                 raise ShardError(
                     f"the shard {shard['name']} has changed since it was indexed in {path}: its {what} is another; "
-                    "copy shards with their dates (cp -p), or use another folder for the results"
+                    f"copy shards with their dates (cp -p), or use another folder for the results{_WITHOUT_RESULTS}"
                 )
 
     def was_read(self, photos: int) -> None:

@@ -18,12 +18,14 @@ _MOST = 1_000_000
 
 
 def are_shards(place: object) -> bool:
-    """Whether a string or a path means tar files, rather than a folder.
+    """Whether a string or a path means tar files, rather than a folder: it ends in .tar, or is an address.
 
-    >>> are_shards("train-{000000..000019}.tar"), are_shards("photos/")
-    (True, False)
+    >>> are_shards("train-{000000..000019}.tar"), are_shards("https://a.b/c.tar?signature=d"), are_shards("photos/")
+    (True, True, False)
     """
-    return isinstance(place, (str, os.PathLike)) and str(place).endswith(".tar") and not os.path.isdir(place)
+    if not isinstance(place, (str, os.PathLike)) or os.path.isdir(place):
+        return False
+    return str(place).endswith(".tar") or (isinstance(place, str) and "://" in place)
 
 
 def shard_paths(shards: Shards, local: bool | None = None) -> list[str]:
@@ -32,20 +34,48 @@ def shard_paths(shards: Shards, local: bool | None = None) -> list[str]:
     `local`: whether they are files of this system; by default those that are no addresses. Raises InputError for a
     pattern that cannot be understood, ShardError for a glob that no file fits.
     """
-    several = [shards] if isinstance(shards, (str, os.PathLike)) else shards
-    if not isinstance(several, Sequence) or not several:
-        raise InputError(f"shards are a pattern such as 'train-{{000..019}}.tar' or a list, not {_shown(shards)}")
     paths = list[str]()
-    for one in several:
-        if not isinstance(one, (str, os.PathLike)) or not str(one):
-            raise InputError(f"a shard is named by a str or a Path, not by {_shown(one)}")
-        for path in braces_expanded(str(one)):
-            is_local = "://" not in path if local is None else local
+    for one in named(shards):
+        is_local = "://" not in one if local is None else local
+        if is_local and os.path.isfile(one):  # its own name may have braces or brackets
+            paths.append(one)
+            continue
+        for path in braces_expanded(one):
             paths += _fitting(path) if is_local and glob.has_magic(path) else [path]
     twice = next((path for path, other in zip(sorted(paths), sorted(paths)[1:], strict=False) if path == other), None)
     if twice is not None:
         raise InputError(f"the shard {twice} is given twice")
+    other = next((path for path in paths if local is None and _system(path) != _system(paths[0])), None)
+    if other is not None:
+        raise InputError(f"shards lie on one file system, and {paths[0]} and {other} are on two")
     return paths
+
+
+def _system(path: str) -> str:
+    """The kind of file system of a path or an address: empty for that of this machine."""
+    kind = path.partition("://")[0] if "://" in path else ""
+    return {"https": "http", "file": "", "local": ""}.get(kind, kind)
+
+
+def named(shards: Shards) -> list[str]:
+    """The patterns, paths or addresses that are given. Raises InputError for what is none."""
+    several = [shards] if isinstance(shards, (str, os.PathLike)) else shards
+    if not isinstance(several, Sequence) or not several:
+        raise InputError(f"shards are a pattern such as 'train-{{000..019}}.tar' or a list, not {_shown(shards)}")
+    for one in several:
+        if not isinstance(one, (str, os.PathLike)) or not str(one):
+            raise InputError(f"a shard is named by a str or a Path, not by {_shown(one)}")
+    return [str(one) for one in several]
+
+
+def absolute(pattern: str) -> str:
+    """A pattern of files of this system as one that means them in every folder, whatever the folder here is called.
+
+    A `~` is the home folder, as no shell replaces it in quotes.
+    """
+    pattern = pattern if os.path.lexists(pattern) else os.path.expanduser(pattern)
+    here = os.getcwd() if os.path.isfile(pattern) or not glob.has_magic(pattern) else glob.escape(os.getcwd())
+    return os.path.normpath(os.path.join(here, pattern))
 
 
 def braces_expanded(pattern: str) -> list[str]:
@@ -84,7 +114,7 @@ def _options(pattern: str, choices: str) -> list[str]:
 
 def _fitting(pattern: str) -> list[str]:
     """The files that a glob means, in the order of their names."""
-    files = sorted(glob.glob(pattern, recursive=True))
+    files = [pattern] if os.path.lexists(pattern) else sorted(glob.glob(pattern, recursive=True))
     if not files:
         raise ShardError(f"no file fits {pattern}")
     return files

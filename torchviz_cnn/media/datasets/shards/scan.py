@@ -108,7 +108,8 @@ def scan(name: str, size: int, read_range: Callable[[int, int], bytes], image: s
         digest.update(f"{path}\0{member.size}\0{member.offset_data}\n".encode("utf-8", "surrogateescape"))
         folder, _, base = path.rpartition("/")
         stem, _, ending = base.partition(".")
-        if not member.isreg() or member.issparse() or not stem:
+        hidden = not stem or any(part.startswith(".") and part != ".." for part in folder.split("/"))
+        if hidden or not member.isreg() or member.issparse():
             continue
         key, ending = f"{folder}/{stem}", ending.lower()
         made.endings[ending] += 1
@@ -168,7 +169,7 @@ def _require_one_each(name: str, photos: dict[str, dict[str, Any]]) -> None:
             kinds = sorted(several)
             raise ShardError(
                 f"the sample {key.strip('/')} of the shard {name} has {len(several)} photos, {', '.join(kinds)}: "
-                f"image={kinds[0]!r} would take the first of these of each sample"
+                f"TarShards(..., image={kinds[0]!r}) takes the first of these of each sample"
             )
 
 
@@ -188,7 +189,7 @@ def _label(ending: str, content: bytes) -> tuple[Label, bool]:
         return None, False
     if isinstance(value, str):
         value = value.strip()
-        value = int(value) if value.lstrip("-").isdecimal() and len(value) < 20 else value
+        value = int(value) if value.removeprefix("-").isdecimal() and len(value) < 20 else value
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, (int, str, type(None))) or value == "":

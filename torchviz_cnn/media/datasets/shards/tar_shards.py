@@ -25,7 +25,7 @@ from torchviz_cnn.core.warn import warn
 from torchviz_cnn.media.bands import Pixels
 from torchviz_cnn.media.datasets.photos import Photos
 from torchviz_cnn.media.datasets.shards.index import INDEX, Index, MemberNames, stamp
-from torchviz_cnn.media.datasets.shards.patterns import Shards, shard_paths, short_names
+from torchviz_cnn.media.datasets.shards.patterns import Shards, absolute, named, shard_paths, short_names
 from torchviz_cnn.media.datasets.shards.ranges import Files, Range
 from torchviz_cnn.media.datasets.shards.scan import HEADER, Samples, require_photos, scan
 from torchviz_cnn.media.images import read_stored_bytes, size_of_bytes
@@ -95,8 +95,8 @@ class TarShards(Photos):
     ) -> None:
         self.preprocess = preprocess
         self.image = None if image is None else image.lower().removeprefix(".")
-        self.given = [str(one) for one in ([shards] if isinstance(shards, (str, os.PathLike)) else shards)]
-        self.given = [one if "://" in one or filesystem is not None else os.path.abspath(one) for one in self.given]
+        self.given = named(shards)
+        self.given = [one if "://" in one or filesystem is not None else absolute(one) for one in self.given]
         """The pattern or the list, with paths of this system as absolute ones."""
         self.reachable_again = filesystem is None and not storage_options
         """Whether the pattern alone tells where the shards are."""
