@@ -23,6 +23,7 @@ WITHOUT = {
     "Box": "four numbers, which text shows",
     "Network": "not a result; its text says what it is",
     "PhotoFolder": "not a result but an input",
+    "TarShards": "not a result but an input",
     "Preprocess": "settings, which text shows",
     "Recipe": "settings, which text shows",
 }
