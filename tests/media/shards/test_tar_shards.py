@@ -205,7 +205,23 @@ def test_other_members_folders_and_hidden_files_are_no_photos(tmp_path: Path) ->
         tar.addfile(folder)
         tar.addfile(link)
     shards = tvc.TarShards(path)
-    assert list(shards.names) == ["a.tar/n1/a.JPG", "a.tar/n2/a.png"]
+    with pytest.warns(
+        SkippedWarning, match="links and sparse files in shards are left out, 1 photo; .* a.tar/link.jpg"
+    ):
+        assert list(shards.names) == ["a.tar/n1/a.JPG", "a.tar/n2/a.png"]
+
+
+def test_photos_that_are_links_are_said(tmp_path: Path) -> None:
+    """tar makes a hard link of a file that is one of a file before."""
+    (tmp_path / "1.jpg").write_bytes(photo_bytes(1))
+    os.link(tmp_path / "1.jpg", tmp_path / "2.jpg")
+    (tmp_path / "3.jpg").symlink_to("1.jpg")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number in (1, 2, 3):
+            tar.add(tmp_path / f"{number}.jpg", f"{number}.jpg")
+    shards = tvc.TarShards(tmp_path / "a.tar")
+    with pytest.warns(SkippedWarning, match="links and sparse files in shards are left out, 2 photos; .* a.tar/2.jpg"):
+        assert len(shards) == 1
 
 
 def test_of_several_photos_of_a_sample_one_is_asked_for(tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ class Samples:
     labels: list[Label] = field(default_factory=list)
     without_use: list[str] = field(default_factory=list)
     """Members with labels that are neither numbers nor text."""
+    links: list[str] = field(default_factory=list)
+    """Photos that are links, or sparse files, whose bytes are not where they stand."""
     endings: Counter[str] = field(default_factory=Counter)
     """How many members there are of each kind."""
 
@@ -109,9 +111,11 @@ def scan(name: str, size: int, read_range: Callable[[int, int], bytes], image: s
         folder, _, base = path.rpartition("/")
         stem, _, ending = base.partition(".")
         hidden = not stem or any(part.startswith(".") and part != ".." for part in folder.split("/"))
+        key, ending = f"{folder}/{stem}", ending.lower()
+        if not hidden and (member.issym() or member.islnk() or member.issparse()) and is_picture(ending):
+            made.links.append(f"{name}/{path}")
         if hidden or not member.isreg() or member.issparse():
             continue
-        key, ending = f"{folder}/{stem}", ending.lower()
         made.endings[ending] += 1
         if ending in ("cls", "json"):
             content = window.at(member.offset_data, min(member.size, _LARGEST_LABEL))

@@ -271,6 +271,10 @@ class TarShards(Photos):
                 threads.shutdown(cancel_futures=True)
         endings = sum((one.endings for one in samples), Samples().endings)
         require_photos(endings, sum(len(one.numbers) for one in samples), self.image)
+        links = [name for one in samples for name in one.links]
+        if links:
+            of = counted(len(links), "photo")
+            warn(f"links and sparse files in shards are left out, {of}; the first is {links[0]}", SkippedWarning)
         without_use = [name for one in samples for name in one.without_use]
         if without_use:
             of = f"{counted(len(without_use), 'label')} of shards"
