@@ -141,5 +141,7 @@ def test_all_of_it_runs_on_a_cpu(tmp_path: Path) -> None:
     assert all(row["milliseconds"] > 0 for row in written["rows"])
     assert all(row["share"] > 0 for row in written["rows"] if row["share"] is not None)
     table = (tmp_path / "checked.md").read_text()
-    assert table.count("\n| ") == len(written["rows"]) + 1
+    groups = {(row["network"], row["precision"], row["batch"]) for row in written["rows"] if row["per_second"] is None}
+    assert table.count("\n| ") >= len(groups)
+    assert table.count("top_activations of") >= 2
     assert "at batch 1: **" in table
