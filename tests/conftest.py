@@ -34,6 +34,14 @@ settings.load_profile("ci")
 importlib.import_module("sympy")  # as PyTorch does with its first dispatch mode; it adds a warning filter
 
 
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[None]:
+    """Scripts are importable by their bare names, as when they run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of shared photos and checkpoints; tests that need it are skipped where it is absent."""

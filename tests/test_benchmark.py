@@ -19,14 +19,6 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts"
 
 
-@pytest.fixture(scope="module")
-def scripts() -> Iterator[None]:
-    """Scripts are importable by their bare names, as when they run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPTS))
-        yield
-
-
 @pytest.fixture
 def timing(scripts: None) -> ModuleType:
     return importlib.import_module("timing")
