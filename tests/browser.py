@@ -61,14 +61,18 @@ class Tab:
         return int(self.page.locator(selector).first.evaluate(script, [x, y]))
 
     def until(self, condition: str, argument: Any = None) -> None:
-        """Wait for a condition in the page, looked at once a frame.
+        """Wait for a condition in the page, looked at once a frame; where it fails (for an element that is not there
+        yet) it is not true yet.
 
         (Playwright's `wait_for_function` compiles text, which the page's policy forbids.)
         """
-        script = condition if condition.lstrip().startswith("(") else f"() => {condition}"
+        asked = condition if condition.lstrip().startswith("(") else f"() => {condition}"
+        script = f"""(argument) => {{
+            try {{ return Boolean(({asked})(argument)); }} catch (error) {{ return String(error); }}
+        }}"""
         deadline = time.monotonic() + 10
-        while not self.page.evaluate(script, argument):
-            assert time.monotonic() < deadline, f"never came true: {condition} with {argument!r}"
+        while (said := self.page.evaluate(script, argument)) is not True:
+            assert time.monotonic() < deadline, f"never came true, but {said}: {condition} with {argument!r}"
             self.frame()
 
     def frame(self) -> None:
