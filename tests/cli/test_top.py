@@ -45,7 +45,10 @@ def test_pieces_are_merged_and_drawn_as_the_single_run_is(here: Path, capsys: py
     (here / "other" / "0.png").unlink()
     capsys.readouterr()
     assert main(["merge", "piece2", "piece0", "--out", "lost"]) == 0
-    assert "no pages are drawn, as the photos are not where the runs had them" in capsys.readouterr().out
+    assert (
+        "no pages are drawn, as the photos or the index of shards are not where the runs had them"
+        in capsys.readouterr().out
+    )
     for options, words in (
         (["piece0", "--crop", "32"], "--crop is of a network, and none is given: name it with --model"),
         (["piece2", "other"], "other is not a folder of results"),
@@ -78,4 +81,4 @@ def test_torchrun_hands_on_the_options_of_a_piece_as_the_docs_say() -> None:
     docs = (Path(__file__).parents[2] / "docs" / "scale.md").read_text()
     (line,) = re.findall(r"`torchrun (.*--start.*?)`", docs)
     parser: Any = get_args_parser()  # type: ignore[no-untyped-call]
-    assert parser.parse_args(line.split()).training_script_args[-4:] == ["--start", "0", "--end", "160000"]
+    assert parser.parse_args(line.split()).training_script_args[-4:] == ["--start", "0", "--end", "64"]
