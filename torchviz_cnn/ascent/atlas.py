@@ -26,7 +26,7 @@ from torchviz_cnn.hooks.network import Model
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.defaults import convolutions
 from torchviz_cnn.media.notebook import pictures
-from torchviz_cnn.runs.folder import ResultFolder, model_checksum
+from torchviz_cnn.runs.folder import ANEW, ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import Ranks
 
 Rectify = Literal["first", "always", "never"]
@@ -58,7 +58,9 @@ class Atlas:
         Raises LayerError for a layer that the atlas does not have.
         """
         if layer not in self.layers:
-            raise LayerError(f"the atlas {self.folder.path} has no layer {layer!r}; it has {', '.join(self.layers)}")
+            more = "" if layer not in _asked(self.folder) else ", which was asked for: the same call makes its patterns"
+            has = ", ".join(self.layers) or "none"
+            raise LayerError(f"the atlas {self.folder.path} has no layer {layer!r}{more}; it has {has}")
         tensors = _layer_tensors(self.folder, list(_files(self.folder)[layer]))
         identity, channels, dead = self.folder.manifest["identity"], tensors["channels"], tensors["dead"].bool()
         try:
@@ -283,7 +285,8 @@ def _layer_tensors(folder: ResultFolder, paths: Sequence[Path]) -> dict[str, Ten
         order = torch.from_numpy(np.unique(together["channels"].numpy(), return_index=True)[1])
         return {name: tensor[:1] if name == "rectify" else tensor[order] for name, tensor in together.items()}
     except (KeyError, RuntimeError, IndexError, TypeError) as error:
-        raise OutputError(f"the parts of a layer do not fit together, or are broken: {error}") from error
+        files = ", ".join(map(str, paths))
+        raise OutputError(f"{files}: {error}; they do not fit together, or are broken: {ANEW}") from error
 
 
 def _files(folder: ResultFolder) -> dict[str, dict[Path, dict[int, bool]]]:
@@ -297,5 +300,5 @@ def _files(folder: ResultFolder) -> dict[str, dict[Path, dict[int, bool]]]:
                     channels, dead = (file.get_tensor(name).tolist() for name in ("channels", "dead"))
                     files.setdefault(layer, {})[path] = dict(zip(channels, dead, strict=True))
         except (OSError, SafetensorError, ValueError, TypeError) as error:
-            raise OutputError(f"{path} is broken: {error}") from error
+            raise OutputError(f"{path} is broken: {error}; {ANEW}") from error
     return files

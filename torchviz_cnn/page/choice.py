@@ -192,7 +192,7 @@ def drawn_channels(given: object, top: TopActivations | None) -> dict[str, list[
         try:
             noted = {str(layer): list(map(int, channels)) for layer, channels in json.loads(note.read_text()).items()}
         except (ValueError, TypeError, AttributeError) as error:
-            raise OutputError(f"{note} is broken: {error}") from error
+            raise OutputError(f"{note} is broken: {error}; the command top writes it again") from error
     return {layer: noted.get(layer) or top.some_channels(layer) for layer in top.layers}
 
 

@@ -24,6 +24,11 @@ from torchviz_cnn.runs.locks import LOCK, OWNER, locked
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+STATE = "state"
+"""The name of the file that has how far a pass over a dataset came."""
+ANEW = "delete it, and the same run makes it anew"
+"""What to do with a file that is broken."""
+_PUT_BACK = "put it back from a copy, or compute the results again in another folder"
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +121,8 @@ class ResultFolder:
             strange = [name for name in sorted(os.listdir(path)) if not _left_behind(name)] if path.exists() else []
         except (OSError, ValueError) as error:
             raise OutputError(f"cannot write results to {path}: {error}") from error
+        if any(name.endswith(".safetensors") for name in strange):
+            raise OutputError(_without_manifest(path))
         if strange:
             raise OutputError(
                 f"{path} is not empty and holds no {MANIFEST}: it has {strange[0]!r}; use a new or an empty folder"
@@ -129,11 +136,13 @@ class ResultFolder:
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
+            if any(path.glob("*.safetensors")):
+                raise OutputError(_without_manifest(path)) from None
             raise OutputError(f"{path} is not a folder of results: it has no {MANIFEST}") from None
         except OSError as error:
             raise OutputError(f"cannot read {file}: {error.strerror or error}") from error
         except (ValueError, RecursionError) as error:
-            raise OutputError(f"{file} is broken: {error}") from error
+            raise OutputError(f"{file} is broken: {error}; {_PUT_BACK}") from error
         if not isinstance(manifest, dict) or not all(
             isinstance(manifest.get(part), dict) for part in ("identity", "progress")
         ):
@@ -174,8 +183,11 @@ class ResultFolder:
         """The tensors of `NAME.safetensors`. Raises OutputError, with the file's name, where there are none."""
         return self.load_with_metadata(name)[0]
 
-    def load_with_metadata(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The tensors of `NAME.safetensors` and the texts saved with them. Raises OutputError as `load` does."""
+    def load_with_metadata(self, name: str, remedy: str = ANEW) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """The tensors of `NAME.safetensors` and the texts saved with them.
+
+        Raises OutputError as `load` does, with the remedy for a file that is broken.
+        """
         from safetensors import SafetensorError, safe_open
 
         file = self.file(name)
@@ -186,7 +198,22 @@ class ResultFolder:
                 names = list(opened.keys())
                 return {key: opened.get_tensor(key) for key in names}, dict(opened.metadata() or {})
         except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-            raise OutputError(f"{file} is broken: {error}; delete it, and the same run makes it anew") from error
+            raise OutputError(f"{file} is broken: {error}; {remedy}") from error
+
+    def without_result(self, result: str, done: str) -> OutputError:
+        """What there is in place of a result, and what the same run makes of it.
+
+        Args:
+            result: the name of what a run writes in the end.
+            done: how much is done, in words.
+        """
+        progress, file, kept = self.manifest["progress"], self.file(result).name, self.file(STATE).name
+        if not progress.get("finished") and (self.has(STATE) or not progress):
+            return OutputError(f"{self.path} is not finished, with {done} done; the same command goes on with it")
+        if self.has(STATE):
+            return OutputError(f"{self.path} has no {file} any more; the same command makes it anew from {kept}")
+        missing = f"no {file} any more" if progress.get("finished") else f"neither {file} nor {kept} any more"
+        return OutputError(f"{self.path} has {missing}; the same command computes all of it again")
 
     def has(self, name: str) -> bool:
         """Whether `NAME.safetensors` is there."""
@@ -267,6 +294,11 @@ def difference(saved: dict[str, Any], asked: dict[str, Any], above: str = "") ->
 def _plain(identity: Mapping[str, Any]) -> dict[str, Any]:
     """An identity as it is when it is read back."""
     return json.loads(json.dumps(dict(identity)))  # type: ignore[no-any-return]
+
+
+def _without_manifest(path: Path) -> str:
+    """What is wrong with a folder that has results, and nothing that says of what run."""
+    return f"{path} has results, and no {MANIFEST} that says of what run they are: {_PUT_BACK}"
 
 
 def _left_behind(name: str) -> bool:

@@ -16,7 +16,7 @@ from torchviz_cnn.core.errors import InputError, NotFiniteError, OutputError, Ta
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.render import Array
-from torchviz_cnn.runs.folder import ResultFolder
+from torchviz_cnn.runs.folder import ANEW, STATE, ResultFolder
 from torchviz_cnn.runs.ranks import Ranks
 from torchviz_cnn.surveys.evidence import Where, coverage, inside, where
 from torchviz_cnn.surveys.maps import Explained, Explainer
@@ -24,7 +24,6 @@ from torchviz_cnn.surveys.result import GRID, relative_name
 from torchviz_cnn.topk.pieces.cutting import Batches
 from torchviz_cnn.topk.reading import Batch, read_batches
 
-STATE = "state"
 TOP = 5
 _GROWTH = 0.1
 """The state is saved again once it grew by this share, so that what is written in all is a few times its size."""
@@ -132,7 +131,7 @@ class State:
                 arrays["coverage"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise OutputError(f"{folder.file(STATE)} is broken: {error}") from error
+            raise OutputError(f"{folder.file(STATE)} is broken: {error}; {ANEW}") from error
 
 
 def explained_class(columns: Mapping[str, Array]) -> Array:

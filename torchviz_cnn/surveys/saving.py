@@ -9,7 +9,7 @@ import io
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.core.errors import OutputError
+from torchviz_cnn.core.errors import OutputError, counted
 from torchviz_cnn.media import render
 from torchviz_cnn.media.render import Array
 from torchviz_cnn.runs import files
-from torchviz_cnn.runs.folder import ResultFolder
+from torchviz_cnn.runs.folder import ANEW, ResultFolder
 from torchviz_cnn.surveys.result import REGIONS, Calibration, ClassSummary, Confusion, Settings, ShownPhoto, Survey
 
 if TYPE_CHECKING:
@@ -48,19 +48,34 @@ def identity_of(settings: Settings, **more: Any) -> dict[str, Any]:
     return {name: value for name, value in {**dataclasses.asdict(settings), **more}.items() if name != "folder"}
 
 
-def write(survey: Survey, folder: ResultFolder) -> None:
-    """Write all into a folder of results that is open; the manifest says last that it is finished."""
+def write(survey: Survey, folder: ResultFolder, kept: Collection[str] = ()) -> None:
+    """Write all but the files that are kept into a folder of results that is open; the manifest says last that it is
+    finished, and how large each file is."""
     about, tensors = _plain(survey)
     folder.save(RESULT, tensors, about=json.dumps(about))
     written = [f"{RESULT}.safetensors"]
     for name, fill in _texts(survey).items():
-        text = fill(survey)
-        files.write(folder.path / name, lambda file, text=text: file.write(text.encode("utf-8", "surrogateescape")))  # type: ignore[misc]
+        if name not in kept:
+            text = fill(survey)
+            files.write(folder.path / name, lambda file, text=text: file.write(text.encode("utf-8", "surrogateescape")))  # type: ignore[misc]
         written.append(name)
-    for name, picture in _pictures(survey):
+    for name, picture in _pictures(survey, kept):
         files.save_image(folder.path / name, picture)
-        written.append(name)
-    folder.update(photos=len(survey) + len(survey.skipped), skipped=survey.skipped, files=written, finished=True)
+    written += [file for shown in survey.shown for file in shown.files.values()]
+    earlier = folder.manifest["progress"].get("files", {})
+    sizes = {name: earlier[name] if name in kept else _size(folder.path / name) for name in written}
+    folder.update(photos=len(survey) + len(survey.skipped), skipped=survey.skipped, files=sizes, finished=True)
+
+
+def as_written(folder: ResultFolder) -> tuple[list[str], list[str]]:
+    """The files of a finished survey that have something in them, and those among them of another size than written."""
+    sizes: dict[str, int] = folder.manifest["progress"]["files"]
+    there = {name: size for name in sizes if (size := _size(folder.path / name))}
+    return list(there), [name for name, size in there.items() if size != sizes[name]]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _texts(survey: Survey) -> dict[str, Callable[[Survey], str]]:
@@ -75,15 +90,19 @@ def _texts(survey: Survey) -> dict[str, Callable[[Survey], str]]:
     return {**texts, "index.html": html}
 
 
-def _pictures(survey: Survey) -> Iterator[tuple[str, Image.Image]]:
-    """The overlays of the photos shown, by their files."""
+def _pictures(survey: Survey, kept: Collection[str] = ()) -> Iterator[tuple[str, Image.Image]]:
+    """The overlays of the photos shown, by their files, but for those that are kept."""
     for shown in survey.shown:
+        if all(file in kept for file in shown.files.values()):
+            continue
         photo = survey.photo(shown.name)
         small = photo.copy()
         small.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
         x, y = small.width / photo.width, small.height / photo.height
         box = (shown.box[0] * x, shown.box[1] * y, shown.box[2] * x, shown.box[3] * y)
         for what, file in shown.files.items():
+            if file in kept:
+                continue
             values = shown.heatmap if what == "predicted" else shown.true_heatmap
             yield file, render.overlay(small, render.unit_range(values), box, colormap_name="jet")  # type: ignore[arg-type]
 
@@ -251,13 +270,13 @@ def _mapping(value: Any) -> Any:
 def read(folder: ResultFolder, source: ImageSource | None = None) -> Survey:
     """The survey in a folder. Raises OutputError for one that is not finished, or broken."""
     if not folder.has(RESULT):
-        done = folder.manifest["progress"].get("photos", 0)
-        raise OutputError(f"{folder.path} is not finished, with {done} photos done; the same command goes on with it")
+        done = counted(folder.manifest["progress"].get("photos", 0), "photo")
+        raise folder.without_result(RESULT, done)
     tensors, texts = folder.load_with_metadata(RESULT)
     try:
         return _read(json.loads(texts["about"]), {name: t.numpy() for name, t in tensors.items()}, source)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise OutputError(f"{folder.file(RESULT)} is broken: {error}") from error
+        raise OutputError(f"{folder.file(RESULT)} is broken: {error}; {ANEW}") from error
 
 
 def _read(about: dict[str, Any], arrays: dict[str, Array], source: ImageSource | None) -> Survey:

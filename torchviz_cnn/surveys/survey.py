@@ -19,7 +19,7 @@ from torchviz_cnn.attribution.methods import all_methods
 from torchviz_cnn.attribution.metrics.images import AllImages
 from torchviz_cnn.attribution.metrics.localisation import Masks, MaskSource
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, NotFiniteError, SkippedWarning, TorchvizError, counted
+from torchviz_cnn.core.errors import InputError, NotFiniteError, SkippedWarning, TorchvizError, TorchvizWarning, counted
 from torchviz_cnn.core.names import LayerName
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.evaluation.classes import Matches, Truth, given_classes, matched
@@ -31,13 +31,13 @@ from torchviz_cnn.media.datasets.shards.tar_shards import TarShards
 from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.images import Preprocess, preparation
 from torchviz_cnn.runs import files
-from torchviz_cnn.runs.folder import ResultFolder, model_checksum
+from torchviz_cnn.runs.folder import STATE, ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import Ranks, joined
 from torchviz_cnn.surveys.choice import calibration, chosen, confusions
 from torchviz_cnn.surveys.maps import Explainer
-from torchviz_cnn.surveys.passes import STATE, Classes, Look, State, explained_class, run_pass
+from torchviz_cnn.surveys.passes import Classes, Look, State, explained_class, run_pass
 from torchviz_cnn.surveys.result import Settings, ShownPhoto, Survey, relative_name
-from torchviz_cnn.surveys.saving import KIND, RESULT, identity_of, read, write
+from torchviz_cnn.surveys.saving import KIND, RESULT, as_written, identity_of, read, write
 from torchviz_cnn.surveys.shortcuts import summaries
 from torchviz_cnn.topk.reading import checked_workers, prepare_once, read_batches, usual_workers
 
@@ -334,8 +334,16 @@ def _earlier(folder: ResultFolder | None) -> Survey | State | None:
 def _written(result: Survey, folder: ResultFolder) -> None:
     """Write what is not there, or not any more; what the pass kept is then not needed."""
     progress = folder.manifest["progress"]
-    if not progress.get("finished") or not all((folder.path / name).is_file() for name in progress.get("files", ())):
+    if not progress.get("finished") or not isinstance(progress.get("files"), dict):
         write(result, folder)
+    else:
+        there, changed = as_written(folder)
+        if changed:
+            many = f"{counted(len(changed), 'file')} in {folder.path}"
+            words = f"{many} changed since the survey was written, and stay as they are; the first is {changed[0]}"
+            warn(f"{words}: one that is deleted is written anew", TorchvizWarning)
+        if len(there) < len(progress["files"]):
+            write(result, folder, kept=there)
     folder.file(STATE).unlink(missing_ok=True)
 
 

@@ -21,7 +21,7 @@ from torchviz_cnn.layers.defaults import Layers, chosen_patterns, input_channels
 from torchviz_cnn.layers.layout import CONVOLUTIONS
 from torchviz_cnn.layers.receptive_field import ReceptiveField, receptive_fields
 from torchviz_cnn.media.datasets.source import ImageSource
-from torchviz_cnn.runs.folder import ResultFolder
+from torchviz_cnn.runs.folder import ANEW, STATE, ResultFolder
 from torchviz_cnn.runs.ranks import Ranks
 from torchviz_cnn.topk.pieces.cutting import Batches, Piece
 from torchviz_cnn.topk.pieces.sums import Sums
@@ -29,7 +29,6 @@ from torchviz_cnn.topk.reading import read_batches, skip_reason
 from torchviz_cnn.topk.relevance.shares import Relevance
 from torchviz_cnn.topk.tally import Best, Candidates, Collector, Part, Ranking, Tally, as_maps
 
-STATE = "state"
 _FORMAT = 2
 """Of what `RunState` saves; 1 had sums that depended on the order of batches."""
 _log = logging.getLogger("torchviz_cnn")
@@ -139,9 +138,9 @@ class RunState:
         folder.update(images=self.done, skipped=len(self.skipped), seconds=round(self.seconds, 1))
 
     @classmethod
-    def load(cls, folder: ResultFolder) -> RunState:
-        """What a run left. Raises OutputError where it is broken, or of another version."""
-        tensors, texts = folder.load_with_metadata(STATE)
+    def load(cls, folder: ResultFolder, remedy: str = ANEW) -> RunState:
+        """What a run left. Raises OutputError where it is broken, with the remedy, or of another version."""
+        tensors, texts = folder.load_with_metadata(STATE, remedy)
         try:
             known = json.loads(texts["state"])
             if known.get("format", 1) != _FORMAT:
@@ -159,7 +158,7 @@ class RunState:
         except OutputError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-            raise OutputError(f"{folder.file(STATE)} is broken: {error}") from error
+            raise OutputError(f"{folder.file(STATE)} is broken: {error}; {remedy}") from error
 
 
 def run_pass(

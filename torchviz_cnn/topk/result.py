@@ -22,7 +22,7 @@ from torchviz_cnn.layers.receptive_field import ReceptiveField
 from torchviz_cnn.media.datasets.source import ImageSource, View
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.media.notebook import pictures
-from torchviz_cnn.runs.folder import ResultFolder, model_checksum
+from torchviz_cnn.runs.folder import ANEW, ResultFolder, model_checksum
 from torchviz_cnn.scores.projection import Projection
 from torchviz_cnn.topk.patches import (
     Crop,
@@ -311,10 +311,8 @@ class TopActivations:
         """
         folder, module = ResultFolder.read(path, KIND), None if model is None else module_of(model)
         if not folder.has(RESULTS):
-            done = folder.manifest["progress"].get("images", 0)
-            raise OutputError(
-                f"{path} is not finished, with {counted(done, 'image')} done; the same command goes on with it"
-            )
+            done = counted(folder.manifest["progress"].get("images", 0), "image")
+            raise folder.without_result(RESULTS, done)
         tensors, texts = folder.load_with_metadata(RESULTS)
         try:
             about = json.loads(texts["about"])
@@ -336,7 +334,7 @@ class TopActivations:
             if about.get("by", "activation") == "relevance":
                 saved = saved._read_activation(tensors, about["target"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
-            raise OutputError(f"{folder.file(RESULTS)} is broken: {error}") from error
+            raise OutputError(f"{folder.file(RESULTS)} is broken: {error}; {ANEW}") from error
         if dataset is None:
             dataset = same_photos(about, folder.path, folder.manifest["identity"].get("dataset"))
         if dataset is None:

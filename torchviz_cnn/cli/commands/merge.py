@@ -45,7 +45,9 @@ def run(args: argparse.Namespace) -> None:
     net = None if args.model is None else shared.network(args)
     merged = tvc.merge(*args.folders, out=args.out, model=net)
     if merged.source is None and (args.pages or args.channels):
-        shared.say("no pages are drawn, as the photos are not where the runs had them, or have changed")
+        shared.say(
+            "no pages are drawn, as the photos or the index of shards are not where the runs had them, or have changed"
+        )
         args.pages, args.channels = 0, None
     top.report(args, merged)
     args.skipped += merged.skipped.values()

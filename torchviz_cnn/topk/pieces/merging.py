@@ -10,8 +10,8 @@ from typing import Any
 
 from torchviz_cnn.core.errors import InputError, OutputError, counted
 from torchviz_cnn.hooks.network import Model, module_of
-from torchviz_cnn.runs.folder import ResultFolder, difference, model_checksum, short
-from torchviz_cnn.topk.passes import STATE, RunState, require_some
+from torchviz_cnn.runs.folder import STATE, ResultFolder, difference, model_checksum, short
+from torchviz_cnn.topk.passes import RunState, require_some
 from torchviz_cnn.topk.pieces.cutting import Piece, images
 from torchviz_cnn.topk.pieces.outcome import result_of
 from torchviz_cnn.topk.result import KIND, RESULTS, TopActivations
@@ -83,6 +83,10 @@ def merge(
     return top
 
 
+_ELSEWHERE = "the same run makes it in another folder, as its result is in this one (`TopActivations.save` writes none)"
+"""What to do where the state is missing or broken."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Part:
     """A finished run over a piece."""
@@ -105,15 +109,9 @@ class _Part:
         piece = Piece(start, end, count)
         if not folder.has(RESULTS):
             done = folder.manifest["progress"].get("images", 0)
-            raise OutputError(
-                f"{path} is not finished: {done:,} of its {counted(len(piece), 'image')} are done; the same command "
-                "goes on with it"
-            )
+            raise folder.without_result(RESULTS, f"{done:,} of its {counted(len(piece), 'image')}")
         if not folder.has(STATE):
-            raise OutputError(
-                f"{path} has no {folder.file(STATE).name}, by which runs are merged: `save` does not write it, "
-                "top_activations(..., out=) does"
-            )
+            raise OutputError(f"{path} has no {folder.file(STATE).name}, by which runs are merged; {_ELSEWHERE}")
         return cls(folder, piece, identity)
 
     def require_same(self, other: _Part) -> None:
@@ -128,9 +126,9 @@ class _Part:
 
     def state(self) -> RunState:
         """What the run kept. Raises OutputError for what is not of all its images."""
-        state = RunState.load(self.folder)
+        state = RunState.load(self.folder, _ELSEWHERE)
         if state.done != len(self.piece) or list(state.tallies) != self.identity["layers"]:
-            raise OutputError(f"{self.folder.file(STATE)} is broken: it is not of {self.piece}")
+            raise OutputError(f"{self.folder.file(STATE)} is broken: it is not of {self.piece}; {_ELSEWHERE}")
         return state
 
 

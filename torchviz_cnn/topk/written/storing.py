@@ -15,7 +15,7 @@ from torch import Tensor
 from torchviz_cnn.core.errors import ImageError, InputError, OutputError
 from torchviz_cnn.media.datasets.photo_folder import PhotoFolder
 from torchviz_cnn.media.datasets.photos import Photos
-from torchviz_cnn.media.datasets.shards.index import INDEX
+from torchviz_cnn.media.datasets.shards.index import INDEX, Index
 from torchviz_cnn.media.datasets.shards.tar_shards import TarShards
 from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.images import Preprocess
@@ -44,8 +44,15 @@ def saved_origin(about: str) -> dict[str, Any]:
 
 
 def copy_index(results: Path, other: Path) -> None:
-    """Give another folder of results the index of shards that one has. Raises OutputError where it cannot."""
+    """Give another folder of results the index of shards that one has, unless it is broken.
+
+    Raises OutputError where it cannot.
+    """
     if (results / INDEX).exists() and not (other / INDEX).exists():
+        try:
+            Index.mapped(results / INDEX)
+        except OutputError:
+            return
         with whole(other / INDEX) as temporary:
             shutil.copyfile(results / INDEX, temporary)
 
