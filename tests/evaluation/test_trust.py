@@ -95,27 +95,26 @@ BOARDS = BOARD + 0.3 * images(12)
 @pytest.mark.parametrize("truth", [pytest.param(None, marks=pytest.mark.slow), [2, 0, 1, 4, 2, 3]])
 def test_figures_are_those_of_the_metrics(truth: list[int] | None) -> None:
     net, x, marked = vgg_like(), images(6), masks()
-    result = trusted(masks=marked, truth=truth, batch_size=4)
+    size = 4  # the same for both: a map that is rounded otherwise may rank two pixels otherwise
+    result = trusted(masks=marked, truth=truth, batch_size=size)
     target = None if truth is None else torch.tensor(truth)
     expected: dict[str, Callable[[str], tvc.Measurement]] = {
-        "insertion": lambda method: metrics.insertion(net, x, method, target, steps=4),
-        "deletion": lambda method: metrics.deletion(net, x, method, target, steps=4),
-        "average_drop": lambda method: metrics.average_drop(net, x, method, target),
-        "road": lambda method: metrics.road(net, x, method, target),
-        "pointing_game": lambda method: metrics.pointing_game(net, x, method, marked, target),
-        "energy_in_mask": lambda method: metrics.energy_in_mask(net, x, method, marked, target),
+        "insertion": lambda method: metrics.insertion(net, x, method, target, steps=4, batch_size=size),
+        "deletion": lambda method: metrics.deletion(net, x, method, target, steps=4, batch_size=size),
+        "average_drop": lambda method: metrics.average_drop(net, x, method, target, batch_size=size),
+        "road": lambda method: metrics.road(net, x, method, target, batch_size=size),
+        "pointing_game": lambda method: metrics.pointing_game(net, x, method, marked, target, batch_size=size),
+        "energy_in_mask": lambda method: metrics.energy_in_mask(net, x, method, marked, target, batch_size=size),
     }
     for method in METHODS:
         for column, measure in expected.items():
             one = measure(method)
             torch.testing.assert_close(result[method, column].values, one.values, rtol=1e-5, atol=1e-6, equal_nan=True)
             assert result[method, column].mean == pytest.approx(one.mean, rel=1e-5, nan_ok=True)
-        random = metrics.randomization(net, x, method, target)
-        torch.testing.assert_close(
-            result[method, "randomization"].values, random.values, rtol=1e-5, atol=1e-6, equal_nan=True
-        )
-        structure = random.details["structure"].nanmean(1)
-        torch.testing.assert_close(result[method, "structure"].values, structure, rtol=1e-5, atol=1e-5, equal_nan=True)
+        random = metrics.randomization(net, x, method, target, batch_size=size)
+        similar = {"randomization": random.values, "structure": random.details["structure"].nanmean(1)}
+        for column, values in similar.items():  # of ranks: rounding, which differs by processor, may exchange some
+            torch.testing.assert_close(result[method, column].values, values, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
 def test_own_cells_are_those_of_the_grid_pointing_game() -> None:

@@ -117,7 +117,7 @@ def test_from_photo_to_layer_to_channel_to_class(browser: Browser, page: Path) -
         assert tab.page.locator("#unit .pattern img").count() == 1
         tab.page.keyboard.press("Escape")
         tab.until("!document.getElementById('unit').open")
-        assert tab.page.evaluate("document.activeElement.getAttribute('href')") == "#features.2/3"
+        tab.until("document.activeElement.getAttribute('href') === '#features.2/3'")
 
         names = [text(tab, f"label[for=class-{i}]") for i in range(3)]
         tab.page.click("#class-2")  # a class

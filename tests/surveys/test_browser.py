@@ -236,8 +236,7 @@ def test_the_keyboard_is_enough(browser: Browser, page: Path) -> None:
         tab.page.keyboard.press("ArrowLeft")
         tab.until("(name) => document.getElementById('photo-title').textContent === name", names[places[0]])
         tab.page.keyboard.press("Escape")
-        tab.until("!document.getElementById('photo').open")
-        assert tab.page.evaluate(focused) == places[0]
+        tab.until(f"!document.getElementById('photo').open && {focused} === {places[0]}")
         nothing_wrong(tab)
 
 
