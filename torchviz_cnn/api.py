@@ -42,6 +42,7 @@ from torchviz_cnn.core.errors import (
     TargetError,
     TorchvizError,
     TorchvizWarning,
+    WorkerError,
 )
 from torchviz_cnn.deconv.compare import Comparison, FirstFilters, compare, first_filters
 from torchviz_cnn.deconv.deconvnet import Deconvolution, deconvnet
@@ -126,6 +127,7 @@ __all__ = [
     "TorchvizWarning",
     "Trust",
     "Watch",
+    "WorkerError",
     "ablation_cam",
     "cam_video",
     "capture",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gc
+import json
 import multiprocessing
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, get_worker_info
 
 import torchviz_cnn as tvc
+from torchviz_cnn.cli.main import main
 from torchviz_cnn.core.errors import InputError
 from torchviz_cnn.topk import reading
 
@@ -81,8 +86,8 @@ def test_whether_workers_can_be_started(monkeypatch: pytest.MonkeyPatch, tmp_pat
 class Broken:
     num_workers = 1
 
-    def __init__(self, at_start: Exception | None, later: Exception | None = None) -> None:
-        self.at_start, self.later = at_start, later
+    def __init__(self, at_start: Exception | None, later: Exception | None = None, count: int = 0) -> None:
+        self.at_start, self.later, self.count = at_start, later, count
 
     def __iter__(self) -> Any:
         if self.at_start is not None:
@@ -90,7 +95,7 @@ class Broken:
         return self.batches()
 
     def batches(self) -> Any:
-        yield 1
+        yield from range(self.count)
         raise self.later or StopIteration
 
 
@@ -106,6 +111,103 @@ class Broken:
 def test_workers_that_did_not_start_are_one_line(loader: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         list(reading._from_started(loader))
+
+
+class Deadly:
+    """Images of which one ends the worker process that reads it."""
+
+    def __init__(self, how: int | None) -> None:
+        self.how = how
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> Tensor:
+        if index == 25 and get_worker_info() is not None:
+            if self.how is None:
+                os._exit(3)
+            os.kill(os.getpid(), self.how)
+        return torch.full((3, 8, 8), index / 40)
+
+
+DEATHS = [
+    (signal.SIGKILL, "was ended by the signal 'Killed', most likely by the system as memory ran out"),
+    (signal.SIGBUS, r"was ended by the signal 'Bus error', most likely as shared memory \(/dev/shm\) ran out"),
+    (signal.SIGTERM, "was ended by the signal 'Terminated'"),
+    (None, "ended with exit code 3"),
+]
+MODEL = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@pytest.mark.skipif(not reading.starts_by_fork(), reason="workers here are started anew")
+@pytest.mark.parametrize(("how", "words"), DEATHS)
+def test_a_worker_that_dies_is_named_with_what_is_saved(how: int | None, words: str, tmp_path: Path) -> None:
+    def mined(out: Path | None, workers: int) -> Any:
+        return tvc.top_activations(MODEL, Deadly(how), ["1"], out=out, batch_size=2, workers=workers, save_every=3)
+
+    def surveyed(out: Path, workers: int) -> Any:
+        return tvc.survey(MODEL, Deadly(how), out=out, batch_size=2, workers=workers, save_every=3)
+
+    ends = "fewer workers take less memory, and workers=0 starts none$"
+    begins = rf"^the process \d+, which reads photos, {words}"
+    with pytest.raises(tvc.WorkerError, match=f"{begins}: nothing is saved, as no out= is given; {ends}"):
+        mined(None, 2)
+    saved = rf"{begins}: (\d+) of 40 images are saved, and the same call goes on with the next; {ends}"
+    for run, what in ((mined, "images"), (surveyed, "photos")):
+        with pytest.raises(tvc.WorkerError, match=saved) as error:
+            run(tmp_path / what, 2)
+        progress = json.loads((tmp_path / what / "manifest.json").read_text())["progress"]
+        assert re.findall(saved, str(error.value)) == [str(progress[what])]
+        assert 0 < progress[what] <= 24
+        run(tmp_path / what, 0)
+
+
+@pytest.mark.skipif(not reading.starts_by_fork(), reason="workers here are started anew")
+def test_the_command_line_says_it_in_its_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stored(self: tvc.PhotoFolder, index: int) -> Any:
+        if get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(self, index)
+
+    read = tvc.PhotoFolder.stored
+    (tmp_path / "photos").mkdir()
+    for i in range(5):
+        Image.new("RGB", (20, 20), (50 * i, 9, 9)).save(tmp_path / "photos" / f"{i}.png")
+    monkeypatch.setattr(tvc.PhotoFolder, "stored", stored)
+    line = ["--model", "cats_and_dogs", "--workers", "1", "--batch-size", "2", "--out", str(tmp_path / "out")]
+    assert main(["top", str(tmp_path / "photos"), "--layers", "relu1", *line]) == 2
+    (said,) = (one for one in capsys.readouterr().err.splitlines() if "error:" in one)
+    assert said.startswith("torchviz-cnn: error: the process ")
+    assert said.endswith(
+        "was ended by the signal 'Killed', most likely by the system as memory ran out: 0 of 5 images are saved, and "
+        "the same call goes on with the next; fewer workers take less memory, and --workers 0 starts none"
+    )
+
+
+@pytest.mark.parametrize("lost", [ConnectionResetError("reset"), EOFError()])
+def test_a_worker_that_dies_while_its_batch_is_taken_over_is_named(
+    lost: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch gives the error of the connection then."""
+    worker = multiprocessing.get_context("fork").Process(target=os._exit, args=(3,))
+    alive = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    worker.start()
+    alive.start()
+    with pytest.raises(tvc.WorkerError, match=f"^the process {worker.pid}, .* ended with exit code 3$"):
+        list(reading._taken_over(Broken(None, lost).batches(), [alive, worker]))
+    monkeypatch.setattr(reading, "_DYING", 0.1)
+    with pytest.raises(type(lost)):
+        list(reading._taken_over(Broken(None, lost).batches(), [alive]))
+    alive.kill()
+    alive.join()
+
+
+def test_a_worker_that_dies_later_was_started() -> None:
+    error = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    with pytest.raises(RuntimeError, match="is killed by signal"):
+        list(reading._from_started(Broken(None, error, 1)))  # type: ignore[arg-type]
 
 
 def test_other_errors_of_workers_stay_as_they_are() -> None:

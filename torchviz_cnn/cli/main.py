@@ -25,7 +25,7 @@ from torchviz_cnn.core.errors import TorchvizError, TorchvizWarning, did_you_mea
 
 _OPTIONS = (
     *("other_activations", "score", "method", "layer", "target", "output"),
-    *("geometry", "k", "batch_size", "steps", "stride", "truth", "by", "start", "end", "decode"),
+    *("geometry", "k", "batch_size", "steps", "stride", "truth", "by", "start", "end", "decode", "workers"),
 )
 _WORDS = (
     (r"layer_names\(model[^)]*\) lists", "torchviz-cnn layers lists"),

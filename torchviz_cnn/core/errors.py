@@ -11,6 +11,7 @@
     ├── CheckpointError   (ValueError)    weights that cannot be read or do not fit
     ├── OutputError       (OSError)       a result that cannot be written
     ├── RankError         (RuntimeError)  a process of a shared run that does not answer
+    ├── WorkerError       (RuntimeError)  a process that reads photos, which has ended
     └── HookError         (RuntimeError)  a hook manager used after it was closed
 
     TorchvizWarning       (UserWarning)
@@ -72,6 +73,10 @@ class OutputError(TorchvizError, OSError):
 
 class RankError(TorchvizError, RuntimeError):
     """Another process of a shared run has ended or does not answer."""
+
+
+class WorkerError(TorchvizError, RuntimeError):
+    """A process that reads photos has ended, most often as memory ran out."""
 
 
 class HookError(TorchvizError, RuntimeError):

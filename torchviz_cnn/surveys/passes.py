@@ -22,7 +22,7 @@ from torchviz_cnn.surveys.evidence import Where, coverage, inside, where
 from torchviz_cnn.surveys.maps import Explained, Explainer
 from torchviz_cnn.surveys.result import GRID, relative_name
 from torchviz_cnn.topk.pieces.cutting import Batches
-from torchviz_cnn.topk.reading import Batch, read_batches
+from torchviz_cnn.topk.reading import Batch, read_batches, watching_workers
 
 TOP = 5
 _GROWTH = 0.1
@@ -255,7 +255,9 @@ def run_pass(
     places = Batches(start, end, batch_size, save_every)
     reader = read_batches(look.source, places.shares(ranks), places, workers, device)
     saved = start
-    with progress_bar(progress and ranks.first, total=end, initial=start, unit=" photos", smoothing=0.1) as bar:
+    watching = watching_workers(lambda: None if save is None else saved, end)
+    bar_of = progress_bar(progress and ranks.first, total=end, initial=start, unit=" photos", smoothing=0.1)
+    with watching, bar_of as bar:
         for chunk in places.chunks():
             parts = list[Part]()
             try:

@@ -109,6 +109,7 @@ def survey(
         LayerError, ModelError: for a network that the method cannot explain.
         OutputError: for a folder of another run.
         RankError: where a process of a shared run dies.
+        WorkerError: where a process that reads photos dies, as for lack of memory.
 
     Warns:
         SkippedWarning: for photos that cannot be read, or that hold or give NaN, which are left out.

@@ -28,7 +28,7 @@ from torchviz_cnn.topk.exact import in_exact_order
 from torchviz_cnn.topk.passes import Probe, RunState, probe, run_pass
 from torchviz_cnn.topk.pieces.cutting import Piece
 from torchviz_cnn.topk.pieces.outcome import result_of
-from torchviz_cnn.topk.reading import checked_workers, prepare_once, usual_workers
+from torchviz_cnn.topk.reading import checked_workers, prepare_once, usual_workers, watching_workers
 from torchviz_cnn.topk.relevance.shares import Relevance
 from torchviz_cnn.topk.result import KIND, RESULTS, By, TopActivations
 
@@ -110,6 +110,7 @@ def top_activations(
         TargetError, ModelError: for a target that does not fit, and a score that does not depend on a layer.
         OutputError: for a folder of another model or dataset.
         RankError: where a process of a shared run dies.
+        WorkerError: where a process that reads photos dies, as for lack of memory.
 
     Warns:
         SkippedWarning: for images that cannot be read or give NaN, which are left out, and for a network that does not
@@ -154,9 +155,10 @@ def top_activations(
 
             options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "save_every": save_every}
             options |= {"progress": progress, "piece": piece}
-            run_pass(module, source, state, ranks, None if out is None else save, relevance, **options)
-            if exact:
-                _compute_exactly(state, module, source, ranks, workers, relevance)
+            with watching_workers(lambda: None if out is None else state.done, len(piece)):
+                run_pass(module, source, state, ranks, None if out is None else save, relevance, **options)
+                if exact:
+                    _compute_exactly(state, module, source, ranks, workers, relevance)
                 if not piece.whole:  # merging needs them
                     ranks.once(save)
             words = None if relevance is None else relevance.words()

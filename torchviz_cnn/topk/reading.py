@@ -8,13 +8,16 @@ import logging
 import multiprocessing
 import os
 import pickle
+import re
+import signal
 import sys
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError
+from torchviz_cnn.core.errors import InputError, WorkerError, counted
 from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.decoding import Jpeg, Jpegs, stream_apart
 from torchviz_cnn.media.images import Preprocess
@@ -227,7 +230,7 @@ def _forked(loader: DataLoader[Batch]) -> Iterator[Batch]:
     collects = gc.isenabled()
     gc.disable()
     try:
-        batches = iter(loader)
+        batches = _begun(loader)
     finally:
         if collects:
             gc.enable()
@@ -237,7 +240,7 @@ def _forked(loader: DataLoader[Batch]) -> Iterator[Batch]:
 def _from_started(loader: DataLoader[Batch]) -> Iterator[Batch]:
     """The batches from processes that are started anew, or InputError where they cannot import and unpickle all."""
     try:
-        batches = iter(loader)
+        batches = _begun(loader)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise InputError(
             f"the dataset cannot be sent to worker processes ({error}): define it at the top of a module, or pass "
@@ -245,12 +248,97 @@ def _from_started(loader: DataLoader[Batch]) -> Iterator[Batch]:
         ) from None
     except (RuntimeError, OSError) as error:  # as of a process that ended while it was started
         raise InputError(f"{_NOT_STARTED} ({' '.join(str(error).split())[:100]})") from None
+    began = False
     try:
-        yield from batches
+        for batch in batches:
+            began = True
+            yield batch
     except RuntimeError as error:
-        if "exited unexpectedly" not in str(error):
+        if began or (not isinstance(error, WorkerError) and _how_it_ended(error) is None):
             raise
         raise InputError(f"{_NOT_STARTED} ({error})") from None
+
+
+def _begun(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """The batches of a loader whose workers, where there are any, are started."""
+    others = multiprocessing.active_children()
+    batches = iter(loader)
+    workers = [one for one in multiprocessing.active_children() if one not in others]
+    return _taken_over(batches, workers)
+
+
+def _taken_over(batches: Iterator[Batch], workers: Sequence[multiprocessing.process.BaseProcess]) -> Iterator[Batch]:
+    """The batches. Raises WorkerError where one of the workers ends: PyTorch has its number alone or, where its batch
+    was just taken over, an error of the connection."""
+    try:
+        yield from batches
+    except (RuntimeError, OSError, EOFError) as error:
+        if isinstance(error, RuntimeError) and _how_it_ended(error) is None:
+            raise
+        left = connection.wait([one.sentinel for one in workers], timeout=_DYING) if workers else []
+        for one in workers:
+            if one.sentinel in left:
+                one.join(_DYING)  # what has let go of its files may not be gone yet
+        ended = next((one for one in workers if one.exitcode), None)
+        if ended is None or ended.exitcode is None:
+            raise
+        name = signal.strsignal(-ended.exitcode) if ended.exitcode < 0 else None
+        raise WorkerError(_ended(str(ended.pid), name, str(ended.exitcode))) from error
+
+
+@contextlib.contextmanager
+def watching_workers(saved: Callable[[], int | None], count: int) -> Iterator[None]:
+    """Say of a worker process that ends in the block what that means, where PyTorch names its number alone.
+
+    It is noticed wherever this process is at that moment, also in the network.
+
+    Args:
+        saved: how many images are saved by then; None where nothing is.
+        count: how many there are.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        how, done = _how_it_ended(error), saved()
+        if how is None:
+            raise
+        kept = "nothing is saved, as no out= is given"
+        if done is not None:
+            kept = f"{done:,} of {counted(count, 'image')} are saved, and the same call goes on with the next"
+        raise WorkerError(f"{how}: {kept}; fewer workers take less memory, and workers=0 starts none") from error
+
+
+_DYING = 5.0
+"""Seconds that a process may take to end."""
+_ENDED = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: ([\w ]+)|exited unexpectedly)"
+)
+_REASONS = {
+    "Killed": ", most likely by the system as memory ran out",
+    "Bus error": ", most likely as shared memory (/dev/shm) ran out",
+}
+
+
+def _how_it_ended(error: BaseException) -> str | None:
+    """What became of a worker process, in words; None for an error of something else."""
+    if isinstance(error, WorkerError):
+        return str(error)
+    found = _ENDED.search(str(error))
+    if found is None:
+        return None
+    if found[2] is None and error.__cause__ is not None:  # PyTorch's second message, which has less than its first
+        found = _ENDED.search(str(error.__cause__)) or found
+    code = re.search(r"exit code (\d+)", f"{error} {error.__cause__}")
+    return _ended(found[1], found[2], None if code is None else code[1])
+
+
+def _ended(number: str, name: str | None, code: str | None) -> str:
+    """How a process ended, by the name of a signal or its exit code, where they are known."""
+    if name is not None:
+        how = f"was ended by the signal {name!r}{_REASONS.get(name, '')}"
+    else:
+        how = "ended, most likely as memory ran out" if code is None else f"ended with exit code {code}"
+    return f"the process {number}, which reads photos, {how}"
 
 
 _NOT_STARTED = (
