@@ -28,6 +28,10 @@ BEYOND = (
     "units",
 )
 """What is in the gallery besides the methods that explain a class."""
+DIFFERS = {"filter_patterns": 12, "maximize": 4.5}
+"""How much pictures may differ on average, of 255; others by 3, for fonts and clocks. Gradient ascent amplifies the
+rounding, which is not the same on each processor: 7 and 3.3 were seen. Other channels differ by 42, another layer by 6.
+"""
 PAGES = sorted(path.stem for path in GALLERY.glob("*.md") if path.stem != "index")
 PARTS = ["## What it shows", "## What it does not show", "## Paper"]
 
@@ -78,4 +82,4 @@ def test_a_picture_is_what_its_lines_give(name: str, script: dict[str, Any], tmp
         for path in (tmp_path / "picture.jpg", GALLERY / "pictures" / f"{name}.jpg")
     )
     assert now.shape == kept.shape
-    assert np.abs(now - kept).mean() < 3  # of 255; fonts and clocks differ a little from one machine to another
+    assert np.abs(now - kept).mean() < DIFFERS.get(name, 3)
