@@ -18,11 +18,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from torchviz_cnn.core.errors import OutputError, counted
+from torchviz_cnn.core.errors import OutputError, TorchvizWarning, counted
+from torchviz_cnn.core.warn import warn
 from torchviz_cnn.media import render
 from torchviz_cnn.media.render import Array
 from torchviz_cnn.runs import files
-from torchviz_cnn.runs.folder import ANEW, ResultFolder
+from torchviz_cnn.runs.folder import ANEW, STATE, ResultFolder
 from torchviz_cnn.surveys.result import REGIONS, Calibration, ClassSummary, Confusion, Settings, ShownPhoto, Survey
 
 if TYPE_CHECKING:
@@ -67,11 +68,22 @@ def write(survey: Survey, folder: ResultFolder, kept: Collection[str] = ()) -> N
     folder.update(photos=len(survey) + len(survey.skipped), skipped=survey.skipped, files=sizes, finished=True)
 
 
-def as_written(folder: ResultFolder) -> tuple[list[str], list[str]]:
-    """The files of a finished survey that have something in them, and those among them of another size than written."""
-    sizes: dict[str, int] = folder.manifest["progress"]["files"]
-    there = {name: size for name in sizes if (size := _size(folder.path / name))}
-    return list(there), [name for name, size in there.items() if size != sizes[name]]
+def complete(survey: Survey, folder: ResultFolder) -> None:
+    """Write what is not there, or not any more; what the pass kept is then not needed."""
+    progress = folder.manifest["progress"]
+    sizes = progress.get("files")
+    if not progress.get("finished") or not isinstance(sizes, dict):
+        write(survey, folder)
+    else:
+        there = {name: size for name in sizes if (size := _size(folder.path / name))}
+        changed = [name for name, size in there.items() if size != sizes[name]]
+        if changed:
+            many = f"{counted(len(changed), 'file')} in {folder.path}"
+            words = f"{many} changed since the survey was written, and stay as they are; the first is {changed[0]}"
+            warn(f"{words}: one that is deleted is written anew", TorchvizWarning)
+        if len(there) < len(sizes):
+            write(survey, folder, kept=there)
+    folder.file(STATE).unlink(missing_ok=True)
 
 
 def _size(path: Path) -> int:

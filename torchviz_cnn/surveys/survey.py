@@ -19,7 +19,7 @@ from torchviz_cnn.attribution.methods import all_methods
 from torchviz_cnn.attribution.metrics.images import AllImages
 from torchviz_cnn.attribution.metrics.localisation import Masks, MaskSource
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, NotFiniteError, SkippedWarning, TorchvizError, TorchvizWarning, counted
+from torchviz_cnn.core.errors import InputError, NotFiniteError, SkippedWarning, TorchvizError, counted
 from torchviz_cnn.core.names import LayerName
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.evaluation.classes import Matches, Truth, given_classes, matched
@@ -37,7 +37,7 @@ from torchviz_cnn.surveys.choice import calibration, chosen, confusions
 from torchviz_cnn.surveys.maps import Explainer
 from torchviz_cnn.surveys.passes import Classes, Look, State, explained_class, run_pass
 from torchviz_cnn.surveys.result import Settings, ShownPhoto, Survey, relative_name
-from torchviz_cnn.surveys.saving import KIND, RESULT, as_written, identity_of, read, write
+from torchviz_cnn.surveys.saving import KIND, RESULT, complete, identity_of, read
 from torchviz_cnn.surveys.shortcuts import summaries
 from torchviz_cnn.topk.reading import checked_workers, prepare_once, read_batches, usual_workers
 
@@ -310,7 +310,7 @@ def _finished(
             raise
         computed: Any = ranks.gather(ranks.once(lambda: _result(run, state, options["batch_size"])))[0]
         result = replace(computed, source=run.source)
-    ranks.once(lambda: None if folder is None else _written(result, folder))
+    ranks.once(lambda: None if folder is None else complete(result, folder))
     if ranks.first and result.skipped:
         first = next(iter(result.skipped.values()))
         photos = f"{len(result.skipped)} of {counted(len(run.source), 'photo')}"
@@ -330,22 +330,6 @@ def _earlier(folder: ResultFolder | None) -> Survey | State | None:
     if folder.has(RESULT):
         return read(folder)
     return State.load(folder) if folder.has(STATE) else None
-
-
-def _written(result: Survey, folder: ResultFolder) -> None:
-    """Write what is not there, or not any more; what the pass kept is then not needed."""
-    progress = folder.manifest["progress"]
-    if not progress.get("finished") or not isinstance(progress.get("files"), dict):
-        write(result, folder)
-    else:
-        there, changed = as_written(folder)
-        if changed:
-            many = f"{counted(len(changed), 'file')} in {folder.path}"
-            words = f"{many} changed since the survey was written, and stay as they are; the first is {changed[0]}"
-            warn(f"{words}: one that is deleted is written anew", TorchvizWarning)
-        if len(there) < len(progress["files"]):
-            write(result, folder, kept=there)
-    folder.file(STATE).unlink(missing_ok=True)
 
 
 def _result(run: _Run, state: State, batch_size: int) -> Survey:
