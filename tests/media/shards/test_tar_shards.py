@@ -43,6 +43,9 @@ PLAIN = tvc.Preprocess((16, 16), resize=16)
         ("train-{000000..000002}.tar", ["train-000000.tar", "train-000001.tar", "train-000002.tar"]),
         ("{9..11}.tar", ["9.tar", "10.tar", "11.tar"]),
         ("{09..11}.tar", ["09.tar", "10.tar", "11.tar"]),
+        ("{0..10}.tar", [f"{number}.tar" for number in range(11)]),
+        ("{99..0101}.tar", ["0099.tar", "0100.tar", "0101.tar"]),
+        ("{00..2}.tar", ["00.tar", "01.tar", "02.tar"]),
         ("{a,b}/{0..1}.tar", ["a/0.tar", "a/1.tar", "b/0.tar", "b/1.tar"]),
         ("s3://bucket/{x,}.tar", ["s3://bucket/x.tar", "s3://bucket/.tar"]),
         ("one.tar", ["one.tar"]),
@@ -55,12 +58,25 @@ def test_braces_are_expanded_as_by_a_shell(pattern: str, expected: list[str]) ->
 @pytest.mark.parametrize(
     ("pattern", "words"),
     [
-        ("{000-019}.tar", r"\{000-019\}; did you mean '000\.\.019'"),
-        ("{0...9}.tar", "did you mean '0..9'"),
+        ("{000-019}.tar", r"not \{000-019\}; did you mean '\{000\.\.019\}'\?$"),
+        ("{0...9}.tar", r"did you mean '\{0\.\.9\}'\?$"),
+        ("{0:9}.tar", r"did you mean '\{0\.\.9\}'\?$"),
         ("{a}.tar", r"not \{a\}$"),
+        ("{}.tar", r"not \{\}$"),
+        ("{0..}.tar", r"as in \{000\.\.019\} or .* not \{0\.\.\}$"),
+        ("{-1..2}.tar", r"not \{-1\.\.2\}$"),
         ("{0..3.tar", "do not match"),
-        ("{{0..1},a}.tar", "do not match, or one pair stands in another"),
-        ("{9..3}.tar", "the last number of {9..3} is below the first"),
+        ("{{0..3}}.tar", r"do not match, .*; did you mean '.*\{0\.\.3\}\.tar'\?$"),
+        ("{{0..1},a}.tar", "do not match, or one pair stands in another$"),
+        ("{9..3}.tar", r"the last number of \{9\.\.3\} is below the first; did you mean '\{3\.\.9\}'\?$"),
+        ("{002..0}.tar", r"is below the first; did you mean '\{0\.\.002\}'\?$"),
+        (
+            "http://a.b/*.tar",
+            r"^http://a\.b/\*\.tar is a glob, .* as in train-\{000\.\.019\}\.tar, or give a list of addr",
+        ),
+        ("s3://b/a-[0:9].tar", r"is a glob, .* of addresses; did you mean 'a-\{0\.\.9\}\.tar'\?$"),
+        ("http://a.b/x-?.tar", "is a glob"),
+        (["http://a.b/1.tar", "http://a.b/[23].tar"], r"^http://a\.b/\[23\]\.tar is a glob"),
         ("{0..99999999999999}.tar", "more than 1,000,000 shards"),
         ("{0..9999}{0..9999}.tar", "more than 1,000,000 shards"),
         ("{a,a}.tar", "a.tar is given twice"),
@@ -106,6 +122,58 @@ def test_a_glob_and_a_list_are_taken_in_order(tmp_path: Path) -> None:
     assert list(reverse.names[:2]) == ["train-000002.tar/0004.jpg", "train-000002.tar/0005.jpg"]
     with pytest.raises(ShardError, match=r"no file fits .*nowhere-\*.tar"):
         tvc.TarShards(tmp_path / "nowhere-*.tar")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("train-[0:2].tar", r"no file fits .*; did you mean 'train-\{0\.\.2\}\.tar'\?$"),
+        ("train-[000000..000002].tar", r"no file fits .*; did you mean 'train-\{000000\.\.000002\}\.tar'\?$"),
+        ("train-(0-2).tar", r"there is no shard .*; did you mean 'train-\{0\.\.2\}\.tar'\?$"),
+        ("train-%06d.tar", r"there is no shard .*; numbers are a range, as \{000\.\.019\} in place of %06d$"),
+        ("train-{0..2}.tar", r"there is no shard .*train-0\.tar; did you mean 'train-00000\d\.tar'\?$"),
+        ("train-000001.TAR", r"there is no shard .*; did you mean 'train-000001\.tar'\?$"),
+        ("train-000001.tgz", r"there is no shard .*; did you mean 'train-000001\.tar'\?$"),
+        ("trian-*.tar", r"no file fits .*; did you mean 'train-00000\d\.tar'\?$"),
+        ("x.tar", r"there is no shard .*x\.tar$"),
+    ],
+)
+def test_what_is_not_there_is_said_with_the_nearest_match(tmp_path: Path, pattern: str, words: str) -> None:
+    write_shards(tmp_path)
+    with pytest.raises(ShardError, match=words):
+        len(ImageSource(str(tmp_path / pattern)))
+
+
+def test_a_folder_of_tar_files_is_told_as_what_it_is(tmp_path: Path) -> None:
+    write_shards(tmp_path)
+    with pytest.raises(ShardError, match=r"is a folder, not a tar file: the tar files in it are .*\*\.tar$"):
+        len(tvc.TarShards(tmp_path))
+
+
+def test_what_an_address_has_behind_a_question_mark_is_no_glob() -> None:
+    for address in ("http://[::1]:80/a.tar", "http://a.b/c.tar?x=[1]&y=*", "http://a.b/c?file=d.tar"):
+        assert shard_paths(address) == [address]
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "command"),
+    [
+        ("a.tgz", "w:gz", "gunzip < a.tgz > a.tar"),
+        ("a.tar.gz", "w:gz", "gunzip < a.tar.gz > a.tar"),
+        ("a.tar", "w:gz", "gunzip < a.tar > a.plain.tar"),
+        ("a.tar.bz2", "w:bz2", "bunzip2 < a.tar.bz2 > a.tar"),
+        ("a.txz", "w:xz", "unxz < a.txz > a.tar"),
+        ("A.TGZ", "w:gz", "gunzip < A.TGZ > A.tar"),
+    ],
+)
+def test_a_compressed_shard_is_told_how_to_unpack_it(tmp_path: Path, name: str, mode: Any, command: str) -> None:
+    with tarfile.open(tmp_path / name, mode) as tar:
+        member = tarfile.TarInfo("a.jpg")
+        member.size = len(photo_bytes(0))
+        tar.addfile(member, io.BytesIO(photo_bytes(0)))
+    for place in (str(tmp_path / name), str(tmp_path / f"*{Path(name).suffix}")):
+        with pytest.raises(ShardError, match=rf"the shard {name} is compressed, and .*: unpack it, as by `{command}`$"):
+            len(ImageSource(place))
 
 
 def test_names_of_shards_are_what_tells_them_apart() -> None:
@@ -286,7 +354,7 @@ def test_what_is_no_plain_tar_is_refused(tmp_path: Path) -> None:
         content[tar.getmembers()[1].offset + 5] ^= 255  # in the header of the second
     (tmp_path / "damaged.tar").write_bytes(content)
     for name, words in (
-        ("packed", "it is compressed"),
+        ("packed", "is compressed"),
         ("text", "is not a tar file"),
         ("joined", "has content behind the mark of its end"),
         ("damaged", "is broken: there is no header at byte"),

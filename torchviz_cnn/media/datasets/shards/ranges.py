@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from torchviz_cnn.core.errors import InputError, ShardError, one_line
+from torchviz_cnn.media.datasets.shards.patterns import name_meant, range_meant
 
 T = TypeVar("T")
 FIRST_WAIT = 0.5
@@ -93,7 +94,10 @@ class Files:
         for attempt in range(self.retries + 1):
             open_ones = [place for place in range(len(ask)) if place not in answers]
             for place, answer in zip(open_ones, self._together([ask[place] for place in open_ones]), strict=True):
-                reason = _trouble(paths[place], answer) if isinstance(answer, Exception) else wrong(place, answer)
+                if isinstance(answer, Exception):
+                    reason: str | None = _trouble(paths[place], answer, self.local)
+                else:
+                    reason = wrong(place, answer)
                 if reason is None:
                     answers[place] = answer
                 else:
@@ -180,7 +184,7 @@ def _tried(one: Callable[[], T]) -> T | Exception:
         return error
 
 
-def _trouble(path: str, error: Exception) -> str:
+def _trouble(path: str, error: Exception, local: bool) -> str:
     """What an error says that may pass. Raises ShardError for one that will not, and MemoryError as it is."""
     if isinstance(error, (MemoryError, NotImplementedError, TypeError)):
         raise error
@@ -189,7 +193,10 @@ def _trouble(path: str, error: Exception) -> str:
     refused = isinstance(status, int) and 400 <= status < 500 and status not in _AGAIN
     gone = isinstance(cause, (FileNotFoundError, IsADirectoryError, NotADirectoryError))
     if gone or (refused and status in (404, 410)):
-        raise ShardError(f"there is no shard {path}") from error
+        if local and os.path.isdir(path):
+            tars = os.path.join(path, "*.tar")
+            raise ShardError(f"{path} is a folder, not a tar file: the tar files in it are {tars}") from error
+        raise ShardError(f"there is no shard {path}{name_meant(path) if local else range_meant(path)}") from error
     if refused or isinstance(cause, PermissionError):
         raise ShardError(f"the shard {path} may not be read: {_said(cause)}") from error
     return _said(cause)

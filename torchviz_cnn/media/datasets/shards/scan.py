@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tarfile
 import zlib
 from collections import Counter
@@ -149,11 +150,24 @@ def _members(name: str, window: _Window) -> Iterator[tarfile.TarInfo]:
     except (tarfile.TarError, OSError, ValueError, UnicodeError) as error:
         if isinstance(error, ShardError):
             raise
-        packed = window.at(0, 4)[:2] == b"\x1f\x8b" or window.at(0, 4) == b"\x28\xb5\x2f\xfd"
-        reason = "it is compressed, and parts can be read of plain tar files only" if packed else one_line(error)
-        whole = "" if packed else " is not a tar file, or not all of one"
-        raise ShardError(f"the shard {name}{whole}: {reason}") from error
+        unpack = next((command for begin, command in _PACKED.items() if window.at(0, 6).startswith(begin)), None)
+        if unpack is not None:
+            plain = f"{_stem(name)}{'.plain' if name.casefold().endswith('.tar') else ''}.tar"
+            raise ShardError(
+                f"the shard {name} is compressed, and parts can be read of plain tar files only: unpack it, as by "
+                f"`{unpack} < {name} > {plain}`"
+            ) from error
+        raise ShardError(f"the shard {name} is not a tar file, or not all of one: {one_line(error)}") from error
     _require_end(name, window, end)
+
+
+_PACKED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ\0": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
+"""What unpacks a file, by what it begins with."""
+
+
+def _stem(name: str) -> str:
+    """The name of a tar file without what its kind is."""
+    return re.sub(r"(\.tar)?\.\w+$", "", name, flags=re.IGNORECASE)
 
 
 def _require_end(name: str, window: _Window, end: int) -> None:
