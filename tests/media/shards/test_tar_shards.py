@@ -171,7 +171,7 @@ def test_a_compressed_shard_is_told_how_to_unpack_it(tmp_path: Path, name: str, 
         member = tarfile.TarInfo("a.jpg")
         member.size = len(photo_bytes(0))
         tar.addfile(member, io.BytesIO(photo_bytes(0)))
-    for place in (str(tmp_path / name), str(tmp_path / f"*{Path(name).suffix}")):
+    for place in (str(tmp_path / name), str(tmp_path / f"*{''.join(Path(name).suffixes)}")):
         with pytest.raises(ShardError, match=rf"the shard {name} is compressed, and .*: unpack it, as by `{command}`$"):
             len(ImageSource(place))
 
