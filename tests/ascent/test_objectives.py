@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,7 @@ MAPS = torch.randn(3, 4, 6, 5, generator=torch.Generator().manual_seed(0))
 X = images(3)
 
 
-def evaluate(objective: Objective, maps: Tensor = MAPS, x: Tensor = X, output: Tensor | None = None) -> Tensor:
+def evaluate(objective: Objective, maps: Tensor = MAPS, x: Tensor = X, output: Any = None) -> Tensor:
     return objective.value(Evaluation(x, {"a": maps}, output, torch.arange(len(x))))
 
 
@@ -77,6 +79,8 @@ def test_class_score(score: Score) -> None:
     assert torch.allclose(evaluate(objectives.class_score(4, score=score), output=logits), expected, atol=1e-6)
     each = evaluate(objectives.class_score([1, 2, 3]), output=logits)
     assert torch.equal(each, logits[torch.arange(3), torch.tensor([1, 2, 3])])
+    heads = {"coarse": logits[:, :2], "fine": logits}
+    assert torch.equal(evaluate(objectives.class_score([1, 2, 3], output="fine"), output=heads), each)
 
 
 def test_diversity_is_0_for_equal_images_and_grows() -> None:

@@ -86,6 +86,26 @@ def test_a_clip_of_overlays_is_that_of_each_frame(tmp_path: Path) -> None:
         assert np.abs(frame.astype(float) - np.asarray(heat.overlay(index=number))).mean() < 6
 
 
+def test_a_part_of_the_output_is_explained_as_if_it_were_the_output(tmp_path: Path) -> None:
+    class Heads(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network().model
+
+        def forward(self, x: torch.Tensor) -> dict[str, Any]:
+            scores = self.net(x)
+            return {"maps": x, "heads": [-scores, scores]}
+
+    pictures, plain = moving(6)[0], network()
+    heads = tvc.Network(Heads(), plain.preprocess, plain.categories)
+    expected = tvc.cam_video(plain, pictures, tmp_path / "a.avi", target="red")
+    with pytest.raises(tvc.ModelError, match="output= chooses a part of it"):
+        tvc.cam_video(heads, pictures, tmp_path / "b.avi")
+    made = tvc.cam_video(heads, pictures, tmp_path / "b.avi", output="heads.1")
+    assert (made.category, made.probability, made.layer) == ("red", expected.probability, "net.1")
+    assert all(np.array_equal(a, b) for a, b in zip(read(tmp_path / "a.avi"), read(tmp_path / "b.avi"), strict=True))
+
+
 def test_one_scale_over_the_clip_keeps_what_is_weaker_weak(tmp_path: Path) -> None:
     (bright,), (dim,) = (moving(1, level=level)[0] for level in (250, 125))
     peaks = {}

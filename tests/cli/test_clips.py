@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.conftest import NET
+from tests.cli.conftest import NET, PREPARED
 from tests.media.test_video import clip
 from torchviz_cnn.cli.main import main
 
@@ -64,6 +64,15 @@ def test_a_folder_of_frames_is_a_clip_where_a_clip_is_to_be_written(
     assert count("film.webm") == 12
     assert main(["cam", "frames/0.png", "frames/1.png", *NET, "--out", "two.mp4"]) == 0
     assert count("two.mp4") == 2
+
+
+def test_a_part_of_the_output_is_explained_in_a_clip(film: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair = ["cam", "film.avi", "--model", "clinet:pair", *PREPARED, "--labels", "labels.txt"]
+    assert main([*pair, "--out", "film.mp4"]) == 2
+    assert "--output chooses a part of it" in capsys.readouterr().err
+    assert main([*pair, "--out", "film.mp4", "--output", "heads.0"]) == 0
+    assert "Grad-CAM at net.4" in capsys.readouterr().out
+    assert count("film.mp4") == 12
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, LayerError, TargetError, counted, kind_of
 from torchviz_cnn.core.names import LayerName
 from torchviz_cnn.hooks.inputs import Output
-from torchviz_cnn.scores.outputs import Ending, read_classes
+from torchviz_cnn.scores.outputs import Ending
 from torchviz_cnn.scores.reader import Reader, ReadyTarget, TargetFunction, label_of
 from torchviz_cnn.scores.targets import Score, check_score, resolve_target, score_of, warn_of_probabilities
 
@@ -158,10 +158,13 @@ def direction(layer: LayerName, vector: Sequence[float] | Tensor, *, cosine_powe
     return Objective(f"direction({_shown(layer)}, {counted(len(towards), 'number')}{power})", value, (layer,))
 
 
-def class_score(target: int | str | Sequence[int | str] | Tensor, *, score: Score = "logit") -> Objective:
+def class_score(
+    target: int | str | Sequence[int | str] | Tensor, *, score: Score = "logit", output: Output = None
+) -> Objective:
     """Take the score of a class, or of one class for each image: the logit, or as `score` says. Runs the whole network.
 
-    A class is an index or, of a Network that has names for its classes, a name.
+    A class is an index or, of a Network that has names for its classes, a name. `output` says where the class scores
+    are in what the model gives, as for `grad_cam`; by default they are looked for.
 
     Simonyan et al., arXiv 1312.6034.
     """
@@ -173,7 +176,7 @@ def class_score(target: int | str | Sequence[int | str] | Tensor, *, score: Scor
 
     def value(given: Evaluation) -> Tensor:
         wanted = [asked[row] for row in given.rows.tolist()] if several else asked
-        logits, activation = read_classes(given.output, len(given.images), given.categories, given.ending)
+        logits, activation, _ = Reader(output, given.categories).read(given.output, len(given.images), given.ending)
         if given.step == 0:
             warn_of_probabilities(activation, score)
         classes, _ = resolve_target(wanted, logits, given.categories)

@@ -34,6 +34,7 @@ from torchviz_cnn.core.errors import (
 from torchviz_cnn.core.names import LayerName
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
+from torchviz_cnn.hooks.inputs import Output
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.media import render
 from torchviz_cnn.media.notebook import pictures
@@ -99,6 +100,7 @@ def cam_video(
     layer: LayerName | None = None,
     target: int | str | None = None,
     score: Score = "logit",
+    output: Output = None,
     scale: Scale = "clip",
     batch_size: int = 16,
     fps: float | None = None,
@@ -124,7 +126,7 @@ def cam_video(
         layer: as for `grad_cam`.
         target: the class, by index or name; by default that of the highest mean probability in 8 frames spread over
             the clip, or in the first 8 of a camera.
-        score: as for `grad_cam`.
+        score, output: as for `grad_cam`.
         scale: the strongest colour is the strongest value in the `clip`, or in each `frame`. Of a camera, the clip's is
             the strongest so far.
         batch_size: frames at once (16); of a camera always 1.
@@ -167,7 +169,7 @@ def cam_video(
     draw(np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1)), (0, 0, 1, 1))  # an unknown option is told before the work
     checks.one_of("scale", scale, get_args(Scale))
     checks.whole_number("batch_size", batch_size)
-    explain = _explainer(method, layer, score)
+    explain = _explainer(method, layer, score, output)
     if callable(target):
         raise TargetError(
             "one class is explained in all frames of a clip, and the target is a function; photos take it"
@@ -179,7 +181,7 @@ def cam_video(
         raise InputError(f"{path} is the clip itself: write to another file")
     limit = None if seconds is None else max(round(checks.number("seconds", seconds, least=0) * clip.fps), 1)
     batch_size = 1 if clip.is_camera else batch_size
-    index = _most_likely(model, clip, batch_size) if target is None else model.class_index(target)
+    index = _most_likely(model, clip, batch_size, output) if target is None else model.class_index(target)
     run = _Run(model, clip, explain, index, batch_size, limit, progress)
     with files.whole(path, f".part{path.suffix}") as temporary:
         pictures = run.drawn_on_one_scale(draw) if scale == "clip" and not clip.is_camera else run.drawn(draw, scale)
@@ -188,20 +190,21 @@ def cam_video(
     return run.result(path, time.monotonic() - begun)
 
 
-def _explainer(method: str, layer: LayerName | None, score: Score) -> Callable[..., Any]:
+def _explainer(method: str, layer: LayerName | None, score: Score, output: Output) -> Callable[..., Any]:
     """The method by its name, with those options that it takes."""
     known = methods_of("cam")
     chosen = known[checks.one_of("method", method, known)]
     if score != "logit" and "score" not in chosen.options:
         raise InputError(f"{method} explains the logit alone: leave score out")
     options: dict[str, Any] = {"layer": layer, "score": score, "relu": False}  # negative values are not drawn
-    return partial(chosen.explain, **{name: value for name, value in options.items() if name in chosen.options})
+    taken = {name: value for name, value in options.items() if name in chosen.options}
+    return partial(chosen.explain, output=output, **taken)
 
 
-def _most_likely(model: Network, clip: Clip, batch_size: int) -> int:
+def _most_likely(model: Network, clip: Clip, batch_size: int, output: Output) -> int:
     """The class of the highest mean probability in frames spread over a clip."""
     parts = _batches((Image.fromarray(frame) for frame in clip.spread(LOOKED_AT)), batch_size)
-    return int(torch.cat([predict(model, part) for part in parts]).mean(0).argmax())
+    return int(torch.cat([predict(model, part, output=output) for part in parts]).mean(0).argmax())
 
 
 @dataclass

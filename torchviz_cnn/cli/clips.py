@@ -19,7 +19,7 @@ from torchviz_cnn.media.video import CODECS, natural
 _ENDINGS = {*CODECS, ".3gp", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".wmv"}
 """Files that are clips without more being said; with the name of a clip as --out every file is."""
 _OF_CLIPS = ("scale", "fps", "seconds")
-_OF_PHOTOS = ("truth", "preset", "output")
+_OF_PHOTOS = ("truth", "preset")
 
 
 def is_clip(args: argparse.Namespace) -> bool:
@@ -62,7 +62,7 @@ def draw(args: argparse.Namespace, method: str, chosen: dict[str, Any]) -> None:
         scale=args.scale or "clip",
         colormap=args.colormap or "jet",
         progress=True,
-        **shared.options(args, "batch_size", "fps", "seconds", "alpha", "blend"),
+        **shared.options(args, "batch_size", "fps", "seconds", "alpha", "blend", "output"),
         **chosen,
     )
     why = "as asked" if args.target else f"the likeliest in {LOOKED_AT} frames spread over it"
