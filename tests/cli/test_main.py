@@ -12,7 +12,10 @@ import pytest
 
 from tests.cli.conftest import NET, PREPARED, pictures
 from torchviz_cnn.cli import commands
-from torchviz_cnn.cli.main import _in_options, main
+from torchviz_cnn.cli.arguments import in_options
+from torchviz_cnn.cli.main import _commands, _parser, main
+
+EVERY_OPTION = {option for parser in _parser(_commands()).commands.values() for option in parser._option_string_actions}
 
 
 def test_every_file_of_commands_is_a_command() -> None:
@@ -139,32 +142,62 @@ def test_what_cannot_be_meant_is_told_before_the_network_runs(
         ("mask_values say which, as mask_values=(1,)", "--mask-values say which, as --mask-values 1"),
         ("2 could not be read (skipped lists what is left out); x", "2 could not be read; x"),
         (
-            "the names of both classes: load it with labels=['the class of 0', 'the class of 1']",
+            "the names of both classes: load_model(..., labels=['the class of 0', 'the class of 1']) names them",
             "the names of both classes: --labels FILE has a line for each, that of 0 first",
         ),
         ("or use batch_size=1", "or use --batch-size 1"),
         ("not (B, D); output= chooses a part", "not (B, D); --output chooses a part"),
         (
-            "output= chooses a part of it, and target= takes a function of it, as tvc.targets.region(mask, class)"
+            "output= chooses a part of it, and target=, as grad_cam has it, takes a function of it, as "
+            "tvc.targets.region(mask, class)"
             " with output='out'",
             "--output chooses a part of it, and --target package.module:function makes numbers of it with --output out",
         ),
-        ("no convolution on this input; name a layer", "no convolution on this input; name one with --layer"),
-        ("at most 100 are read (max_pixels)", "at most 100 are read"),
+        ("on this input; layer=, as grad_cam has it, names one", "on this input; --layer names one"),
+        ("no convolution on this input; name layers", "no convolution on this input; name them with --layers"),
+        ("at most 9 are read, and more by read_image(path, max_pixels=...)", "at most 9 are read"),
+        ("scaled; window=(low, high), as Preprocess has it, sets another", "scaled; --window LOW HIGH sets another"),
+        ("make no grid; layout=(14, 14), as grad_cam has it, says the grid", "make no grid"),
+        ("not square; say input_size=(height, width)", "not square; say --input-size HEIGHT WIDTH"),
+        ("it has no head (fc); head='none' loads the rest", "it has no head (fc); --head none loads the rest"),
+        ("in another way: pass preprocess=Preprocess(...)", "in another way"),
+        ("defined there, or pass workers=0", "defined there, or pass --workers 0"),
+        (
+            "unknown; a Network with a Preprocess knows it, and geometry='crop', 'pad', as overlay has it, says it",
+            "unknown; a Network with a Preprocess knows it",
+        ),
+        (
+            "net runs on one image, but not on 2 at once, which batch_size=1, as filter_patterns has it, mends: why",
+            "net runs on one image, but not on 2 at once: why",
+        ),
+        ("tifffile does (pip install tifffile), or pass its array", "tifffile does (pip install tifffile)"),
+        (
+            "a.keras has its weights itself: load_model('a.keras'), without weights 'b.pth'",
+            "a.keras has its weights itself: leave --weights out",
+        ),
+        (
+            "piece has no state, by which runs are merged: `save` does not write it, top_activations(..., out=) does",
+            "piece has no state, by which runs are merged: torchviz-cnn top writes it",
+        ),
+        (
+            "has 2 photos; TarShards(..., image='jpg') takes the first of these of each sample",
+            "has 2 photos; in Python, TarShards(..., image='jpg') takes the first of these of each sample",
+        ),
+        (
+            "is of weights; load_model('w.h5') builds the network that the file describes; one of weights alone goes "
+            "into a network that you build, load_keras_weights(model, path)",
+            "is of weights; --model w.h5 builds the network that the file describes",
+        ),
+        (
+            "name the network that they are for, load_model('xception', weights=path), or build it and call "
+            "load_keras_weights(model, path)",
+            "name the network that they are for, --model xception --weights FILE",
+        ),
         ("the shape of mean=0 is (3,)", "the shape of mean=0 is (3,)"),
     ],
 )
 def test_messages_name_options_not_python(python: str, words: str) -> None:
-    assert _in_options(python) == words
-
-
-def test_no_option_is_advised_that_the_command_does_not_have(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "maps.py").write_text("from torch import nn\n\ndef net():\n    return nn.Conv2d(3, 2, 3)\n")
-    for command, photos in (("cam", "photo.png"), ("survey", ".")):
-        assert main([command, photos, "--model", "maps:net", *PREPARED, "--out", str(here.parent / command)]) == 2
-        said = capsys.readouterr().err
-        assert "--output chooses a part of it" in said
-        assert ("--target" in said) == (command == "cam")
+    assert in_options(python, EVERY_OPTION) == words
 
 
 def test_interrupting_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -477,7 +477,7 @@ def test_mistakes_are_told_before_the_work(tmp_path: Path) -> None:
     wrong: list[tuple[type[Exception], str, Callable[[], object]]] = [
         (tvc.InputError, "takes a Network, not a plain module", lambda: tvc.report(net.model, shown, tmp_path)),  # type: ignore[arg-type]
         (tvc.InputError, "k is a whole number", lambda: tvc.report(net, shown, tmp_path, k=0)),
-        (tvc.InputError, "k says how many", lambda: tvc.report(net, shown, tmp_path, channels=5)),  # type: ignore[arg-type]
+        (tvc.InputError, "k=, as report has it, says how many", lambda: tvc.report(net, shown, tmp_path, channels=5)),  # type: ignore[arg-type]
         (tvc.InputError, "classes is a whole number", lambda: tvc.report(net, shown, tmp_path, classes=-1)),
         *(
             (

@@ -310,7 +310,9 @@ def test_the_options_that_a_refusal_names_explain_the_output(build: Callable[[],
         torch.manual_seed(0)
         model, x = build().eval(), torch.rand(1, 3, side, side)
     for explain in (tvc.predict, tvc.grad_cam, tvc.saliency):
-        with pytest.raises(ModelError, match=r"target= takes a function of it, as tvc\.targets\.") as refused:
+        with pytest.raises(
+            ModelError, match=r"target=, as grad_cam has it, takes a function of it, as tvc\.targets\."
+        ) as refused:
             explain(model, x)
     named = str(refused.value).rpartition("of it, as ")[2].replace("(mask, class)", "(torch.ones(8, 8), 1)")
     options = eval(f"dict(target={named.replace(' with ', ', ')})", {"torch": torch, "tvc": tvc})

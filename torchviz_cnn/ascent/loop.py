@@ -329,7 +329,8 @@ class Ascent:
                 raise
             name, reason = type(self.module).__name__, str(error).partition("\n")[0]
             raise ModelError(
-                f"{name} runs on one image, but not on {len(images)} at once, which batch_size=1 mends: {reason}"
+                f"{name} runs on one image, but not on {len(images)} at once, which batch_size=1, as filter_patterns "
+                f"has it, mends: {reason}"
             ) from error
 
 

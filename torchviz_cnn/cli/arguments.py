@@ -1,10 +1,14 @@
-"""The arguments that commands share, and what a command is. Nothing here imports PyTorch: no help waits for it."""
+"""The arguments that commands share, how messages speak of them, and what a command is.
+
+Nothing here imports PyTorch: no help waits for it.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,6 +125,71 @@ def option(name: str) -> str:
     '--other-activations'
     """
     return f"--{name.replace('_', '-')}"
+
+
+_OPTIONS = (
+    *("other_activations", "score", "method", "layer", "layout", "target", "output", "head", "size", "workers"),
+    *("geometry", "k", "batch_size", "steps", "stride", "truth", "by", "start", "end", "decode"),
+)
+_WORDS = (
+    (r"layer_names\(model[^)]*\) lists", "torchviz-cnn layers lists"),
+    (r"torchviz_cnn\.model_names\(\) lists", "torchviz-cnn layers --models lists"),
+    (r"\buse (\w+_cam)\b", lambda match: f"use --method {match[1].replace('_', '-')}"),
+    (r"(?<=explains this network: )\w+(?=:)", lambda match: match[0].replace("_", "-")),
+    (r", which batch_size=1, as filter_patterns has it, mends", ""),
+    (r", and geometry='crop', .* says it", ""),
+    (r", as \w+(?: and \w+)* ha(?:s|ve) it,", ""),
+    (
+        rf"\b({'|'.join(_OPTIONS)})=(?:['\"]([\w-]+)['\"]|(\w+|\([^)]*\)))",
+        lambda match: f"{option(match[1])} {match[2] or match[3]}",
+    ),
+    (
+        r"\btarget= takes a function of it(, as tvc[\w.]+\([^)]*\))?",
+        "--target package.module:function makes numbers of it",
+    ),
+    (r"\boutput= chooses", "--output chooses"),
+    (r"\bwindow=\(low, high\)", "--window LOW HIGH"),
+    (r"\bbands=\(red, green, blue\)", "--bands RED GREEN BLUE"),
+    (r"\binput_size=\(height, width\)", "--input-size HEIGHT WIDTH"),
+    (r"^(window|bands) (is|are)\b", r"--\1 \2"),
+    (r"; layer= names one\b", "; --layer names one"),
+    (r"; name layers\b", "; name them with --layers"),
+    (r"\bout=('[^']+')", r"--out \1"),
+    (r"^mask_values say\b", "--mask-values say"),
+    (r"\bas mask_values=\((\d+),\)", r"as --mask-values \1"),
+    (r"\(resume\)", "(--resume)"),
+    (r": model\.to\('cuda'\)", ": --device cuda"),
+    (r": pass preprocess=Preprocess\(\.\.\.\)", ""),
+    (r"\bload_model\(\.\.\., labels=.*\) names them", "--labels FILE has a line for each, that of 0 first"),
+    (
+        r"\bload_model\('xception', weights=path\), or build it and call load_keras_weights\(model, path\)",
+        "--model xception --weights FILE",
+    ),
+    (r"\bload_model\('([^']+)'\) builds", r"--model \1 builds"),
+    (r"\bload_model\('[^']+'\), without weights .*", "leave --weights out"),
+    (r"; one of weights alone goes into a network that you build, load_keras_weights\(model, path\)", ""),
+    (r", and more by read_image\(path, max_pixels=\.\.\.\)", ""),
+    (r", or pass its array\b", ""),
+    (r"`save` does not write it, top_activations\(\.\.\., out=\) does", "torchviz-cnn top writes it"),
+    (r"\bTarShards\(\.\.\., image=", "in Python, TarShards(..., image="),
+    (r" \(skipped lists (them|what is left out)\)", ""),
+)
+"""What messages say to someone who writes Python, and what to say instead to someone at the command line."""
+
+
+def in_options(message: object, options: Collection[str]) -> str:
+    """A message in one line that speaks of options, not of Python, and advises none but these.
+
+    >>> in_options("no scores; output= chooses a part, and score='logit' is one", ["--output"])
+    'no scores; --output chooses a part'
+    """
+    text = " ".join(str(message).split())
+    for python, instead in _WORDS:
+        text = re.sub(python, instead, text)
+    first, *rest = re.split(r"(?=; |, (?:and|or) --)", text)
+    known = {*options, "--nproc-per-node"}  # torchrun's
+    own = (part for part in rest if "torchviz-cnn " in part or known.issuperset(re.findall(r"--[a-z][\w-]*", part)))
+    return first + "".join(own)
 
 
 def whole(text: str, least: int = 0) -> int:

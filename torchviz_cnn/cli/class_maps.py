@@ -28,6 +28,7 @@ PICTURES = ("heatmap", "overlay", "panel")
 def draw_class_maps(args: argparse.Namespace, kind: Kind) -> None:
     """Explain each photo and class by the chosen method, then draw and save the maps."""
     method, chosen = _chosen(args, kind)
+    args.options -= {option(name) for name in OPTIONS if name not in method.options}
     shown = {"progress": True} if "progress" in method.options or kind == "occlusion" else {}
     render.colormap(np.zeros((1, 1)), args.colormap or "gray")  # an unknown one is reported before the work
     if args.preset and (args.blend != "add" or args.colormap):

@@ -11,7 +11,8 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -19,39 +20,9 @@ from typing import Any, NoReturn
 import shtab
 
 import torchviz_cnn
-from torchviz_cnn.cli.arguments import Command, option
+from torchviz_cnn.cli.arguments import Command, in_options
 from torchviz_cnn.cli.commands import ORDER
-from torchviz_cnn.core.errors import TorchvizError, TorchvizWarning, did_you_mean
-
-_OPTIONS = (
-    *("other_activations", "score", "method", "layer", "target", "output"),
-    *("geometry", "k", "batch_size", "steps", "stride", "truth", "by", "start", "end", "decode", "workers"),
-)
-_WORDS = (
-    (r"layer_names\(model[^)]*\) lists", "torchviz-cnn layers lists"),
-    (r"torchviz_cnn\.model_names\(\) lists", "torchviz-cnn layers --models lists"),
-    (r"\buse (\w+_cam)\b", lambda match: f"use --method {match[1].replace('_', '-')}"),
-    (rf"\b({'|'.join(_OPTIONS)})=(?:'([\w-]+)'|(\w+))", lambda match: f"{option(match[1])} {match[2] or match[3]}"),
-    (
-        r"\btarget= takes a function of it(, as tvc[\w.]+\([^)]*\))?",
-        "--target package.module:function makes numbers of it",
-    ),
-    (r"\boutput= chooses", "--output chooses"),
-    (r"\bwindow=\(low, high\)", "--window LOW HIGH"),
-    (r"\bbands=\(red, green, blue\)", "--bands RED GREEN BLUE"),
-    (r"pass geometry='crop', .* give the method a Network", "give its Network a Preprocess"),
-    (r"^(window|bands) (is|are)\b", r"--\1 \2"),
-    (r"; name a layer\b", "; name one with --layer"),
-    (r"\bout=('[^']+')", r"--out \1"),
-    (r"^mask_values say\b", "--mask-values say"),
-    (r"\bas mask_values=\((\d+),\)", r"as --mask-values \1"),
-    (r"\(resume\)", "(--resume)"),
-    (r": model\.to\('cuda'\)", ": --device cuda"),
-    (r"\bload it with labels=\['the class of 0', .*\]", "--labels FILE has a line for each, that of 0 first"),
-    (r" \((max_pixels|skipped lists (them|what is left out))\)", ""),
-)
-"""What messages say to someone who writes Python, and what to say instead to someone at the command line."""
-
+from torchviz_cnn.core.errors import TorchvizError, TorchvizWarning, did_you_mean, one_line
 
 _EXIT_CODES = """exit codes:
   0 done; 1 done, but photos were skipped; 2 a mistake, which one line tells; 130 Ctrl-C"""
@@ -106,8 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     args = parser.parse_args(given or ["--help"])
     args.command_line, args.skipped = shlex.join(["torchviz-cnn", *given]), []
+    args.options = set(parser.commands[args.command]._option_string_actions)
     try:
-        with _surroundings():
+        with _surroundings(args.options):
             commands[args.command].run(args)
             sys.stdout.flush()
     except BrokenPipeError:
@@ -119,9 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # the user's network or file may raise anything; --traceback shows where
         if args.traceback:
             raise
-        kind = "" if isinstance(error, TorchvizError) else f"{type(error).__name__}: "
-        text = _for_command(_in_options(error), parser.commands[args.command]._option_string_actions)
-        print(f"{parser.prog}: error: {kind}{text}", file=sys.stderr)
+        own = isinstance(error, TorchvizError)
+        text = in_options(error, args.options) if own else f"{type(error).__name__}: {one_line(error)}"
+        print(f"{parser.prog}: error: {text}", file=sys.stderr)
         return 2
     return int(bool(args.skipped))
 
@@ -162,8 +134,11 @@ def _write_manual(parser: argparse.ArgumentParser, command: Command) -> None:
 
 
 @contextlib.contextmanager
-def _surroundings() -> Iterator[None]:
-    """Networks in the current folder can be imported, warnings are one line, and any name can be printed."""
+def _surroundings(options: Collection[str]) -> Iterator[None]:
+    """Networks in the current folder can be imported, warnings are one line, and any name can be printed.
+
+    What warnings advise are these options.
+    """
     path = list(sys.path)
     sys.path.insert(0, os.getcwd())
     for stream in (sys.stdout, sys.stderr):
@@ -171,37 +146,15 @@ def _surroundings() -> Iterator[None]:
             stream.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = partial(_show_warning, options)
             yield
     finally:
         sys.path[:] = path
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **rest: Any) -> None:
+def _show_warning(
+    options: Collection[str], message: Warning | str, category: type[Warning], *where: Any, **rest: Any
+) -> None:
     if issubclass(category, TorchvizWarning):
         with contextlib.suppress(OSError):
-            print(f"torchviz-cnn: warning: {_in_options(message)}", file=sys.stderr)
-
-
-def _in_options(message: object) -> str:
-    """A message in one line, with the options of the command line in place of Python's.
-
-    >>> _in_options("other_activations='plain' lets its gradient pass")
-    '--other-activations plain lets its gradient pass'
-    """
-    text = " ".join(str(message).split())
-    for python, words in _WORDS:
-        text = re.sub(python, words, text)
-    return text
-
-
-def _for_command(text: str, options: Iterable[str]) -> str:
-    """A message without what it advises of options that the command does not have.
-
-    >>> _for_command("no scores; --output chooses a part, and --target makes numbers", ["--output"])
-    'no scores; --output chooses a part'
-    """
-    first, *rest = re.split(r"(?=; |, and --)", text)
-    known = set(options)
-    own = (part for part in rest if "torchviz-cnn " in part or known.issuperset(re.findall(r"--[a-z][\w-]*", part)))
-    return first + "".join(own)
+            print(f"torchviz-cnn: warning: {in_options(message, options)}", file=sys.stderr)

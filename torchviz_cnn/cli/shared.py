@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import torchviz_cnn as tvc
-from torchviz_cnn.cli.arguments import option
+from torchviz_cnn.cli.arguments import in_options, option
 from torchviz_cnn.cli.outputs import notes
 from torchviz_cnn.core.errors import GeometryWarning, ImageError, InputError, TargetError, counted, kind_of
 from torchviz_cnn.core.imports import imported
@@ -157,7 +157,7 @@ def batches(
                 if len(paths) == 1:
                     raise
                 args.skipped.append(str(error))
-                say(f"torchviz-cnn: skipped: {error}", sys.stderr)
+                say(f"torchviz-cnn: skipped: {in_options(error, args.options)}", sys.stderr)
             if len(readable) == size or (count == len(paths) and readable):
                 yield list(readable), list(readable.values())
                 readable.clear()

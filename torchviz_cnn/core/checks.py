@@ -62,7 +62,10 @@ def channel_numbers(channels: Any) -> list[int]:
     """Channels by their numbers, each once; raises InputError for what is not a list of them, or an empty one."""
     numbers = [] if isinstance(channels, str) or not isinstance(channels, Iterable) else list(channels)
     if not numbers:
-        raise InputError(f"channels selects channels by number, as [3, 5], not {channels!r}; k says how many are shown")
+        raise InputError(
+            f"channels selects channels by number, as [3, 5], not {channels!r}; k=, as report has it, says how many "
+            "are shown"
+        )
     return list(dict.fromkeys(whole_number("a channel", number, least=0) for number in numbers))
 
 

@@ -20,6 +20,7 @@ from torchviz_cnn.hooks.untouched import saved_tensors_hooks
 
 Rule = Literal["standard", "guided", "deconvnet"]
 OtherActivations = Literal["error", "plain"]
+_PLAIN = "other_activations='plain', as saliency and deconvnet have it, lets its own gradient through"
 
 
 def relu_rule(rule: Rule, *, other_activations: OtherActivations = "error") -> ReluRule:
@@ -91,8 +92,7 @@ class ReluRule(FunctionMode):
                 raise LayerError(
                     f"the {self.rule} rule does not reach everything in {type(model).__name__} that may be an "
                     f"activation: its graph has {name!r}, from scripted code, a custom autograd.Function, or a ReLU "
-                    "written by hand; write it as torch.relu, or let its own gradient through with "
-                    "other_activations='plain'"
+                    f"written by hand; write it as torch.relu, or {_PLAIN}"
                 )
 
     def __torch_function__(
@@ -117,10 +117,7 @@ class ReluRule(FunctionMode):
     def _refuse(self, name: str, args: tuple[Any, ...]) -> None:
         differentiated = torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
         if differentiated and self.rule != "standard":
-            raise LayerError(
-                f"the {self.rule} rule is one for ReLUs, and this network also uses {name}; "
-                "other_activations='plain' lets its own gradient through"
-            )
+            raise LayerError(f"the {self.rule} rule is one for ReLUs, and this network also uses {name}; {_PLAIN}")
 
 
 class _Call(NamedTuple):

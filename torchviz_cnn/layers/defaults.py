@@ -98,7 +98,7 @@ def convolutions(model: Model, x: Tensor, *, first: bool = False) -> list[str]:
         shape = " x ".join(map(str, x.shape[1:]))
         raise ModelError(f"{type(unwrap(module)).__name__} does not run on an image of {shape}: {error}") from error
     if not sizes:
-        raise LayerError(f"{type(unwrap(module)).__name__} runs no convolution on this input; name a layer")
+        raise LayerError(f"{type(unwrap(module)).__name__} runs no convolution on this input; name layers")
     if not first:
         return list(sizes)
     return list({size: name for name, size in reversed(sizes.items())}.values())[::-1]
@@ -144,7 +144,7 @@ def explained_layer(
         sides = {1: "(B, C, l)", 2: "(B, C, h, w)", 3: "(B, C, d, h, w)"}[x.ndim - 2]
         raise LayerError(
             f"{type(unwrap(model)).__name__} has no layer with a spatial map {sides} that its scores depend on, "
-            "on this input; name a layer"
+            "on this input; layer=, as grad_cam has it, names one"
         )
     if pooled:
         return explained.name

@@ -145,7 +145,10 @@ class Layouts:
             signals = dims == 1 and not _has_features_last(layer, shape)
             return Layout(1) if signals else self._tokens(who, shape)
         if len(shape) > dims + 2 and not isinstance(layer, CONVOLUTIONS) and dims > 1:
-            raise LayerError(f"{who} {shape}, not maps (B, C, {_SIDES[dims]}); if it is, say layout='channels_first'")
+            raise LayerError(
+                f"{who} {shape}, not maps (B, C, {_SIDES[dims]}); if it is, "
+                "layout='channels_first', as grad_cam has it, says so"
+            )
         like = self._image if dims > 1 else None
         return Layout(len(shape) - 2, channels_last(layer, tensor, like))
 
@@ -162,7 +165,7 @@ class Layouts:
         why = f"its convolutions gave maps of {known}" if known else "no square patches cover it so"
         raise LayerError(
             f"{who} {count} tokens {shape} for an input of {size}, which make no grid: {why}, with 0 to "
-            f"{max(_LEADING)} class or register tokens before them; say the grid by layout=, as layout=(14, 14)"
+            f"{max(_LEADING)} class or register tokens before them; layout=(14, 14), as grad_cam has it, says the grid"
         )
 
 

@@ -50,7 +50,7 @@ def eight_bits(values: Array, window: ValueRange | None = None) -> Array:
 def _stored_range(values: Array, whole: bool) -> ValueRange:
     finite = values[np.isfinite(values)]
     bottom, top = float(finite.min(initial=0)), float(finite.max(initial=0))
-    words = "a picture that is not of 8 bits is scaled {}; window=(low, high) sets another range"
+    words = "a picture that is not of 8 bits is scaled {}; window=(low, high), as Preprocess has it, sets another range"
     if bottom < 0:
         say_once(words.format("from its lowest to its highest value"))
         return bottom, top
@@ -141,7 +141,10 @@ def as_rgb(values: Array, bands: Bands | None = None, transparent: bool = True) 
         return on_white(Image.fromarray(np.ascontiguousarray(values)))
     if bands is None and count not in (1, 3):
         shown = "the mean of both in grey is" if count == 2 else "the first three are"
-        say_once(f"of a picture of {counted(count, 'band')} {shown} drawn; bands=(red, green, blue) chooses others")
+        say_once(
+            f"of a picture of {counted(count, 'band')} {shown} drawn; bands=(red, green, blue), as Preprocess has it, "
+            "chooses others"
+        )
         bands = (0, 1, 2) if count > 3 else None
     chosen = np.rint(colour(np.moveaxis(values, 2, 0), bands)).astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(np.broadcast_to(chosen, (3, *chosen.shape[1:])).transpose(1, 2, 0)))

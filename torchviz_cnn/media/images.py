@@ -162,7 +162,9 @@ def _read_tiff(path: Path | str, stored: Path | BinaryIO, max_pixels: int) -> Im
 def _require_size(path: Path | str, width: int, height: int, bands: int, max_pixels: int) -> None:
     if width * height > max_pixels or width * height * bands > 16 * max_pixels:
         size = f"{width} x {height} pixels" + f" of {counted(bands, 'band')}" * (bands > 1)
-        raise ImageError(f"{path} has {size}; at most {max_pixels:,} are read (max_pixels)")
+        raise ImageError(
+            f"{path} has {size}; at most {max_pixels:,} are read, and more by read_image(path, max_pixels=...)"
+        )
 
 
 def require_file(path: Path) -> None:

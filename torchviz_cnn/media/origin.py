@@ -58,8 +58,8 @@ class Origin:
         if abs(across - down) > max(across, down) * 0.02:
             warn(
                 f"how this {photo.width} x {photo.height} photo became an input of {width} x {height} is not known: "
-                "the map is stretched over all of it; pass geometry='crop', 'stretch', 'pad' or a Preprocess, "
-                "or give the method a Network",
+                "the map is stretched over all of it; a Network with a Preprocess knows it, and geometry='crop', "
+                "'stretch' or 'pad', as overlay has it, says it",
                 GeometryWarning,
             )
         return (0.0, 0.0, float(photo.width), float(photo.height))

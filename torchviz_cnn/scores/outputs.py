@@ -253,7 +253,7 @@ def _place(scores: Tensor, output: Any) -> str:
     return f" with output={next((key for key, part in parts if part is scores), 'logits')!r}"
 
 
-_CHOOSE = "output= chooses a part of it, and target= takes a function of it"
+_CHOOSE = "output= chooses a part of it, and target=, as grad_cam has it, takes a function of it"
 _OF_MAPS = ", as tvc.targets.region(mask, class){}"
 _OF_BOXES = ", as tvc.targets.box()"
 

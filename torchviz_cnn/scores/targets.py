@@ -222,7 +222,7 @@ def warn_of_probabilities(activation: Activation | None, score: Score, function:
     """
     if activation == "none" and score == "logit":
         what = f"what {function} is of" if function else "what is explained"
-        instead = "" if function else "; score='log_probability' explains their logarithm"
+        instead = "" if function else "; score='log_probability', as grad_cam has it, explains their logarithm"
         warn(
             f"the model ends in a softmax or sigmoid: {what} are its probabilities, not logits, which hardly change "
             f"where they are near 0 or 1{instead}",

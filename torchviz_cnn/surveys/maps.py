@@ -102,8 +102,8 @@ def _both(targets: Targets, true: Tensor | None) -> Targets:
     logits = targets.logits
     if logits.shape[1] == 1:
         raise ModelError(
-            "the network has one output, and a survey needs the names of both classes: load it with "
-            "labels=['the class of 0', 'the class of 1']"
+            "the network has one output, and a survey needs the names of both classes: load_model(..., "
+            "labels=['the class of 0', 'the class of 1']) names them"
         )
     predicted = logits.detach().argmax(1)
     if true is None:

@@ -218,7 +218,7 @@ def _warn_of_divisor(scores: Tensor, targets: Targets) -> None:
         others = f" (and {int(wrong.sum()) - 1} more)" if int(wrong.sum()) > 1 else ""
         what = targets.words(image, k)
         shows = "shows the evidence against it" if scores[image, k] < 0 else "is weighted by what is lost alone"
-        instead = "; score='probability' is above 0" if targets.label is None else ""
+        instead = "; score='probability', as ablation_cam has it, is above 0" if targets.label is None else ""
         warn(
             f"the score of {what} in image {image} is {float(scores[image, k]):.3g}"
             f"{others}: Ablation-CAM divides by it, so the map {shows}{instead}",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torchviz_cnn as tvc
 from torchviz_cnn.cli import arguments
-from torchviz_cnn.cli.arguments import positive, whole
+from torchviz_cnn.cli.arguments import in_options, positive, whole
 from torchviz_cnn.cli.choices import methods_of
 
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     for line in str(result).splitlines():
         shared.say(line)
     for reason in list(result.skipped.values())[:10]:
-        shared.say(f"  left out: {reason}")
+        shared.say(f"  left out: {in_options(reason, args.options)}")
     shared.say(f"open {args.out / 'index.html'}; predictions.csv, classes.csv and heatmaps/ are beside it")
     args.skipped += result.skipped.values() if ranks.count == 1 else ()  # torchrun takes exit code 1 for a failure
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torchviz_cnn as tvc
 from torchviz_cnn.cli import arguments
-from torchviz_cnn.cli.arguments import positive, whole
+from torchviz_cnn.cli.arguments import in_options, positive, whole
 from torchviz_cnn.cli.choices import choices
 from torchviz_cnn.core.errors import counted
 
@@ -88,7 +88,7 @@ def report(args: argparse.Namespace, top: tvc.TopActivations) -> None:
     looked_at = counted(top.count, "photo") if top.piece is None else top.looked_at
     shared.say(f"{looked_at}{left_out} -> {args.out}")
     for reason in list(top.skipped.values())[:10]:
-        shared.say(f"  not readable: {reason}")
+        shared.say(f"  not readable: {in_options(reason, args.options)}")
     for layer in top.layers:
         shared.say(f"  {layer}: {top.statistics[layer].summary()}")
     files.save_image(args.out / "statistics.png", top.plot())
@@ -109,7 +109,7 @@ def _draw_pages(args: argparse.Namespace, top: tvc.TopActivations) -> None:
         try:
             page = top.page(layer, channels, **options)
         except tvc.LayerError as error:  # this network has no deconvnet
-            shared.say(f"  {layer}: patches alone, as {error}", sys.stderr)
+            shared.say(f"  {layer}: patches alone, as {in_options(error, args.options)}", sys.stderr)
             page = top.page(layer, channels, **{**options, "projection": None})
         file = files.save_image(args.out / "pages" / f"{place:02d}_{files.safe_name(layer)}.png", page)
         shared.say(f"  {file}")

@@ -1,11 +1,15 @@
 """The command `trust`: how far each method can be believed for a network, on one's own photos."""
 
+from __future__ import annotations
+
 import argparse
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import torchviz_cnn as tvc
 from torchviz_cnn.cli import arguments
-from torchviz_cnn.cli.arguments import positive, whole
+from torchviz_cnn.cli.arguments import in_options, positive, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,10 +68,20 @@ def run(args: argparse.Namespace) -> None:
     with shared.going_on(args.out):
         result = tvc.trust(net, photos, methods=methods, truth=args.truth, **options, progress=True)
     print(f"explained is {result.explained}")
-    for line in str(result).splitlines():
-        shared.say(line)
     args.skipped += result.skipped.values()
+    for line in str(_worded(result, args.options)).splitlines():
+        shared.say(line)
     shared.say(f"open {args.out / 'index.html'}; the figures are in trust.csv, trust.json and trust.md beside it")
+
+
+def _worded(result: tvc.Trust, options: Collection[str]) -> tvc.Trust:
+    """The same with why values are missing in the words of the command line."""
+    rows = [replace(row, refused=row.refused and in_options(row.refused, options)) for row in result.rows]
+    measured = {
+        key: replace(one, reasons={image: in_options(why, options) for image, why in one.reasons.items()})
+        for key, one in result.measured.items()
+    }
+    return replace(result, rows=tuple(rows), measured=measured)
 
 
 COMMAND = arguments.Command(

@@ -194,7 +194,7 @@ def _require_growing(model: Model, mosaics: Mosaics, output: Output) -> None:
         sides = " x ".join(map(str, x.shape[2:]))
         raise InputError(
             f"{type(unwrap(module_of(model))).__name__} does not take mosaics of {sides}, {mosaics.n} times its own "
-            f'size ({text}); size="fit" makes them as small as its input'
+            f'size ({text}); size="fit", as grid_pointing_game has it, makes them as small as its input'
         ) from error
 
 
