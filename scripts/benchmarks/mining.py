@@ -22,7 +22,8 @@ from benchmarks.tasks import BY_HAND, OURS, Case, Contender, Task
 from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.decoding import Decode
 from torchviz_cnn.media.video import open_clip
-from torchviz_cnn.topk.reading import read_batches, usual_workers
+from torchviz_cnn.runs.workers import usual_workers
+from torchviz_cnn.topk.reading import read_batches
 
 BATCH = 32
 TRUNCATED, DECODING = "forward pass to the layer", "decoding alone"

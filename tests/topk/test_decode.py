@@ -23,6 +23,7 @@ from torchviz_cnn.core.errors import InputError, OutputError, SkippedWarning
 from torchviz_cnn.media import decoding
 from torchviz_cnn.media.datasets.photo_folder import PhotoFolder
 from torchviz_cnn.media.datasets.source import ImageSource
+from torchviz_cnn.surveys import survey as surveying
 from torchviz_cnn.topk import mining
 from torchviz_cnn.topk.reading import Batch, read_batches
 
@@ -74,7 +75,7 @@ def differences(a: list[Batch], b: list[Batch]) -> Tensor:
     return (pixels[0] - pixels[1]).abs().float()
 
 
-def warned(run: Callable[[], tvc.TopActivations]) -> tvc.TopActivations:
+def warned(run: Callable[[], Any]) -> Any:
     with pytest.warns(SkippedWarning, match="2 of 15"):
         return run()
 
@@ -201,8 +202,10 @@ def test_without_a_gpu_it_is_an_error(folder: Path) -> None:
     net = tvc.Network(networks.vgg_like(), SMALL)
     with pytest.raises(InputError, match="needs a CUDA device, and there is none"):
         tvc.top_activations(net, folder, ["features.2"], k=2, decode="cuda")
+    with pytest.raises(InputError, match="needs a CUDA device, and there is none"):
+        tvc.survey(net, folder, decode="cuda")
     command = [str(folder), "--decode", "cuda", "--model", "cats_and_dogs", "--out", str(folder.parent / "out")]
-    assert main(["top", *command]) == 2
+    assert main(["top", *command]) == main(["survey", *command]) == 2
 
 
 def test_the_manifest_says_who_decoded(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,6 +220,24 @@ def test_the_manifest_says_who_decoded(folder: Path, tmp_path: Path, monkeypatch
     assert "decode" not in manifests["cpu"]["identity"]
     with pytest.raises(OutputError, match="decode is 'cuda'"):
         tvc.top_activations(net, folder, layers, **options, out=tmp_path / "cuda")
+
+
+def test_a_survey_takes_the_same_decoder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surveying, "require_decoder", lambda device: None)
+    net = tvc.Network(networks.vgg_like(), SMALL)
+    options: Any = {"k": 2, "batch_size": 4}
+    cuda = warned(lambda: tvc.survey(net, folder, **options, decode="cuda", out=tmp_path / "cuda"))
+    cpu = warned(lambda: tvc.survey(net, folder, **options))
+    assert cuda.names == cpu.names
+    assert cuda.skipped.keys() == cpu.skipped.keys()
+    assert 0 < np.abs(cuda.confidence - cpu.confidence).max() < 0.05
+    boxes = {one.name: (one.size, one.box) for one in cpu.shown}
+    both = [one for one in cuda.shown if one.name in boxes]
+    assert both
+    assert [(one.size, one.box) for one in both] == [boxes[one.name] for one in both]
+    assert json.loads((tmp_path / "cuda" / "manifest.json").read_text())["identity"]["decode"] == "cuda"
+    with pytest.raises(OutputError, match="decode is 'cuda'"):
+        tvc.survey(net, folder, **options, out=tmp_path / "cuda")
 
 
 class TestOnAGpu:

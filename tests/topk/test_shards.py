@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import torchviz_cnn as tvc
+from tests import networks
 from tests.media.shards.server import serving
 from tests.media.shards.tars import write_shards
 from tests.topk.test_ranks import Together, _Thread, start
@@ -97,6 +98,22 @@ def test_ranks_and_a_server_come_to_the_answer_of_a_folder(tmp_path: Path) -> No
             assert run.returncode == 0, out
             results[name] = tvc.TopActivations.load(tmp_path / name)
     assert [name for name, result in results.items() if not same(result, results["folder"])] == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_survey_asks_once_for_each_photo_and_again_for_those_that_it_shows(tmp_path: Path, workers: int) -> None:
+    model = torch.nn.Sequential(*networks.vgg_like().features[:3], torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    write_shards(tmp_path / "data", 3, 40)
+    with serving(tmp_path / "data") as server:
+        shards = tvc.TarShards(f"{server.address}/train-{{000000..000002}}.tar", index=tmp_path)
+        shards.prepare()
+        server.requests.clear()
+        options: Any = {"preprocess": tvc.Preprocess((16, 16)), "k": 1, "truth": "none", "workers": workers}
+        result = tvc.survey(model, shards, batch_size=8, **options)
+    assert len(result) == 120
+    assert len(result.shown) <= 8
+    settled, shown = 1, 3  # at most one request for each shard, as those that are shown are asked for together
+    assert len(server.requests) <= settled + 120 // 8 + shown
 
 
 @pytest.mark.slow

@@ -108,6 +108,12 @@ def add_output(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--output", metavar="PART", help=words)
 
 
+def add_decode(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says where photos are decoded."""
+    words = "where plain JPEG files are decoded; cuda needs --device cuda (%(default)s)"
+    parser.add_argument("--decode", choices=choices("decode"), default="cpu", help=words)
+
+
 def add_budget(
     parser: argparse.ArgumentParser,
     default: float | str,

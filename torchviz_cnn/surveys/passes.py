@@ -18,11 +18,12 @@ from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.render import Array
 from torchviz_cnn.runs.folder import ANEW, STATE, ResultFolder
 from torchviz_cnn.runs.ranks import Ranks
+from torchviz_cnn.runs.workers import watching_workers
 from torchviz_cnn.surveys.evidence import Where, coverage, inside, where
 from torchviz_cnn.surveys.maps import Explained, Explainer
 from torchviz_cnn.surveys.result import GRID, relative_name
 from torchviz_cnn.topk.pieces.cutting import Batches
-from torchviz_cnn.topk.reading import Batch, read_batches, watching_workers
+from torchviz_cnn.topk.reading import Batch, read_batches
 
 TOP = 5
 _GROWTH = 0.1
@@ -161,9 +162,7 @@ class Look:
         kept = _without(wrong, len(places))
         places, true = [places[number] for number in kept], None if true is None else true[kept]
         columns = {"place": np.array(places), **scores(explained, true)}
-        size = (batch.x.shape[2], batch.x.shape[3])
-        self.source.fetch(places)
-        frames = [self.source.frame(place, size) for place in places]
+        frames = [batch.frames[place] for place in places]
         maps = explained.maps.double().numpy()
         shares = [[where(one, *frame) for one in of_photo] for of_photo, frame in zip(maps, frames, strict=True)]
         columns |= _shares(shares)
@@ -253,7 +252,7 @@ def run_pass(
     device = next((p.device for p in _module(look).parameters()), torch.device("cpu"))
     start, end = state.done, len(look.source)
     places = Batches(start, end, batch_size, save_every)
-    reader = read_batches(look.source, places.shares(ranks), places, workers, device)
+    reader = read_batches(look.source, places.shares(ranks), places, workers, device, frames=True)
     saved = start
     watching = watching_workers(lambda: None if save is None else saved, end)
     bar_of = progress_bar(progress and ranks.first, total=end, initial=start, unit=" photos", smoothing=0.1)

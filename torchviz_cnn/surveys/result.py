@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -274,11 +274,20 @@ class Survey:
 
     def photo(self, name: str) -> Image.Image:
         """Read a photo, upright and in RGB. Raises InputError where the photos are not there."""
-        self.place(name)
+        return next(self.photos([name]))
+
+    def photos(self, names: Sequence[str]) -> Iterator[Image.Image]:
+        """Read photos as `photo` does, some at a time together, which over a network is quicker."""
+        for name in names:
+            self.place(name)
         if self.source is None:
             raise InputError(_NO_PHOTOS)
         known: dict[str, int] = self._in_source
-        return self.source.view(known[name]).photo
+        places = [known[name] for name in names]
+        for first in range(0, len(places), _TOGETHER):
+            some = places[first : first + _TOGETHER]
+            self.source.fetch(some)
+            yield from (self.source.view(place).photo for place in some)
 
     @cached_property
     def _in_source(self) -> dict[str, int]:
@@ -351,6 +360,8 @@ class Survey:
         return f"Survey({self.settings.network}: {', '.join(facts)})"
 
 
+_TOGETHER = 16
+"""How many photos are fetched at once."""
 _NO_PHOTOS = "the photos are needed, as they were for this survey: pass dataset= to Survey.load"
 _LISTED, _PAIRS = 30, 10
 """Classes in a notebook's table, and pairs of classes in the text."""

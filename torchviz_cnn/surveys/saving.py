@@ -104,10 +104,8 @@ def _texts(survey: Survey) -> dict[str, Callable[[Survey], str]]:
 
 def _pictures(survey: Survey, kept: Collection[str] = ()) -> Iterator[tuple[str, Image.Image]]:
     """The overlays of the photos shown, by their files, but for those that are kept."""
-    for shown in survey.shown:
-        if all(file in kept for file in shown.files.values()):
-            continue
-        photo = survey.photo(shown.name)
+    missing = [shown for shown in survey.shown if not all(file in kept for file in shown.files.values())]
+    for shown, photo in zip(missing, survey.photos([shown.name for shown in missing]), strict=True):
         small = photo.copy()
         small.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
         x, y = small.width / photo.width, small.height / photo.height

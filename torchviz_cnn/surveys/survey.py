@@ -19,7 +19,7 @@ from torchviz_cnn.attribution.methods import all_methods
 from torchviz_cnn.attribution.metrics.images import AllImages
 from torchviz_cnn.attribution.metrics.localisation import Masks, MaskSource
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import InputError, NotFiniteError, SkippedWarning, TorchvizError, counted
+from torchviz_cnn.core.errors import ImageError, InputError, NotFiniteError, SkippedWarning, TorchvizError, counted
 from torchviz_cnn.core.names import LayerName
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.evaluation.classes import Matches, Truth, given_classes, matched
@@ -29,17 +29,19 @@ from torchviz_cnn.layers.defaults import input_channels
 from torchviz_cnn.media.datasets.photos import Photos
 from torchviz_cnn.media.datasets.shards.tar_shards import TarShards
 from torchviz_cnn.media.datasets.source import ImageSource
+from torchviz_cnn.media.decoding import Decode, require_decoder
 from torchviz_cnn.media.images import Preprocess, preparation
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.folder import STATE, ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import Ranks, joined
+from torchviz_cnn.runs.workers import checked_workers, usual_workers
 from torchviz_cnn.surveys.choice import calibration, chosen, confusions
 from torchviz_cnn.surveys.maps import Explainer
 from torchviz_cnn.surveys.passes import Classes, Look, State, explained_class, run_pass
 from torchviz_cnn.surveys.result import Settings, ShownPhoto, Survey, relative_name
 from torchviz_cnn.surveys.saving import KIND, RESULT, complete, identity_of, read
 from torchviz_cnn.surveys.shortcuts import summaries
-from torchviz_cnn.topk.reading import checked_workers, prepare_once, read_batches, usual_workers
+from torchviz_cnn.topk.reading import prepare_once, read_batches
 
 _NO_LABELS = "truth='none' takes the photos without labels"
 
@@ -59,6 +61,7 @@ def survey(
     seed: int = 0,
     batch_size: int = 16,
     workers: int | None = None,
+    decode: Decode = "cpu",
     out: str | os.PathLike[str] | None = None,
     resume: bool = True,
     save_every: int = 8,
@@ -93,6 +96,7 @@ def survey(
         batch_size: how many photos at once.
         workers: how many processes decode photos meanwhile; by default all processors but one for a folder, none for
             other datasets.
+        decode: as for `top_activations`: `cuda` decodes plain JPEG files on the GPU of the network.
         out: a folder for the results (see `Survey.save`), among them the page `index.html`: a run that was killed goes
             on there, a finished one is read.
         resume: whether to go on with what `out` has of the same run; otherwise that is an error.
@@ -127,14 +131,16 @@ def survey(
     if mask_values is not None and masks is None:
         raise InputError("mask_values say which values of masks are the object, and no masks are given")
     place = None if out is None else checks.path("out", out)
-    source = ImageSource(photos, preprocess or (net.preprocess if isinstance(net, Network) else None))
+    source = ImageSource(photos, preprocess or (net.preprocess if isinstance(net, Network) else None), decode)
+    device = next((p.device for p in module_of(net).parameters()), _CPU)
+    if decode == "cuda":
+        require_decoder(device)
     if place is not None:
         source.require_apart(place)
     workers = checked_workers(workers, usual_workers() if isinstance(source.dataset, Photos) else 0)
     objects = None if masks is None else Masks(masks, AllImages(photos, net), mask_values)
     explainer = Explainer(net, method, layer, output)
-    device = str(next((p.device for p in module_of(net).parameters()), "cpu"))
-    with torch.inference_mode(False), joined(device) as ranks, ExitStack() as stack:
+    with torch.inference_mode(False), joined(str(device)) as ranks, ExitStack() as stack:
         prepare_once(source, place, KIND, ranks, progress)
         run = _started(net, source, explainer, truth, objects, k=numbers["k"], seed=seed)
         folder = None
@@ -192,10 +198,11 @@ def _started(
 def _settled(model: torch.nn.Module, source: ImageSource, explainer: Explainer) -> tuple[Explainer, int, int | None]:
     """The explainer with its layer, how many outputs there are, and the label of the first photo that can be used.
 
-       Raises InputError where there is none.
-    Of those that can be read a few are tried: where all give NaN, it is the network.
+    Raises InputError where there is none. Of those that can be read a few are tried: where all give NaN, it is the
+    network.
     """
     reasons, tried = list[str](), 0
+    source = ImageSource(source.dataset, source.preprocess)
     for batch in (one for place in range(len(source)) for one in read_batches(source, range(1), [[place]], 0, _CPU)):
         reasons += batch.skipped.values()
         if batch.x is None:
@@ -286,6 +293,7 @@ def _identity(run: _Run, masks: MaskSource | None, mask_values: Any, truth: Trut
     marked = str(masks) if isinstance(masks, (str, os.PathLike)) else type(masks).__name__
     objects = None if masks is None else f"{marked} {mask_values}"
     about = {"photos": listing["images"], "dataset": listing["checksum"], "classes": classes, "masks": objects}
+    about |= {} if run.source.decode == "cpu" else {"decode": run.source.decode}
     return identity_of(run.settings, **about, prepared=run.source.preparation())
 
 
@@ -360,23 +368,22 @@ def _shown(
     run: _Run, places: Any, names: tuple[str, ...], true: Any, reasons: dict[int, Any], batch_size: int
 ) -> tuple[ShownPhoto, ...]:
     """The photos that are shown, explained again a few at a time, in the order of their reasons."""
-    maps, device = dict[int, Any](), next((p.device for p in module_of(run.look.explainer.model).parameters()), _CPU)
-    order = sorted(reasons)
-    for first in range(0, len(order), batch_size):
-        some = order[first : first + batch_size]
-        x = torch.stack([run.source.item(int(places[place]))[0] for place in some])
-        explained = run.look.explainer(x.to(device), None if true is None else torch.from_numpy(true[some]))
-        maps |= {
-            place: (values, tuple(x.shape[2:])) for place, values in zip(some, explained.maps.numpy(), strict=True)
-        }
-    flat = {
-        place: Path(str(place), names[place].replace("/", "_")[-120:]) for place in reasons
-    }  # cat/1.jpg makes cat_1
+    maps, frames, order = dict[int, Any](), dict[int, Any](), sorted(reasons)
+    device = next((p.device for p in module_of(run.look.explainer.model).parameters()), _CPU)
+    parts = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    batches = [[int(places[place]) for place in some] for some in parts]
+    for some, batch in zip(parts, read_batches(run.source, range(len(parts)), batches, 0, device, True), strict=True):
+        for reason in batch.skipped.values():
+            raise ImageError(f"a photo that was read before cannot be read again: {reason}")
+        explained = run.look.explainer(batch.on(device), None if true is None else torch.from_numpy(true[some]))
+        maps |= dict(zip(some, explained.maps.numpy(), strict=True))
+        frames |= {place: batch.frames[int(places[place])] for place in some}
+    # cat/1.jpg makes cat_1
+    flat = {place: Path(str(place), names[place].replace("/", "_")[-120:]) for place in reasons}
     stems = files.file_names(flat.values())
     several = []
     for place, why in reasons.items():
-        values, input_size = maps[place]
-        size, box = run.source.frame(int(places[place]), input_size)
+        values, (size, box) = maps[place], frames[place]
         stem = f"heatmaps/{stems[flat[place]]}"
         pictures = {"predicted": f"{stem}_predicted.png"} | ({} if true is None else {"true": f"{stem}_true.png"})
         photo = ShownPhoto(

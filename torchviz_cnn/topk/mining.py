@@ -23,12 +23,13 @@ from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.decoding import Decode, require_decoder
 from torchviz_cnn.runs.folder import STATE, ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import Ranks, joined
+from torchviz_cnn.runs.workers import checked_workers, usual_workers, watching_workers
 from torchviz_cnn.scores.targets import Score, Target
 from torchviz_cnn.topk.exact import in_exact_order
 from torchviz_cnn.topk.passes import Probe, RunState, probe, run_pass
 from torchviz_cnn.topk.pieces.cutting import Piece
 from torchviz_cnn.topk.pieces.outcome import result_of
-from torchviz_cnn.topk.reading import checked_workers, prepare_once, usual_workers, watching_workers
+from torchviz_cnn.topk.reading import prepare_once
 from torchviz_cnn.topk.relevance.shares import Relevance
 from torchviz_cnn.topk.result import KIND, RESULTS, By, TopActivations
 

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=positive, default=16, metavar="NUMBER", help="photos at once (%(default)s)")
     words = "processes that decode photos (default: all processors but one)"
     add("--workers", type=whole, metavar="NUMBER", help=words)
+    arguments.add_decode(parser)
     arguments.add_network(parser)
 
 
@@ -42,12 +43,14 @@ def run(args: argparse.Namespace) -> None:
     from torchviz_cnn.cli import shared
     from torchviz_cnn.runs.ranks import joined
 
-    names = ("truth", "masks", "mask_values", "layer", "output", "k", "seed", "resume", "batch_size", "workers", "out")
+    names = ("truth", "masks", "mask_values", "layer", "output", "k", "seed", "resume", "batch_size", "workers")
     with joined(shared.device(args.device)) as ranks, shared.going_on(args.out):
         args.device = ranks.device
         net = shared.network(args, verbose=ranks.first)
         method = args.method.replace("-", "_")
-        result = tvc.survey(net, args.folder, method=method, **shared.options(args, *names), progress=True)
+        result = tvc.survey(
+            net, args.folder, method=method, **shared.options(args, *names, "decode", "out"), progress=True
+        )
     if not ranks.first:
         return
     for line in str(result).splitlines():

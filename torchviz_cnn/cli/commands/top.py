@@ -27,8 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=positive, default=32, metavar="NUMBER", help="photos at once (%(default)s)")
     words = "processes that decode photos (default: all processors but one)"
     add("--workers", type=whole, metavar="NUMBER", help=words)
-    words = "where plain JPEG files are decoded; cuda needs --device cuda (%(default)s)"
-    add("--decode", choices=choices("decode"), default="cpu", help=words)
+    arguments.add_decode(parser)
     words = "after how many batches --out is written each time (%(default)s)"
     add("--save-every", type=positive, default=50, metavar="BATCHES", help=words)
     add("--exact", action="store_true", help="order the strongest by double precision (default: as computed)")

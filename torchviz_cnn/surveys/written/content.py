@@ -14,6 +14,8 @@ from torchviz_cnn.runs.encode import Blocks, figure, levels, within
 from torchviz_cnn.surveys.result import GRID, REGIONS, ClassSummary, ShownPhoto
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from torchviz_cnn.surveys.result import Survey
 
 COLORMAPS = ("jet", "viridis", "inferno", "seismic")
@@ -48,6 +50,7 @@ def listed(survey: Survey) -> list[int]:
 def data(survey: Survey, blocks: Blocks) -> dict[str, Any]:
     """All that the page's script is given."""
     places = listed(survey)
+    photos = survey.photos([shown.name for shown in survey.shown])
     at = np.array(places, dtype=int)
     mentioned = {
         int(c)
@@ -66,7 +69,7 @@ def data(survey: Survey, blocks: Blocks) -> dict[str, Any]:
             str(c): shown_text(survey.categories[c]) for c in sorted(mentioned | {one.index for one in survey.classes})
         },
         "columns": _columns(survey, at),
-        "photos": [_photo(survey, photo, _side(len(survey.shown)), blocks) for photo in survey.shown],
+        "photos": [_photo(survey, shown, photo, blocks) for shown, photo in zip(survey.shown, photos, strict=True)],
         "small": _small(survey, places, blocks),
         "reasons": list(dict.fromkeys(reason for photo in survey.shown for reason in photo.reasons)),
         "means": {"block": _means(with_maps, blocks), "classes": [one.index for one in with_maps], "side": GRID},
@@ -108,17 +111,18 @@ def _small(survey: Survey, places: list[int], blocks: Blocks) -> dict[int, int]:
     """Small pictures of photos without heatmaps, by their places on the page."""
     rest = range(len(survey.shown), len(places))
     wanted = [row for row in rest if survey.correct is None or not survey.correct[places[row]]]
-    photos = {row: within(survey.photo(survey.names[places[row]]), SMALL_SIDE) for row in wanted[:SMALL]}
-    return {row: blocks.picture(photo, quality=75) for row, photo in photos.items()}
+    photos = survey.photos([survey.names[places[row]] for row in wanted[:SMALL]])
+    small = [within(photo, SMALL_SIDE) for photo in photos]
+    return {row: blocks.picture(photo, quality=75) for row, photo in zip(wanted, small, strict=False)}
 
 
 def _side(count: int) -> int:
     return next(side for most, side in SIDES if count <= most)
 
 
-def _photo(survey: Survey, shown: ShownPhoto, side: int, blocks: Blocks) -> dict[str, Any]:
+def _photo(survey: Survey, shown: ShownPhoto, photo: Image.Image, blocks: Blocks) -> dict[str, Any]:
     """A photo with its heatmaps: that of the predicted class, and of the true class where it is another."""
-    picture = within(survey.photo(shown.name), side)
+    picture = within(photo, _side(len(survey.shown)))
     width, height = shown.size
     left, top, right, bottom = shown.box
     maps = [shown.heatmap]

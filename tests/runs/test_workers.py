@@ -23,7 +23,7 @@ from torch.utils.data import Dataset, get_worker_info
 import torchviz_cnn as tvc
 from torchviz_cnn.cli.main import main
 from torchviz_cnn.core.errors import InputError
-from torchviz_cnn.topk import reading
+from torchviz_cnn.runs import workers as processes
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 SCRIPT = """
@@ -70,17 +70,17 @@ def test_whether_workers_can_be_started(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(main, "__spec__", None)
     monkeypatch.setattr(main, "__file__", str(tmp_path / "script.py"), raising=False)
     (tmp_path / "script.py").write_text("print(1)")
-    monkeypatch.setattr(reading, "starts_by_fork", lambda: True)
-    assert reading.checked_workers(None, 3) == 3
-    monkeypatch.setattr(reading, "starts_by_fork", lambda: False)
-    assert reading.checked_workers(None, 3) == 0
-    assert reading.checked_workers(0, 3) == 0
+    monkeypatch.setattr(processes, "starts_by_fork", lambda: True)
+    assert processes.checked_workers(None, 3) == 3
+    monkeypatch.setattr(processes, "starts_by_fork", lambda: False)
+    assert processes.checked_workers(None, 3) == 0
+    assert processes.checked_workers(0, 3) == 0
     with pytest.raises(InputError, match="workers=0"):
-        reading.checked_workers(2, 3)
+        processes.checked_workers(2, 3)
     (tmp_path / "script.py").write_text("if __name__ == '__main__':\n    print(1)")
-    assert reading.checked_workers(2, 3) == 2
+    assert processes.checked_workers(2, 3) == 2
     (tmp_path / "script.py").unlink()
-    assert reading.checked_workers(2, 3) == 2
+    assert processes.checked_workers(2, 3) == 2
 
 
 class Broken:
@@ -110,7 +110,7 @@ class Broken:
 )
 def test_workers_that_did_not_start_are_one_line(loader: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        list(reading._from_started(loader))
+        list(processes._from_started(loader))
 
 
 class Deadly:
@@ -139,7 +139,7 @@ DEATHS = [
 MODEL = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-@pytest.mark.skipif(not reading.starts_by_fork(), reason="workers here are started anew")
+@pytest.mark.skipif(not processes.starts_by_fork(), reason="workers here are started anew")
 @pytest.mark.parametrize(("how", "words"), DEATHS)
 def test_a_worker_that_dies_is_named_with_what_is_saved(how: int | None, words: str, tmp_path: Path) -> None:
     def mined(out: Path | None, workers: int) -> Any:
@@ -162,7 +162,7 @@ def test_a_worker_that_dies_is_named_with_what_is_saved(how: int | None, words: 
         run(tmp_path / what, 0)
 
 
-@pytest.mark.skipif(not reading.starts_by_fork(), reason="workers here are started anew")
+@pytest.mark.skipif(not processes.starts_by_fork(), reason="workers here are started anew")
 def test_the_command_line_says_it_in_its_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,10 +196,10 @@ def test_a_worker_that_dies_while_its_batch_is_taken_over_is_named(
     worker.start()
     alive.start()
     with pytest.raises(tvc.WorkerError, match=f"^the process {worker.pid}, .* ended with exit code 3$"):
-        list(reading._taken_over(Broken(None, lost).batches(), [alive, worker]))
-    monkeypatch.setattr(reading, "_DYING", 0.1)
+        list(processes._taken_over(Broken(None, lost).batches(), [alive, worker]))
+    monkeypatch.setattr(processes, "_DYING", 0.1)
     with pytest.raises(type(lost)):
-        list(reading._taken_over(Broken(None, lost).batches(), [alive]))
+        list(processes._taken_over(Broken(None, lost).batches(), [alive]))
     alive.kill()
     alive.join()
 
@@ -207,12 +207,12 @@ def test_a_worker_that_dies_while_its_batch_is_taken_over_is_named(
 def test_a_worker_that_dies_later_was_started() -> None:
     error = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
     with pytest.raises(RuntimeError, match="is killed by signal"):
-        list(reading._from_started(Broken(None, error, 1)))  # type: ignore[arg-type]
+        list(processes._from_started(Broken(None, error, 1)))  # type: ignore[arg-type]
 
 
 def test_other_errors_of_workers_stay_as_they_are() -> None:
     with pytest.raises(torch.OutOfMemoryError):
-        list(reading._from_started(Broken(None, torch.OutOfMemoryError("out of memory"))))  # type: ignore[arg-type]
+        list(processes._from_started(Broken(None, torch.OutOfMemoryError("out of memory"))))  # type: ignore[arg-type]
 
 
 class _FreedInACopy:
