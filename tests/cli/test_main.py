@@ -170,6 +170,10 @@ def test_what_cannot_be_meant_is_told_before_the_network_runs(
             "net runs on one image, but not on 2 at once, which batch_size=1, as filter_patterns has it, mends: why",
             "net runs on one image, but not on 2 at once: why",
         ),
+        (
+            "not known: give an index, or a Network that has them, as load_model(model, labels=...) makes it",
+            "not known: give an index, or a file of them, --labels FILE",
+        ),
         ("tifffile does (pip install tifffile), or pass its array", "tifffile does (pip install tifffile)"),
         (
             "a.keras has its weights itself: load_model('a.keras'), without weights 'b.pth'",

@@ -166,6 +166,7 @@ _WORDS = (
     (r"\(resume\)", "(--resume)"),
     (r": model\.to\('cuda'\)", ": --device cuda"),
     (r": pass preprocess=Preprocess\(\.\.\.\)", ""),
+    (r"\ba Network that has them, as load_model\(model, labels=\.\.\.\) makes it", "a file of them, --labels FILE"),
     (r"\bload_model\(\.\.\., labels=.*\) names them", "--labels FILE has a line for each, that of 0 first"),
     (
         r"\bload_model\('xception', weights=path\), or build it and call load_keras_weights\(model, path\)",

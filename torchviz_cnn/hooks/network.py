@@ -95,7 +95,10 @@ def class_index(categories: tuple[str, ...] | None, target: str | int, owner: st
     if re.fullmatch(r"[+-]?[0-9]{1,9}", text):
         return int(text)
     if not names:
-        raise TargetError(f"the class names of {owner} are not known: give an index, or a file of labels")
+        raise TargetError(
+            f"the class names of {owner} are not known: give an index, or a Network that has them, as "
+            "load_model(model, labels=...) makes it"
+        )
     containing = [name for name in names if folded and folded in name.casefold().replace("_", " ")]
     offered = " or ".join(map(repr, containing[:24]))
     near = f"; did you mean {offered}?" if offered else did_you_mean(text, names)
