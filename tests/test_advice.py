@@ -68,7 +68,7 @@ REACHED_FROM: dict[str, list[Any]] = {
         *(public(name) for name in CALLS if name.startswith("metrics.")),
     ],
     "compile=True": [tvc.maximize, tvc.filter_patterns],
-    "decode='": [tvc.top_activations],
+    "decode='": [tvc.top_activations, tvc.survey],
     "no out= is given": [tvc.top_activations, tvc.survey],
     "output= chooses": [
         *(public(name) for name in CALLS if {"output", "target", "targets"} & parameters(public(name))),
