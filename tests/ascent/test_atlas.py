@@ -303,7 +303,7 @@ def test_any_number_of_processes_and_cores_makes_the_same_pictures(tmp_path: Pat
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_patterns(tmp_path: Path) -> None:
-    command = ["--model", "cats_and_dogs", "--layer", "conv1", "conv3", "--k", "64", "--size", "64", "--steps", "60"]
+    command = ["--model", "cats_and_dogs", "--layer", "conv1", "conv3", "--k", "32", "--size", "64", "--steps", "60"]
     assert run(*command, "--out", str(tmp_path / "whole"), cores=2).returncode == 0
     killed = 0
     for parts in (1, 2):

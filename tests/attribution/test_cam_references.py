@@ -29,7 +29,7 @@ ARCHITECTURES = [
 ]
 
 
-def batch(count: int = 4, size: int = 224) -> Tensor:
+def batch(count: int = 4, size: int = 128) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 

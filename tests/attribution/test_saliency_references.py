@@ -25,7 +25,7 @@ NAMES = {"vgg16": "features.29", "resnet18": "layer4", "squeezenet1_0": "feature
 TARGET = torch.tensor([386, 5])
 
 
-def batch(count: int = 2, size: int = 224) -> Tensor:
+def batch(count: int = 2, size: int = 128) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
@@ -104,7 +104,7 @@ def test_occlusion_equals_captum(pair: tuple[nn.Module, nn.Module, str]) -> None
     from captum.attr import Occlusion
 
     model, functional, layer = pair
-    size, patch, stride = (96, 24, 18) if layer == NAMES["vgg16"] else (224, 40, 36)
+    size, patch, stride = (96, 24, 18) if layer == NAMES["vgg16"] else (128, 32, 24)
     x = batch(size=size)
     target = model(x).argmax(1)  # SqueezeNet's class is 0 where its ReLU is shut, under every patch
     reference = Occlusion(functional).attribute(

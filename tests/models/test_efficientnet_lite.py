@@ -137,8 +137,11 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
-def test_top_1_is_as_promised(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_top_1_is_as_promised(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is 0.843 on all 700 photos; here it is that of every second one."""
     pytest.importorskip(PACKAGE)
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
     script = importlib.import_module("imagenet_accuracy")
-    assert script.main([str(data / "imagenet_samples")]) == pytest.approx(0.843, abs=0.005)
+    for photo in sorted((data / "imagenet_samples").iterdir())[::2]:
+        (tmp_path / photo.name).symlink_to(photo)
+    assert script.main([str(tmp_path)]) == pytest.approx(0.843, abs=0.005)

@@ -412,13 +412,13 @@ def test_a_wrong_tolerance_is_refused(tolerance: Any) -> None:
 
 @pytest.mark.slow
 def test_heatmaps_of_pets_lie_on_the_animal(data: Path) -> None:
-    """The figures of docs/cam.md are means over all 300; here over every seventh."""
+    """The figures of docs/cam.md are means over all 300; here over every fourteenth."""
     net = tvc.load_model("squeezenet1_0", data / "checkpoints" / "squeezenet1_0.pth")
     pets = data / "pets_with_masks"
-    photos = sorted((pets / "images").iterdir())[::7]
+    photos = sorted((pets / "images").iterdir())[::14]
     for method, least in (("grad_cam", 0.6), ("competitive_cam", 0.7)):
         share = tvc.metrics.energy_in_mask(net, photos, method, pets / "trimaps", mask_values=(1,))
         peaks = tvc.metrics.pointing_game(net, photos, method, pets / "trimaps", mask_values=(1,))
-        assert share.count == peaks.count == 43
+        assert share.count == peaks.count == 22
         assert share.mean > max(least, float(share.details["area"].mean()) + 0.1)
         assert peaks.mean > 0.9
