@@ -228,6 +228,7 @@ def test_the_device_is_a_gpu_where_there_is_one(
     assert shared.device(parser.parse_args(["predict", "photo.png", "--device", "cpu"]).device) == "cpu"
 
 
+@pytest.mark.filterwarnings("ignore:there are 4 class names, and the network gives 3 scores")
 @pytest.mark.parametrize("command", ["predict", "cam"])
 def test_names_of_another_number_of_classes(here: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("four.txt").write_text("a\nb\nc\nd\n")  # as many as the first convolution has channels

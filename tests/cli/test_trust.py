@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +91,13 @@ def test_bad_input_is_one_line(
     assert code == 2
     assert words in said[-1]
     assert len([line for line in said if "error:" in line]) == 1
+
+
+def test_tar_files_are_one_pattern(here: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(2):
+        with tarfile.open(f"shard-{number}.tar", "w") as tar:
+            tar.add(photos / f"{number}.png", f"{number}.png")
+    assert main(["trust", "shard-{0..1}.tar", *NET, *QUICK, "--mosaics", "0"]) == 0
+    assert "2 photos" in capsys.readouterr().out
+    assert main(["trust", "shard-0.tar", "shard-1.tar", *NET, *QUICK]) == 2
+    assert "tar files are given as one pattern, in quotes and alone; shard-0.tar is one of 2" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from torchviz_cnn import Network, Preprocess
-from torchviz_cnn.core.errors import InputError, TargetError
+from torchviz_cnn.core.errors import InputError, SkippedWarning, TargetError
 from torchviz_cnn.evaluation.classes import classes_of
 
 NAMES = ("cat/1.jpg", "dog/7.jpg", "cat/2.jpg")
@@ -25,11 +25,27 @@ NET = Network(nn.Conv2d(3, 3, 1), Preprocess((8, 8), resize=8), ("bird", "cat", 
         (1, 2, 1),
         torch.tensor([1, 2, 1]),
         lambda name: name.partition("/")[0],
-        {"cat/1.jpg": "cat", "7.jpg": 2, "2.jpg": "cat", "another.jpg": "bird"},
+        {"cat/1.jpg": "cat", "7.jpg": 2, "2.jpg": "cat"},
     ],
 )
 def test_true_classes_are_given_in_many_ways(truth: Any) -> None:
     assert classes_of(NET, NAMES, truth) == [1, 2, 1]
+
+
+def test_names_of_no_photo_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    table = {"cat/1.jpg": "cat", "7.jpg": "dog", "2.jpg": "cat"}
+    (tmp_path / "truth.csv").write_text("".join(f"{file},{name}\n" for file, name in {**table, "x.jpg": "cat"}.items()))
+    with pytest.warns(SkippedWarning, match=r"^1 name in truth is that of no photo, and left out: 'x\.jpg'$"):
+        assert classes_of(NET, NAMES, tmp_path / "truth.csv") == [1, 2, 1]
+    more = {"dog/8.jpg": 2, "y": 1, 7: 1, "cat/1.jpeg": 1, "1.jpg": 0}
+    words = r"^5 names in truth are those of no photo, and left out: 'dog/8\.jpg', 'y', '7' and others; did you mean"
+    with pytest.warns(SkippedWarning, match=words):
+        assert classes_of(NET, NAMES, {**table, **more}) == [1, 2, 1]  # type: ignore[dict-item]
+
+
+def test_a_photo_without_a_class_is_told_with_the_name_that_is_near() -> None:
+    with pytest.raises(InputError, match=r"no class for 1 of 3 photos, as 'dog/7\.jpg'; did you mean 'dog/7\.jpeg'\?$"):
+        classes_of(NET, NAMES, {"cat/1.jpg": "cat", "cat/2.jpg": "cat", "dog/7.jpeg": "dog"})
 
 
 def test_without_true_classes_the_network_says() -> None:

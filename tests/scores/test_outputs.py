@@ -7,17 +7,26 @@ from collections import namedtuple
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from torch import Tensor, nn
 
 import torchviz_cnn as tvc
 from torchviz_cnn import ModelError, Network, TargetError
+from torchviz_cnn.media.bands import say_once
 from torchviz_cnn.scores.outputs import class_outputs
 
 X = torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(3))
+PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8))
 ENDS_ITSELF = "ends in a softmax or sigmoid"
+
+
+@pytest.fixture(autouse=True)
+def said_anew() -> None:
+    say_once.cache_clear()
 
 
 class Ends(nn.Module):
@@ -406,3 +415,31 @@ def test_labels_of_a_loader_keep_their_shape() -> None:
     assert tvc.saliency(Ends(lambda z: z).eval(), X, labels).values.shape == (3, 1, 12, 12)
     two = tvc.saliency(Ends(lambda z: z, classes=2).eval(), X, torch.tensor([[0, 1]] * 3))
     assert two.values.shape == (3, 2, 12, 12)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda net: net.predict(PHOTO),
+        lambda net: tvc.grad_cam(net, PHOTO),
+        lambda net: tvc.saliency(net, PHOTO, target="a"),
+        lambda net: tvc.grad_cam(net, PHOTO, target=tvc.targets.contrast("a", "b")),
+        lambda net: tvc.survey(net, [PHOTO, PHOTO], k=1),
+        lambda net: tvc.top_activations(net, [PHOTO, PHOTO], ["conv"], k=1, by="relevance"),
+        lambda net: tvc.trust(net, [PHOTO, PHOTO], methods=["grad_cam"], steps=2, perturbed=1, mosaics=0),
+    ],
+)
+@pytest.mark.parametrize(("names", "words"), [("abc", "are 3 class names"), ("abcde", "are 5 class names")])
+def test_class_names_of_another_number_than_the_scores_are_told_once(call: Any, names: str, words: str) -> None:
+    net = Network(Ends(lambda x: x).eval(), tvc.Preprocess((16, 16)), tuple(names))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        call(net)
+    (only,) = (str(one.message) for one in said if "class name" in str(one.message))
+    assert only.startswith(f"there {words}, and the network gives 4 scores: names may stand beside other classes than")
+
+
+@pytest.mark.parametrize(("names", "classes"), [("abcd", 4), ("ab", 1), (None, 4)])
+def test_class_names_that_fit_are_not_spoken_of(names: str | None, classes: int) -> None:
+    net = Network(Ends(lambda x: x, classes).eval(), tvc.Preprocess((16, 16)), names and tuple(names))  # type: ignore[arg-type]
+    net.predict(PHOTO)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from torchviz_cnn.core.errors import InputError, TargetError, are, counted, did_you_mean, kind_of
+from torchviz_cnn.core.errors import InputError, SkippedWarning, TargetError, are, counted, did_you_mean, kind_of
+from torchviz_cnn.core.warn import warn
 from torchviz_cnn.hooks.network import Model, Network, class_index
 
 Truth = str | os.PathLike[str] | Sequence[Any] | Mapping[str, Any] | Callable[[str], Any] | None
@@ -22,7 +23,8 @@ name, in a CSV file of `file,class`, or `"folders"` for the name of the folder t
 def classes_of(model: Model, names: Sequence[str], truth: Truth) -> list[int] | None:
     """The class of each photo as an index; None where the network's top class is explained.
 
-    Raises InputError for classes that do not fit the photos, TargetError for a class that the network does not have.
+    Raises InputError for classes that do not fit the photos, TargetError for a class that the network does not have;
+    warns of names that are those of no photo.
     """
     if truth is None:
         return None
@@ -32,12 +34,29 @@ def classes_of(model: Model, names: Sequence[str], truth: Truth) -> list[int] | 
 
 
 def given_classes(names: Sequence[str], truth: Truth) -> list[Any]:
-    """The class of each photo as it is given. Raises InputError where one has none."""
+    """The class of each photo as it is given. Raises InputError where one has none; warns of what is of no photo."""
+    if isinstance(truth, (str, os.PathLike)) and truth != "folders":
+        truth = read_classes(truth)
     given = _given(names, truth)
     missing = [name for name, one in zip(names, given, strict=True) if one is None or one == ""]
+    unused = _unused(names, truth) if isinstance(truth, Mapping) else []
     if missing:
-        raise InputError(f"truth has no class for {len(missing)} of {counted(len(names), 'photo')}, as {missing[0]!r}")
+        near = did_you_mean(missing[0], map(str, unused))
+        raise InputError(
+            f"truth has no class for {len(missing)} of {counted(len(names), 'photo')}, as {missing[0]!r}{near}"
+        )
+    if unused:
+        listed = ", ".join(repr(str(one)) for one in unused[:_FEW]) + (" and others" if len(unused) > _FEW else "")
+        near = did_you_mean(str(unused[0]), names)
+        many = counted(len(unused), "name in truth is that of no photo", "names in truth are those of no photo")
+        warn(f"{many}, and left out: {listed}{near}", SkippedWarning)
     return given
+
+
+def _unused(names: Sequence[str], truth: Mapping[str, Any]) -> list[Any]:
+    """What of a mapping is of no photo."""
+    used = {name if name in truth else Path(name).name for name in names}
+    return [one for one in truth if one not in used]
 
 
 class Matches(NamedTuple):
@@ -51,6 +70,7 @@ class Matches(NamedTuple):
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 _LISTED = 8
+_FEW = 3
 
 
 def matched(model: Model, labels: Iterable[Any], outputs: int | None = None, hint: str = "") -> Matches:
@@ -165,11 +185,9 @@ def _are_imagenet(texts: Sequence[str]) -> bool:
 
 
 def _given(names: Sequence[str], truth: Any) -> list[Any]:
-    """A class for each photo, or None where there is none."""
+    """A class for each photo, or None where there is none; a file is read before."""
     if isinstance(truth, str) and truth == "folders":
         return [PurePosixPath(name.replace(os.sep, "/")).parent.name for name in names]
-    if isinstance(truth, (str, os.PathLike)):
-        truth = read_classes(truth)
     if isinstance(truth, Mapping):
         return _by_name(names, truth)
     if callable(truth):

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchviz_cnn.core.errors import ModelError, NotFiniteError, counted, kind_of
+from torchviz_cnn.core.errors import ModelError, NotFiniteError, TorchvizWarning, counted, kind_of
 from torchviz_cnn.hooks.calls import OptionalGradients
+from torchviz_cnn.media.bands import say_once
 
 Activation = Literal["softmax", "sigmoid", "none"]
 """What makes probabilities of outputs: `none` where the network ends in a softmax or sigmoid itself."""
@@ -185,6 +186,13 @@ def read_classes(
     else:
         activation = (ending and ending.activation(logits)) or usual_activation(logits)
     binary = logits.shape[1] == 1 and categories is not None and len(categories) == 2
+    if categories is not None and len(categories) != logits.shape[1] and not binary:
+        names, scored = counted(len(categories), "class name"), counted(logits.shape[1], "score")
+        say_once(
+            f"there {'is' if len(categories) == 1 else 'are'} {names}, and the network gives {scored}: names may stand "
+            "beside other classes than theirs; give one for each score, in the order of the scores",
+            TorchvizWarning,
+        )
     return (both_classes(logits.float(), activation) if binary else logits.float()), activation
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import torchviz_cnn as tvc
 from torchviz_cnn.cli import arguments
 from torchviz_cnn.cli.arguments import in_options, positive, whole
+from torchviz_cnn.core.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("images", nargs="+", type=Path, metavar="DIR", help="a folder of photos, or photos")
+    add("images", nargs="+", metavar="DIR", help="a folder of photos, tar files of them as one pattern, or photos")
     arguments.add_out(parser, "trust", "folder for the results; the same command goes on with what it holds")
     words = "names as of cam --method and saliency --method, occlusion, or all (default: ten quick ones)"
     add("--methods", "--method", dest="methods", nargs="+", metavar="METHOD", help=words)
@@ -48,8 +49,7 @@ def run(args: argparse.Namespace) -> None:
 
     methods = [name.replace("-", "_") for name in args.methods or ()] or None
     net = shared.network(args)
-    alone = len(args.images) == 1 and args.images[0].is_dir()
-    photos = args.images[0] if alone else shared.readable_photos(args, net.preprocess)
+    photos = _photos(args, net)
     names = (
         "layers",
         "masks",
@@ -82,6 +82,23 @@ def _worded(result: tvc.Trust, options: Collection[str]) -> tvc.Trust:
         for key, one in result.measured.items()
     }
     return replace(result, rows=tuple(rows), measured=measured)
+
+
+def _photos(args: argparse.Namespace, net: tvc.Network) -> str | list[Path]:
+    """A folder or a pattern of tar files as it is given, or the photos that can be read."""
+    from torchviz_cnn.cli import shared
+    from torchviz_cnn.media.datasets.shards.patterns import are_shards
+
+    first, *others = args.images
+    tars = next((place for place in args.images if are_shards(place)), None)
+    if tars is not None and others:
+        raise InputError(
+            f"tar files are given as one pattern, in quotes and alone; {tars} is one of {len(args.images)}"
+        )
+    if tars is not None or (not others and Path(first).is_dir()):
+        return str(first)
+    args.images = [Path(place) for place in args.images]
+    return shared.readable_photos(args, net.preprocess)
 
 
 COMMAND = arguments.Command(
