@@ -85,6 +85,29 @@ def test_what_is_wrong_with_shards_ends_all_ranks(tmp_path: Path) -> None:
         assert len(set(pool.map(work, Together(2).ranks()))) == 1
 
 
+@pytest.mark.parametrize(
+    "address", ["http://{0}/train-{{000000..000002}}.tar?signature={1}", "http://me:{1}@{0}/train-000001.tar"]
+)
+def test_a_key_in_an_address_is_not_saved_and_may_be_another_one(tmp_path: Path, address: str) -> None:
+    write_shards(tmp_path)
+    known: Any = {
+        "preprocess": tvc.Preprocess((16, 16), resize=16),
+        "workers": 0,
+        "end": 4,
+        "k": 4,
+        "out": tmp_path / "top",
+    }
+    net, results = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)), []
+    with serving(tmp_path) as server:
+        for key in ("first-key", "other-key"):
+            shards = tvc.TarShards(address.format(server.address.partition("://")[2], key), retries=0)
+            results.append(tvc.top_activations(net, shards, ["0"], **known))
+    assert torch.equal(results[0].values["0"], results[1].values["0"])
+    for file in (tmp_path / "top").iterdir():
+        assert b"-key" not in file.read_bytes(), file
+    assert tvc.TopActivations.load(tmp_path / "top").source is None
+
+
 @pytest.mark.slow
 def test_ranks_and_a_server_come_to_the_answer_of_a_folder(tmp_path: Path) -> None:
     pattern = write_shards(tmp_path / "data", 5, 12, None)

@@ -80,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(self.state.latency)
         if fault == "hang":
             self.state.hanging.wait(30)
-        path = self.state.folder / self.path.lstrip("/")
+        path = self.state.folder / self.path.partition("?")[0].lstrip("/")
         if (fault or "").isdigit() or not path.is_file():
             self.send_response(int(fault) if fault and fault.isdigit() else 404)
             self.send_header("Content-Length", "0")

@@ -179,6 +179,12 @@ def test_a_compressed_shard_is_told_how_to_unpack_it(tmp_path: Path, name: str, 
 def test_names_of_shards_are_what_tells_them_apart() -> None:
     assert short_names(["/data/a/0.tar", "/data/a/1.tar"]) == ["0.tar", "1.tar"]
     assert short_names(["/data/a/0.tar", "/data/b/c/0.tar"]) == ["a/0.tar", "b/c/0.tar"]
+    assert short_names(["https://a.b/0.tar?key=c", "https://a.b/1.tar?key=d"]) == ["0.tar", "1.tar"]
+    assert short_names(["https://a.b/get?file=0.tar", "https://a.b/get?file=1.tar"]) == [
+        "get?file=0.tar",
+        "get?file=1.tar",
+    ]
+    assert short_names(["/data/0?.tar"]) == ["0?.tar"]
 
 
 def test_a_string_that_ends_in_tar_means_shards_and_others_a_folder(tmp_path: Path) -> None:
@@ -190,6 +196,9 @@ def test_a_string_that_ends_in_tar_means_shards_and_others_a_folder(tmp_path: Pa
     assert isinstance(ImageSource("memory://photos/a.tar?signature=b").dataset, tvc.TarShards)
     with pytest.raises(ShardError, match=r"there is no shard .*none\.tar"):
         len(ImageSource(tmp_path / "none.tar"))
+    for several in (["a-0.tar", "a-1.tar"], (Path("a-0.tar"),), ["http://a.b/0.tar?key=c"]):
+        with pytest.raises(InputError, match=r"a list as a dataset has photos, and '.*0\.tar.*pass TarShards\(list\)$"):
+            ImageSource(several)
 
 
 # --- what is in a tar ----------------------------------------------------------------------------------------------
@@ -302,6 +311,9 @@ def test_of_several_photos_of_a_sample_one_is_asked_for(tmp_path: Path) -> None:
     assert list(tvc.TarShards(path, image=".right.JPG").names) == ["a.tar/0.right.jpg", "a.tar/1.right.jpg"]
     with pytest.raises(ShardError, match=r"no members that end in \.up\.jpg: there are 4 members: 2 x \.left\.jpg"):
         len(tvc.TarShards(path, image="up.jpg"))
+    for image in (5, "", ".", ["left.jpg"]):
+        with pytest.raises(InputError, match=r"^image is the ending of the photos, such as 'left\.jpg', not "):
+            tvc.TarShards(path, image=image)  # type: ignore[arg-type]
 
 
 def test_a_tar_without_photos_says_what_it_has(tmp_path: Path) -> None:
@@ -600,6 +612,8 @@ def test_memory_file_systems_and_options_are_taken(tmp_path: Path) -> None:
 def test_an_address_that_nothing_reads_is_told(address: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         tvc.TarShards(address)
+    with pytest.raises(InputError, match=r"^filesystem is one of fsspec, as .* makes it, not a str$"):
+        tvc.TarShards("a.tar", filesystem="memory")
 
 
 @pytest.mark.slow

@@ -105,6 +105,8 @@ def test_what_cannot_be_merged_is_told(tmp_path: Path) -> None:
     a, b, c, d = pieces(tmp_path, [0, 6, 12, 21, 30])
     with pytest.raises(InputError, match="at least one run"):
         tvc.merge()
+    with pytest.raises(InputError, match=r"folders one by one: write merge\(\*folders\)"):
+        tvc.merge([a, b])  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"no folder has images 6 to 20 of 30"):
         tvc.merge(a, d)
     with pytest.raises(InputError, match=rf"images 0 to 5 are in {a} and in {a}: pieces do not overlap"):

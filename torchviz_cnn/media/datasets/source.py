@@ -58,6 +58,11 @@ class ImageSource:
     ) -> None:
         if isinstance(dataset, (str, Path)):
             dataset = TarShards(dataset) if are_shards(dataset) else PhotoFolder(dataset)
+        if isinstance(dataset, (list, tuple)) and dataset and are_shards(dataset[0]):
+            raise InputError(
+                f"a list as a dataset has photos, and {str(dataset[0])!r} means photos in tar files: pass "
+                "TarShards(list)"
+            )
         if isinstance(dataset, Mapping) or not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
             hint = "; pass its .dataset" if hasattr(dataset, "dataset") else ""
             raise InputError(

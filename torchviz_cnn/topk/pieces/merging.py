@@ -60,6 +60,8 @@ def merge(
     """
     if not folders:
         raise InputError("merge takes the folders of at least one run")
+    if isinstance(folders[0], (list, tuple)):
+        raise InputError("merge takes folders one by one: write merge(*folders) where they are in a list")
     parts = sorted((_Part.read(path) for path in folders), key=lambda part: part.piece.start)
     first = parts[0]
     for part in parts[1:]:

@@ -170,14 +170,29 @@ def name_meant(path: str) -> str:
 def short_names(paths: Sequence[str]) -> list[str]:
     """What shards are called: their paths below the folder that all of them lie in, so without it.
 
+    What follows the ? of an address is no part of the name, unless it tells shards apart: it is most often a signature,
+    which is nothing to save, and is another one the next time.
+
     >>> short_names(["s3://photos/a/0.tar", "s3://photos/b/0.tar"]), short_names(["/data/train-0.tar"])
     (['a/0.tar', 'b/0.tar'], ['train-0.tar'])
     """
+    plain = [path.partition("?")[0] if "://" in path else path for path in paths]
+    paths = plain if len(set(plain)) == len(paths) else paths
     parts = [path.replace(os.sep, "/").split("/") for path in paths]
     shortest, shared = min(map(len, parts)), 0
     while shared < shortest - 1 and len({part[shared] for part in parts}) == 1:
         shared += 1
     return ["/".join(part[shared:]) for part in parts]
+
+
+def may_have_key(address: str) -> bool:
+    """Whether an address may have what only its owner should know: a password, or the signature behind a ?.
+
+    >>> may_have_key("https://a.b/c.tar?signature=d"), may_have_key("ftp://me:secret@a.b/c.tar"), may_have_key("c?.tar")
+    (True, True, False)
+    """
+    rest = address.partition("://")[2]
+    return "?" in rest or ":" in rest.partition("/")[0].rpartition("@")[0]
 
 
 def _shown(value: Any) -> str:

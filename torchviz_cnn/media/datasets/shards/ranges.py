@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from torchviz_cnn.core.errors import InputError, ShardError, one_line
+from torchviz_cnn.core.errors import InputError, ShardError, kind_of, one_line
 from torchviz_cnn.media.datasets.shards.patterns import name_meant, range_meant
 
 T = TypeVar("T")
@@ -53,6 +53,10 @@ class Files:
         self._system = filesystem if filesystem is not None else _system_of(paths[0], storage_options or {})
         self._owner = os.getpid()
         self._inherited: list[Any] = []
+        if not (hasattr(self._system, "_strip_protocol") and hasattr(self._system, "cat_file")):
+            raise InputError(
+                f"filesystem is one of fsspec, as fsspec.filesystem('s3') makes it, not {kind_of(filesystem)}"
+            )
         strip: Callable[[str], str] = self._system._strip_protocol
         self.paths = [strip(path) for path in paths]
 

@@ -19,13 +19,13 @@ from PIL import Image
 from torch import Tensor
 
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import ShardError, SkippedWarning, counted
+from torchviz_cnn.core.errors import InputError, ShardError, SkippedWarning, counted
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.media.bands import Pixels
 from torchviz_cnn.media.datasets.photos import Photos
 from torchviz_cnn.media.datasets.shards.index import INDEX, Index, MemberNames, stamp
-from torchviz_cnn.media.datasets.shards.patterns import Shards, absolute, named, shard_paths, short_names
+from torchviz_cnn.media.datasets.shards.patterns import Shards, absolute, may_have_key, named, shard_paths, short_names
 from torchviz_cnn.media.datasets.shards.ranges import Files, Range
 from torchviz_cnn.media.datasets.shards.scan import HEADER, Samples, require_photos, scan
 from torchviz_cnn.media.images import read_stored_bytes, size_of_bytes
@@ -94,12 +94,12 @@ class TarShards(Photos):
         retries: int = 5,
     ) -> None:
         self.preprocess = preprocess
-        self.image = None if image is None else image.lower().removeprefix(".")
+        self.image = _ending(image)
         self.given = named(shards)
         self.given = [one if "://" in one or filesystem is not None else absolute(one) for one in self.given]
         """The pattern or the list, with paths of this system as absolute ones."""
-        self.reachable_again = filesystem is None and not storage_options
-        """Whether the pattern alone tells where the shards are."""
+        self.reachable_again = filesystem is None and not storage_options and not any(map(may_have_key, self.given))
+        """Whether the pattern alone tells where the shards are, and may be saved."""
         paths = shard_paths(self.given, None if filesystem is None else False)
         checks.number("timeout", timeout, 0.001), checks.whole_number("retries", retries, 0)
         self._files = Files(paths, filesystem, storage_options, timeout, retries)
@@ -319,6 +319,14 @@ class _Ahead:
     def content(self) -> dict[int, bytes]:
         """The files by place, once they are there. Raises what reading them raised."""
         return self._future.result()
+
+
+def _ending(image: Any) -> str | None:
+    """The ending of photos that is asked for. Raises InputError for what is none."""
+    ending = image.lower().removeprefix(".") if isinstance(image, str) else ""
+    if image is not None and not ending:
+        raise InputError(f"image is the ending of the photos, such as 'left.jpg', not {image!r}")
+    return ending or None
 
 
 def _part(files: Files, path: str, start: int, stop: int) -> bytes:
