@@ -131,3 +131,7 @@ def test_columns_that_are_swapped_are_named(tmp_path: Path) -> None:
     (tmp_path / "truth.csv").write_text("label,filename\ncat,cat/1.jpg\n")
     with pytest.raises(InputError, match=r"its columns are label,filename, and the file comes before its class$"):
         classes_of(NET, NAMES, tmp_path / "truth.csv")
+
+
+def test_names_may_be_paths() -> None:
+    assert classes_of(NET, NAMES, {Path(name): name.partition("/")[0] for name in NAMES}) == [1, 2, 1]  # type: ignore[misc]

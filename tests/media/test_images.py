@@ -465,3 +465,12 @@ def test_the_shared_photos_read(data: Path) -> None:
             image = read_image(path)
             with Image.open(path) as stored:
                 assert image.size == ImageOps.exif_transpose(stored).size
+
+
+@pytest.mark.parametrize("name", ["a.tar", "train-{000..003}.tar", "b.tgz"])
+def test_tar_files_are_no_photo(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.tar").write_bytes(b"x" * 2000)
+    with pytest.raises(
+        ImageError, match=r"means tar files of photos, which top, survey and trust take; here one photo"
+    ):
+        read_image(tmp_path / name)

@@ -380,3 +380,30 @@ def test_metadata_that_cannot_be_right(change: dict[str, str], tmp_path: Path) -
     save_file(model.state_dict(), tmp_path / "odd.safetensors", about | change)
     with pytest.raises(tvc.CheckpointError, match=r"metadata of .*odd\.safetensors cannot be read"):
         tvc.load_model("convnet_2017", tmp_path / "odd.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("0 cat\n1 dog\n2 a bird\n", ("cat", "dog", "a bird")),
+        ("2,bird\n0,cat\n1,dog\n", ("cat", "dog", "bird")),
+        ("index,name\n1,dog\n0,cat\n", ("cat", "dog")),
+        ("0: cat\n\n1: dog\n", ("cat", "dog")),
+        ("1 cat\n2 dog\n", ("1 cat", "2 dog")),
+        ("cat\n1 dog\n", ("cat", "1 dog")),
+        ("0 cat\n0 dog\n", ("0 cat", "0 dog")),
+        ("7\n8\n", ("7", "8")),
+    ],
+)
+def test_lines_with_the_numbers_of_their_classes_are_in_the_order_of_these(
+    tmp_path: Path, text: str, names: tuple[str, ...]
+) -> None:
+    (tmp_path / "labels.txt").write_text(text)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, len(names), 3))
+    assert tvc.load_model(model, input_size=16, labels=tmp_path / "labels.txt").categories == names
+
+
+def test_indices_that_are_not_those_of_classes_are_told() -> None:
+    for labels in ({"1": "cat", "2": "dog"}, {"cat": 0, "dog": 2}):
+        with pytest.raises(tvc.InputError, match=r"; of 2 classes the indices are 0 to 1, and these are others$"):
+            tvc.load_model(torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3)), input_size=16, labels=labels)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, NamedTuple
 
 from torchviz_cnn.core.errors import InputError, SkippedWarning, TargetError, are, counted, did_you_mean, kind_of
@@ -37,6 +37,8 @@ def given_classes(names: Sequence[str], truth: Truth) -> list[Any]:
     """The class of each photo as it is given. Raises InputError where one has none; warns of what is of no photo."""
     if isinstance(truth, (str, os.PathLike)) and truth != "folders":
         truth = read_classes(truth)
+    if isinstance(truth, Mapping):
+        truth = {one.as_posix() if isinstance(one, PurePath) else one: value for one, value in truth.items()}
     given = _given(names, truth)
     missing = [name for name, one in zip(names, given, strict=True) if one is None or one == ""]
     unused = _unused(names, truth) if isinstance(truth, Mapping) else []

@@ -173,6 +173,8 @@ def require_file(path: Path) -> None:
         raise ImageError(f"{path} is a folder, not an image")
     if os.path.islink(path) and not os.path.exists(path):
         raise ImageError(f"{path} is a link to nothing: there is no {os.readlink(path)}")
+    if path.name.casefold().endswith((".tar", ".tgz", ".tar.gz")):
+        raise ImageError(f"{path} means tar files of photos, which top, survey and trust take; here one photo is read")
     if not os.path.exists(path):
         raise ImageError(f"no image {path}{did_you_mean(path.name, _names_in(path.parent))}")
     if not os.path.isfile(path):
