@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchviz_cnn.core.errors import InputError, OutputError, counted
+from torchviz_cnn.core.errors import InputError, OutputError, counted, kind_of
 from torchviz_cnn.hooks.network import Model, module_of
 from torchviz_cnn.runs.folder import STATE, ResultFolder, difference, model_checksum, short
 from torchviz_cnn.topk.passes import RunState, require_some
@@ -61,7 +61,11 @@ def merge(
     if not folders:
         raise InputError("merge takes the folders of at least one run")
     if isinstance(folders[0], (list, tuple)):
-        raise InputError("merge takes folders one by one: write merge(*folders) where they are in a list")
+        what = kind_of(folders[0])
+        raise InputError(
+            f"merge names a file or folder by a str or a Path, not by {what}; it takes folders one by one: write "
+            "merge(*folders)"
+        )
     parts = sorted((_Part.read(path) for path in folders), key=lambda part: part.piece.start)
     first = parts[0]
     for part in parts[1:]:
