@@ -7,11 +7,13 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -274,6 +276,7 @@ def test_other_members_folders_and_hidden_files_are_no_photos(tmp_path: Path) ->
         ("a.txt", b"hello"),
         ("n1/a.JPG", photo_bytes(0)),
         ("n2/a.png", photo_bytes(1, "PNG")),
+        ("./n2/./b.png", photo_bytes(4, "PNG")),
     ]
     path = write_tar(tmp_path / "a.tar", members)
     with tarfile.open(path, "a") as tar:
@@ -285,7 +288,7 @@ def test_other_members_folders_and_hidden_files_are_no_photos(tmp_path: Path) ->
     with pytest.warns(
         SkippedWarning, match="links and sparse files in shards are left out, 1 photo; .* a.tar/link.jpg"
     ):
-        assert list(shards.names) == ["a.tar/n1/a.JPG", "a.tar/n2/a.png"]
+        assert list(shards.names) == ["a.tar/n1/a.JPG", "a.tar/n2/a.png", "a.tar/n2/./b.png"]
 
 
 def test_photos_that_are_links_are_said(tmp_path: Path) -> None:
@@ -308,6 +311,10 @@ def test_of_several_photos_of_a_sample_one_is_asked_for(tmp_path: Path) -> None:
         ShardError, match=r"the sample 0 of the shard a\.tar has 2 photos, left\.jpg, right\.jpg: TarShards.*image="
     ):
         len(tvc.TarShards(path))
+    with pytest.raises(
+        ShardError, match=r"^the sample v1 .* has 9 photos, 0\.jpg, 1\.jpg, 2\.jpg and 6 more: TarShards.*first dot"
+    ):
+        len(tvc.TarShards(write_tar(tmp_path / "b.tar", [(f"v1.{n}.jpg", photo_bytes(n)) for n in range(9)])))
     assert list(tvc.TarShards(path, image=".right.JPG").names) == ["a.tar/0.right.jpg", "a.tar/1.right.jpg"]
     with pytest.raises(ShardError, match=r"no members that end in \.up\.jpg: there are 4 members: 2 x \.left\.jpg"):
         len(tvc.TarShards(path, image="up.jpg"))
@@ -354,6 +361,52 @@ def test_a_tar_that_is_not_whole_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ShardError, match=rf"the shard cut{size}\.tar is (not a tar file, or not all|cut off)"):
             len(tvc.TarShards(path))
     assert len(tvc.TarShards(cut_at(whole, end + 1024))) == 3  # with the mark of the end, without padding
+
+
+def _header(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE, fields: dict[str, str] | None = None) -> bytes:
+    """The headers of a member, whatever its size says."""
+    member = tarfile.TarInfo(name)
+    member.size, member.type, member.pax_headers = size, kind, fields or {}
+    return member.tobuf(tarfile.PAX_FORMAT if fields else tarfile.GNU_FORMAT)
+
+
+def _extended_sparse() -> bytes:
+    """The header of a sparse file whose list of parts goes on in the next block."""
+    header = bytearray(_header("b.jpg", 0, tarfile.GNUTYPE_SPARSE))
+    header[482] = 1
+    header[148:156] = b"%06o\0 " % tarfile.calc_chksums(header)[0]  # type: ignore[attr-defined]
+    return bytes(header)
+
+
+@pytest.mark.parametrize(
+    ("member", "words"),
+    [
+        (_header("b.jpg", -512), "the member at byte 1,024 has fewer than 0 bytes"),
+        (_header("b.jpg", -1), "has fewer than 0 bytes"),
+        (_header("b.jpg", -1536), "has fewer than 0 bytes"),
+        (_header("b.jpg", 5, fields={"size": "-1536"}), "has fewer than 0 bytes"),
+        ((_header("././@LongLink", 5, tarfile.GNUTYPE_LONGNAME) + bytes(512)) * 1500, "recursion"),
+        (_extended_sparse(), "index out of range"),
+    ],
+)
+def test_headers_that_lead_back_or_nowhere_are_refused(tmp_path: Path, member: bytes, words: str) -> None:
+    """Where tarfile would read the same headers again and again, and where its own errors are of another kind."""
+    end = b"" if "range" in words else bytes(1024)
+    content = _header("a.jpg", 5) + b"photo".ljust(512, b"\0") + member + end
+    raised = list[Exception]()
+
+    def read() -> None:
+        try:
+            scan("a.tar", len(content), lambda start, stop: content[start:stop], None, True)
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert isinstance(raised[0], ShardError)
+    assert re.search(rf"^the shard a\.tar is not a tar file, or not all of one: .*{words}", str(raised[0]))
 
 
 def test_what_is_no_plain_tar_is_refused(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def scan(name: str, size: int, read_range: Callable[[int, int], bytes], image: s
         digest.update(f"{path}\0{member.size}\0{member.offset_data}\n".encode("utf-8", "surrogateescape"))
         folder, _, base = path.rpartition("/")
         stem, _, ending = base.partition(".")
-        hidden = not stem or any(part.startswith(".") and part != ".." for part in folder.split("/"))
+        hidden = not stem or any(part.startswith(".") and part not in (".", "..") for part in folder.split("/"))
         key, ending = f"{folder}/{stem}", ending.lower()
         if not hidden and (member.issym() or member.islnk() or member.issparse()) and is_picture(ending):
             made.links.append(f"{name}/{path}")
@@ -144,10 +144,12 @@ def _members(name: str, window: _Window) -> Iterator[tarfile.TarInfo]:
     try:
         with tarfile.open(fileobj=window, mode="r:") as tar:  # type: ignore[call-overload]
             while (member := tar.next()) is not None:
+                if member.size < 0 or tar.offset < member.offset_data:  # which tarfile would read again and again
+                    raise tarfile.ReadError(f"the member at byte {member.offset:,} has fewer than 0 bytes")
                 yield member
                 tar.members = []  # type: ignore[misc]  # which tarfile keeps otherwise
             end = tar.offset
-    except (tarfile.TarError, OSError, ValueError, UnicodeError) as error:
+    except (tarfile.TarError, OSError, ValueError, IndexError, RecursionError) as error:
         if isinstance(error, ShardError):
             raise
         unpack = next((command for begin, command in _PACKED.items() if window.at(0, 6).startswith(begin)), None)
@@ -185,9 +187,11 @@ def _require_one_each(name: str, photos: dict[str, dict[str, Any]]) -> None:
     for key, several in photos.items():
         if len(several) > 1:
             kinds = sorted(several)
+            others = f" and {len(kinds) - 3:,} more" if len(kinds) > 3 else ""
             raise ShardError(
-                f"the sample {key.strip('/')} of the shard {name} has {len(several)} photos, {', '.join(kinds)}: "
-                f"TarShards(..., image={kinds[0]!r}) takes the first of these of each sample"
+                f"the sample {key.strip('/')} of the shard {name} has {len(kinds)} photos, {', '.join(kinds[:3])}"
+                f"{others}: TarShards(..., image={kinds[0]!r}) takes the first of these of each sample; members "
+                "that are called the same up to the first dot are one sample"
             )
 
 
