@@ -150,6 +150,12 @@ def test_a_folder_of_tar_files_is_told_as_what_it_is(tmp_path: Path) -> None:
     write_shards(tmp_path)
     with pytest.raises(ShardError, match=r"is a folder, not a tar file: the tar files in it are .*\*\.tar$"):
         len(tvc.TarShards(tmp_path))
+    shutil.rmtree(tmp_path / "photos")
+    with pytest.raises(
+        ImageError, match=r"there are no photos in .*; it has tar files, whose .* read: .*/\*\.tar$"
+    ) as told:
+        ImageSource(str(tmp_path))
+    assert len(ImageSource(str(told.value).rpartition(": ")[2])) == 24
 
 
 def test_what_an_address_has_behind_a_question_mark_is_no_glob() -> None:

@@ -36,7 +36,10 @@ class PhotoFolder(Photos):
         self.names = in_order(_photos_below(self.path))
         """Path of each photo below the folder, with `/`; those of very many photos are in a temporary file."""
         if not self.names:
-            raise ImageError(f"there are no photos in {path}, nor in the folders below it")
+            pattern = self.path / "*.tar"
+            tars = f"; it has tar files, whose photos TarShards, top, survey and trust read: {pattern}"
+            inside = tars if any(self.path.glob("*.tar")) else ""
+            raise ImageError(f"there are no photos in {path}, nor in the folders below it{inside}")
         tops = set(map(_top, self.names))
         self.categories = tuple(sorted(top for top in tops if top is not None)) if None not in tops else ()
         labels = _Labels(self.names, self.categories)
