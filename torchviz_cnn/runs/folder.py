@@ -138,7 +138,8 @@ class ResultFolder:
         except FileNotFoundError:
             if any(path.glob("*.safetensors")):
                 raise OutputError(_without_manifest(path)) from None
-            raise OutputError(f"{path} is not a folder of results: it has no {MANIFEST}") from None
+            missing = f"it has no {MANIFEST}" if path.exists() else "it does not exist"
+            raise OutputError(f"{path} is not a folder of results: {missing}") from None
         except OSError as error:
             raise OutputError(f"cannot read {file}: {error.strerror or error}") from error
         except (ValueError, RecursionError) as error:

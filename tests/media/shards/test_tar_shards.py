@@ -251,7 +251,9 @@ def test_every_form_of_tar_and_long_names_are_read(tmp_path: Path, form: int) ->
         ([("a.json", b'{"label": "dog"}'), ("b.cls", b"3")], [1, 0, -1], ("3", "dog")),
         ([("a.json", b'{"caption": "none"}'), ("a.cls", b"1"), ("b.json", b"2")], [1, 2, -1], ()),
         ([("a.json", b'{"label": 1}'), ("a.cls", b"9")], [9, -1, -1], ()),
-        ([("a.cls", b"99999999999")], [-1, -1, -1], ()),
+        ([("a.cls", b"-1"), ("b.cls", b"cat")], [-1, 0, -1], ("cat",)),
+        ([("a.cls", b"3.0"), ("b.cls", b"2"), ("c.cls", b"1.")], [3, 2, 1], ()),
+        ([("a.cls", b"3.5"), ("b.cls", b"2")], [1, 0, -1], ("2", "3.5")),
         ([("a.cls", b"--5"), ("b.cls", b"3")], [0, 1, -1], ("--5", "3")),
         ([], [-1, -1, -1], ()),
     ],
@@ -266,11 +268,17 @@ def test_labels_are_numbers_or_texts(
     assert [ImageSource(shards, PLAIN).item(n)[1] for n in range(3)] == [None if one < 0 else one for one in labels]
 
 
-@pytest.mark.parametrize("content", [b"{broken", b'{"label": [1, 2]}', b"\xff", b'{"label": true}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"{broken", b'{"label": [1, 2]}', b"\xff", b'{"label": true}', b"[" * 100_000, b'{"label": 2.5}', b"-3"),
+        *(b"3000000000", b"1e400", b"NaN", b'""', b'"99999999999999999999"', b"9" * 5000),
+    ],
+)
 def test_a_label_that_is_none_is_said(tmp_path: Path, content: bytes) -> None:
     members = [("a.jpg", photo_bytes(0)), ("a.json", content), ("b.jpg", photo_bytes(1)), ("b.cls", b"1")]
     shards = tvc.TarShards(write_tar(tmp_path / "a.tar", members))
-    with pytest.warns(SkippedWarning, match=r"1 label of shards are left out.*a\.tar/a\.json"):
+    with pytest.warns(SkippedWarning, match=r"labels of 1 sample in shards are left out.*a\.tar/a\.json"):
         assert shards.labels.tolist() == [-1, 1]
 
 
@@ -291,9 +299,7 @@ def test_other_members_folders_and_hidden_files_are_no_photos(tmp_path: Path) ->
         tar.addfile(folder)
         tar.addfile(link)
     shards = tvc.TarShards(path)
-    with pytest.warns(
-        SkippedWarning, match="links and sparse files in shards are left out, 1 photo; .* a.tar/link.jpg"
-    ):
+    with pytest.warns(SkippedWarning, match="links and sparse files in shards are left out, 1 file; .* a.tar/link.jpg"):
         assert list(shards.names) == ["a.tar/n1/a.JPG", "a.tar/n2/a.png", "a.tar/n2/./b.png"]
 
 
@@ -305,8 +311,9 @@ def test_photos_that_are_links_are_said(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for number in (1, 2, 3):
             tar.add(tmp_path / f"{number}.jpg", f"{number}.jpg")
+        tar.add(tmp_path / "3.jpg", "1.cls")
     shards = tvc.TarShards(tmp_path / "a.tar")
-    with pytest.warns(SkippedWarning, match="links and sparse files in shards are left out, 2 photos; .* a.tar/2.jpg"):
+    with pytest.warns(SkippedWarning, match="links and sparse files in shards are left out, 3 files; .* a.tar/2.jpg"):
         assert len(shards) == 1
 
 

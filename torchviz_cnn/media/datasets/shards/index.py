@@ -205,7 +205,7 @@ def _classes(labels: Sequence[Label]) -> tuple[list[str], Array]:
         categories = sorted({text for text in texts if text is not None})
         place = {text: number for number, text in enumerate(categories)}
         return categories, np.array([-1 if text is None else place[text] for text in texts], np.int32)
-    known = (label if isinstance(label, int) and 0 <= label < 2**31 else -1 for label in labels)
+    known = (label if isinstance(label, int) else -1 for label in labels)
     return [], np.fromiter(known, np.int32, len(labels))
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from torchviz_cnn.core.errors import InputError, ShardError, kind_of, one_line
+from torchviz_cnn.core.errors import InputError, ShardError, counted, kind_of, one_line
 from torchviz_cnn.media.datasets.shards.patterns import name_meant, range_meant
 
 T = TypeVar("T")
@@ -112,8 +112,8 @@ class Files:
                 time.sleep(FIRST_WAIT * 2**attempt)
         place = next(place for place in range(len(ask)) if place not in answers)
         raise ShardError(
-            f"{paths[place]} cannot be read ({reasons[place]}; asked {self.retries + 1} times): the run ends here, and "
-            "the same call goes on with what was saved"
+            f"{paths[place]} cannot be read ({reasons[place]}; asked {counted(self.retries + 1, 'time')}): the run "
+            "ends here, and the same call goes on with what was saved"
         )
 
     def _together(self, ask: Sequence[Callable[[], Any]]) -> list[Any]:

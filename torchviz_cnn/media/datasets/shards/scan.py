@@ -28,8 +28,10 @@ _GAP = 1 << 22
 """So many bytes come about as soon as the answer to another request would: a shorter gap is read, not left out."""
 _END_READ = 1 << 16
 """How much behind the end of a tar is looked at: there should be zeros."""
+_LABELS = ("cls", "json")
 _LARGEST_LABEL = 1 << 22
 _LABEL_KEYS = ("label", "cls", "class", "target", "labels", "y")
+_MOST_CLASSES = 1 << 31
 Label = int | str | None
 
 
@@ -45,9 +47,9 @@ class Samples:
     """For each photo where it begins, its bytes, the CRC-32 of its header, and the bytes of its path: (n, 4)."""
     labels: list[Label] = field(default_factory=list)
     without_use: list[str] = field(default_factory=list)
-    """Members with labels that are neither numbers nor text."""
+    """Members with labels that are neither whole numbers nor text."""
     links: list[str] = field(default_factory=list)
-    """Photos that are links, or sparse files, whose bytes are not where they stand."""
+    """Photos and labels that are links, or sparse files, whose bytes are not where they stand."""
     endings: Counter[str] = field(default_factory=Counter)
     """How many members there are of each kind."""
 
@@ -113,12 +115,13 @@ def scan(name: str, size: int, read_range: Callable[[int, int], bytes], image: s
         stem, _, ending = base.partition(".")
         hidden = not stem or any(part.startswith(".") and part not in (".", "..") for part in folder.split("/"))
         key, ending = f"{folder}/{stem}", ending.lower()
-        if not hidden and (member.issym() or member.islnk() or member.issparse()) and is_picture(ending):
+        used = is_picture(ending) or ending in _LABELS
+        if not hidden and (member.issym() or member.islnk() or member.issparse()) and used:
             made.links.append(f"{name}/{path}")
         if hidden or not member.isreg() or member.issparse():
             continue
         made.endings[ending] += 1
-        if ending in ("cls", "json"):
+        if ending in _LABELS:
             content = window.at(member.offset_data, min(member.size, _LARGEST_LABEL))
             digest.update(content)
             label, known = _label(ending, content)
@@ -203,7 +206,7 @@ def is_picture(ending: str) -> bool:
 
 
 def _label(ending: str, content: bytes) -> tuple[Label, bool]:
-    """The label that a `.cls` or `.json` says, and whether it is one; a `.json` may have none."""
+    """The label that a `.cls` or `.json` says, and whether it is one; a `.json` may have none, which -1 says too."""
     try:
         text = content.decode("utf-8").strip()
         value = text if ending == "cls" else _of_json(json.loads(text))
@@ -211,12 +214,13 @@ def _label(ending: str, content: bytes) -> tuple[Label, bool]:
         return None, False
     if isinstance(value, str):
         value = value.strip()
-        value = int(value) if value.removeprefix("-").isdecimal() and len(value) < 20 else value
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, (int, str, type(None))) or value == "":
-        return None, False
-    return value, True
+        value = float(value) if re.fullmatch(r"-?\d+(\.0*)?", value, re.ASCII) else value
+    if value is None or value == -1:
+        return None, True
+    if isinstance(value, str):
+        return value or None, bool(value)
+    whole = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1
+    return (int(value), True) if whole and 0 <= value < _MOST_CLASSES else (None, False)
 
 
 def _of_json(value: Any) -> Any:

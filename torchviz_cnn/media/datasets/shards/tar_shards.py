@@ -273,12 +273,13 @@ class TarShards(Photos):
         require_photos(endings, sum(len(one.numbers) for one in samples), self.image)
         links = [name for one in samples for name in one.links]
         if links:
-            of = counted(len(links), "photo")
+            of = counted(len(links), "file")
             warn(f"links and sparse files in shards are left out, {of}; the first is {links[0]}", SkippedWarning)
         without_use = [name for one in samples for name in one.without_use]
         if without_use:
-            of = f"{counted(len(without_use), 'label')} of shards"
-            warn(f"{of} are left out, as they are neither numbers nor text; {without_use[0]}", SkippedWarning)
+            of = f"labels of {counted(len(without_use), 'sample')} in shards are left out"
+            why = f"as they are neither whole numbers from 0 on nor text; the first is {without_use[0]}"
+            warn(f"{of}, {why}", SkippedWarning)
         shards = [
             {"name": name, "size": int(info["size"]), "stamp": stamp(info)}
             for name, info in zip(self.shard_names, about, strict=True)
