@@ -147,6 +147,7 @@ def test_a_detector_is_found_where_it_looks() -> None:
         ({"patch": 40}, "patch of 40 x 40 does not fit an input of 32 x 32"),
         ({"patch": 8.0}, "patch is a side of at least 1 pixel"),
         ({"fill": torch.nan}, "fill is a finite number"),
+        ({"fill": "grey"}, "fill is a number or one for each of 3 channels, not 'grey'"),
         ({"patch": 0}, "patch is a side of at least 1 pixel"),
         ({"stride": (1, 2, 3)}, "stride is a side of at least 1 pixel"),
         ({"fill": torch.zeros(2)}, "fill is a number or one for each of 3 channels, not 2"),

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Subset
 
+import torchviz_cnn as tvc
 from tests.media.test_bands import pixels
 from torchviz_cnn.core.errors import ImageError, ImageWarning, InputError, SkippedWarning
 from torchviz_cnn.media import bands
@@ -65,6 +67,16 @@ def test_whole_numbers_are_photos_in_every_order() -> None:
     for item, error in ((first, InputError), (pixels(3, 8, 3), ImageError)):
         with pytest.raises(error, match=r"\(3, [68], [38]\)"):
             ImageSource([item], None if error is InputError else PLAIN).item(0)
+
+
+def test_a_part_of_a_folder_is_a_subset(tmp_path: Path) -> None:
+    for name in "abc":
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    folder = tvc.PhotoFolder(tmp_path)
+    with pytest.raises(InputError, match=r"one photo at a time.*Subset\(dataset, range\(100\)\)"):
+        folder[:2]  # type: ignore[index]
+    source = ImageSource(Subset(folder, range(1, 3)), PLAIN)
+    assert [source.name(place) for place in range(len(source))] == ["b.png", "c.png"]
 
 
 def test_a_folder_of_photos_with_four_bands(tmp_path: Path) -> None:

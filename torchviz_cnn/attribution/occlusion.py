@@ -174,7 +174,12 @@ def _starts(size: int, patch: int, stride: int) -> list[int]:
 
 
 def _colour(fill: float | Tensor, x: Tensor) -> Tensor:
-    colour = torch.as_tensor(fill, dtype=x.dtype, device=x.device).detach().flatten()
+    try:
+        colour = torch.as_tensor(fill, dtype=x.dtype, device=x.device).detach().flatten()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"fill is a number or one for each of {counted(x.shape[1], 'channel')}, not {fill!r}"
+        ) from None
     if len(colour) not in (1, x.shape[1]):
         raise InputError(
             f"fill is a number or one for each of {counted(x.shape[1], 'channel')}, "

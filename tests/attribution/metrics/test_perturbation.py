@@ -154,7 +154,7 @@ def test_a_blur_is_a_weighted_mean_of_51_pixels_in_both_directions_at_a_side_of_
     torch.testing.assert_close(blurred(x)[0, 0], expected)
 
 
-@pytest.mark.parametrize("baseline", ["median", float("nan"), torch.zeros(2)])
+@pytest.mark.parametrize("baseline", ["median", float("nan"), torch.zeros(2), object(), {}])
 def test_what_is_no_baseline_is_reported(baseline: Any) -> None:
     with pytest.raises(InputError, match="baseline"):
         tvc.metrics.deletion(Corner(), ONES, perfect(), baseline=baseline)

@@ -231,7 +231,10 @@ def baseline_of(x: Tensor, baseline: Baseline) -> Tensor:
     if isinstance(baseline, str):
         checks.one_of("baseline", baseline, ("mean", "blur"))
         return blurred(x) if baseline == "blur" else torch.zeros_like(x)
-    colour = torch.as_tensor(baseline, dtype=x.dtype, device=x.device).detach().flatten()
+    try:
+        colour = torch.as_tensor(baseline, dtype=x.dtype, device=x.device).detach().flatten()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"baseline is mean, blur, a number, or {x.shape[1]} of them, not {baseline!r}") from None
     if len(colour) not in (1, x.shape[1]) or not bool(colour.isfinite().all()):
         raise InputError(f"baseline is mean, blur, a number, or {x.shape[1]} of them, not {colour.tolist()}")
     return colour[:, None, None].expand_as(x)

@@ -34,6 +34,11 @@ class Photos(ABC):
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
+        if isinstance(index, slice):
+            raise InputError(
+                f"{type(self).__name__} gives one photo at a time: a part of it, as its first 100 photos, is "
+                "torch.utils.data.Subset(dataset, range(100))"
+            )
         item = self.photo(index) if self.preprocess is None else input_of(self.stored(index), self.preprocess)
         return item, int(self.labels[index])
 
