@@ -75,7 +75,7 @@ def test_a_part_of_a_folder_is_a_subset(tmp_path: Path) -> None:
     folder = tvc.PhotoFolder(tmp_path)
     with pytest.raises(InputError, match=r"one photo at a time.*Subset\(dataset, range\(100\)\)"):
         folder[:2]  # type: ignore[index]
-    source = ImageSource(Subset(folder, range(1, 3)), PLAIN)
+    source = ImageSource(Subset(folder, range(1, 3)), PLAIN)  # type: ignore[arg-type]
     assert [source.name(place) for place in range(len(source))] == ["b.png", "c.png"]
 
 

@@ -80,6 +80,31 @@ def test_a_group_that_the_caller_made_is_used_and_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads a process's threads from /proc")
+def test_no_thread_of_the_group_is_left(tmp_path: Path) -> None:
+    """A thread that is left may abort the process as it ends: PyTorch then takes a finished run for a failed one."""
+    script = """
+from pathlib import Path
+import torch
+import torchviz_cnn as tvc
+from torchviz_cnn.runs.ranks import joined
+
+def threads():
+    return [place.read_text().strip() for place in Path("/proc/self/task").glob("*/comm")]
+
+with joined() as ranks:
+    ranks.gather(ranks.rank)
+    tvc.filter_patterns(torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3)), "0", [0], size=8, steps=1)
+    assert any("gloo" in name for name in threads()), threads()
+print([name for name in threads() if "gloo" in name])
+"""
+    run = torchrun(script, 2, tmp_path)
+    out, said = run.communicate(timeout=120)
+    assert run.returncode == 0, said
+    assert out.splitlines() == ["[]", "[]"]
+
+
+@pytest.mark.slow
 def test_ranks_gather_in_order_and_share_errors(tmp_path: Path) -> None:
     script = """
 import torch.distributed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -113,6 +114,9 @@ def joined(device: str = "cpu") -> Iterator[Ranks]:
         device = f"cuda:{local}"
         own = torch.cuda.device(device)
     ranks = Ranks(rank, count, device)
+    # Imported once there is a group, as PyTorch does with its first dispatch mode, this module keeps the group as a
+    # default of its functions. Its threads then live on after its end, and could abort the process as it ends.
+    importlib.import_module("torch.distributed.nn")
     with _answering(ranks):
         distributed.init_process_group("gloo", timeout=TIMEOUT)
     try:
