@@ -19,7 +19,7 @@ import torchviz_cnn as tvc
 from tests.networks import images, seeded
 from tests.test_architecture import MODULES, PUBLIC
 from tests.test_host import CALLS
-from torchviz_cnn.media.bands import say_once
+from torchviz_cnn.core.warn import say_once
 
 _NAMED = re.compile(r"\b([a-z_]+)=(?!=)")
 """A parameter in a message."""

@@ -16,7 +16,7 @@ from tests.media.test_video import clip
 from tests.test_advice import NETWORKS, layer_of
 from torchviz_cnn.cli import commands
 from torchviz_cnn.cli.main import _commands, _parser, main
-from torchviz_cnn.media.bands import say_once
+from torchviz_cnn.core.warn import say_once
 
 LINES: dict[str, tuple[str, ...]] = {
     "layers": ("",),

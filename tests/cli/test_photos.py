@@ -19,7 +19,7 @@ from torchviz_cnn.attribution.methods import Kind, methods_of
 from torchviz_cnn.cli import main as program
 from torchviz_cnn.cli import shared
 from torchviz_cnn.cli.main import main
-from torchviz_cnn.media.bands import say_once
+from torchviz_cnn.core.warn import say_once
 from torchviz_cnn.media.images import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from torchviz_cnn.models import catalogue
 

@@ -15,7 +15,7 @@ from torch import nn
 import torchviz_cnn as tvc
 from tests import networks
 from tests.networks import images
-from torchviz_cnn.media import bands
+from torchviz_cnn.core.warn import say_once
 
 PHOTO = np.full((40, 80, 3), 128, np.uint8)
 
@@ -50,7 +50,7 @@ def weights_that_are_not_finite(folder: Path) -> Path:
 
 def ten_bits(folder: Path) -> Path:
     """A photo whose range has to be guessed."""
-    bands.say_once.cache_clear()  # what is said once may have been said by another test
+    say_once.cache_clear()  # what is said once may have been said by another test
     Image.fromarray(np.full((4, 6), 1000, np.uint16)).save(folder / "ten.png")
     return folder / "ten.png"
 

@@ -17,7 +17,7 @@ from torch import nn
 
 import torchviz_cnn as tvc
 from torchviz_cnn.core.errors import ImageError, ImageWarning, InputError
-from torchviz_cnn.media import bands
+from torchviz_cnn.core.warn import say_once
 from torchviz_cnn.media.images import Preprocess, read_image, to_rgb
 from torchviz_cnn.media.origin import as_photo
 from torchviz_cnn.media.render import signed_colours
@@ -27,9 +27,9 @@ RANDOM = np.random.default_rng(0)
 
 @pytest.fixture(autouse=True)
 def _said_anew() -> Iterator[None]:
-    bands.say_once.cache_clear()
+    say_once.cache_clear()
     yield
-    bands.say_once.cache_clear()
+    say_once.cache_clear()
 
 
 def pixels(*shape: int, top: int = 255, dtype: Any = np.uint8) -> Any:

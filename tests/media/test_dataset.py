@@ -15,7 +15,7 @@ from torch.utils.data import Subset
 import torchviz_cnn as tvc
 from tests.media.test_bands import pixels
 from torchviz_cnn.core.errors import ImageError, ImageWarning, InputError, SkippedWarning
-from torchviz_cnn.media import bands
+from torchviz_cnn.core.warn import say_once
 from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.images import Preprocess
 
@@ -24,9 +24,9 @@ PLAIN = Preprocess((6, 8), "stretch", mean=(0.0,) * 3, std=(1.0,) * 3)
 
 @pytest.fixture(autouse=True)
 def _said_anew() -> Iterator[None]:
-    bands.say_once.cache_clear()
+    say_once.cache_clear()
     yield
-    bands.say_once.cache_clear()
+    say_once.cache_clear()
 
 
 @pytest.mark.parametrize(

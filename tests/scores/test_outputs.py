@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import torchviz_cnn as tvc
 from torchviz_cnn import ModelError, Network, TargetError
-from torchviz_cnn.media.bands import say_once
+from torchviz_cnn.core.warn import say_once
 from torchviz_cnn.scores.outputs import class_outputs
 
 X = torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(3))

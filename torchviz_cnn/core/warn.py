@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import warnings
+from functools import lru_cache
 from pathlib import Path
 
 _OWN = (str(Path(__file__).resolve().parents[1]) + os.sep, contextlib.__file__)
@@ -18,3 +19,9 @@ def warn(message: str, category: type[Warning]) -> None:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
+
+
+@lru_cache(maxsize=64)
+def say_once(message: str, category: type[Warning]) -> None:
+    """Warn of what is the same for many pictures once, and not for every one."""
+    warn(message, category)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from torchviz_cnn.core.errors import ImageError, ImageWarning, InputError, counted, kind_of
-from torchviz_cnn.core.warn import warn
+from torchviz_cnn.core.warn import say_once
 
 Array = NDArray[Any]
 ValueRange = tuple[float, float]
@@ -23,12 +22,6 @@ _COUNTS = ((1, 3), (2, 4), range(5, 17))
 """Numbers of bands, the usual ones first: by them an array tells where its bands are."""
 _RANGES = (255, 1023, 4095, 16383, 65535)
 """The largest values of 8, 10, 12, 14 and 16 bits."""
-
-
-@lru_cache(maxsize=64)
-def say_once(message: str, category: type[Warning] = ImageWarning) -> None:
-    """Warn of what is guessed, once and not for every picture."""
-    warn(message, category)
 
 
 def eight_bits(values: Array, window: ValueRange | None = None) -> Array:
@@ -52,14 +45,15 @@ def _stored_range(values: Array, whole: bool) -> ValueRange:
     bottom, top = float(finite.min(initial=0)), float(finite.max(initial=0))
     words = "a picture that is not of 8 bits is scaled {}; window=(low, high), as Preprocess has it, sets another range"
     if bottom < 0:
-        say_once(words.format("from its lowest to its highest value"))
+        say_once(words.format("from its lowest to its highest value"), ImageWarning)
         return bottom, top
     if top == 0 or (top < 2 and not whole):
         return 0.0, 1.0
     high = next((float(most) for most in _RANGES if top <= most), top)
     # Values that make a nearly black picture may be of another range.
     if high != (65535 if whole else 255) or (not whole and top < 64):
-        say_once(words.format(f"from 0 to {int(high)}, the range of its values" if high <= 65535 else "to its maximum"))
+        scale = f"from 0 to {int(high)}, the range of its values" if high <= 65535 else "to its maximum"
+        say_once(words.format(scale), ImageWarning)
     return 0.0, high
 
 
@@ -143,7 +137,8 @@ def as_rgb(values: Array, bands: Bands | None = None, transparent: bool = True) 
         shown = "the mean of both in grey is" if count == 2 else "the first three are"
         say_once(
             f"of a picture of {counted(count, 'band')} {shown} drawn; bands=(red, green, blue), as Preprocess has it, "
-            "chooses others"
+            "chooses others",
+            ImageWarning,
         )
         bands = (0, 1, 2) if count > 3 else None
     chosen = np.rint(colour(np.moveaxis(values, 2, 0), bands)).astype(np.uint8)

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchviz_cnn.core.errors import ModelError, NotFiniteError, TorchvizWarning, counted, kind_of
+from torchviz_cnn.core.warn import say_once
 from torchviz_cnn.hooks.calls import OptionalGradients
-from torchviz_cnn.media.bands import say_once
 
 Activation = Literal["softmax", "sigmoid", "none"]
 """What makes probabilities of outputs: `none` where the network ends in a softmax or sigmoid itself."""

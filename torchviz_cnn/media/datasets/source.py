@@ -18,7 +18,8 @@ from torch import Tensor
 
 from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, SkippedWarning, kind_of
-from torchviz_cnn.media.bands import colour, say_once
+from torchviz_cnn.core.warn import say_once
+from torchviz_cnn.media.bands import colour
 from torchviz_cnn.media.datasets.photo_folder import PhotoFolder, preprocess_of_transform
 from torchviz_cnn.media.datasets.photos import Photos
 from torchviz_cnn.media.datasets.shards.patterns import are_shards
