@@ -368,9 +368,8 @@ def test_nothing_is_kept_after_a_call() -> None:
         gc.collect()
         return sum(isinstance(thing, Tensor) for thing in gc.get_objects())
 
-    before = psutil.Process().memory_info().rss
     tvc.filter_patterns(model, "features.7", [0], size=200, steps=1)
-    count = alive()
+    count, before = alive(), psutil.Process().memory_info().rss
     for _ in range(20):
         tvc.filter_patterns(model, "features.7", [0], size=200, steps=1)
     assert alive() <= count

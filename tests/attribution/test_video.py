@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -183,18 +183,20 @@ def test_what_is_interrupted_leaves_nothing_and_what_was_there_stays(
 def test_a_camera_is_recorded_in_real_time_until_it_is_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, path = cv2.VideoCapture, tmp_path / "a.avi"
+    real, path, seconds = cv2.VideoCapture, tmp_path / "a.avi", itertools.count(0, 0.1)
+    clock = [next(seconds)]
 
     class Slow(Camera):
-        """Gives at most 10 frames each second."""
+        """Gives 10 frames each second of the clock."""
 
         def grab(self) -> bool:
-            time.sleep(0.1)
+            clock[0] = next(seconds)
             return True
 
         def retrieve(self) -> tuple[bool, Array]:
             return True, np.full((32, 48, 3), 200, np.uint8)
 
+    monkeypatch.setattr("torchviz_cnn.attribution.video.time", SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr(cv2, "VideoCapture", lambda source: Slow(source) if source == 0 else real(source))
     made = tvc.cam_video(network(), 0, path, seconds=0.6, target=0)
     assert 3 <= made.frames <= 8

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,8 +26,6 @@ from torchviz_cnn.topk.reading import Batch, _Items, read_batches, skip_reason
 
 CPU = torch.device("cpu")
 SMALL = tvc.Preprocess((20, 24), resize=26)
-LATENCY = 0.03
-"""Seconds that a call of an object store takes."""
 
 
 def pixels(*shape: int, seed: int = 0) -> Any:
@@ -36,10 +33,10 @@ def pixels(*shape: int, seed: int = 0) -> Any:
 
 
 class Store(Dataset[Any]):
-    """An object store: each call takes as long, whatever it asks for."""
+    """An object store: each call takes as long, whatever it asks for, and is counted therefore."""
 
-    def __init__(self, count: int = 40, latency: float = 0.0) -> None:
-        self.count, self.latency = count, latency
+    def __init__(self, count: int = 40) -> None:
+        self.count = count
         self.calls = list[list[int]]()
 
     def __len__(self) -> int:
@@ -48,12 +45,8 @@ class Store(Dataset[Any]):
     def _photo(self, index: int) -> Any:
         return Image.fromarray(pixels(30, 40 + index % 5, 3, seed=index))
 
-    def _asked(self, places: list[int]) -> None:
-        self.calls.append(places)
-        time.sleep(self.latency)
-
     def __getitem__(self, index: int) -> Any:
-        self._asked([index])
+        self.calls.append([index])
         return self._photo(index), index % 3
 
 
@@ -61,7 +54,7 @@ class Together(Store):
     """One with PyTorch's `__getitems__`, as Hugging Face's and LitData's datasets have."""
 
     def __getitems__(self, places: list[int]) -> list[Any]:
-        self._asked(places)
+        self.calls.append(places)
         return [(self._photo(place), place % 3) for place in places]
 
 
@@ -72,7 +65,7 @@ class Rows(Store):
         return {"image": self._photo(index), "label": index % 3}
 
     def __getitems__(self, places: list[int]) -> list[Any]:
-        self._asked(places)
+        self.calls.append(places)
         return [self[place] for place in places]
 
 
@@ -190,17 +183,6 @@ def test_an_error_of_memory_is_no_broken_item() -> None:
 
     with pytest.raises(torch.OutOfMemoryError):
         batches(Full())
-
-
-def test_a_store_with_latency_is_read_many_times_as_fast() -> None:
-    def seconds(dataset: Store) -> float:
-        begin = time.perf_counter()
-        batches(dataset, size=32)
-        return time.perf_counter() - begin
-
-    one_by_one, together = seconds(Store(32, LATENCY)), seconds(Together(32, LATENCY))
-    assert one_by_one > 32 * LATENCY
-    assert together < one_by_one / 4
 
 
 # In 8 bits

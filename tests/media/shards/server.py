@@ -27,6 +27,8 @@ class Server:
     address: str = ""
     latency: float = 0.0
     """Seconds before each answer."""
+    before: Callable[[], object] = lambda: None
+    """Called before each answer, which is given when it returns."""
     ranges: bool = True
     """Whether parts of files can be asked for."""
     faults: list[Fault] = field(default_factory=list)
@@ -39,6 +41,7 @@ class Server:
     """Set when the server ends: what hangs ends too."""
 
     def fault(self) -> Fault | None:
+        """What becomes of a request that has come."""
         return self.faults.pop(0) if self.faults else self.always
 
 
@@ -78,6 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, write: Callable[[bytes], object], fault: Fault | None = None) -> None:
         time.sleep(self.state.latency)
+        self.state.before()
         if fault == "hang":
             self.state.hanging.wait(30)
         path = self.state.folder / self.path.partition("?")[0].lstrip("/")
