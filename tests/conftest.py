@@ -123,6 +123,7 @@ class Snapshot:
 
     values: dict[str, Any] = field(default_factory=dict)
     things: dict[str, Any] = field(default_factory=dict)
+    threads: set[threading.Thread] = field(default_factory=lambda: set(threading.enumerate()))
 
     @classmethod
     def of(cls, model: nn.Module, *tensors: Tensor) -> Snapshot:
@@ -141,6 +142,10 @@ class Snapshot:
         moved = [key for key, thing in self.things.items() if thing is not after.things[key]]
         assert not wrong, f"changed: {wrong}"
         assert not moved, f"replaced: {moved}"
+        started = after.threads - self.threads
+        for thread in started:
+            thread.join(10)  # one that is ending has the time to
+        assert not [thread for thread in started if thread.is_alive()], f"still running: {started}"
 
     def _module(self, name: str, module: nn.Module) -> None:
         self.things[name] = module
@@ -182,7 +187,6 @@ class Snapshot:
         self.values["deterministic"] = torch.are_deterministic_algorithms_enabled()
         self.values["default dtype"] = torch.get_default_dtype()
         self.values["threads of torch"] = torch.get_num_threads()
-        self.values["threads"] = threading.active_count()
         functions = torch.overrides._get_current_function_mode_stack()  # type: ignore[no-untyped-call]
         self.values["function modes"] = list(map(id, functions))
         self.values["dispatch modes"] = list(map(id, _get_current_dispatch_mode_stack()))
