@@ -104,9 +104,12 @@ def files(out: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name[0] != "."}
 
 
-def of(kinds: Callable[[str], Words]) -> list[Any]:
+def of(state: str, words_of: Callable[[str], Words]) -> list[Any]:
+    """Each file of each kind of folder in a state."""
     return [
-        pytest.param(kind, file, *words, id=f"{kind}-{file}") for kind in RUNS for file, words in kinds(kind).items()
+        pytest.param(state, kind, file, *words, id=f"{state}-{kind}-{file}")
+        for kind in RUNS
+        for file, words in words_of(kind).items()
     ]
 
 
@@ -142,25 +145,12 @@ def begun(kind: str) -> Words:
 
 
 @pytest.mark.parametrize("how", ["deleted", "cut", "empty"])
-@pytest.mark.parametrize(("kind", "file", "deleted", "cut"), of(finished))
-def test_a_finished_run_without_a_file(
-    kind: str, file: str, deleted: str | None, cut: str | None, how: str, made: Path, tmp_path: Path
-) -> None:
-    require_advice_that_helps("finished", kind, file, deleted if how == "deleted" else cut, how, made, tmp_path / "out")
-
-
-@pytest.mark.parametrize("how", ["deleted", "cut", "empty"])
-@pytest.mark.parametrize(("kind", "file", "deleted", "cut"), of(begun))
-def test_a_run_that_was_killed_without_a_file(
-    kind: str, file: str, deleted: str | None, cut: str | None, how: str, made: Path, tmp_path: Path
-) -> None:
-    require_advice_that_helps("begun", kind, file, deleted if how == "deleted" else cut, how, made, tmp_path / "out")
-
-
-def require_advice_that_helps(
-    state: str, kind: str, file: str, words: str | None, how: str, made: Path, out: Path
+@pytest.mark.parametrize(("state", "kind", "file", "deleted", "cut"), [*of("finished", finished), *of("begun", begun)])
+def test_a_run_without_a_file_says_what_helps(
+    state: str, kind: str, file: str, deleted: str | None, cut: str | None, how: str, made: Path, tmp_path: Path
 ) -> None:
     """Reading says these words or, with None, nothing; the same call does what they say, and nothing else is lost."""
+    words, out = deleted if how == "deleted" else cut, tmp_path / "out"
     shutil.copytree(made / kind / state, out)
     damage(out / file, how)
     there = files(out)

@@ -366,6 +366,24 @@ def test_photos_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
     assert "7 photos, 2 left out" in repr(result)
 
 
+def test_a_photo_that_is_gone_when_it_is_shown_is_named(tmp_path: Path) -> None:
+    class Lost(tvc.PhotoFolder):
+        """A folder of which one photo can be read once."""
+
+        reads = 0
+
+        def stored(self, index: int) -> Any:
+            self.reads += index == 3
+            if self.reads > 1 and index == 3:
+                raise ImageError(f"{self.names[3]}: the disk is gone")
+            return super().stored(index)
+
+    folder = Lost(photos(tmp_path / "photos", 5))
+    words = r"a photo that was read before cannot be read again: .*\.png.*the disk is gone"
+    with pytest.raises(ImageError, match=words):
+        tvc.survey(network(), folder, batch_size=2, workers=0, k=5)
+
+
 def test_folders_without_photos_are_errors(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ImageError, match="there are no photos in"):

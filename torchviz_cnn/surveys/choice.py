@@ -1,14 +1,22 @@
-"""Which photos are shown, and what the columns say together: confusions and calibration."""
+"""Which photos are shown, with their heatmaps, and what the columns say together: confusions and calibration."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
+from torchviz_cnn.core.errors import ImageError
+from torchviz_cnn.hooks.network import module_of
 from torchviz_cnn.media.render import Array
-from torchviz_cnn.surveys.result import REGIONS, Calibration, ClassSummary, Confusion, Reason
+from torchviz_cnn.runs import files
+from torchviz_cnn.surveys.passes import Look
+from torchviz_cnn.surveys.result import REGIONS, Calibration, ClassSummary, Confusion, Reason, ShownPhoto
+from torchviz_cnn.topk.reading import read_batches
 
 BINS = 10
 
@@ -50,6 +58,52 @@ def _first(values: Array, k: int) -> list[int]:
 
 def _some(places: Array, k: int, generator: np.random.Generator) -> list[int]:
     return sorted(int(place) for place in generator.permutation(places)[:k])
+
+
+def explained_again(
+    look: Look,
+    places: Array,
+    names: Sequence[str],
+    true: Array | None,
+    reasons: Mapping[int, tuple[Reason, ...]],
+    batch_size: int,
+) -> tuple[ShownPhoto, ...]:
+    """The photos that are shown, explained again a few at a time, in the order of their reasons.
+
+    `places`, `names` and `true` are columns: where each photo is in the source, its name, and its true class. Raises
+    ImageError for a photo that was read before and cannot be read again.
+    """
+    maps, frames, order = dict[int, Any](), dict[int, Any](), sorted(reasons)
+    device = next((p.device for p in module_of(look.explainer.model).parameters()), torch.device("cpu"))
+    parts = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    batches = [[int(places[place]) for place in some] for some in parts]
+    for some, batch in zip(parts, read_batches(look.source, range(len(parts)), batches, 0, device, True), strict=True):
+        if batch.skipped:
+            reason = next(iter(batch.skipped.values()))
+            raise ImageError(f"a photo that was read before cannot be read again: {reason}")
+        explained = look.explainer(batch.on(device), None if true is None else torch.from_numpy(true[some]))
+        maps |= dict(zip(some, explained.maps.numpy(), strict=True))
+        frames |= {place: batch.frames[int(places[place])] for place in some}
+    # cat/1.jpg makes cat_1
+    flat = {place: Path(str(place), names[place].replace("/", "_")[-120:]) for place in reasons}
+    stems = files.file_names(flat.values())
+    several = []
+    for place, why in reasons.items():
+        values, (size, box) = maps[place], frames[place]
+        stem = f"heatmaps/{stems[flat[place]]}"
+        pictures = {"predicted": f"{stem}_predicted.png"} | ({} if true is None else {"true": f"{stem}_true.png"})
+        photo = ShownPhoto(
+            index=place,
+            name=names[place],
+            reasons=why,
+            size=size,
+            box=box,
+            heatmap=values[0].copy(),
+            true_heatmap=None if true is None else values[1].copy(),
+            files=pictures,
+        )
+        several.append(photo)
+    return tuple(several)
 
 
 def confusions(columns: Mapping[str, Array]) -> tuple[Confusion, ...]:

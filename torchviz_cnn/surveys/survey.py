@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from torchviz_cnn.attribution.methods import all_methods
 from torchviz_cnn.attribution.metrics.images import AllImages
 from torchviz_cnn.attribution.metrics.localisation import Masks, MaskSource
 from torchviz_cnn.core import checks
-from torchviz_cnn.core.errors import ImageError, InputError, NotFiniteError, SkippedWarning, TorchvizError, counted
+from torchviz_cnn.core.errors import InputError, NotFiniteError, SkippedWarning, TorchvizError, counted
 from torchviz_cnn.core.names import LayerName
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.evaluation.classes import Matches, Truth, given_classes, matched
@@ -31,14 +30,13 @@ from torchviz_cnn.media.datasets.shards.tar_shards import TarShards
 from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.decoding import Decode, require_decoder
 from torchviz_cnn.media.images import Preprocess, preparation
-from torchviz_cnn.runs import files
 from torchviz_cnn.runs.folder import STATE, ResultFolder, model_checksum
 from torchviz_cnn.runs.ranks import Ranks, joined
 from torchviz_cnn.runs.workers import checked_workers, usual_workers
-from torchviz_cnn.surveys.choice import calibration, chosen, confusions
+from torchviz_cnn.surveys.choice import calibration, chosen, confusions, explained_again
 from torchviz_cnn.surveys.maps import Explainer
 from torchviz_cnn.surveys.passes import Classes, Look, State, explained_class, run_pass
-from torchviz_cnn.surveys.result import Settings, ShownPhoto, Survey, relative_name
+from torchviz_cnn.surveys.result import Settings, Survey, relative_name
 from torchviz_cnn.surveys.saving import KIND, RESULT, complete, identity_of, read
 from torchviz_cnn.surveys.shortcuts import summaries
 from torchviz_cnn.topk.reading import prepare_once, read_batches
@@ -348,7 +346,7 @@ def _result(run: _Run, state: State, batch_size: int) -> Survey:
     classes = summaries(columns, state.cells, run.categories, explained)
     reasons = chosen(columns, classes, explained, run.settings.k, run.settings.seed)
     names = tuple(relative_name(run.source, place) for place in places.tolist())
-    shown = _shown(run, places, names, columns.get("true"), reasons, batch_size)
+    shown = explained_again(run.look, places, names, columns.get("true"), reasons, batch_size)
     absent = dict.fromkeys(("true", "true_probability", "loss", "inside"))
     return Survey(
         settings=run.settings,
@@ -362,39 +360,3 @@ def _result(run: _Run, state: State, batch_size: int) -> Survey:
         skipped={relative_name(run.source, place): reason for place, reason in sorted(state.skipped.items())},
         coverage=state.coverage / len(places),
     )
-
-
-def _shown(
-    run: _Run, places: Any, names: tuple[str, ...], true: Any, reasons: dict[int, Any], batch_size: int
-) -> tuple[ShownPhoto, ...]:
-    """The photos that are shown, explained again a few at a time, in the order of their reasons."""
-    maps, frames, order = dict[int, Any](), dict[int, Any](), sorted(reasons)
-    device = next((p.device for p in module_of(run.look.explainer.model).parameters()), _CPU)
-    parts = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
-    batches = [[int(places[place]) for place in some] for some in parts]
-    for some, batch in zip(parts, read_batches(run.source, range(len(parts)), batches, 0, device, True), strict=True):
-        for reason in batch.skipped.values():
-            raise ImageError(f"a photo that was read before cannot be read again: {reason}")
-        explained = run.look.explainer(batch.on(device), None if true is None else torch.from_numpy(true[some]))
-        maps |= dict(zip(some, explained.maps.numpy(), strict=True))
-        frames |= {place: batch.frames[int(places[place])] for place in some}
-    # cat/1.jpg makes cat_1
-    flat = {place: Path(str(place), names[place].replace("/", "_")[-120:]) for place in reasons}
-    stems = files.file_names(flat.values())
-    several = []
-    for place, why in reasons.items():
-        values, (size, box) = maps[place], frames[place]
-        stem = f"heatmaps/{stems[flat[place]]}"
-        pictures = {"predicted": f"{stem}_predicted.png"} | ({} if true is None else {"true": f"{stem}_true.png"})
-        photo = ShownPhoto(
-            index=place,
-            name=names[place],
-            reasons=why,
-            size=size,
-            box=box,
-            heatmap=values[0].copy(),
-            true_heatmap=None if true is None else values[1].copy(),
-            files=pictures,
-        )
-        several.append(photo)
-    return tuple(several)
