@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 import torchviz_cnn as tvc
 from tests.media.test_bands import pixels
@@ -75,8 +76,58 @@ def test_a_part_of_a_folder_is_a_subset(tmp_path: Path) -> None:
     folder = tvc.PhotoFolder(tmp_path)
     with pytest.raises(InputError, match=r"one photo at a time.*Subset\(dataset, range\(100\)\)"):
         folder[:2]  # type: ignore[index]
-    source = ImageSource(Subset(folder, range(1, 3)), PLAIN)  # type: ignore[arg-type]
+    source = ImageSource(Subset(folder, range(1, 3)), PLAIN)
     assert [source.name(place) for place in range(len(source))] == ["b.png", "c.png"]
+
+
+def test_a_folder_is_a_dataset_for_pytorch_and_for_mypy(tmp_path: Path) -> None:
+    for name in "abc":
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    folder = tvc.PhotoFolder(tmp_path, PLAIN)
+    dataset: Dataset[tuple[Any, int]] = folder
+    loader: DataLoader[tuple[Any, int]] = DataLoader(folder, batch_size=2)
+    assert isinstance(dataset, Dataset)
+    assert [(tuple(x.shape), labels.tolist()) for x, labels in loader] == [
+        ((2, 3, 6, 8), [-1, -1]),
+        ((1, 3, 6, 8), [-1]),
+    ]
+    assert len(Subset(dataset, [2, 0])) == 2
+    assert len(dataset + dataset) == 6
+    copy = pickle.loads(pickle.dumps(folder))
+    assert (len(copy), list(copy.names)) == (3, ["a.png", "b.png", "c.png"])
+    assert len(list(iter(folder))) == 3
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        ([0, 3], r"the Subset of 2 places has the place 3, and its PhotoFolder has 3 images, 0 to 2"),
+        (range(2, 9), r"the Subset of 7 places has the place 3, and its PhotoFolder has 3 images, 0 to 2"),
+        ([-4], r"the Subset of 1 place has the place -4, and its PhotoFolder has 3 images"),
+        ([True, False, True], "a Subset of a PhotoFolder is given by places, which are whole numbers, not bool"),
+    ],
+)
+def test_a_subset_of_places_that_there_are_not_is_refused_before_anything_is_read(
+    places: Any, words: str, tmp_path: Path
+) -> None:
+    for name in "abc":
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    folder = tvc.PhotoFolder(tmp_path, PLAIN)
+    for subset in (Subset(folder, places), Subset(Subset(folder, places), [0])):
+        with pytest.raises(InputError, match=words):
+            ImageSource(subset)
+    with pytest.raises(InputError, match=r"place 2, and its Subset has 2 images"):
+        ImageSource(Subset(Subset(folder, [-1, 0]), [2]))
+    with pytest.raises(InputError, match=r"place 3, and its list has 3 images"):
+        ImageSource(Subset([torch.zeros(3, 4, 4)] * 3, [3]))  # type: ignore[arg-type]
+    assert ImageSource(Subset(folder, [-3, 2])).name(0) == "a.png"
+
+
+def test_a_place_that_a_folder_does_not_have_is_told(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    for place in (1, -2):
+        with pytest.raises(IndexError, match=f"PhotoFolder has 1 photo, and none at place {place}"):
+            tvc.PhotoFolder(tmp_path)[place]
 
 
 def test_a_folder_of_photos_with_four_bands(tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ class TestOnAGpu:
             assert off.max() <= 40  # chrominance is made larger in another way
 
     def test_pixels_do_not_depend_on_what_the_device_computes_meanwhile(self, folder: Path) -> None:
-        source = ImageSource(Subset(PhotoFolder(folder), [0, 1, 2, 3, 4, 5] * 40), SMALL, "cuda")  # type: ignore[arg-type]
+        source = ImageSource(Subset(PhotoFolder(folder), [0, 1, 2, 3, 4, 5] * 40), SMALL, "cuda")
         quiet = [batch.on(GPU).cpu() for batch in batches(source, 1, device=GPU)]
         places = [range(at, at + 6) for at in range(0, len(source), 6)]
         busy = list[Tensor]()

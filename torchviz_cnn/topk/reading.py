@@ -74,12 +74,11 @@ class Batch:
             answers: dict[int, Any] = dict(self.files.prepared_on(device, self.scaling))
             decoded = sum(answer is not None for answer in answers.values())
             others = iter(() if self.x is None else self.x.to(device, non_blocking=True))
-            alone = ImageSource(source.dataset, source.preprocess)
             for row, place in enumerate(self.images.tolist()):
                 if row not in answers:
                     answers[row] = next(others)
                 elif answers[row] is None:
-                    (answer,) = alone.items([place])
+                    (answer,) = ImageSource(source.dataset, source.preprocess).items([place])
                     if isinstance(answer, Exception):
                         self.skipped[place] = skip_reason(source.name(place), answer)
                         del answers[row]

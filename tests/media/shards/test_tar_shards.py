@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 import torchviz_cnn as tvc
 from tests.media.shards.tars import SIZE, photo_bytes, write_shards, write_tar
@@ -639,7 +639,7 @@ def test_a_copy_in_another_process_needs_no_scan(tmp_path: Path, ready: bool) ->
 @pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_read_what_one_process_reads(tmp_path: Path, start: str) -> None:
     shards = tvc.TarShards(write_shards(tmp_path), preprocess=PLAIN)
-    loader: DataLoader[Any] = DataLoader(shards, 5, num_workers=2, multiprocessing_context=start)  # type: ignore[arg-type]
+    loader: DataLoader[Any] = DataLoader(shards, 5, num_workers=2, multiprocessing_context=start)
     x, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
     assert torch.equal(x, torch.stack([shards[place][0] for place in range(24)]))
     assert labels.tolist() == shards.labels.tolist()
@@ -647,13 +647,32 @@ def test_workers_read_what_one_process_reads(tmp_path: Path, start: str) -> None
 
 def test_a_subset_is_read_by_its_own_places(tmp_path: Path) -> None:
     pattern = write_shards(tmp_path)
-    source = ImageSource(Subset(tvc.TarShards(pattern), [20, 3, 3, 9]), PLAIN)  # type: ignore[arg-type]
+    source = ImageSource(Subset(tvc.TarShards(pattern), [20, 3, 3, 9]), PLAIN)
     expected = [ImageSource(pattern, PLAIN).item(place) for place in (20, 3, 3, 9)]
     got: Any = source.items(range(4))
     assert [(torch.equal(PLAIN.scaled(x), y), a == b) for (x, a), (y, b) in zip(got, expected, strict=True)] == [
         (True, True)
     ] * 4
     assert source.name(0) == "train-000002.tar/0020.jpg"
+
+
+def test_a_subset_of_places_that_shards_do_not_have_is_refused_when_they_are_ready(tmp_path: Path) -> None:
+    shards = tvc.TarShards(write_shards(tmp_path))
+    dataset: Dataset[tuple[Any, int]] = Subset(shards, [3, 24])
+    source = ImageSource(dataset, PLAIN)
+    assert repr(shards).endswith("3 shards)")  # nothing is read of them until a folder for the index is known
+    words = "the Subset of 2 places has the place 24, and its TarShards has 24 images, 0 to 23"
+    with pytest.raises(InputError, match=words):
+        source.prepare(None)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    net = tvc.Network(model, PLAIN)
+    for run in (
+        lambda: tvc.top_activations(net, dataset, ["0"]),
+        lambda: tvc.survey(net, dataset),
+        lambda: tvc.trust(net, dataset, methods=["grad_cam"]),
+    ):
+        with pytest.raises(InputError, match=words):
+            run()
 
 
 def test_memory_file_systems_and_options_are_taken(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ class AllImages:
             names = tuple(str(p) if isinstance(p, (str, os.PathLike)) else f"image {i}" for i, p in enumerate(x))
         else:
             x, self._folder = ImageSource(x, preprocess_of(model)), True
+            x.prepare(None)
             names = tuple(x.name(i) for i in range(len(x)))
             self.categories = x.categories or ()
         self.x = x

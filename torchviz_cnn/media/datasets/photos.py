@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from torch.utils.data import Dataset
 
-from torchviz_cnn.core.errors import ImageError, InputError
+from torchviz_cnn.core.errors import ImageError, InputError, counted
 from torchviz_cnn.media.bands import Pixels
 from torchviz_cnn.media.images import to_rgb
 from torchviz_cnn.media.origin import input_of
 
 
-class Photos(ABC):
+class Photos(Dataset[tuple[Any, int]], ABC):
     """Photos somewhere, as a map-style dataset of `(input, label)`; without `preprocess`, items are photos.
 
     What `ImageSource` asks of a dataset of photos stands here, so that a new place for photos is one class.
@@ -39,6 +40,8 @@ class Photos(ABC):
                 f"{type(self).__name__} gives one photo at a time: a part of it, as its first 100 photos, is "
                 "torch.utils.data.Subset(dataset, range(100))"
             )
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{type(self).__name__} has {counted(len(self), 'photo')}, and none at place {index}")
         item = self.photo(index) if self.preprocess is None else input_of(self.stored(index), self.preprocess)
         return item, int(self.labels[index])
 
@@ -57,10 +60,10 @@ class Photos(ABC):
         """
         return None
 
-    def fetch(self, indices: Sequence[int]) -> None:  # noqa: B027
+    def fetch(self, indices: Sequence[int]) -> None:
         """Get all that these photos are read from, where that is quicker for several: they are asked for next."""
 
-    def ahead(self, indices: Sequence[int]) -> None:  # noqa: B027
+    def ahead(self, indices: Sequence[int]) -> None:
         """Begin to get what these photos are read from: they are fetched next."""
 
     @property

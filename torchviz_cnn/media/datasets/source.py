@@ -24,6 +24,7 @@ from torchviz_cnn.media.datasets.photo_folder import PhotoFolder, preprocess_of_
 from torchviz_cnn.media.datasets.photos import Photos
 from torchviz_cnn.media.datasets.shards.patterns import are_shards
 from torchviz_cnn.media.datasets.shards.tar_shards import TarShards
+from torchviz_cnn.media.datasets.subsets import is_subset, owner_of, require_places, whole_of
 from torchviz_cnn.media.decoding import Decode, Jpeg, plain_jpeg, require_fits
 from torchviz_cnn.media.images import Preprocess, size_of
 from torchviz_cnn.media.origin import as_photo, input_of, is_photo, picture_of, stored
@@ -72,12 +73,14 @@ class ImageSource:
             )
         if not isinstance(dataset, Photos) and len(dataset) == 0:
             raise InputError(f"the dataset ({type(dataset).__name__}) is empty")
+        if not isinstance(whole_of(dataset), TarShards):  # how many photos these have is known when they are prepared
+            require_places(dataset)
         self.dataset = dataset
         self.preprocess = preprocess
         self.decode = checks.one_of("decode", decode, get_args(Decode))
         if decode == "cuda":
             require_fits(self.scaling)
-            owner, _ = _owner(dataset, 0)
+            owner, _ = owner_of(dataset, 0)
             if not isinstance(owner, Photos) or type(owner).encoded is Photos.encoded:
                 raise InputError(f"decode='cuda' reads files, as of a folder of photos, not items of {kind_of(owner)}")
 
@@ -91,16 +94,18 @@ class ImageSource:
 
     def prepare(self, folder: str | os.PathLike[str] | None, *, progress: bool = False) -> Path | None:
         """Get ready to read photos, as `Photos.prepare` says, with what is kept for that in a folder."""
-        owner, _ = _owner(self.dataset, 0)
+        whole = whole_of(self.dataset)
         place = None if folder is None else checks.path("out", folder)
-        return owner.prepare(place, progress=progress) if isinstance(owner, Photos) else None
+        kept = whole.prepare(place, progress=progress) if isinstance(whole, Photos) else None
+        require_places(self.dataset)
+        return kept
 
     def fetch(self, places: Sequence[int], ahead: Sequence[int] = ()) -> None:
         """Get all that several photos are read from, and begin with that of those that are asked for `ahead`."""
-        owner, _ = _owner(self.dataset, 0)
+        owner, _ = owner_of(self.dataset, 0)
         if isinstance(owner, Photos):
-            owner.fetch([_owner(self.dataset, place)[1] for place in places])
-            owner.ahead([_owner(self.dataset, place)[1] for place in ahead])
+            owner.fetch([owner_of(self.dataset, place)[1] for place in places])
+            owner.ahead([owner_of(self.dataset, place)[1] for place in ahead])
 
     def items(
         self, places: Sequence[int], ahead: Sequence[int] = ()
@@ -129,14 +134,14 @@ class ImageSource:
     @property
     def scaling(self) -> Preprocess | None:
         """What scales photos that come in 8 bits; None where they are prepared in another way."""
-        owner, _ = _owner(self.dataset, 0)
+        owner, _ = owner_of(self.dataset, 0)
         own = getattr(owner, "preprocess", None) if isinstance(owner, Photos) else None
         preprocess = own if type(own) is Preprocess else self.preprocess
         return preprocess if type(preprocess) is Preprocess else None
 
     def _together(self, places: Sequence[int]) -> Sequence[Any] | None:
         """Items that the dataset reads in one call; None where it has no such call, or that fails."""
-        if isinstance(_owner(self.dataset, 0)[0], Photos) or not _reads_together(self.dataset):
+        if isinstance(owner_of(self.dataset, 0)[0], Photos) or not _reads_together(self.dataset):
             return None
         try:
             several = self.dataset.__getitems__(list(places))
@@ -154,7 +159,7 @@ class ImageSource:
 
     def _jpeg(self, index: int) -> tuple[Jpeg, int | None] | None:
         """The file of a photo and its label, where a device may decode it."""
-        owner, place = _owner(self.dataset, index)
+        owner, place = owner_of(self.dataset, index)
         try:
             file = plain_jpeg(owner.encoded(place), self.scaling or Preprocess())
         except OSError:  # as for its permissions: reading the photo says so
@@ -193,7 +198,7 @@ class ImageSource:
 
     def _stored(self, index: int) -> Any:
         """An item; of a folder of photos, the photo with all its bands."""
-        owner, place = _owner(self.dataset, index)
+        owner, place = owner_of(self.dataset, index)
         plain = isinstance(owner, Photos) and (owner.preprocess is None or owner.preprocess is self.scaling)
         return (owner.stored(place), owner.labels[place]) if plain else self.dataset[index]
 
@@ -216,7 +221,7 @@ class ImageSource:
 
     def name(self, index: int) -> str:
         """What an item is called: its file's path where it comes from one or is one, else its number."""
-        owner, index = _owner(self.dataset, index)
+        owner, index = owner_of(self.dataset, index)
         if isinstance(owner, Photos):
             return owner.names[index]
         file = _file(owner, index)
@@ -244,7 +249,7 @@ class ImageSource:
     @property
     def categories(self) -> tuple[str, ...] | None:
         """Names of the labels, where the dataset tells them."""
-        owner, _ = _owner(self.dataset, 0)
+        owner, _ = owner_of(self.dataset, 0)
         names = getattr(owner, "categories", None) or getattr(owner, "classes", None)
         known = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
         return tuple(names) if known and names else None
@@ -255,7 +260,7 @@ class ImageSource:
         Where the dataset gives tensors only, or how it made them is not known, it is the input itself as a picture;
         where nothing says how photos are prepared, the whole photo.
         """
-        owner, place = _owner(self.dataset, index)
+        owner, place = owner_of(self.dataset, index)
         file = _file(owner, place)
         if isinstance(owner, Photos):
             photo, preprocess = owner.stored(place), owner.preprocess or self.preprocess
@@ -277,7 +282,7 @@ class ImageSource:
         Of a file only the head is read. `input_size` is that of the input, (H, W), which stands for a photo that is not
         known.
         """
-        owner, place = _owner(self.dataset, index)
+        owner, place = owner_of(self.dataset, index)
         file = None if isinstance(owner, Photos) else _file(owner, place)
         own = getattr(owner, "preprocess" if isinstance(owner, Photos) else "transform", None)
         preprocess = preprocess_of_transform(own or self.preprocess)
@@ -297,14 +302,14 @@ class ImageSource:
 
     def preparation(self) -> str:
         """How photos are prepared, in words that are the same in every process."""
-        owner, _ = _owner(self.dataset, 0)
+        owner, _ = owner_of(self.dataset, 0)
         preprocess = getattr(owner, "preprocess", None) or getattr(owner, "transform", None) or self.preprocess
         return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(preprocess))
 
     def listing(self) -> dict[str, Any]:
         """What identifies the dataset: how many images, and a checksum over their names and sizes or, of tensors, over
         some of their values."""
-        owner, _ = _owner(self.dataset, 0)
+        owner, _ = owner_of(self.dataset, 0)
         if isinstance(owner, Photos) and owner is self.dataset:
             return owner.listing()
         digest = hashlib.sha256()
@@ -367,16 +372,7 @@ def _reads_together(dataset: Any) -> bool:
     first = next(
         (kind for kind in type(dataset).__mro__ if {"__getitem__", "__getitems__"} & vars(kind).keys()), object
     )
-    subset = hasattr(dataset, "dataset") and hasattr(dataset, "indices")
-    return "__getitems__" in vars(first) and (not subset or _reads_together(dataset.dataset))
-
-
-def _owner(dataset: Any, index: int) -> tuple[Any, int]:
-    """The dataset that an item really comes from: behind `torch.utils.data.Subset`s."""
-    while hasattr(dataset, "dataset") and hasattr(dataset, "indices"):
-        index = int(dataset.indices[index])
-        dataset = dataset.dataset
-    return dataset, index
+    return "__getitems__" in vars(first) and (not is_subset(dataset) or _reads_together(dataset.dataset))
 
 
 def _file(dataset: Any, index: int) -> str | None:
