@@ -306,8 +306,9 @@ class TopActivations:
         """Read what a finished run wrote.
 
         `dataset` is needed for patches unless it was a folder or shards that are still there, `model` for projections;
-        `preprocess` is by default what the run used, as far as it was saved, else that of a Network. Raises
-        OutputError for a folder of something else, or one that is not finished or broken.
+        `preprocess` is by default what the run used, as far as it was saved, else that of a Network. A server that has
+        the shards is asked when the first photo is read. Raises OutputError for a folder of something else, or one that
+        is not finished or broken.
         """
         folder, module = ResultFolder.read(path, KIND), None if model is None else module_of(model)
         if not folder.has(RESULTS):
@@ -335,12 +336,14 @@ class TopActivations:
                 saved = saved._read_activation(tensors, about["target"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
             raise OutputError(f"{folder.file(RESULTS)} is broken: {error}; {ANEW}") from error
-        if dataset is None:
+        given = dataset is not None
+        if not given:
             dataset = same_photos(about, folder.path, folder.manifest["identity"].get("dataset"))
         if dataset is None:
             return saved
         source = ImageSource(dataset, preprocess or (model.preprocess if isinstance(model, Network) else None))
-        source.prepare(folder.path if folder.has("shards") else None)
+        if given:
+            source.prepare(folder.path if folder.has("shards") else None)
         if len(source) != saved.count:
             raise InputError(f"the dataset has {counted(len(source), 'image')}; {path} was made from {saved.count}")
         return saved.attached(source, module)

@@ -5,6 +5,7 @@ What the network does must never become a photo that is left out.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from torch import nn
 import torchviz_cnn as tvc
 from tests.media.shards.server import Server, serving
 from tests.media.shards.tars import photo_bytes, write_shards, write_tar
-from torchviz_cnn.core.errors import InputError, ShardError
+from torchviz_cnn.core.errors import InputError, ShardError, SkippedWarning, TorchvizWarning
 from torchviz_cnn.media.datasets.shards import ranges
 from torchviz_cnn.media.datasets.source import ImageSource
 
@@ -204,15 +205,83 @@ def test_a_shard_with_another_mark_of_the_server_is_refused(server: Server, tmp_
         len(shards_of(server, index=tmp_path / "index"))
 
 
-def test_a_result_is_read_without_its_server(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_wait_for_a_server_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "FIRST_WAIT", 0.4)
+    write_shards(tmp_path, 1, 1)
+    with serving(tmp_path) as server:
+        shards = tvc.TarShards(f"{server.address}/train-000000.tar", retries=2)
+    words = (
+        r"train-000000\.tar cannot be read \(.*[Cc]onnect.*\): its server is asked 1 more time, with waits of 0\.8 s"
+    )
+    with pytest.raises(ShardError, match="asked 3 times"), pytest.warns(TorchvizWarning, match=words) as said:
+        len(shards)
+    assert len(said) == 1
+
+
+@pytest.fixture
+def lonely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, tvc.TopActivations]:
+    """The folder of a result whose shards were on a server that is gone, and the result."""
+    from fsspec.implementations.http import HTTPFileSystem
+
+    monkeypatch.setattr(ranges, "FIRST_WAIT", 0.01)
+    write_shards(tmp_path)
+    with serving(tmp_path) as server:
+        pattern = f"{server.address}/{PATTERN}"
+        top = tvc.top_activations(NET, pattern, preprocess=PLAIN, out=tmp_path / "top", workers=0)
+    HTTPFileSystem.clear_instance_cache()  # its open connections would still be answered
+    return tmp_path / "top", top
+
+
+def test_a_result_is_read_and_merged_without_its_server(
+    lonely: tuple[Path, tvc.TopActivations], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, top = lonely
+    with monkeypatch.context() as patch:
+        patch.setattr(ranges.Files, "about", lambda files: pytest.fail("the server is asked"))
+        for loaded in (tvc.TopActivations.load(folder), tvc.merge(folder, out=tmp_path / "merged")):
+            assert loaded.names == top.names
+            assert torch.equal(loaded.values["0"], top.values["0"])
+            assert loaded.save(tmp_path / f"again {id(loaded)}").is_dir()
+    with pytest.raises(ShardError, match=r"train-00000\d\.tar cannot be read"):
+        tvc.TopActivations.load(folder).patches("0", 0)
+
+
+def test_a_result_whose_server_comes_back_has_its_photos(server: Server, tmp_path: Path) -> None:
     pattern = f"{server.address}/{PATTERN}"
     top = tvc.top_activations(NET, pattern, preprocess=PLAIN, out=tmp_path / "top", workers=0)
-    assert tvc.TopActivations.load(tmp_path / "top").names == top.names
+    loaded = tvc.TopActivations.load(tmp_path / "top")
+    pairs = zip(loaded.patches("0", 0), top.patches("0", 0), strict=True)
+    assert all(one.tobytes() == other.tobytes() for one, other in pairs)
+    os.utime(server.folder / "train-000002.tar", (1, 1))
+    changed = tvc.TopActivations.load(tmp_path / "top")
+    assert changed.names == top.names
+    for ask in (lambda: changed.patches("0", 0), lambda: changed._source().frame(0, (16, 16))):
+        with pytest.raises(ShardError, match=r"train-000002\.tar has changed since it was indexed"):
+            ask()
     for file in server.folder.glob("*.tar"):
         file.unlink()
-    loaded = tvc.TopActivations.load(tmp_path / "top")
-    assert loaded.source is None
-    assert torch.equal(loaded.values["0"], top.values["0"])
+    with pytest.raises(ShardError, match=r"there is no shard http.*train-000000\.tar"):
+        tvc.TopActivations.load(tmp_path / "top").patches("0", 0)
+
+
+@pytest.mark.filterwarnings("default::torchviz_cnn.core.errors.SkippedWarning")
+def test_pages_go_on_without_a_server_that_is_gone(
+    lonely: tuple[Path, tvc.TopActivations], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from torchviz_cnn.cli.main import main
+
+    assert main(["merge", str(lonely[0]), "--out", str(tmp_path / "merged")]) == 0
+    said = capsys.readouterr()
+    assert "no pages are drawn" in said.out
+    words = "warning: the photos of the top activations are left out: http"
+    assert said.err.count(words) == said.err.count("\n") == 1
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    net = tvc.Network(nn.Sequential(*NET, *head), PLAIN)
+    loaded = dataclasses.replace(tvc.TopActivations.load(lonely[0]), model=None)
+    photo = tmp_path / "photos" / "0000.jpg"
+    with pytest.warns(SkippedWarning, match="photos of the top activations are left out: .* cannot be read"):
+        tvc.report(net, [photo], tmp_path / "page" / "index.html", top=loaded, layers=["0"], k=2, budget=0)
+    assert (tmp_path / "page" / "index.html").is_file()
 
 
 def test_without_aiohttp_the_extra_is_named() -> None:

@@ -38,12 +38,15 @@ def run(args: argparse.Namespace) -> None:
     Pages show projections where --model names the network.
     """
     from torchviz_cnn.cli import shared
+    from torchviz_cnn.topk.written.storing import reachable
 
     others = [name for name in _OF_NETWORK if getattr(args, name) is not None]
     if args.model is None and others:
         raise InputError(f"{arguments.option(others[0])} is of a network, and none is given: name it with --model")
     net = None if args.model is None else shared.network(args)
     merged = tvc.merge(*args.folders, out=args.out, model=net)
+    if args.pages or args.channels:
+        merged = reachable(merged)
     if merged.source is None and (args.pages or args.channels):
         shared.say(
             "no pages are drawn, as the photos or the index of shards are not where the runs had them, or have changed"

@@ -21,6 +21,7 @@ from torchviz_cnn.runs.encode import Blocks, figure
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.topk.patches import Crop, field_on_input, on_photo, projection_image, tile
 from torchviz_cnn.topk.result import KIND, TopActivations
+from torchviz_cnn.topk.written.storing import reachable
 
 SHOWN = 9
 SIDE = 64
@@ -29,7 +30,7 @@ SPARSITY = "sparsity"
 
 
 def top_of(top: TopActivations | str | os.PathLike[str], net: Network, checksum: str) -> TopActivations:
-    """Top activations as they are given, or read from a folder.
+    """Top activations as they are given, or read from a folder; without photos where their server is gone.
 
     Raises:
         OutputError: for a folder without any.
@@ -38,13 +39,13 @@ def top_of(top: TopActivations | str | os.PathLike[str], net: Network, checksum:
     if isinstance(top, TopActivations):
         if top.model is not None and model_checksum(unwrap(top.model)) != checksum:
             raise InputError(f"the top activations are of a network with other weights than {net.name} has here")
-        return top
+        return reachable(top)
     if not isinstance(top, (str, os.PathLike)):
         raise InputError(f"top is what top_activations gives, or a folder of it, not {kind_of(top)}")
     weights = ResultFolder.read(os.fspath(top), KIND).manifest["identity"].get("weights")
     if weights not in (None, checksum):
         raise InputError(f"{os.fspath(top)} is of a network with other weights than {net.name} has here")
-    return TopActivations.load(os.fspath(top), model=net.model, preprocess=net.preprocess)
+    return reachable(TopActivations.load(os.fspath(top), model=net.model, preprocess=net.preprocess))
 
 
 def top_contents(

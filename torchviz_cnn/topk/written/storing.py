@@ -8,11 +8,12 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from torchviz_cnn.core.errors import ImageError, InputError, OutputError
+from torchviz_cnn.core.errors import ImageError, InputError, OutputError, SkippedWarning
+from torchviz_cnn.core.warn import warn
 from torchviz_cnn.media.datasets.photo_folder import PhotoFolder
 from torchviz_cnn.media.datasets.photos import Photos
 from torchviz_cnn.media.datasets.shards.index import INDEX, Index
@@ -21,6 +22,9 @@ from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.runs.files import whole
 from torchviz_cnn.topk.statistics import ChannelStatistics
+
+if TYPE_CHECKING:
+    from torchviz_cnn.topk.result import TopActivations
 
 _ORIGIN = ("folder", "shards", "image", "index", "preprocess")
 
@@ -61,7 +65,8 @@ def same_photos(about: Mapping[str, Any], results: Path, checksum: object) -> Ph
     """The photos that a result was made from, where they are still there and the same: its places are in their order.
 
     Args:
-        about: where they were, as `origin_of` says. The headers of shards are not read again for that.
+        about: where they were, as `origin_of` says. The headers of shards are not read again for that, and a server
+            that has them is asked when the first photo is read.
         results: the folder of the result, which has the index of shards, unless that was kept elsewhere.
         checksum: that of their listing.
     """
@@ -69,12 +74,25 @@ def same_photos(about: Mapping[str, Any], results: Path, checksum: object) -> Ph
         photos: Photos | None = None
         if "shards" in about:
             places = [one for one in (results, Path(about["index"] or "")) if (one / INDEX).exists()]
-            photos = TarShards(about["shards"], image=about["image"], index=places[0]) if places else None
+            if places:
+                photos = shards = TarShards(about["shards"], image=about["image"], index=places[0])
+                shards.open(places[0])
         elif os.path.isdir(about.get("folder") or ""):
             photos = PhotoFolder(about["folder"])
         return photos if photos is not None and photos.listing()["checksum"] == checksum else None
     except (ImageError, InputError, OutputError):  # there are none left, or others
         return None
+
+
+def reachable(top: TopActivations) -> TopActivations:
+    """The same result; without its photos where they cannot be read now, as their server is gone, which is told."""
+    try:
+        if top.source is not None:
+            top.source.prepare(None)
+    except InputError as error:
+        warn(f"the photos of the top activations are left out: {error}", SkippedWarning)
+        return top.attached(None, top.model)
+    return top
 
 
 def tuples(saved: dict[str, Any]) -> dict[str, Any]:

@@ -125,10 +125,8 @@ class Index:
             ) from error
         return made
 
-    def require_same(
-        self, path: Path, names: Sequence[str], about: Sequence[Mapping[str, Any]], image: str | None
-    ) -> None:
-        """Raise InputError where the shards are not those that were indexed, ShardError where one has changed since."""
+    def require_of(self, path: Path, names: Sequence[str], image: str | None) -> None:
+        """Raise InputError where it is an index of other shards than these."""
         indexed = self.about["shards"]
         if [shard["name"] for shard in indexed] != list(names) or self.about["image"] != image:
             other = next((a["name"] for a, b in zip(indexed, [*names, None], strict=False) if a["name"] != b), None)
@@ -137,7 +135,10 @@ class Index:
             )
             difference += f", among them {other}" if other and other not in names else ""
             raise InputError(f"{path} is an index of {difference}; use another folder{_WITHOUT_RESULTS}")
-        for shard, now in zip(indexed, about, strict=True):
+
+    def require_unchanged(self, path: Path, about: Sequence[Mapping[str, Any]]) -> None:
+        """Raise ShardError where one of the shards has changed since it was indexed; `about` is what they are now."""
+        for shard, now in zip(self.about["shards"], about, strict=True):
             if shard["size"] != now["size"] or shard["stamp"] != stamp(now):
                 what = "size" if shard["size"] != now["size"] else "date, or its server's mark,"
                 raise ShardError(

@@ -11,12 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from torchviz_cnn.core.errors import InputError, ShardError, counted, kind_of, one_line
+from torchviz_cnn.core.errors import InputError, ShardError, TorchvizWarning, counted, kind_of, one_line
+from torchviz_cnn.core.warn import warn
 from torchviz_cnn.media.datasets.shards.patterns import name_meant, range_meant
 
 T = TypeVar("T")
 FIRST_WAIT = 0.5
 """Seconds before a request is made again; each time twice as many."""
+UNTOLD = 1.0
+"""Seconds that a request may take, with all waits, until it is told that it is made again."""
 _AT_ONCE = 16
 """How many requests of one process wait for their answers together."""
 _AGAIN = (408, 429)
@@ -95,6 +98,8 @@ class Files:
     ) -> list[Any]:
         """The answer to each question, which is asked again while it is an error or `wrong`."""
         answers, reasons = dict[int, Any](), dict[int, str]()
+        waits = [FIRST_WAIT * 2**attempt for attempt in range(self.retries)]
+        began, told = time.monotonic(), False
         for attempt in range(self.retries + 1):
             open_ones = [place for place in range(len(ask)) if place not in answers]
             for place, answer in zip(open_ones, self._together([ask[place] for place in open_ones]), strict=True):
@@ -109,11 +114,19 @@ class Files:
             if len(answers) == len(ask):
                 return [answers[place] for place in range(len(ask))]
             if attempt < self.retries:
-                time.sleep(FIRST_WAIT * 2**attempt)
+                if not told and time.monotonic() - began + waits[attempt] > UNTOLD:
+                    place, told = next(place for place in range(len(ask)) if place not in answers), True
+                    more, seconds = counted(self.retries - attempt, "more time"), sum(waits[attempt:])
+                    warn(
+                        f"{paths[place]} cannot be read ({reasons[place]}): its server is asked {more}, with waits of "
+                        f"{seconds:.3g} s in all",
+                        TorchvizWarning,
+                    )
+                time.sleep(waits[attempt])
         place = next(place for place in range(len(ask)) if place not in answers)
         raise ShardError(
-            f"{paths[place]} cannot be read ({reasons[place]}; asked {counted(self.retries + 1, 'time')}): the run "
-            "ends here, and the same call goes on with what was saved"
+            f"{paths[place]} cannot be read ({reasons[place]}; asked {counted(self.retries + 1, 'time')}); of a run "
+            "that ends here, the same call goes on with what was saved"
         )
 
     def _together(self, ask: Sequence[Callable[[], Any]]) -> list[Any]:

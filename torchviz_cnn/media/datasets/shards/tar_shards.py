@@ -108,6 +108,8 @@ class TarShards(Photos):
         self._folder: Path | None = None
         self._temporary = False
         self._index: Index | None = None
+        self._compared = False
+        """Whether the shards are known to be those of the index."""
         self._names: MemberNames | None = None
         self._content: dict[int, bytes] = {}
         self._ahead: _Ahead | None = None
@@ -129,20 +131,42 @@ class TarShards(Photos):
         """
         place = self._kept_in or folder
         if self._folder is not None and not (self._temporary and place is not None):
+            self._require_unchanged()
             return self._folder
-        about = self._files.about()
         if place is not None and os.path.lexists(place / INDEX):
-            index = Index.mapped(place / INDEX)
-            index.require_same(place / INDEX, self.shard_names, about, self.image)
-        else:
-            made = self._index or self._scanned(about, progress)
-            self._temporary = place is None
-            if place is None:
-                place = Path(tempfile.mkdtemp(prefix="torchviz_cnn-"))
-                weakref.finalize(self, _remove, place, os.getpid())
-            index = Index.mapped(made.write(place), check=False)
-        self._index, self._folder, self._names = index, place, None
+            self._take(place)
+            self._require_unchanged()
+            return place
+        made = self._index or self._scanned(self._files.about(), progress)
+        self._temporary = place is None
+        if place is None:
+            place = Path(tempfile.mkdtemp(prefix="torchviz_cnn-"))
+            weakref.finalize(self, _remove, place, os.getpid())
+        index = Index.mapped(made.write(place), check=False)
+        self._index, self._folder, self._names, self._compared = index, place, None, True
         return place
+
+    def open(self, folder: Path) -> None:
+        """Take the index that a folder has, without a server: names and labels are known then.
+
+        Shards on a server are compared with it before the first photo is read, or by `prepare`; files of this system
+        at once. Raises as `prepare`.
+        """
+        self._take(folder)
+        if self._files.local:
+            self._require_unchanged()
+
+    def _take(self, folder: Path) -> None:
+        index = Index.mapped(folder / INDEX)
+        index.require_of(folder / INDEX, self.shard_names, self.image)
+        self._index, self._folder, self._names = index, folder, None
+        self._temporary = self._compared = False
+
+    def _require_unchanged(self) -> None:
+        """Raise ShardError where shards have changed since they were indexed. Their server is asked once."""
+        if not self._compared and self._folder is not None:
+            self.index.require_unchanged(self._folder / INDEX, self._files.about())
+            self._compared = True
 
     @property
     def kept_in(self) -> str | None:
@@ -199,6 +223,7 @@ class TarShards(Photos):
         head = self._content.get(place)
         if head is None:
             arrays = self.index.arrays
+            self._require_unchanged()
             path, start = self._files.paths[arrays["shard"][place]], int(arrays["start"][place])
             size = int(arrays["size"][place])
             head = self._files.read([Range(path, start, start + min(size, _HEAD))])[0] if size else b""
@@ -225,6 +250,7 @@ class TarShards(Photos):
     def _read(self, places: Sequence[int]) -> dict[int, bytes]:
         """The files of photos by place, in as few requests as their places allow."""
         arrays = self.index.arrays
+        self._require_unchanged()
         wanted = np.unique(np.asarray(places, np.int64))
         shards, starts, sizes, headers = (arrays[name][wanted] for name in ("shard", "start", "size", "header"))
         groups, last = list[list[int]](), -1
