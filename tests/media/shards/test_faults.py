@@ -34,8 +34,9 @@ PATTERN = "train-{000000..000002}.tar"
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Three shards of eight photos, and short waits before a request is made again."""
+    """Three shards of eight photos, and short waits before a request is made again, which are not told."""
     monkeypatch.setattr(ranges, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(ranges, "UNTOLD", 600.0)
     write_shards(tmp_path)
     with serving(tmp_path) as served:
         yield served
@@ -190,6 +191,7 @@ def test_a_server_that_gives_whole_files_only_is_told(server: Server) -> None:
 
 def test_a_server_that_is_gone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranges, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(ranges, "UNTOLD", 600.0)
     write_shards(tmp_path, 1, 1)
     with serving(tmp_path) as server:
         address = server.address
@@ -206,12 +208,13 @@ def test_a_shard_with_another_mark_of_the_server_is_refused(server: Server, tmp_
 
 
 def test_a_long_wait_for_a_server_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranges, "FIRST_WAIT", 0.4)
+    monkeypatch.setattr(ranges, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(ranges, "UNTOLD", 0.0)
     write_shards(tmp_path, 1, 1)
     with serving(tmp_path) as server:
         shards = tvc.TarShards(f"{server.address}/train-000000.tar", retries=2)
     words = (
-        r"train-000000\.tar cannot be read \(.*[Cc]onnect.*\): its server is asked 1 more time, with waits of 0\.8 s"
+        r"train-000000\.tar cannot be read \(.*[Cc]onnect.*\): its server is asked 2 more times, with waits of 0\.03 s"
     )
     with pytest.raises(ShardError, match="asked 3 times"), pytest.warns(TorchvizWarning, match=words) as said:
         len(shards)
@@ -224,6 +227,7 @@ def lonely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, tvc.T
     from fsspec.implementations.http import HTTPFileSystem
 
     monkeypatch.setattr(ranges, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(ranges, "UNTOLD", 600.0)
     write_shards(tmp_path)
     with serving(tmp_path) as server:
         pattern = f"{server.address}/{PATTERN}"
