@@ -228,12 +228,31 @@ def test_the_device_is_a_gpu_where_there_is_one(
     assert shared.device(parser.parse_args(["predict", "photo.png", "--device", "cpu"]).device) == "cpu"
 
 
-@pytest.mark.filterwarnings("ignore:there are 4 class names, and the network gives 3 scores")
-@pytest.mark.parametrize("command", ["predict", "cam"])
-def test_names_of_another_number_of_classes(here: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("predict photo.png", "cam photo.png", "saliency photo.png", "occlusion photo.png", "report photo.png"),
+        *("activations photo.png", "deconvnet photo.png", "filters", "layers", "top .", "survey .", "merge none"),
+        *("trust .", "cam photo.png --target clinet:second", "predict photo.png --output heads.0 --model clinet:pair"),
+    ],
+)
+def test_names_of_another_number_of_classes_are_refused_in_one_line_before_the_work(
+    here: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("four.txt").write_text("a\nb\nc\nd\n")  # as many as the first convolution has channels
-    assert main([command, "photo.png", *PLAIN, *PREPARED, "--labels", "four.txt"]) == 2
-    assert "four.txt has 4 class names; clinet:net has 3 outputs" in capsys.readouterr().err
+    assert main([*command.split()[:2], *PLAIN, *PREPARED, *command.split()[2:], "--labels", "four.txt"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "error: four.txt has 4 class names, and clinet:" in line
+    assert line.endswith("gives 3 scores: give a name for each, in the order of the scores")
+
+
+@pytest.mark.parametrize(("model", "names"), [("clinet:binary", "ab"), ("clinet:net", "abc"), ("clinet:four", "abc")])
+def test_names_that_fit_are_taken(here: Path, model: str, names: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("names.txt").write_text("\n".join(names))
+    with Path("clinet.py").open("a") as file:
+        file.write("def binary():\n    return nn.Sequential(net(), nn.Linear(3, 1))\n")
+    assert main(["layers", "--model", model, *PREPARED, "--labels", "names.txt"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_every_class_whose_name_holds_the_words_is_offered(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import namedtuple
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import torchviz_cnn as tvc
-from torchviz_cnn import ModelError, Network, TargetError
+from torchviz_cnn import InputError, ModelError, Network, TargetError
 from torchviz_cnn.core.warn import say_once
 from torchviz_cnn.scores.outputs import class_outputs
 
@@ -437,6 +438,53 @@ def test_class_names_of_another_number_than_the_scores_are_told_once(call: Any, 
         call(net)
     (only,) = (str(one.message) for one in said if "class name" in str(one.message))
     assert only.startswith(f"there {words}, and the network gives 4 scores: names may stand beside other classes than")
+
+
+def pictures(names: Any, out: Path) -> dict[str, Callable[[], object]]:
+    """Everything that takes the names of classes by hand, for a network of four scores."""
+    model = Ends(lambda x: x).eval()
+    classes, named = torch.tensor([[0, 3]] * len(X)), {"categories": names}
+    heat, signed = (tvc.grad_cam(model, X, target=which, relu=False) for which in (classes, None))
+    maps = tvc.explain(model, X, 1, methods=["grad_cam", "xgrad_cam"], relu=False)
+    return {
+        "plot": lambda: heat.plot(PHOTO, geometry="stretch", **named),
+        "headline": lambda: heat.headline(**named),
+        "two classes": lambda: heat.two_classes(PHOTO, geometry="stretch", **named),
+        "difference": lambda: (signed - tvc.grad_cam(model, X, target=2, relu=False)).headline(**named),
+        "saliency": lambda: tvc.saliency(model, X).headline(**named),
+        "explain": lambda: maps.plot(PHOTO, geometry="stretch", **named),
+        "watch": lambda: tvc.Watch(model, X, out / "plain", **named).step(),
+        "watch photos": lambda: tvc.Watch(model, [PHOTO], out, preprocess=tvc.Preprocess((16, 16)), **named).step(),
+    }
+
+
+PICTURES = ("plot", "headline", "two classes", "difference", "saliency", "explain", "watch", "watch photos")
+
+
+@pytest.mark.parametrize("picture", PICTURES)
+@pytest.mark.parametrize(("names", "words"), [("a", "is 1 class name"), ("abcde", "are 5 class names")])
+def test_class_names_of_a_picture_that_do_not_fit_are_told_once(
+    picture: str, names: str, words: str, tmp_path: Path
+) -> None:
+    draw = pictures(tuple(names), tmp_path)[picture]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        draw()
+    (only,) = (str(one.message) for one in said if "class name" in str(one.message))
+    assert only.startswith(f"there {words}, and the network gives 4 scores: names may stand beside other classes than")
+
+
+@pytest.mark.parametrize("picture", PICTURES)
+def test_class_names_of_a_picture_are_a_list(picture: str, tmp_path: Path) -> None:
+    pictures(list("abcd"), tmp_path / "fits")[picture]()
+    for wrong, kind in (("abcd", "a str"), ({0: "a", 1: "b", 2: "c", 3: "d"}, "a dict"), (4, "an int")):
+        with pytest.raises(InputError, match=f"categories are a list of class names, .* not {kind}"):
+            pictures(wrong, tmp_path)[picture]()
+
+
+def test_names_beside_the_values_of_a_function_are_not_counted() -> None:
+    heat = tvc.grad_cam(Ends(lambda x: x).eval(), X, target=lambda output: output[:, :2], relu=False)
+    assert heat.two_classes(PHOTO, geometry="stretch", categories=["a", "b", "c", "d"]).size[0] == PHOTO.size[0]
 
 
 @pytest.mark.parametrize(("names", "classes"), [("abcd", 4), ("ab", 1), (None, 4)])

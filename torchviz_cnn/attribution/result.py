@@ -19,7 +19,7 @@ from torchviz_cnn.media import figures, render
 from torchviz_cnn.media.images import Geometry, Preprocess
 from torchviz_cnn.media.notebook import pictures
 from torchviz_cnn.media.origin import Origin, Photo, as_photo
-from torchviz_cnn.scores.outputs import Activation, both_classes, probabilities
+from torchviz_cnn.scores.outputs import Activation, both_classes, probabilities, shown_names
 from torchviz_cnn.scores.targets import Targets
 
 
@@ -195,7 +195,7 @@ class ClassMap:
             which = "" if self.target.ndim == 1 else f"[{nth}]"
             words.append(f"explained: {self.label}{which} ({float(self._of(self.logits, index)[nth]):.3g})")
             return ", ".join(words)
-        names = self.origin.categories if categories is None else tuple(categories)
+        names = shown_names(categories, self.origin.categories, self.logits.shape[1])
         shares = probabilities(self._of(self.logits, index)[None], self.activation)
         asked = int(self._of(self.target, index, nth))
         if shares.shape[1] == 1 and names is not None and len(names) == 2:  # the only output is the second class's

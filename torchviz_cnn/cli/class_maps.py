@@ -49,8 +49,6 @@ def draw_class_maps(args: argparse.Namespace, kind: Kind) -> None:
     for paths, images in shared.batches(photos, args, net.preprocess):
         classes = [target] * len(paths) if isinstance(target, list) else target
         maps: Any = method.explain(net, images, target=classes, **chosen, **shown)
-        if maps.label is None:
-            shared.require_labels(args, net, maps.logits.shape[1])
         maps.save(outputs.path([together(photos, paths), *asked, *names], ".npz", paths))
         at = f" at {maps.layer}" if isinstance(maps, tvc.Heatmap) else ""
         for index, path in enumerate(paths):

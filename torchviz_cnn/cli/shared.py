@@ -17,10 +17,19 @@ from torch import nn
 import torchviz_cnn as tvc
 from torchviz_cnn.cli.arguments import in_options, option
 from torchviz_cnn.cli.outputs import notes
-from torchviz_cnn.core.errors import GeometryWarning, ImageError, InputError, TargetError, counted, kind_of
+from torchviz_cnn.core.errors import (
+    GeometryWarning,
+    ImageError,
+    InputError,
+    TargetError,
+    TorchvizError,
+    counted,
+    kind_of,
+)
 from torchviz_cnn.core.imports import imported
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
+from torchviz_cnn.layers.defaults import input_channels
 from torchviz_cnn.layers.layout import CONVOLUTIONS
 from torchviz_cnn.media.bands import Pixels
 from torchviz_cnn.media.datasets.photo_folder import PhotoFolder
@@ -66,6 +75,8 @@ def network(args: argparse.Namespace, verbose: bool = True) -> tvc.Network:
     if args.resize and preprocess.geometry != "crop":
         raise InputError(f"--resize is for --geometry crop, not for {preprocess.geometry}")
     net = replace(net, preprocess=replace(preprocess, **changes)) if changes else net
+    if args.labels is not None:
+        _require_names(args, net)
     if verbose and (getattr(args, "images", None) or hasattr(args, "folder")):
         _print_preparation(args, net)
     return net
@@ -87,6 +98,25 @@ def _require_photos(net: tvc.Network) -> None:
     if isinstance(first, (nn.Conv1d, nn.Conv3d)):
         kind = type(first).__name__
         raise InputError(f"{net.name} begins with a {kind}, which takes no photos; in Python, capture takes its inputs")
+
+
+def _require_names(args: argparse.Namespace, net: tvc.Network) -> None:
+    """Raise InputError, before any photo is read, where --labels has another number of names than there are scores.
+
+    A photo of zeros tells how many there are; where it gives no scores, the command says what it needs of the network.
+    """
+    try:
+        x = torch.zeros(1, input_channels(net.model), *net.input_size)
+        x = x.to(next(net.model.parameters(), x))
+        scores = tvc.predict(replace(net, categories=None), x, output=getattr(args, "output", None)).shape[1]
+    except TorchvizError:
+        return
+    names = len(net.categories or ())
+    if names != scores and (names, scores) != (2, 1):
+        raise InputError(
+            f"{args.labels} has {counted(names, 'class name')}, and {net.name} gives {counted(scores, 'score')}: give "
+            "a name for each, in the order of the scores"
+        )
 
 
 def _print_preparation(args: argparse.Namespace, net: tvc.Network) -> None:
@@ -178,15 +208,6 @@ def _read(path: Path, preprocess: object) -> Pixels:
 def readable_photos(args: argparse.Namespace, preprocess: object) -> list[Path]:
     """The photos that can be read, for a command that takes all of them at once."""
     return [path for paths, _ in batches(named_photos(args), args, preprocess) for path in paths]
-
-
-def require_labels(args: argparse.Namespace, net: tvc.Network, outputs: int) -> None:
-    """Raise InputError where --labels has another number of names than the network has outputs."""
-    names = len(net.categories or ())
-    if args.labels and names != outputs and (names, outputs) != (2, 1):
-        raise InputError(
-            f"{args.labels} has {counted(names, 'class name')}; {net.name} has {counted(outputs, 'output')}"
-        )
 
 
 @contextlib.contextmanager

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import nn
 
-from torchviz_cnn.core.errors import ModelError, TargetError, counted, did_you_mean, kind_of
+from torchviz_cnn.core.errors import InputError, ModelError, TargetError, counted, did_you_mean, kind_of
 from torchviz_cnn.media.datasets.photo_folder import preprocess_of_transform
 from torchviz_cnn.media.images import Preprocess
 
@@ -80,6 +80,13 @@ def preprocess_of(model: Model) -> Preprocess | None:
 def category_name(categories: tuple[str, ...] | None, index: int) -> str:
     """The name of a class, or `class 7` where names are not known."""
     return str(categories[index]) if categories is not None and 0 <= index < len(categories) else f"class {index}"
+
+
+def listed_names(categories: Any) -> tuple[str, ...]:
+    """Class names that were given as a list or another sequence. Raises InputError for what is none."""
+    if isinstance(categories, (str, bytes, Mapping, Set)) or not isinstance(categories, Iterable):
+        raise InputError(f"categories are a list of class names, in the order of the scores, not {kind_of(categories)}")
+    return tuple(map(str, categories))
 
 
 def class_index(categories: tuple[str, ...] | None, target: str | int, owner: str = "the model") -> int:

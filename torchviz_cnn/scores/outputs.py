@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from torchviz_cnn.core.errors import ModelError, NotFiniteError, TorchvizWarning, counted, kind_of
 from torchviz_cnn.core.warn import say_once
 from torchviz_cnn.hooks.calls import OptionalGradients
+from torchviz_cnn.hooks.network import listed_names
 
 Activation = Literal["softmax", "sigmoid", "none"]
 """What makes probabilities of outputs: `none` where the network ends in a softmax or sigmoid itself."""
@@ -186,14 +187,31 @@ def read_classes(
     else:
         activation = (ending and ending.activation(logits)) or usual_activation(logits)
     binary = logits.shape[1] == 1 and categories is not None and len(categories) == 2
-    if categories is not None and len(categories) != logits.shape[1] and not binary:
-        names, scored = counted(len(categories), "class name"), counted(logits.shape[1], "score")
+    if categories is not None:
+        warn_of_names(categories, logits.shape[1])
+    return (both_classes(logits.float(), activation) if binary else logits.float()), activation
+
+
+def warn_of_names(categories: Sequence[str], scores: int) -> None:
+    """Warn, once, of class names of another number than the scores; two may name both classes of a single score."""
+    if len(categories) != scores and (len(categories), scores) != (2, 1):
+        names, scored = counted(len(categories), "class name"), counted(scores, "score")
         say_once(
             f"there {'is' if len(categories) == 1 else 'are'} {names}, and the network gives {scored}: names may stand "
             "beside other classes than theirs; give one for each score, in the order of the scores",
             TorchvizWarning,
         )
-    return (both_classes(logits.float(), activation) if binary else logits.float()), activation
+
+
+def shown_names(categories: Sequence[str] | None, own: Categories, scores: int | None) -> Categories:
+    """The names of the classes in a picture: those that are given for it, or else the Network's own.
+
+    Warns of another number than the scores, where that is known. Raises InputError for what is no list of names.
+    """
+    names = own if categories is None else listed_names(categories)
+    if names is not None and scores is not None:
+        warn_of_names(names, scores)
+    return names
 
 
 def usual_activation(outputs: Tensor) -> Activation:

@@ -25,7 +25,7 @@ from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.layout import channels_last
 from torchviz_cnn.media import render
 from torchviz_cnn.media.bands import colour
-from torchviz_cnn.scores.outputs import probabilities
+from torchviz_cnn.scores.outputs import probabilities, warn_of_names
 from torchviz_cnn.watch.checkpoint import Checkpoint
 from torchviz_cnn.watch.photos import WatchedPhoto
 
@@ -102,6 +102,8 @@ class Subject:
                 _log.warning("step %d has no heatmap: %s", step, one_line(error))
                 target = torch.tensor(self.target if self.target is not None else 0).expand(len(self.x)).clone()
                 return Checkpoint.without_numbers(step, loss, target, one_line(error)), layer
+            if self.categories is not None:
+                warn_of_names(self.categories, heat.logits.shape[1])
         target = heat.target.cpu()
         confidence, predicted = shares.max(1)
         own = shares.gather(1, target[:, None])[:, 0]

@@ -17,7 +17,7 @@ from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, ModelError, TargetError, TorchvizError, kind_of
 from torchviz_cnn.core.names import Call, LayerName, expand, named_layers, one_call, unwrap
 from torchviz_cnn.hooks.inputs import Input, Output
-from torchviz_cnn.hooks.network import Model, Network, class_index, module_of
+from torchviz_cnn.hooks.network import Model, Network, class_index, listed_names, module_of
 from torchviz_cnn.layers.defaults import Layers, chosen_patterns, layer_names
 from torchviz_cnn.layers.layout import CONVOLUTIONS
 from torchviz_cnn.runs import files
@@ -113,8 +113,9 @@ class Watch:
         self.path = checks.path("out", out)
         self.every = every if isinstance(every, timedelta) else checks.whole_number("every", every)
         self.keep = checks.whole_number("keep", keep, 2)
-        model = _named(model, preprocess, categories)
-        names = model.categories if isinstance(model, Network) else _texts(categories)
+        given = None if categories is None else listed_names(categories)
+        model = _named(model, preprocess, given)
+        names = model.categories if isinstance(model, Network) else given
         module = unwrap(module_of(model))
         _refuse_sharded(module)
         x, watched = watched_photos(model, photos)
@@ -243,7 +244,7 @@ class Watch:
             self._due_at = time.monotonic() + self.every.total_seconds()
 
 
-def _named(model: Model, preprocess: Callable[[Any], Tensor] | None, categories: Sequence[str] | None) -> Model:
+def _named(model: Model, preprocess: Callable[[Any], Tensor] | None, categories: tuple[str, ...] | None) -> Model:
     """A module as a Network, where it is said how photos are prepared for it."""
     if isinstance(model, Network):
         known, names = model.preprocess, model.categories
@@ -252,11 +253,7 @@ def _named(model: Model, preprocess: Callable[[Any], Tensor] | None, categories:
     else:
         known, names = None, None
     how: Any = preprocess or known
-    return Network(module_of(model), how, _texts(categories) or names, getattr(model, "name", "network"))
-
-
-def _texts(categories: Sequence[str] | None) -> tuple[str, ...] | None:
-    return None if categories is None else tuple(map(str, categories))
+    return Network(module_of(model), how, categories or names, getattr(model, "name", "network"))
 
 
 def _target(target: Any, categories: tuple[str, ...] | None, photos: int) -> int | list[int] | None:

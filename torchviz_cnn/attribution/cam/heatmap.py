@@ -22,6 +22,7 @@ from torchviz_cnn.media import figures, render
 from torchviz_cnn.media.images import Geometry, Preprocess
 from torchviz_cnn.media.origin import Photo
 from torchviz_cnn.runs import files
+from torchviz_cnn.scores.outputs import shown_names
 from torchviz_cnn.scores.targets import Targets
 from torchviz_cnn.scores.trace import Trace
 
@@ -103,9 +104,13 @@ class Heatmap(ClassMap):
         picture = self._photo(photo, index)
         box = self.origin.box(picture, self.input_size, geometry)
         drawn = render.tinted(picture, maps, TWO_COLOURS, box, alpha=alpha, interpolation=interpolation)
-        known = self.origin.categories if categories is None else tuple(categories)
+        known = self._names(categories)
         names = [_words(self.target, self.label, known, index, k) for k in nth]
         return figures.with_legend(drawn, names, TWO_COLOURS)
+
+    def _names(self, categories: Sequence[str] | None) -> tuple[str, ...] | None:
+        """The names of the classes; of a function's values it is not known how many there are."""
+        return shown_names(categories, self.origin.categories, self.logits.shape[1] if self.label is None else None)
 
     def __sub__(self, other: Heatmap) -> SignedHeatmap:
         """What this heatmap shows and another of the same layer does not: red where this one is stronger, else blue."""
@@ -156,7 +161,7 @@ class SignedHeatmap(Heatmap):
         words = super().headline(index, nth, truth, categories)
         if self.other_target is None:
             return words
-        names = self.origin.categories if categories is None else tuple(categories)
+        names = self._names(categories)
         own = _words(self.target, self.label, names, index, nth)
         other = _words(self.other_target, self.other_label, names, index, nth)
         return words if own == other else f"{words}, minus: {other}"

@@ -22,7 +22,6 @@ def run(args: argparse.Namespace) -> None:
     net = shared.network(args)
     for paths, images in shared.batches(shared.named_photos(args), args, net.preprocess):
         predictions = tvc.predict(net, images, output=args.output)
-        shared.require_labels(args, net, predictions.shape[1])
         for image, path in enumerate(paths):
             shared.say(str(path))
             for name, index, value in predictions.table(args.k, image):
