@@ -17,7 +17,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from torchviz_cnn.core.errors import OutputError
+from torchviz_cnn.core.errors import OutputError, TorchvizWarning
 from torchviz_cnn.runs import locks
 from torchviz_cnn.runs.folder import MANIFEST, ResultFolder
 from torchviz_cnn.runs.locks import LOCK, OWNER, locked
@@ -56,10 +56,24 @@ def test_another_process_is_named_and_its_death_opens_the_folder(
         with pytest.raises(OutputError, match="in use by another process"), locked(tmp_path, wait=0):
             pass
     assert not (tmp_path / MANIFEST).exists()
+    monkeypatch.setattr(locks, "UNTOLD", 600.0)
     threading.Timer(0.3, other.kill).start()
     with locked(tmp_path, wait=20):  # which is while it waits
         assert json.loads((tmp_path / OWNER).read_text())["process"] == os.getpid()
     assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
+def test_that_another_run_is_waited_for_is_told(
+    other: subprocess.Popen[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "UNTOLD", 0.0)
+    words = rf"is in use by process {other.pid} on .*: it is waited for, up to 0\.1 s more$"
+    with (
+        pytest.warns(TorchvizWarning, match=words),
+        pytest.raises(OutputError, match="wait for that run"),
+        locked(tmp_path, wait=0.1),
+    ):
+        pass
 
 
 def test_a_thread_has_it_twice_and_another_thread_not(tmp_path: Path) -> None:

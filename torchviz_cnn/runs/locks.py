@@ -14,13 +14,16 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from torchviz_cnn.core.errors import OutputError
+from torchviz_cnn.core.errors import OutputError, TorchvizWarning
+from torchviz_cnn.core.warn import warn
 from torchviz_cnn.runs import files
 
 LOCK, OWNER = ".lock", ".lock.json"
 """The file that is locked, which stays, and the one that says by whom, which does not."""
 WAIT = 10.0
 """Seconds to wait for another run: the workers of one that was killed may live on for five."""
+UNTOLD = 2.0
+"""Seconds after which it is told that another run is waited for."""
 _WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _log = logging.getLogger("torchviz_cnn")
 
@@ -31,10 +34,11 @@ def locked(folder: Path, wait: float | None = None) -> Iterator[None]:
 
     A folder that this thread has already is had twice. Where the file system knows no locks, that is logged. Raises
     OutputError where another has the folder for longer than `wait` seconds (WAIT), and where it cannot be written.
+    That another is waited for is told in a warning.
     """
     lock, wait = FileLock(folder / LOCK, is_singleton=True), WAIT if wait is None else wait
     try:
-        lock.acquire(timeout=wait, poll_interval=0.05)
+        _acquire(lock, folder, wait)
     except Timeout:
         raise OutputError(f"{folder} is in use by {_owner(folder)}: wait for that run, or use another folder") from None
     except OSError as error:
@@ -52,6 +56,18 @@ def locked(folder: Path, wait: float | None = None) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 (folder / OWNER).unlink()
         lock.release()
+
+
+def _acquire(lock: FileLock, folder: Path, wait: float) -> None:
+    """Get a lock within so many seconds, and tell of a wait that is noticed. Raises Timeout."""
+    try:
+        lock.acquire(timeout=min(wait, UNTOLD), poll_interval=0.05)
+    except Timeout:
+        if wait <= UNTOLD:
+            raise
+        more = f"it is waited for, up to {wait - UNTOLD:.3g} s more"
+        warn(f"{folder} is in use by {_owner(folder)}: {more}", TorchvizWarning)
+        lock.acquire(timeout=wait - UNTOLD, poll_interval=0.05)
 
 
 def _owner(folder: Path) -> str:
