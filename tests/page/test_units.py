@@ -6,6 +6,7 @@ import base64
 import io
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,6 +140,28 @@ def dataset(tmp_path: Path) -> Path:
             values = noise.integers(0, 255, (32, 40, 3), dtype=np.uint8)
             Image.fromarray(values).save(tmp_path / "data" / name / f"{i}.png")
     return tmp_path / "data"
+
+
+@pytest.mark.parametrize("by", ["activation", "relevance"])
+def test_each_photo_of_a_dataset_is_read_once_for_patches_and_once_for_projections(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: Any
+) -> None:
+    net, read = network(vgg_like()), list[str]()
+    layers = ["features.2", "features.7"]
+    options: Any = {"preprocess": net.preprocess, "workers": 0, "by": by}
+    top = tvc.top_activations(net.model, dataset, layers, k=9, **options)
+    stored = tvc.PhotoFolder.stored
+
+    def noted(folder: tvc.PhotoFolder, index: int) -> Any:
+        read.append(folder.names[index])
+        return stored(folder, index)
+
+    monkeypatch.setattr(tvc.PhotoFolder, "stored", noted)
+    page = Page(tvc.report(net, photos(1), tmp_path / "page", layers=layers, k=8, top=top))
+    shown = [of for layer in page.data["layers"] for of in layer["top"].values()]
+    assert shown
+    assert all(of["projections"] is not None for of in shown)
+    assert max(read.count(name) for name in read) <= 2
 
 
 @pytest.mark.slow

@@ -10,15 +10,20 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils.data import Dataset
 
 import torchviz_cnn as tvc
 from tests import networks
+from tests.media.shards.server import serving
+from tests.media.shards.tars import write_shards
 from torchviz_cnn.core.errors import InputError, LayerError
 from torchviz_cnn.hooks.untouched import untouched
 from torchviz_cnn.layers.receptive_field import ReceptiveField, receptive_fields
+from torchviz_cnn.media.datasets import kept
 from torchviz_cnn.media.datasets.photo_folder import PhotoFolder, preprocess_of_transform
 from torchviz_cnn.media.datasets.source import ImageSource, View
-from torchviz_cnn.topk.patches import cut, field_on_input, on_photo, tile
+from torchviz_cnn.topk.patches import arranged, cut, field_on_input, on_photo, projection_image, square, tile
+from torchviz_cnn.topk.written.drawing import keeping
 
 
 @pytest.mark.parametrize("layer", ["features.0", "features.5", "features.8", "features.9"])
@@ -296,3 +301,89 @@ def test_a_folder_of_photos(tmp_path: Path) -> None:
 def _empty(folder: Path) -> Path:
     (folder / "empty").mkdir()
     return folder / "empty"
+
+
+class Asked(Dataset[Any]):
+    """Photos, and how often each was asked for."""
+
+    def __init__(self, count: int) -> None:
+        noise = np.random.default_rng(1)
+        self.photos = [noise.integers(0, 256, (40, 52, 3), dtype=np.uint8) for _ in range(count)]
+        self.times = [0] * count
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> Any:
+        self.times[index] += 1
+        return self.photos[index]
+
+
+def _one_by_one(top: tvc.TopActivations, layer: str, channel: int, side: int) -> Image.Image:
+    """A channel as `grid` draws it, with each photo read anew for its patch and for its projection."""
+    patches, projected = [], []
+    units = list(zip(top.images[layer][channel].tolist(), top.positions[layer][channel].tolist(), strict=True))
+    values = top.project(layer, [channel])[channel]
+    assert top.source is not None
+    for (image, position), unit in zip(units, values, strict=True):
+        view = top.source.view(image)
+        crop = field_on_input(top.fields[layer], position, view.input_size)
+        patches.append(tile(view.photo, on_photo(crop, view), side))
+        projected.append(tile(projection_image(unit), crop, side))
+    return arranged([square(patches, top.k, side), square(projected, top.k, side)], 2, 6)
+
+
+@pytest.mark.parametrize("limit", [0, 40_000, kept.LIMIT])
+def test_a_page_reads_each_photo_once_and_shows_what_reading_each_anew_shows(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However little is kept, a photo is read once for all its patches, and at most once more for projections."""
+    monkeypatch.setattr(kept.KeptImages.__init__, "__defaults__", (limit,))
+    photos, model, layer = Asked(7), networks.vgg_like(), "features.5"
+    top = tvc.top_activations(model, photos, layer, 5, preprocess=tvc.Preprocess((32, 32), resize=36), workers=0)
+    for channel in range(4):
+        photos.times[:] = [0] * 7
+        grid = top.grid(layer, channel, side=20)
+        assert max(photos.times) <= (1 if limit == kept.LIMIT else 2)
+        expected = _one_by_one(top, layer, channel, 20)
+        assert np.array_equal(np.asarray(grid), np.asarray(expected))
+    photos.times[:] = [0] * 7
+    page = top.page(layer, range(8), projection=None)
+    assert max(photos.times) == 1
+    photos.times[:] = [0] * 7
+    both = top.page(layer, range(8))
+    assert max(photos.times) <= (1 if limit == kept.LIMIT else 2)
+    assert both.width > page.width
+    photos.times[:] = [0] * 7
+    drawn = keeping(top)
+    assert all(np.array_equal(np.asarray(drawn.page(layer, range(8))), np.asarray(both)) for _ in range(3))
+    assert limit < kept.LIMIT or max(photos.times) == 1
+    photos.times[:] = [0] * 7
+    top.project(layer, range(8))
+    assert max(photos.times) == 1
+
+
+def test_a_page_by_relevance_reads_each_photo_once() -> None:
+    photos, model, layer = Asked(7), networks.vgg_like(), "features.5"
+    how = tvc.Preprocess((32, 32), resize=36)
+    top = tvc.top_activations(model, photos, layer, 3, preprocess=how, workers=0, by="relevance")
+    photos.times[:] = [0] * 7
+    assert top.page(layer, range(8)).width > 0
+    assert max(photos.times) == 1
+
+
+def test_pages_of_shards_ask_a_server_once_for_photos_that_lie_together(tmp_path: Path) -> None:
+    write_shards(tmp_path / "data", 2, 6)
+    how, model, layers = tvc.Preprocess((32, 32), resize=36), networks.vgg_like(), ["features.3", "features.5"]
+    there = tvc.top_activations(model, tmp_path / "data" / "photos", layers, 5, preprocess=how, workers=0)
+    with serving(tmp_path / "data") as server:
+        shards = tvc.TarShards(f"{server.address}/train-{{000000..000001}}.tar", index=tmp_path)
+        top = tvc.top_activations(model, shards, layers, 5, preprocess=how, workers=0)
+        server.requests.clear()
+        drawn = keeping(top)
+        for layer in layers:
+            assert np.array_equal(np.asarray(drawn.page(layer)), np.asarray(there.page(layer)))
+        assert len(server.requests) <= 4
+        server.requests.clear()
+        assert len(top.patches(layers[0], 0)) == 5
+        assert len(server.requests) <= 2

@@ -139,6 +139,22 @@ def test_a_survey_asks_once_for_each_photo_and_again_for_those_that_it_shows(tmp
     assert len(server.requests) <= settled + 120 // 8 + shown
 
 
+def test_the_page_and_the_pictures_of_a_survey_ask_once_for_what_both_show(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(*networks.vgg_like().features[:3], torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    write_shards(tmp_path / "data", 3, 8, labels=None)
+    with serving(tmp_path / "data") as server:
+        shards = tvc.TarShards(f"{server.address}/train-{{000000..000002}}.tar", index=tmp_path)
+        options: Any = {"preprocess": tvc.Preprocess((16, 16)), "k": 1, "truth": "none", "workers": 0}
+        result = tvc.survey(model, shards, **options)
+        server.requests.clear()
+        result.save(tmp_path / "out")
+    assert len(list((tmp_path / "out" / "heatmaps").iterdir())) == len(result.shown) > 0
+    photos = {file for file in server.requests if "GET" in file}
+    assert len(server.requests) == len(photos)
+    # Those that are shown, and small pictures of the others: each in one request for each shard at most.
+    assert len(server.requests) <= 2 * 3
+
+
 @pytest.mark.slow
 def test_killed_five_times_it_comes_to_the_same_answer(tmp_path: Path) -> None:
     """Some of the kills meet the scan, or what is before it."""

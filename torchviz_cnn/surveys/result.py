@@ -284,10 +284,7 @@ class Survey:
             raise InputError(_NO_PHOTOS)
         known: dict[str, int] = self._in_source
         places = [known[name] for name in names]
-        for first in range(0, len(places), _TOGETHER):
-            some = places[first : first + _TOGETHER]
-            self.source.fetch(some)
-            yield from (self.source.view(place).photo for place in some)
+        yield from (self.source.view(place).photo for place in self.source.fetched(places))
 
     @cached_property
     def _in_source(self) -> dict[str, int]:
@@ -360,8 +357,6 @@ class Survey:
         return f"Survey({self.settings.network}: {', '.join(facts)})"
 
 
-_TOGETHER = 16
-"""How many photos are fetched at once."""
 _NO_PHOTOS = "the photos are needed, as they were for this survey: pass dataset= to Survey.load"
 _LISTED, _PAIRS = 30, 10
 """Classes in a notebook's table, and pairs of classes in the text."""

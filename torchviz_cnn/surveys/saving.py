@@ -21,6 +21,7 @@ from torch import Tensor
 from torchviz_cnn.core.errors import OutputError, TorchvizWarning, counted
 from torchviz_cnn.core.warn import warn
 from torchviz_cnn.media import render
+from torchviz_cnn.media.datasets.kept import kept as kept_images
 from torchviz_cnn.media.render import Array
 from torchviz_cnn.runs import files
 from torchviz_cnn.runs.folder import ANEW, STATE, ResultFolder
@@ -52,6 +53,7 @@ def identity_of(settings: Settings, **more: Any) -> dict[str, Any]:
 def write(survey: Survey, folder: ResultFolder, kept: Collection[str] = ()) -> None:
     """Write all but the files that are kept into a folder of results that is open; the manifest says last that it is
     finished, and how large each file is."""
+    survey = dataclasses.replace(survey, source=kept_images(survey.source))  # the page and the pictures show the same
     about, tensors = _plain(survey)
     folder.save(RESULT, tensors, about=json.dumps(about))
     written = [f"{RESULT}.safetensors"]

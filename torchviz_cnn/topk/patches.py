@@ -116,7 +116,8 @@ def project_units(
     are not ReLUs.
     """
     projections: list[Tensor] = []
-    inputs = [source.item(image)[0] for image in images]
+    read = {image: source.item(image)[0] for image in source.fetched(sorted(set(images)))}
+    inputs = [read[image] for image in images]
     for _, same in groupby(range(len(inputs)), key=lambda i: (inputs[i].shape, i // _ROWS)):
         part = list(same)
         with (

@@ -133,7 +133,9 @@ class TopActivations:
     def views(self, layer: str, channel: int) -> list[tuple[View, tuple[int, int]]]:
         """Give the photo of each of a channel's units, strongest first, and its row and column in the layer's map."""
         source = self._source()
-        return [(source.view(image), position) for image, position in self._units(layer, channel)]
+        units = self.units(layer, channel)
+        images = source.fetched([image for image, _ in units])
+        return [(source.view(image), position) for image, (_, position) in zip(images, units, strict=True)]
 
     def projections(
         self,
@@ -151,7 +153,7 @@ class TopActivations:
             projection, model, other_activations: as for `project`.
         """
         values = self.project(layer, [channel], projection=projection, model=model, other_activations=other_activations)
-        units = self._units(layer, channel)
+        units = self.units(layer, channel)
         return [
             cut(projection_image(v), self._field(layer, position, (v.shape[1], v.shape[2]), 1.0))
             for v, (_, position) in zip(values[channel], units, strict=True)
@@ -186,7 +188,7 @@ class TopActivations:
         if model is None:
             raise InputError("projections are computed by the model: pass model=, to this or to TopActivations.load")
         values: dict[int, list[Tensor]] = {channel: [] for channel in checks.channel_numbers(channels)}
-        units = [(channel, image, position) for channel in values for image, position in self._units(layer, channel)]
+        units = [(channel, image, position) for channel in values for image, position in self.units(layer, channel)]
         numbers, images, positions = zip(*units, strict=True) if units else ((), (), ())
         options: Any = (projection, other_activations)
         projected = project_units(model, self._source(), layer, images, numbers, positions, *options)
@@ -368,8 +370,8 @@ class TopActivations:
             if not bool(((images == -1) | ((images >= start) & (images < end))).all()):
                 raise ValueError(f"images of {layer} are not among the {end - start} from image {start} on")
 
-    def _units(self, layer: str, channel: int) -> list[tuple[int, tuple[int, int]]]:
-        """Image and position of a channel's units, strongest first."""
+    def units(self, layer: str, channel: int) -> list[tuple[int, tuple[int, int]]]:
+        """List the image of each of a channel's units, strongest first, and its row and column in the layer's map."""
         count = self.channels(layer)
         if not isinstance(channel, (int, np.integer)) or not 0 <= channel < count:
             raise InputError(f"channel {channel} is out of range: layer {layer!r} has {counted(count, 'channel')}")

@@ -100,7 +100,9 @@ def _draw_pages(args: argparse.Namespace, top: tvc.TopActivations) -> None:
     from torchviz_cnn.cli import shared
     from torchviz_cnn.page.choice import note_drawn
     from torchviz_cnn.runs import files
+    from torchviz_cnn.topk.written.drawing import keeping
 
+    top = keeping(top)
     projection = None if args.projection == "none" else args.projection
     options: dict[str, Any] = {"projection": projection, "context": args.context}
     drawn = {layer: args.channels or top.some_channels(layer, args.pages) for layer in top.layers}

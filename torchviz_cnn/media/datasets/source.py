@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -33,6 +33,8 @@ from torchviz_cnn.media.render import Box
 _log = logging.getLogger("torchviz_cnn")
 _IMAGE_KEYS = ("image", "pixel_values", "img", "images", "input", "x")
 _LABEL_KEYS = ("label", "labels", "target", "class", "y")
+_TOGETHER = 16
+"""How many photos are fetched at once, of those that are asked for one by one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +108,12 @@ class ImageSource:
         if isinstance(owner, Photos):
             owner.fetch([owner_of(self.dataset, place)[1] for place in places])
             owner.ahead([owner_of(self.dataset, place)[1] for place in ahead])
+
+    def fetched(self, places: Sequence[int]) -> Iterator[int]:
+        """These places one by one, with what their photos are read from fetched for some of them together."""
+        for first in range(0, len(places), _TOGETHER):
+            self.fetch(places[first : first + _TOGETHER])
+            yield from places[first : first + _TOGETHER]
 
     def items(
         self, places: Sequence[int], ahead: Sequence[int] = ()
@@ -199,8 +207,15 @@ class ImageSource:
     def _stored(self, index: int) -> Any:
         """An item; of a folder of photos, the photo with all its bands."""
         owner, place = owner_of(self.dataset, index)
-        plain = isinstance(owner, Photos) and (owner.preprocess is None or owner.preprocess is self.scaling)
-        return (owner.stored(place), owner.labels[place]) if plain else self.dataset[index]
+        if not isinstance(owner, Photos):
+            return self._read(index)
+        plain = owner.preprocess is None or owner.preprocess is self.scaling
+        return (self._read(index), owner.labels[place]) if plain else self.dataset[index]
+
+    def _read(self, index: int) -> Any:
+        """What the dataset itself reads: a photo with all its bands where it is of the library's own, else an item."""
+        owner, place = owner_of(self.dataset, index)
+        return owner.stored(place) if isinstance(owner, Photos) else self.dataset[index]
 
     def _class(self, label: Any) -> int | None:
         """The class that a label means: a whole number, alone or as an array of one, or the name of a class.
@@ -263,15 +278,14 @@ class ImageSource:
         owner, place = owner_of(self.dataset, index)
         file = _file(owner, place)
         if isinstance(owner, Photos):
-            photo, preprocess = owner.stored(place), owner.preprocess or self.preprocess
+            photo, preprocess = self._read(index), owner.preprocess or self.preprocess
         elif file is not None:
             photo, preprocess = owner.loader(file), getattr(owner, "transform", None) or self.preprocess
         else:
-            photo, preprocess = _parts(self.dataset[index])[0], self.preprocess
+            photo, preprocess = _parts(self._read(index))[0], self.preprocess
         known = preprocess_of_transform(preprocess)
         if _is_photo(photo) and known is not None:
-            picture = picture_of(stored(photo), known)
-            return View(picture, known.seen_box(picture.width, picture.height), known.size)
+            return _seen(photo, known)
         alone = _is_photo(photo) and preprocess is None
         picture = picture_of(stored(photo), None) if alone else self._picture(self.item(index)[0])
         return View(picture, (0.0, 0.0, float(picture.width), float(picture.height)), (picture.height, picture.width))
@@ -352,6 +366,11 @@ def _parts(item: Any) -> tuple[Any, Any]:
             raise InputError("an item of the dataset is empty")
         return item[0], item[1] if len(item) > 1 else None
     return item, None
+
+
+def _seen(photo: Any, known: Preprocess) -> View:
+    picture = picture_of(stored(photo), known)
+    return View(picture, known.seen_box(picture.width, picture.height), known.size)
 
 
 def _is_photo(image: Any) -> bool:

@@ -21,6 +21,7 @@ from torchviz_cnn.runs.encode import Blocks, figure
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
 from torchviz_cnn.topk.patches import Crop, field_on_input, on_photo, projection_image, tile
 from torchviz_cnn.topk.result import KIND, TopActivations
+from torchviz_cnn.topk.written.drawing import keeping, units_by_image
 from torchviz_cnn.topk.written.storing import reachable
 
 SHOWN = 9
@@ -63,6 +64,7 @@ def top_contents(
             f"the top activations are of {', '.join(top.layers[:3])}, ...: none of them is shown; name some of them"
         )
     contents: dict[str, dict[int, dict[str, Any]]] = {layer: {} for layer in shared}
+    top = keeping(top)
     used = _used_for(top, shared, blocks, stage) if top.by == "relevance" else {}
     top = top.activation or top
     for layer, channels in shared.items():
@@ -104,17 +106,12 @@ def _patches(
     """The strongest patches by layer and channel, none without the dataset; every photo is read once."""
     if top.source is None:
         return {}
-    asked: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
-    for layer, channels in wanted.items():
-        for channel in channels:
-            for place, image in enumerate(top.images[layer][channel].tolist()[:SHOWN]):
-                if image >= 0:
-                    asked[image].append((layer, channel, place))
+    asked = units_by_image(top, wanted, SHOWN)
     tiles: dict[tuple[str, int], dict[int, Image.Image]] = defaultdict(dict)
     with stage("patches", len(asked)) as bar:
-        for image, units in sorted(asked.items()):
+        for image in top.source.fetched(list(asked)):
             view = top.source.view(image)
-            for layer, channel, place in units:
+            for layer, channel, place in asked[image]:
                 crop = on_photo(_crop(top, layer, channel, place, view.input_size), view)
                 tiles[layer, channel][place] = tile(view.photo, crop, SIDE)
             bar.update(1)
