@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Subset
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
 
 import torchviz_cnn as tvc
 from tests.media.test_bands import pixels
@@ -145,3 +147,18 @@ def test_a_folder_of_photos_with_four_bands(tmp_path: Path) -> None:
 def test_what_is_no_image_is_refused(item: Any) -> None:
     with pytest.raises(InputError, match=r"item 0 of the dataset is not an image: .*, where \(C, H, W\) is needed"):
         ImageSource([item]).item(0)
+
+
+@pytest.mark.parametrize("how", [PLAIN, None])
+def test_the_frame_of_a_photo_is_that_of_its_view(tmp_path: Path, how: Any) -> None:
+    """torchvision's loader leaves a photo as its camera wrote it; another loader may do what it wants."""
+    turned = Image.Exif()
+    turned[0x112] = 6
+    (tmp_path / "a").mkdir()
+    Image.fromarray(pixels(20, 30, 3)).save(tmp_path / "a" / "0.jpg", exif=turned)
+    steps = None if how is not None else transforms.Compose([transforms.Resize((16, 16)), transforms.ToTensor()])
+    for loader in ({}, {"loader": lambda file: Image.open(file).convert("RGB").resize((50, 10))}):
+        source = ImageSource(ImageFolder(str(tmp_path), steps, **loader), how)
+        view = source.view(0)
+        assert source.frame(0, (16, 16)) == (view.photo.size, view.box)
+    assert ImageSource(tmp_path, PLAIN).frame(0, (16, 16))[0] == (20, 30)

@@ -26,13 +26,15 @@ from torchviz_cnn.media.datasets.shards.patterns import are_shards
 from torchviz_cnn.media.datasets.shards.tar_shards import TarShards
 from torchviz_cnn.media.datasets.subsets import is_subset, owner_of, require_places, whole_of
 from torchviz_cnn.media.decoding import Decode, Jpeg, plain_jpeg, require_fits
-from torchviz_cnn.media.images import Preprocess, size_of
+from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.media.origin import as_photo, input_of, is_photo, picture_of, stored
 from torchviz_cnn.media.render import Box
 
 _log = logging.getLogger("torchviz_cnn")
 _IMAGE_KEYS = ("image", "pixel_values", "img", "images", "input", "x")
 _LABEL_KEYS = ("label", "labels", "target", "class", "y")
+_LOADERS = "torchvision.datasets.folder"
+"""The module of loaders that take photos as they lie in their files, never turned upright."""
 _TOGETHER = 16
 """How many photos are fetched at once, of those that are asked for one by one."""
 
@@ -298,19 +300,19 @@ class ImageSource:
         """
         owner, place = owner_of(self.dataset, index)
         file = None if isinstance(owner, Photos) else _file(owner, place)
-        own = getattr(owner, "preprocess" if isinstance(owner, Photos) else "transform", None)
-        preprocess = preprocess_of_transform(own or self.preprocess)
-        if preprocess is not None and (isinstance(owner, Photos) or file is not None):
-            size = owner.size(place) if file is None else size_of(file)
-            return size, preprocess.seen_box(*size)
-        if (
-            not isinstance(owner, Photos)
-            and file is None
-            and self.preprocess is not None
-            and _is_photo(_parts(self.dataset[index])[0])
-        ):
-            view = self.view(index)
-            return view.photo.size, view.box
+        own = "preprocess" if isinstance(owner, Photos) else "transform" if file is not None else ""
+        known = preprocess_of_transform(getattr(owner, own, None) or self.preprocess)
+        if known is not None and isinstance(owner, Photos):
+            size = owner.size(place)
+            return size, known.seen_box(*size)
+        if known is not None and file is not None and getattr(owner.loader, "__module__", "") == _LOADERS:
+            with Image.open(file) as photo:
+                return photo.size, known.seen_box(*photo.size)
+        if known is not None:
+            photo = _parts(self._read(index))[0] if file is None else owner.loader(file)
+            if _is_photo(photo):
+                view = _seen(photo, known)
+                return view.photo.size, view.box
         height, width = input_size
         return (width, height), (0.0, 0.0, float(width), float(height))
 
