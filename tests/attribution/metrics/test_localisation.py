@@ -12,6 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import torchviz_cnn as tvc
+from tests.media.shards.server import serving
+from tests.media.shards.tars import write_shards
 from torchviz_cnn.attribution.metrics.images import AllImages
 from torchviz_cnn.attribution.metrics.localisation import Masks
 from torchviz_cnn.attribution.metrics.result import Measurement
@@ -245,6 +247,18 @@ def test_a_dataset_of_files_has_masks_of_its_photos(tmp_path: Path) -> None:
     data = Files([tmp_path / "a.png"])
     measured = tvc.metrics.energy_in_mask(network("crop"), data, torch.ones(1, 4, 4), {"a": on_columns(8, 24)})
     assert measured.values.tolist() == pytest.approx([0.25])
+
+
+def test_photos_on_a_server_are_asked_for_together_and_not_again_for_their_masks(tmp_path: Path) -> None:
+    write_shards(tmp_path / "data", 1, 8)  # of 24 x 16 pixels
+    masks = {f"{number:04d}": on_columns(0, 6, 24, 16) for number in range(8)}
+    with serving(tmp_path / "data") as server:
+        shards = tvc.TarShards(f"{server.address}/train-000000.tar", index=tmp_path)
+        shards.prepare()
+        server.requests.clear()
+        measured = tvc.metrics.energy_in_mask(network(), shards, torch.ones(8, 4, 4), masks, batch_size=4)
+        assert measured.values.tolist() == pytest.approx([0.25] * 8)
+        assert len(server.requests) <= 1 + 2  # whether the server gives parts, and one request for each batch
 
 
 # --- masks ------------------------------------------------------------------------------------------------------

@@ -78,6 +78,8 @@ class AllImages:
         """Which of some images can be read, these as a method takes them, and why the others cannot."""
         if isinstance(self.x, Tensor):
             return list(numbers), self.x[list(numbers)], {}
+        if isinstance(self.x, ImageSource):
+            self.x.fetch(numbers)
         read, skipped = {}, {}
         for number in numbers:
             try:

@@ -311,8 +311,8 @@ class Masks:
             return photo.size, origin.box(photo, given.input_size), False
         whole = (0.0, 0.0, float(width), float(height))
         if isinstance(x, ImageSource):
-            view = x.view(number)
-            return view.photo.size, view.box, view.photo.size == (width, height) and view.box == whole
+            size, box = x.frame(number, (height, width))
+            return size, box, size == (width, height) and box == whole
         return (width, height), whole, True
 
     def _name(self, number: int) -> str:
