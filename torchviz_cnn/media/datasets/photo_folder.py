@@ -192,6 +192,15 @@ def without_suffix(name: str) -> str:
     return (path.with_suffix("") if is_picture else path).as_posix()
 
 
+def file_of_item(dataset: Any, index: int) -> str | None:
+    """The file of an item of torchvision's `ImageFolder` and its like."""
+    samples = getattr(dataset, "samples", None)
+    if not callable(getattr(dataset, "loader", None)) or not isinstance(samples, list) or not 0 <= index < len(samples):
+        return None
+    sample = samples[index]
+    return str(sample[0]) if isinstance(sample, (tuple, list)) and isinstance(sample[0], (str, Path)) else None
+
+
 def preprocess_of_transform(transform: Any) -> Preprocess | None:
     """Where on a photo a torchvision transform looks, as a Preprocess; None for one that is not understood.
 

@@ -20,7 +20,7 @@ from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, SkippedWarning, kind_of
 from torchviz_cnn.core.warn import say_once
 from torchviz_cnn.media.bands import colour
-from torchviz_cnn.media.datasets.photo_folder import PhotoFolder, preprocess_of_transform
+from torchviz_cnn.media.datasets.photo_folder import PhotoFolder, file_of_item, preprocess_of_transform
 from torchviz_cnn.media.datasets.photos import Photos
 from torchviz_cnn.media.datasets.shards.patterns import are_shards
 from torchviz_cnn.media.datasets.shards.tar_shards import TarShards
@@ -241,7 +241,7 @@ class ImageSource:
         owner, index = owner_of(self.dataset, index)
         if isinstance(owner, Photos):
             return owner.names[index]
-        file = _file(owner, index)
+        file = file_of_item(owner, index)
         if file is None and isinstance(owner, (list, tuple)):
             item = owner[index]
             photo = item[0] if isinstance(item, (list, tuple)) and item else item
@@ -278,7 +278,7 @@ class ImageSource:
         where nothing says how photos are prepared, the whole photo.
         """
         owner, place = owner_of(self.dataset, index)
-        file = _file(owner, place)
+        file = file_of_item(owner, place)
         if isinstance(owner, Photos):
             photo, preprocess = self._read(index), owner.preprocess or self.preprocess
         elif file is not None:
@@ -299,7 +299,7 @@ class ImageSource:
         known.
         """
         owner, place = owner_of(self.dataset, index)
-        file = None if isinstance(owner, Photos) else _file(owner, place)
+        file = None if isinstance(owner, Photos) else file_of_item(owner, place)
         own = "preprocess" if isinstance(owner, Photos) else "transform" if file is not None else ""
         known = preprocess_of_transform(getattr(owner, own, None) or self.preprocess)
         if known is not None and isinstance(owner, Photos):
@@ -329,7 +329,7 @@ class ImageSource:
         if isinstance(owner, Photos) and owner is self.dataset:
             return owner.listing()
         digest = hashlib.sha256()
-        if _file(owner, 0) is not None and owner is self.dataset:
+        if file_of_item(owner, 0) is not None and owner is self.dataset:
             root = str(getattr(owner, "root", ""))
             for file, *label in owner.samples:
                 digest.update(f"{str(file).removeprefix(root)} {label}\n".encode())
@@ -394,12 +394,3 @@ def _reads_together(dataset: Any) -> bool:
         (kind for kind in type(dataset).__mro__ if {"__getitem__", "__getitems__"} & vars(kind).keys()), object
     )
     return "__getitems__" in vars(first) and (not is_subset(dataset) or _reads_together(dataset.dataset))
-
-
-def _file(dataset: Any, index: int) -> str | None:
-    """The file of an item of torchvision's `ImageFolder` and its like."""
-    samples = getattr(dataset, "samples", None)
-    if not callable(getattr(dataset, "loader", None)) or not isinstance(samples, list) or not 0 <= index < len(samples):
-        return None
-    sample = samples[index]
-    return str(sample[0]) if isinstance(sample, (tuple, list)) and isinstance(sample[0], (str, Path)) else None
