@@ -233,7 +233,7 @@ def test_the_device_is_a_gpu_where_there_is_one(
     [
         *("predict photo.png", "cam photo.png", "saliency photo.png", "occlusion photo.png", "report photo.png"),
         *("activations photo.png", "deconvnet photo.png", "filters", "layers", "top .", "survey .", "merge none"),
-        *("trust .", "cam photo.png --target clinet:second", "predict photo.png --output heads.0 --model clinet:pair"),
+        *("trust .", "predict photo.png --output heads.0 --model clinet:pair"),
     ],
 )
 def test_names_of_another_number_of_classes_are_refused_in_one_line_before_the_work(
@@ -244,6 +244,41 @@ def test_names_of_another_number_of_classes_are_refused_in_one_line_before_the_w
     (line,) = capsys.readouterr().err.splitlines()
     assert "error: four.txt has 4 class names, and clinet:" in line
     assert line.endswith("gives 3 scores: give a name for each, in the order of the scores")
+
+
+@pytest.mark.parametrize("command", ["predict", "cam", "saliency"])
+def test_names_are_taken_where_a_blank_photo_cannot_tell_how_many_there_are(
+    here: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The network takes photos with contrast only, or more bands than its first convolution."""
+    Path("names.txt").write_text("alpha\nbeta\ngamma")
+    with Path("clinet.py").open("a") as file:
+        file.write(
+            "class Contrast(nn.Module):\n"
+            "    def __init__(self):\n"
+            "        super().__init__()\n"
+            "        self.net, self.grey = net(), nn.Conv2d(1, 3, 1)\n"
+            "    def forward(self, x):\n"
+            "        red, _, _ = x.unbind(1)\n"
+            "        if red.std() == 0: raise ValueError('no contrast')\n"
+            "        return self.net(self.grey(red[:, None]))\n"
+            "class Deep(nn.Module):\n"
+            "    def __init__(self):\n"
+            "        super().__init__()\n"
+            "        self.first, self.net = nn.Conv2d(12, 3, 1), net()\n"
+            "    def forward(self, x):\n"
+            "        return self.net(self.first(nn.functional.pixel_unshuffle(x, 2)))\n"
+        )
+    for model in ("clinet:Contrast", "clinet:Deep"):
+        assert main([command, "photo.png", "--model", model, *PREPARED, "--labels", "names.txt"]) == 0
+        assert re.search(r"\b(alpha|beta|gamma)\b", capsys.readouterr().out)
+
+
+def test_values_of_a_function_need_no_names(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("four.txt").write_text("a\nb\nc\nd\n")
+    call = ["cam", "photo.png", *PLAIN, *PREPARED, "--target", "clinet:second", "--labels", "four.txt"]
+    assert main(call) == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("model", "names"), [("clinet:binary", "ab"), ("clinet:net", "abc"), ("clinet:four", "abc")])

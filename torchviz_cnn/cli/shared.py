@@ -22,7 +22,6 @@ from torchviz_cnn.core.errors import (
     ImageError,
     InputError,
     TargetError,
-    TorchvizError,
     counted,
     kind_of,
 )
@@ -44,7 +43,7 @@ _PREPARING = ("geometry", "input_size", "resize", "mean", "std")
 
 def asked_target(net: tvc.Network, given: list[str] | None) -> tuple[Any, list[str]]:
     """The indices of the classes that were asked for, or a function, or None; and what they are called."""
-    functions = [one for one in given or () if ":" in one and one not in (net.categories or ())]
+    functions = _functions(net, given)
     if not functions:
         classes = [net.class_index(one) for one in given or ()]
         return classes or None, [net.category(index) for index in classes]
@@ -54,6 +53,11 @@ def asked_target(net: tvc.Network, given: list[str] | None) -> tuple[Any, list[s
     if not callable(function):
         raise TargetError(f"{functions[0]!r} is {kind_of(function)}, not a function of the model's output")
     return function, [functions[0].rpartition(":")[2]]
+
+
+def _functions(net: tvc.Network, given: Sequence[str] | None) -> list[str]:
+    """Which of some targets are functions in modules, rather than classes."""
+    return [one for one in given or () if ":" in one and one not in (net.categories or ())]
 
 
 def network(args: argparse.Namespace, verbose: bool = True) -> tvc.Network:
@@ -103,13 +107,16 @@ def _require_photos(net: tvc.Network) -> None:
 def _require_names(args: argparse.Namespace, net: tvc.Network) -> None:
     """Raise InputError, before any photo is read, where --labels has another number of names than there are scores.
 
-    A photo of zeros tells how many there are; where it gives no scores, the command says what it needs of the network.
+    A photo of zeros tells how many there are. Where it gives no scores, photos tell it later, in a warning, or the
+    command says what it needs of the network. A function's values have no names.
     """
+    if _functions(net, getattr(args, "target", None)):
+        return
     try:
         x = torch.zeros(1, input_channels(net.model), *net.input_size)
         x = x.to(next(net.model.parameters(), x))
         scores = tvc.predict(replace(net, categories=None), x, output=getattr(args, "output", None)).shape[1]
-    except TorchvizError:
+    except Exception:  # whatever the network raises for zeros, or for another number of bands than it takes
         return
     names = len(net.categories or ())
     if names != scores and (names, scores) != (2, 1):
