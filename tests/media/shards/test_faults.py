@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -149,7 +150,9 @@ def test_a_server_that_goes_on_failing_ends_the_run_and_it_goes_on(
     shards = shards_of(server, timeout=0.2, retries=1)
     assert len(shards) == 24
     server.faults, server.always = [""] * 3, fault
-    with pytest.raises(InputError, match=rf"train-00000\d\.tar cannot be read \(.*({words}).*the same call goes on"):
+    with pytest.raises(
+        InputError, match=rf"train-00000\d\.tar cannot be read \(.*({words}).*a run with out= then goes on"
+    ):
         tvc.top_activations(NET, shards, out=tmp_path / "top", **known)
     server.always = None
     top = tvc.top_activations(NET, shards_of(server), out=tmp_path / "top", **known)
@@ -246,8 +249,11 @@ def test_a_result_is_read_and_merged_without_its_server(
             assert loaded.names == top.names
             assert torch.equal(loaded.values["0"], top.values["0"])
             assert loaded.save(tmp_path / f"again {id(loaded)}").is_dir()
-    with pytest.raises(ShardError, match=r"train-00000\d\.tar cannot be read"):
+    words = r"train-00000\d\.tar cannot be read \(.*\); try again when its server answers"
+    with pytest.raises(ShardError, match=words):
         tvc.TopActivations.load(folder).patches("0", 0)
+    with pytest.raises(ShardError, match=words):
+        tvc.TopActivations.load(folder).page("0", [0])
 
 
 def test_a_result_whose_server_comes_back_has_its_photos(server: Server, tmp_path: Path) -> None:
@@ -276,9 +282,10 @@ def test_pages_go_on_without_a_server_that_is_gone(
 
     assert main(["merge", str(lonely[0]), "--out", str(tmp_path / "merged")]) == 0
     said = capsys.readouterr()
-    assert "no pages are drawn" in said.out
-    words = "warning: the photos of the top activations are left out: http"
-    assert said.err.count(words) == said.err.count("\n") == 1
+    assert said.out.count("no pages are drawn") == 1
+    assert re.search(r"no pages are drawn, as http.*train-00000\d\.tar cannot be read \(", said.out)
+    assert "not where the runs had them" not in said.out
+    assert said.err == ""
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     net = tvc.Network(nn.Sequential(*NET, *head), PLAIN)
     loaded = dataclasses.replace(tvc.TopActivations.load(lonely[0]), model=None)

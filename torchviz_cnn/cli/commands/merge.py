@@ -38,22 +38,28 @@ def run(args: argparse.Namespace) -> None:
     Pages show projections where --model names the network.
     """
     from torchviz_cnn.cli import shared
-    from torchviz_cnn.topk.written.storing import reachable
 
     others = [name for name in _OF_NETWORK if getattr(args, name) is not None]
     if args.model is None and others:
         raise InputError(f"{arguments.option(others[0])} is of a network, and none is given: name it with --model")
     net = None if args.model is None else shared.network(args)
     merged = tvc.merge(*args.folders, out=args.out, model=net)
-    if args.pages or args.channels:
-        merged = reachable(merged)
-    if merged.source is None and (args.pages or args.channels):
-        shared.say(
-            "no pages are drawn, as the photos or the index of shards are not where the runs had them, or have changed"
-        )
+    if (args.pages or args.channels) and (reason := _why_no_pages(merged)) is not None:
+        shared.say(f"no pages are drawn, as {reason}")
         args.pages, args.channels = 0, None
     top.report(args, merged)
     args.skipped += merged.skipped.values()
+
+
+def _why_no_pages(merged: tvc.TopActivations) -> str | None:
+    """Why the photos of a result cannot be read; None where they can."""
+    if merged.source is None:
+        return "the photos or the index of shards are not where the runs had them, or have changed"
+    try:
+        merged.source.prepare(None)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 COMMAND = arguments.Command(

@@ -125,8 +125,8 @@ class Files:
                 time.sleep(waits[attempt])
         place = next(place for place in range(len(ask)) if place not in answers)
         raise ShardError(
-            f"{paths[place]} cannot be read ({reasons[place]}; asked {counted(self.retries + 1, 'time')}); of a run "
-            "that ends here, the same call goes on with what was saved"
+            f"{paths[place]} cannot be read ({reasons[place]}; asked {counted(self.retries + 1, 'time')}); "
+            "try again when its server answers: a run with out= then goes on with what it saved"
         )
 
     def _together(self, ask: Sequence[Callable[[], Any]]) -> list[Any]:
