@@ -149,3 +149,23 @@ def test_over_a_network_photos_are_asked_for_together_and_once(tmp_path: Path) -
                 source.item(index)
                 source.view(index)
     assert len(server.requests) <= 1 + 2  # whether the server gives parts, and one request for each shard
+
+
+def test_what_is_kept_of_an_image_is_no_reason_to_leave_out_what_is_asked_for_next(tmp_path: Path) -> None:
+    write_shards(tmp_path / "data", 1, 12)
+    with serving(tmp_path / "data") as server:
+        shards = tvc.TarShards(f"{server.address}/train-000000.tar", index=tmp_path, preprocess=SMALL)
+        shards.prepare()
+        source = KeptImages(ImageSource(shards))
+        for index in source.fetched(range(4), inputs=False, views=True):
+            source.view(index)
+        for index in source.fetched(range(8, 12)):
+            source.item(index)
+        for inputs, views, requests in ((True, False, 1), (False, True, 1), (True, True, 0)):
+            server.requests.clear()
+            for index in source.fetched(range(12), inputs=inputs, views=views):
+                if inputs:
+                    source.item(index)
+                if views:
+                    source.view(index)
+            assert len(server.requests) == requests

@@ -15,6 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import torchviz_cnn as tvc
+from tests.media.shards.server import serving
+from tests.media.shards.tars import write_shards
 from tests.networks import vgg_like
 from tests.page.test_report import Page, network, photos
 from torchviz_cnn.ascent.atlas import Atlas, filter_atlas
@@ -143,7 +145,7 @@ def dataset(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("by", ["activation", "relevance"])
-def test_each_photo_of_a_dataset_is_read_once_for_patches_and_once_for_projections(
+def test_each_photo_of_a_dataset_is_read_once_for_patches_and_projections(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: Any
 ) -> None:
     net, read = network(vgg_like()), list[str]()
@@ -161,7 +163,28 @@ def test_each_photo_of_a_dataset_is_read_once_for_patches_and_once_for_projectio
     shown = [of for layer in page.data["layers"] for of in layer["top"].values()]
     assert shown
     assert all(of["projections"] is not None for of in shown)
-    assert max(read.count(name) for name in read) <= 2
+    assert max(read.count(name) for name in read) == 1
+
+
+@pytest.mark.parametrize("by", ["activation", "relevance"])
+@pytest.mark.parametrize(("budget", "projected"), [(0.0, False), (None, True)])
+def test_a_report_asks_a_server_together_and_once_for_what_it_shows(
+    tmp_path: Path, budget: float | None, projected: bool, by: Any
+) -> None:
+    write_shards(tmp_path / "data", 2, 12)
+    net, layer = network(vgg_like()), "features.2"
+    with serving(tmp_path / "data") as server:
+        shards = tvc.TarShards(f"{server.address}/train-{{000000..000001}}.tar", index=tmp_path)
+        top = tvc.top_activations(net.model, shards, layer, 9, preprocess=net.preprocess, workers=0, by=by)
+        server.requests.clear()
+        page = Page(tvc.report(net, photos(1), tmp_path / "page", layers=[layer], k=4, top=top, budget=budget))
+    shown = [of for layer in page.data["layers"] for of in layer["top"].values()]
+    assert shown
+    assert all(of["patches"] is not None and (of["projections"] is not None) == projected for of in shown)
+    images = {image for one in (top, top.activation or top) for c in range(4) for image, _ in one.units(layer, c)}
+    assert len(images) > 9
+    # Groups of 16 photos, each of two shards at most, for what excites channels and for what they are used for.
+    assert len(server.requests) <= 2 * 2 * (1 if by == "activation" else 2)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from torchviz_cnn.core.errors import InputError, counted, did_you_mean
+from torchviz_cnn.media.datasets.kept import kept
 from torchviz_cnn.media.datasets.photos import Photos
 from torchviz_cnn.media.datasets.source import ImageSource
 from torchviz_cnn.media.notebook import tables
@@ -280,11 +281,12 @@ class Survey:
         """Read photos as `photo` does, some at a time together, which over a network is quicker."""
         for name in names:
             self.place(name)
-        if self.source is None:
+        source = kept(self.source)
+        if source is None:
             raise InputError(_NO_PHOTOS)
         known: dict[str, int] = self._in_source
         places = [known[name] for name in names]
-        yield from (self.source.view(place).photo for place in self.source.fetched(places))
+        yield from (source.view(place).photo for place in source.fetched(places, inputs=False, views=True))
 
     @cached_property
     def _in_source(self) -> dict[str, int]:

@@ -19,6 +19,7 @@ from torchviz_cnn.core.errors import InputError, LayerError, OutputError, counte
 from torchviz_cnn.hooks.network import Model, Network, module_of
 from torchviz_cnn.hooks.relu_rules import OtherActivations
 from torchviz_cnn.layers.receptive_field import ReceptiveField
+from torchviz_cnn.media.datasets.kept import kept
 from torchviz_cnn.media.datasets.source import ImageSource, View
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.media.notebook import pictures
@@ -132,9 +133,9 @@ class TopActivations:
 
     def views(self, layer: str, channel: int) -> list[tuple[View, tuple[int, int]]]:
         """Give the photo of each of a channel's units, strongest first, and its row and column in the layer's map."""
-        source = self._source()
+        source = kept(self._source())
         units = self.units(layer, channel)
-        images = source.fetched([image for image, _ in units])
+        images = source.fetched([image for image, _ in units], inputs=False, views=True)
         return [(source.view(image), position) for image, (_, position) in zip(images, units, strict=True)]
 
     def projections(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 from torch import Tensor
@@ -14,6 +14,8 @@ LIMIT = 1 << 27
 """How many bytes of inputs are kept, and of photos."""
 _PIXEL = 4
 """Bytes of a pixel of an RGB picture in Pillow's memory."""
+_TOGETHER = 16
+"""How many photos are fetched at once, of those that are asked for one by one."""
 
 T = TypeVar("T")
 
@@ -60,11 +62,22 @@ class KeptImages(ImageSource):
             self._views.add(index, view, view.photo.width * view.photo.height * _PIXEL)
         return view
 
-    def fetch(self, places: Sequence[int], ahead: Sequence[int] = ()) -> None:
-        """Get what several images are read from, but for those of which something is kept."""
-        missing = [place for place in places if place not in self._inputs and place not in self._views]
+    def fetch(
+        self, places: Sequence[int], ahead: Sequence[int] = (), *, inputs: bool = True, views: bool = False
+    ) -> None:
+        """Get what several images are read from, but for those of which all that is asked for next is kept: their
+        inputs, their photos, or both."""
+        missing = [
+            place for place in places if (inputs and place not in self._inputs) or (views and place not in self._views)
+        ]
         if missing:
             super().fetch(missing, ahead)
+
+    def fetched(self, places: Sequence[int], *, inputs: bool = True, views: bool = False) -> Iterator[int]:
+        """These places one by one, with what is asked for next fetched for some of them together, as `fetch` does."""
+        for first in range(0, len(places), _TOGETHER):
+            self.fetch(places[first : first + _TOGETHER], inputs=inputs, views=views)
+            yield from places[first : first + _TOGETHER]
 
     def _read(self, index: int) -> Any:
         if self._last is None or self._last[0] != index:

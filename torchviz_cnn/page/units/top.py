@@ -16,6 +16,7 @@ from torchviz_cnn.core.errors import InputError, LayerError, kind_of
 from torchviz_cnn.core.names import unwrap
 from torchviz_cnn.hooks.network import Network
 from torchviz_cnn.media import render
+from torchviz_cnn.media.datasets.kept import kept
 from torchviz_cnn.page.units.patterns import Wanted, in_turn
 from torchviz_cnn.runs.encode import Blocks, figure
 from torchviz_cnn.runs.folder import ResultFolder, model_checksum
@@ -65,14 +66,14 @@ def top_contents(
         )
     contents: dict[str, dict[int, dict[str, Any]]] = {layer: {} for layer in shared}
     top = keeping(top)
-    used = _used_for(top, shared, blocks, stage) if top.by == "relevance" else {}
-    top = top.activation or top
+    by_relevance, top = top if top.by == "relevance" else None, top.activation or top
+    patches = _patches(top, shared, stage, with_inputs=time.monotonic() < until)
+    used = {} if by_relevance is None else _used_for(by_relevance, shared, blocks, stage)
     for layer, channels in shared.items():
         for c in channels:
             values, statistics = [figure(v) for v in top.values[layer][c][:SHOWN]], _statistics(top, layer, c)
             contents[layer][c] = {"values": values, "statistics": statistics, "patches": None, "projections": None}
             contents[layer][c]["used"] = used.get((layer, c))
-    patches = _patches(top, shared, stage)
     for (layer, c), row in patches.items():
         contents[layer][c]["patches"] = blocks.picture(_row(row), quality=72)
     drawn = {layer: [c for c in channels if (layer, c) in patches] for layer, channels in shared.items()}
@@ -101,16 +102,22 @@ def _used_for(
 
 
 def _patches(
-    top: TopActivations, wanted: Wanted, stage: Callable[[str, int], Any]
+    top: TopActivations, wanted: Wanted, stage: Callable[[str, int], Any], with_inputs: bool = False
 ) -> dict[tuple[str, int], list[Image.Image]]:
-    """The strongest patches by layer and channel, none without the dataset; every photo is read once."""
-    if top.source is None:
+    """The strongest patches by layer and channel, none without the dataset; every photo is read once.
+
+    `with_inputs`: inputs are kept too, as projections ask for them next.
+    """
+    source = kept(top.source)
+    if source is None:
         return {}
     asked = units_by_image(top, wanted, SHOWN)
     tiles: dict[tuple[str, int], dict[int, Image.Image]] = defaultdict(dict)
     with stage("patches", len(asked)) as bar:
-        for image in top.source.fetched(list(asked)):
-            view = top.source.view(image)
+        for image in source.fetched(list(asked), inputs=with_inputs, views=True):
+            if with_inputs:
+                source.item(image)
+            view = source.view(image)
             for layer, channel, place in asked[image]:
                 crop = on_photo(_crop(top, layer, channel, place, view.input_size), view)
                 tiles[layer, channel][place] = tile(view.photo, crop, SIDE)

@@ -80,9 +80,9 @@ def _patches(
 
     `with_inputs`: inputs are kept too, as projections ask for them next.
     """
-    source, units = top._source(), units_by_image(top, {layer: channels})
+    source, units = kept(top._source()), units_by_image(top, {layer: channels})
     drawn: dict[int, dict[int, tuple[Image.Image, Crop]]] = {channel: {} for channel in channels}
-    for image in source.fetched(list(units)):
+    for image in source.fetched(list(units), inputs=with_inputs, views=True):
         if with_inputs:
             source.item(image)
         view = source.view(image)
