@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
+from torchvision.datasets import ImageFolder
 
 import torchviz_cnn as tvc
 from tests import networks
@@ -222,20 +223,14 @@ def test_a_network_of_other_activations_has_patches_and_says_why_no_projections(
     assert top.grid("2", 0, other_activations="plain").width > 0
 
 
-class Transformed:
-    """An `ImageFolder` in miniature."""
+class Transformed(ImageFolder):  # type: ignore[misc]
+    """torchvision's `ImageFolder` of the photos of one folder."""
 
     def __init__(self, folder: Path, transform: Any) -> None:
         self.samples = [(str(path), 0) for path in sorted(folder.iterdir())]
         self.loader = lambda path: Image.open(path).convert("RGB")
-        self.transform = transform
+        self.transform, self.target_transform = transform, None
         self.classes = ["only"]
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        return self.transform(self.loader(self.samples[index][0])), 0  # type: ignore[no-untyped-call]
 
 
 def test_torchvision_datasets_and_their_transforms(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ CORNER_AREA = 0.16
 def relative_name(source: ImageSource, index: int) -> str:
     """The path of a photo below the folder of its dataset, with `/`; the name of an item that is no file."""
     name, root = source.name(index), source.root
-    below = root is not None and not isinstance(source.dataset, Photos)
+    below = root is not None and not isinstance(source.dataset, Photos) and name != f"image {index}"
     return (os.path.relpath(os.path.abspath(name), root) if below else name).replace(os.sep, "/")
 
 

@@ -25,6 +25,7 @@ from torchviz_cnn.evaluation.classes import Matches, Truth, given_classes, match
 from torchviz_cnn.hooks.inputs import Output
 from torchviz_cnn.hooks.network import Model, Network, category_name, module_of
 from torchviz_cnn.layers.defaults import input_channels
+from torchviz_cnn.media.datasets.givers import gives_stored
 from torchviz_cnn.media.datasets.photos import Photos
 from torchviz_cnn.media.datasets.shards.tar_shards import TarShards
 from torchviz_cnn.media.datasets.source import ImageSource
@@ -230,7 +231,7 @@ def _classes(net: Model, source: ImageSource, truth: Truth, outputs: int, label:
     if isinstance(truth, str) and truth == "none":
         return Classes(), Matches({}, "no labels were asked for")
     if truth is not None:
-        own = source.dataset.names if isinstance(source.dataset, Photos) else None
+        own = source.dataset.names if gives_stored(source.dataset) else None
         names = [relative_name(source, index) for index in range(len(source))] if own is None else own
         given = given_classes(names, truth)
         matches = matched(net, given, outputs, _NO_LABELS)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.datasets import ImageFolder
 
 import torchviz_cnn as tvc
 from tests.media.shards.server import serving
@@ -227,19 +228,14 @@ def test_masks_of_tensors_have_the_size_of_the_input() -> None:
         tvc.metrics.energy_in_mask(network(), images(), torch.ones(1, 4, 4), square(size=(64, 64)))
 
 
-class Files:
-    """Stands for torchvision's ImageFolder: its items are inputs, and it tells which files they are of."""
+class Files(ImageFolder):  # type: ignore[misc]
+    """torchvision's ImageFolder of files in no folder for each class: its items are inputs."""
 
     def __init__(self, files: list[Path]) -> None:
         self.samples = [(str(file), 0) for file in files]
         self.loader = tvc.read_image
         self.transform = tvc.Preprocess((SIDE, SIDE), "crop", SIDE, mean=(0, 0, 0), std=(1, 1, 1))
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(self.loader(self.samples[index][0])), 0
+        self.target_transform = None
 
 
 def test_a_dataset_of_files_has_masks_of_its_photos(tmp_path: Path) -> None:

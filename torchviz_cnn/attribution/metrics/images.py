@@ -13,6 +13,7 @@ from torch import Tensor
 from torchviz_cnn.core.errors import ImageError, InputError
 from torchviz_cnn.hooks.inputs import several_inputs
 from torchviz_cnn.hooks.network import Model, preprocess_of
+from torchviz_cnn.media.datasets.givers import gives_stored
 from torchviz_cnn.media.datasets.photo_folder import PhotoFolder
 from torchviz_cnn.media.datasets.shards.patterns import are_shards
 from torchviz_cnn.media.datasets.shards.tar_shards import TarShards
@@ -41,7 +42,7 @@ class AllImages:
         self.labels: Sequence[int] | None = None
         """The class of each photo of a folder with a folder for each class, as an index into `categories`."""
         self.categories: tuple[str, ...] = ()
-        if isinstance(x, PhotoFolder) and x.preprocess is None:
+        if gives_stored(x) and isinstance(x, PhotoFolder) and x.preprocess is None:
             self.categories, self.labels = x.categories, x.labels if x.categories else None
             names, x, self._folder = tuple(x.names), [x.path / name for name in x.names], True
         elif isinstance(x, Tensor) and not is_photo(x):

@@ -16,7 +16,7 @@ from torchviz_cnn.core.errors import ImageError, InputError, counted
 from torchviz_cnn.media.bands import Pixels
 from torchviz_cnn.media.datasets.names import in_order
 from torchviz_cnn.media.datasets.photos import Photos
-from torchviz_cnn.media.images import Preprocess, read_image, read_stored, require_file, size_of
+from torchviz_cnn.media.images import Preprocess, read_stored, require_file, size_of
 
 
 class PhotoFolder(Photos):
@@ -49,10 +49,6 @@ class PhotoFolder(Photos):
     def root(self) -> str:
         """The folder, as an absolute path."""
         return str(self.path.resolve())
-
-    def photo(self, index: int) -> Image.Image:
-        """The photo itself, upright and RGB. Raises ImageError, with its name, where it cannot be read."""
-        return read_image(self.path / self.names[index])
 
     def stored(self, index: int) -> Pixels:
         """The photo with the depth and the bands of its file."""
@@ -193,9 +189,11 @@ def without_suffix(name: str) -> str:
 
 
 def file_of_item(dataset: Any, index: int) -> str | None:
-    """The file of an item of torchvision's `ImageFolder` and its like."""
+    """The file that an item is of, as the `samples` of torchvision's `ImageFolder` and its like tell, one for each."""
     samples = getattr(dataset, "samples", None)
-    if not callable(getattr(dataset, "loader", None)) or not isinstance(samples, list) or not 0 <= index < len(samples):
+    if not callable(getattr(dataset, "loader", None)) or not isinstance(samples, list):
+        return None
+    if not hasattr(dataset, "__len__") or len(samples) != len(dataset) or not -len(samples) <= index < len(samples):
         return None
     sample = samples[index]
     return str(sample[0]) if isinstance(sample, (tuple, list)) and isinstance(sample[0], (str, Path)) else None

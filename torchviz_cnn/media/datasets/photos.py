@@ -45,6 +45,10 @@ class Photos(Dataset[tuple[Any, int]], ABC):
         item = self.photo(index) if self.preprocess is None else input_of(self.stored(index), self.preprocess)
         return item, int(self.labels[index])
 
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, int]]:
+        self.fetch(indices)
+        return [self[index] for index in indices]
+
     def photo(self, index: int) -> Image.Image:
         """The photo, upright and RGB. Raises ImageError, with its name, where it cannot be read."""
         stored = self.stored(index)

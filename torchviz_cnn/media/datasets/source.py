@@ -20,11 +20,12 @@ from torchviz_cnn.core import checks
 from torchviz_cnn.core.errors import InputError, SkippedWarning, kind_of
 from torchviz_cnn.core.warn import say_once
 from torchviz_cnn.media.bands import colour
+from torchviz_cnn.media.datasets.givers import TORCHVISION, gives_files, gives_stored, gives_together
 from torchviz_cnn.media.datasets.photo_folder import PhotoFolder, file_of_item, preprocess_of_transform
 from torchviz_cnn.media.datasets.photos import Photos
 from torchviz_cnn.media.datasets.shards.patterns import are_shards
 from torchviz_cnn.media.datasets.shards.tar_shards import TarShards
-from torchviz_cnn.media.datasets.subsets import is_subset, owner_of, require_places, whole_of
+from torchviz_cnn.media.datasets.subsets import owner_of, photos_within, require_places, whole_of
 from torchviz_cnn.media.decoding import Decode, Jpeg, plain_jpeg, require_fits
 from torchviz_cnn.media.images import Preprocess
 from torchviz_cnn.media.origin import as_photo, input_of, is_photo, picture_of, stored
@@ -33,8 +34,6 @@ from torchviz_cnn.media.render import Box
 _log = logging.getLogger("torchviz_cnn")
 _IMAGE_KEYS = ("image", "pixel_values", "img", "images", "input", "x")
 _LABEL_KEYS = ("label", "labels", "target", "class", "y")
-_LOADERS = "torchvision.datasets.folder"
-"""The module of loaders that take photos as they lie in their files, never turned upright."""
 _TOGETHER = 16
 """How many photos are fetched at once, of those that are asked for one by one."""
 
@@ -85,7 +84,7 @@ class ImageSource:
         if decode == "cuda":
             require_fits(self.scaling)
             owner, _ = owner_of(dataset, 0)
-            if not isinstance(owner, Photos) or type(owner).encoded is Photos.encoded:
+            if not gives_stored(owner) or type(owner).encoded is Photos.encoded:
                 raise InputError(f"decode='cuda' reads files, as of a folder of photos, not items of {kind_of(owner)}")
 
     def __len__(self) -> int:
@@ -98,16 +97,16 @@ class ImageSource:
 
     def prepare(self, folder: str | os.PathLike[str] | None, *, progress: bool = False) -> Path | None:
         """Get ready to read photos, as `Photos.prepare` says, with what is kept for that in a folder."""
-        whole = whole_of(self.dataset)
+        photos = photos_within(self.dataset)
         place = None if folder is None else checks.path("out", folder)
-        kept = whole.prepare(place, progress=progress) if isinstance(whole, Photos) else None
+        kept = None if photos is None else photos.prepare(place, progress=progress)
         require_places(self.dataset)
         return kept
 
     def fetch(self, places: Sequence[int], ahead: Sequence[int] = ()) -> None:
         """Get all that several photos are read from, and begin with that of those that are asked for `ahead`."""
         owner, _ = owner_of(self.dataset, 0)
-        if isinstance(owner, Photos):
+        if gives_stored(owner):
             owner.fetch([owner_of(self.dataset, place)[1] for place in places])
             owner.ahead([owner_of(self.dataset, place)[1] for place in ahead])
 
@@ -145,13 +144,13 @@ class ImageSource:
     def scaling(self) -> Preprocess | None:
         """What scales photos that come in 8 bits; None where they are prepared in another way."""
         owner, _ = owner_of(self.dataset, 0)
-        own = getattr(owner, "preprocess", None) if isinstance(owner, Photos) else None
+        own = owner.preprocess if gives_stored(owner) else None
         preprocess = own if type(own) is Preprocess else self.preprocess
         return preprocess if type(preprocess) is Preprocess else None
 
     def _together(self, places: Sequence[int]) -> Sequence[Any] | None:
         """Items that the dataset reads in one call; None where it has no such call, or that fails."""
-        if isinstance(owner_of(self.dataset, 0)[0], Photos) or not _reads_together(self.dataset):
+        if gives_stored(owner_of(self.dataset, 0)[0]) or not gives_together(self.dataset):
             return None
         try:
             several = self.dataset.__getitems__(list(places))
@@ -209,15 +208,15 @@ class ImageSource:
     def _stored(self, index: int) -> Any:
         """An item; of a folder of photos, the photo with all its bands."""
         owner, place = owner_of(self.dataset, index)
-        if not isinstance(owner, Photos):
+        if not gives_stored(owner):
             return self._read(index)
         plain = owner.preprocess is None or owner.preprocess is self.scaling
         return (self._read(index), owner.labels[place]) if plain else self.dataset[index]
 
     def _read(self, index: int) -> Any:
-        """What the dataset itself reads: a photo with all its bands where it is of the library's own, else an item."""
+        """What the dataset itself reads: a photo with all its bands where the library's own give it, else an item."""
         owner, place = owner_of(self.dataset, index)
-        return owner.stored(place) if isinstance(owner, Photos) else self.dataset[index]
+        return owner.stored(place) if gives_stored(owner) else self.dataset[index]
 
     def _class(self, label: Any) -> int | None:
         """The class that a label means: a whole number, alone or as an array of one, or the name of a class.
@@ -239,14 +238,15 @@ class ImageSource:
     def name(self, index: int) -> str:
         """What an item is called: its file's path where it comes from one or is one, else its number."""
         owner, index = owner_of(self.dataset, index)
-        if isinstance(owner, Photos):
+        if isinstance(owner, Photos) and len(owner) == len(owner.names):
             return owner.names[index]
         file = file_of_item(owner, index)
         if file is None and isinstance(owner, (list, tuple)):
             item = owner[index]
             photo = item[0] if isinstance(item, (list, tuple)) and item else item
             file = str(photo) if isinstance(photo, (str, Path)) else None
-        return file if file is not None else f"image {index}"
+        number = index + len(owner) if index < 0 and hasattr(owner, "__len__") else index
+        return file if file is not None else f"image {number}"
 
     @property
     def root(self) -> str | None:
@@ -278,11 +278,11 @@ class ImageSource:
         where nothing says how photos are prepared, the whole photo.
         """
         owner, place = owner_of(self.dataset, index)
-        file = file_of_item(owner, place)
-        if isinstance(owner, Photos):
+        file = file_of_item(owner, place) if gives_files(owner) else None
+        if gives_stored(owner):
             photo, preprocess = self._read(index), owner.preprocess or self.preprocess
         elif file is not None:
-            photo, preprocess = owner.loader(file), getattr(owner, "transform", None) or self.preprocess
+            photo, preprocess = owner.loader(file), owner.transform or self.preprocess
         else:
             photo, preprocess = _parts(self._read(index))[0], self.preprocess
         known = preprocess_of_transform(preprocess)
@@ -299,13 +299,13 @@ class ImageSource:
         known.
         """
         owner, place = owner_of(self.dataset, index)
-        file = None if isinstance(owner, Photos) else file_of_item(owner, place)
-        own = "preprocess" if isinstance(owner, Photos) else "transform" if file is not None else ""
-        known = preprocess_of_transform(getattr(owner, own, None) or self.preprocess)
-        if known is not None and isinstance(owner, Photos):
+        file = file_of_item(owner, place) if gives_files(owner) else None
+        own = owner.preprocess if gives_stored(owner) else None if file is None else owner.transform
+        known = preprocess_of_transform(own or self.preprocess)
+        if known is not None and gives_stored(owner):
             size = owner.size(place)
             return size, known.seen_box(*size)
-        if known is not None and file is not None and getattr(owner.loader, "__module__", "") == _LOADERS:
+        if known is not None and file is not None and getattr(owner.loader, "__module__", "") == TORCHVISION:
             with Image.open(file) as photo:
                 return photo.size, known.seen_box(*photo.size)
         if known is not None:
@@ -326,9 +326,11 @@ class ImageSource:
         """What identifies the dataset: how many images, and a checksum over their names and sizes or, of tensors, over
         some of their values."""
         owner, _ = owner_of(self.dataset, 0)
-        if isinstance(owner, Photos) and owner is self.dataset:
+        if gives_stored(owner) and owner is self.dataset:
             return owner.listing()
         digest = hashlib.sha256()
+        if isinstance(owner, Photos) and owner is self.dataset:
+            digest.update(f"{owner.listing()['checksum']}\n".encode())
         if file_of_item(owner, 0) is not None and owner is self.dataset:
             root = str(getattr(owner, "root", ""))
             for file, *label in owner.samples:
@@ -383,14 +385,3 @@ def _is_photo(image: Any) -> bool:
 def _described(value: Any) -> str:
     shape = getattr(value, "shape", None)
     return type(value).__name__ if shape is None else f"{type(value).__name__} of {tuple(shape)}"
-
-
-def _reads_together(dataset: Any) -> bool:
-    """Whether a dataset has PyTorch's `__getitems__`, also behind a `Subset`, and it gives what `dataset[i]` gives.
-
-    A class that only changes `__getitem__` of one that has both is read item by item.
-    """
-    first = next(
-        (kind for kind in type(dataset).__mro__ if {"__getitem__", "__getitems__"} & vars(kind).keys()), object
-    )
-    return "__getitems__" in vars(first) and (not is_subset(dataset) or _reads_together(dataset.dataset))

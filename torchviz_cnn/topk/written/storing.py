@@ -14,6 +14,7 @@ from torch import Tensor
 
 from torchviz_cnn.core.errors import ImageError, InputError, OutputError, SkippedWarning
 from torchviz_cnn.core.warn import warn
+from torchviz_cnn.media.datasets.givers import gives_stored
 from torchviz_cnn.media.datasets.photo_folder import PhotoFolder
 from torchviz_cnn.media.datasets.photos import Photos
 from torchviz_cnn.media.datasets.shards.index import INDEX, Index
@@ -34,7 +35,9 @@ def origin_of(source: ImageSource | None) -> dict[str, Any]:
     if source is None:
         return {}
     owner, how = source.dataset, source.preprocess
-    if isinstance(owner, Photos) and owner.preprocess is not None:
+    if not gives_stored(owner):  # those that are found there again would be other images
+        return {"preprocess": dataclasses.asdict(how) if isinstance(how, Preprocess) else None}
+    if owner.preprocess is not None:
         how = owner.preprocess
     where: dict[str, Any] = {"folder": str(owner.path.resolve())} if isinstance(owner, PhotoFolder) else {}
     if isinstance(owner, TarShards) and owner.reachable_again:

@@ -203,10 +203,6 @@ class TarShards(Photos):
     def __len__(self) -> int:
         return len(self.index.arrays["start"])
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, int]]:
-        self.fetch(indices)
-        return [self[index] for index in indices]
-
     def stored(self, index: int) -> Pixels:
         """The photo with the depth and the bands of its file."""
         return read_stored_bytes(self.encoded(index), self.names[index])
