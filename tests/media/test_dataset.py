@@ -391,3 +391,15 @@ def test_places_from_the_end_have_the_photos_of_their_files(tmp_path: Path) -> N
         assert source.name(place) == expected.name(same)
         assert source.frame(place, (24, 24)) == expected.frame(same, (24, 24))
         assert source.view(place).photo.tobytes() == expected.view(same).photo.tobytes()
+
+
+@pytest.mark.parametrize("last", [[], [transforms.PILToTensor()], [transforms.ToTensor(), transforms.ToPILImage()]])
+def test_a_transform_that_gives_photos_is_followed_by_the_networks_own_preparation(tmp_path: Path, last: Any) -> None:
+    """What the network sees is a part of the photo that the transform gives, not of the file."""
+    how = Preprocess((12, 12), resize=12, mean=(0.0,) * 3, std=(1.0,) * 3)
+    steps = transforms.Compose([transforms.Resize((15, 25)), *last])
+    source = ImageSource(ImageFolder(str(turned_photos(tmp_path)), steps), how)
+    view = source.view(0)
+    assert source.item(0)[0].shape == (3, 12, 12)
+    assert (view.photo.size, view.box, view.input_size) == ((25, 15), how.seen_box(25, 15), (12, 12))
+    assert source.frame(0, (12, 12)) == (view.photo.size, view.box)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any, overload
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -220,6 +221,22 @@ def preprocess_of_transform(transform: Any) -> Preprocess | None:
     if kinds == ["Resize"] and not isinstance(_one(moving[0].size), int):
         return Preprocess(_both_sides(moving[0].size), "stretch")
     return None
+
+
+def makes_inputs(transform: Any) -> bool:
+    """Whether a torchvision transform that is understood makes numbers of floating point, and not another photo."""
+    if isinstance(transform, Preprocess) or isinstance(getattr(transform, "crop_size", None), list):
+        return True
+    made = False
+    for step in getattr(transform, "transforms", [transform]):
+        kind, dtype = type(step).__name__, getattr(step, "dtype", None)
+        if kind in ("ToTensor", "Normalize"):
+            made = True
+        elif isinstance(dtype, torch.dtype):
+            made = dtype.is_floating_point
+        elif kind in ("ToPILImage", "PILToTensor", "ToImage"):
+            made = False
+    return made
 
 
 _STILL = {

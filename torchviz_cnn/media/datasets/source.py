@@ -21,7 +21,7 @@ from torchviz_cnn.core.errors import InputError, SkippedWarning, kind_of
 from torchviz_cnn.core.warn import say_once
 from torchviz_cnn.media.bands import colour
 from torchviz_cnn.media.datasets.givers import TORCHVISION, gives_files, gives_stored, gives_together
-from torchviz_cnn.media.datasets.photo_folder import PhotoFolder, file_of_item, preprocess_of_transform
+from torchviz_cnn.media.datasets.photo_folder import PhotoFolder, file_of_item, makes_inputs, preprocess_of_transform
 from torchviz_cnn.media.datasets.photos import Photos
 from torchviz_cnn.media.datasets.shards.patterns import are_shards
 from torchviz_cnn.media.datasets.shards.tar_shards import TarShards
@@ -278,7 +278,7 @@ class ImageSource:
         where nothing says how photos are prepared, the whole photo.
         """
         owner, place = owner_of(self.dataset, index)
-        file = file_of_item(owner, place) if gives_files(owner) else None
+        file = _file_shown(owner, place)
         if gives_stored(owner):
             photo, preprocess = self._read(index), owner.preprocess or self.preprocess
         elif file is not None:
@@ -299,7 +299,7 @@ class ImageSource:
         known.
         """
         owner, place = owner_of(self.dataset, index)
-        file = file_of_item(owner, place) if gives_files(owner) else None
+        file = _file_shown(owner, place)
         own = owner.preprocess if gives_stored(owner) else None if file is None else owner.transform
         known = preprocess_of_transform(own or self.preprocess)
         if known is not None and gives_stored(owner):
@@ -375,6 +375,14 @@ def _parts(item: Any) -> tuple[Any, Any]:
 def _seen(photo: Any, known: Preprocess) -> View:
     picture = picture_of(stored(photo), known)
     return View(picture, known.seen_box(picture.width, picture.height), known.size)
+
+
+def _file_shown(owner: Any, place: int) -> str | None:
+    """The file of an item, where the dataset's own loader and transform are all that made an input of it, or where
+    nothing but the loader did."""
+    if not gives_files(owner) or not (owner.transform is None or makes_inputs(owner.transform)):
+        return None
+    return file_of_item(owner, place)
 
 
 def _is_photo(image: Any) -> bool:
