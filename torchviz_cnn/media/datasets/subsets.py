@@ -52,7 +52,10 @@ def _places(subset: Any, used: np.ndarray[Any, Any] | None) -> np.ndarray[Any, A
     """The places of a `Subset`, as whole numbers, or those of them that are used."""
     indices = subset.indices
     as_numbers = isinstance(indices, (range, np.ndarray, Tensor))
-    if as_numbers or (isinstance(indices, (list, tuple)) and all(type(place) is int for place in indices)):
+    if as_numbers or (
+        isinstance(indices, (list, tuple))
+        and all(type(place) is int or isinstance(place, np.integer) for place in indices)
+    ):
         known = np.asarray(indices)
         if known.ndim == 1 and known.dtype.kind in "iu":
             return known if used is None else known[np.asarray(used, np.int64)]
