@@ -8,14 +8,12 @@ from typing import Any, Generic, TypeVar, overload
 
 from torch import Tensor
 
-from torchviz_cnn.media.datasets.source import ImageSource, View
+from torchviz_cnn.media.datasets.source import ImageSource, View, parts
 
 LIMIT = 1 << 27
 """How many bytes of inputs are kept, and of photos."""
 _PIXEL = 4
 """Bytes of a pixel of an RGB picture in Pillow's memory."""
-_TOGETHER = 16
-"""How many photos are fetched at once, of those that are asked for one by one."""
 
 T = TypeVar("T")
 
@@ -75,9 +73,9 @@ class KeptImages(ImageSource):
 
     def fetched(self, places: Sequence[int], *, inputs: bool = True, views: bool = False) -> Iterator[int]:
         """These places one by one, with what is asked for next fetched for some of them together, as `fetch` does."""
-        for first in range(0, len(places), _TOGETHER):
-            self.fetch(places[first : first + _TOGETHER], inputs=inputs, views=views)
-            yield from places[first : first + _TOGETHER]
+        for part in parts(places):
+            self.fetch(part, inputs=inputs, views=views)
+            yield from part
 
     def _read(self, index: int) -> Any:
         if self._last is None or self._last[0] != index:

@@ -35,7 +35,6 @@ _log = logging.getLogger("torchviz_cnn")
 _IMAGE_KEYS = ("image", "pixel_values", "img", "images", "input", "x")
 _LABEL_KEYS = ("label", "labels", "target", "class", "y")
 _TOGETHER = 16
-"""How many photos are fetched at once, of those that are asked for one by one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,9 +111,9 @@ class ImageSource:
 
     def fetched(self, places: Sequence[int]) -> Iterator[int]:
         """These places one by one, with what their photos are read from fetched for some of them together."""
-        for first in range(0, len(places), _TOGETHER):
-            self.fetch(places[first : first + _TOGETHER])
-            yield from places[first : first + _TOGETHER]
+        for part in parts(places):
+            self.fetch(part)
+            yield from part
 
     def items(
         self, places: Sequence[int], ahead: Sequence[int] = ()
@@ -370,6 +369,11 @@ def _parts(item: Any) -> tuple[Any, Any]:
             raise InputError("an item of the dataset is empty")
         return item[0], item[1] if len(item) > 1 else None
     return item, None
+
+
+def parts(places: Sequence[int]) -> Iterator[Sequence[int]]:
+    """As many places as are fetched at once, where photos are asked for one by one."""
+    return (places[first : first + _TOGETHER] for first in range(0, len(places), _TOGETHER))
 
 
 def _seen(photo: Any, known: Preprocess) -> View:
