@@ -151,7 +151,7 @@ def test_a_server_that_goes_on_failing_ends_the_run_and_it_goes_on(
     assert len(shards) == 24
     server.faults, server.always = [""] * 3, fault
     with pytest.raises(
-        InputError, match=rf"train-00000\d\.tar cannot be read \(.*({words}).*a run with out= then goes on"
+        InputError, match=rf"train-00000\d\.tar cannot be read \(.*({words}).*a run that saved its state then goes on"
     ):
         tvc.top_activations(NET, shards, out=tmp_path / "top", **known)
     server.always = None

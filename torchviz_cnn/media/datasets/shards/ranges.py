@@ -126,7 +126,7 @@ class Files:
         place = next(place for place in range(len(ask)) if place not in answers)
         raise ShardError(
             f"{paths[place]} cannot be read ({reasons[place]}; asked {counted(self.retries + 1, 'time')}); "
-            "try again when its server answers: a run with out= then goes on with what it saved"
+            "try again when its server answers: a run that saved its state then goes on from there"
         )
 
     def _together(self, ask: Sequence[Callable[[], Any]]) -> list[Any]:
