@@ -17,14 +17,7 @@ from torch import nn
 import torchviz_cnn as tvc
 from torchviz_cnn.cli.arguments import in_options, option
 from torchviz_cnn.cli.outputs import notes
-from torchviz_cnn.core.errors import (
-    GeometryWarning,
-    ImageError,
-    InputError,
-    TargetError,
-    counted,
-    kind_of,
-)
+from torchviz_cnn.core.errors import GeometryWarning, ImageError, InputError, TargetError, counted, kind_of
 from torchviz_cnn.core.imports import imported
 from torchviz_cnn.core.progress import progress_bar
 from torchviz_cnn.core.warn import warn
